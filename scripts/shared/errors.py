@@ -1,0 +1,97 @@
+"""What can go wrong, as types: one exception per failing system, and the exit codes.
+
+AppError
+├── ConfigError   settings, certificates, credentials: a person must change something
+├── DamError      OpenText Media Management
+├── BoxError      Box
+├── DbError       PostgreSQL
+└── NotifyError   the mail server
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every script. 1 is left to Python's own uncaught errors."""
+
+    OK = 0
+    BAD_CONFIG = 2
+    BUG = 3
+    SOME_FAILED = 4
+    TRY_LATER = 75
+
+
+class AppError(Exception):
+    """An expected failure, told in a sentence that names the thing, and a cure when one is known.
+
+    kind: a stable slug of what failed (`forbidden`, `out_of_reach`, …). Error notices are bounded per
+        campaign and kind, so two failures that need the same cure must share it.
+    retryable: the same call may succeed later without anybody changing anything.
+    item_id: the DAM or Box id the failure is about.
+    status_code: the HTTP status, where there was one.
+    """
+
+    system = "application"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        hint: str = "",
+        retryable: bool = False,
+        item_id: str | None = None,
+        status_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.hint = hint
+        self.retryable = retryable
+        self.item_id = item_id
+        self.status_code = status_code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """The system itself did not answer: no campaign is to blame, and the next run may find it back."""
+        return self.kind == "out_of_reach"
+
+
+class ConfigError(AppError):
+    """Settings that cannot work. `faults` holds every fault found, one sentence each."""
+
+    system = "configuration"
+
+    def __init__(self, faults: Sequence[str] | str) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("; ".join(self.faults), kind="bad_configuration")
+
+
+class DamError(AppError):
+    """The DAM refused, failed, or answered something that cannot be trusted."""
+
+    system = "DAM"
+
+
+class BoxError(AppError):
+    """Box refused, failed, or holds other bytes than it was given."""
+
+    system = "Box"
+
+
+class DbError(AppError):
+    """PostgreSQL is out of reach or refused a statement."""
+
+    system = "database"
+
+
+class NotifyError(AppError):
+    """The mail server did not take a notice; the notice stays in the outbox."""
+
+    system = "mail"

@@ -1,0 +1,183 @@
+"""The values that travel between the parts. Frozen, without behaviour beyond reading themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign folder as the DAM showed it.
+
+    id: the folder's asset id (40 hex digits). number: the business number people use, "" when unset.
+    status: the code in the status field, None when the field is empty.
+    locked_by: login name of whoever holds the metadata lock, None when unlocked.
+    """
+
+    id: str
+    number: str
+    name: str
+    status: str | None
+    locked_by: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Number and name, for log lines."""
+        return f"{self.number} {self.name}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One folder of a search's answer: its status is the index's word, None when the answer left it out."""
+
+    id: str
+    status: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DamFolder:
+    """A folder below Master Assets: its id and the names that lead to it ("" names never occur)."""
+
+    id: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A live file below Master Assets.
+
+    folder: the sub-folder it lies in; an empty path is Master Assets itself.
+    size_bytes: as the DAM declares it. revision: changes whenever the DAM's copy does.
+    """
+
+    id: str
+    name: str
+    folder: DamFolder
+    size_bytes: int
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class MasterAssets:
+    """What a campaign's Master Assets folder was proven to hold; folder_id None: there is no such folder."""
+
+    folder_id: str | None
+    assets: tuple[Asset, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(asset.size_bytes for asset in self.assets)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStatus:
+    """Where a campaign stands in its retry cycle; a campaign without a row stands at zero."""
+
+    campaign_id: str
+    retry_count: int = 0
+    last_retry_at: datetime | None = None
+    permanently_failed: bool = False
+    failure_reason: str | None = None
+    campaign_number: str = ""
+    campaign_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What counting an attempt did. counted is False when the campaign was already permanently failed."""
+
+    number: int
+    counted: bool
+    permanently_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFile:
+    """A file as Box reports it."""
+
+    id: str
+    name: str
+    size_bytes: int
+    sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One asset that reached Box and was verified there."""
+
+    asset_id: str
+    revision: str
+    box_file_id: str
+    box_name: str
+    size_bytes: int
+    sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTotals:
+    """What the ledger holds of a campaign."""
+
+    assets: int
+    size_bytes: int
+
+
+class NoticeKind(StrEnum):
+    """The e-mail templates, by file name."""
+
+    RETRY = "a1_to_a2_no_assets_retry"
+    PERMANENT = "a1_to_a2_permanent_failure"
+    SUCCESS = "a1_to_a2_success"
+    ERROR = "a1_to_a2_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One rendered e-mail. message_id never changes, so that a repeated delivery is recognisable."""
+
+    id: str
+    kind: NoticeKind
+    campaign_id: str
+    subject: str
+    text: str
+    html: str
+    recipients: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """What the mail server said of one notice: refusals by recipient, as (SMTP code, text)."""
+
+    accepted: tuple[str, ...] = ()
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+class Outcome(StrEnum):
+    """What one pass did with one campaign; the words of `--json`."""
+
+    UPLOADED = "uploaded"
+    EMPTY = "empty"
+    FOLDER_MISSING = "folder_missing"
+    PERMANENTLY_FAILED = "permanently_failed"
+    SKIPPED_PERMANENTLY_FAILED = "skipped_permanently_failed"
+    FAILED = "failed"
+    WOULD_UPLOAD = "would_upload"
+    NOT_A1 = "not_a1"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignResult:
+    """One line of the run's report."""
+
+    campaign_id: str
+    campaign_number: str
+    campaign_name: str
+    outcome: Outcome
+    attempt: int | None = None
+    max_attempts: int | None = None
+    assets: int | None = None
+    bytes: int | None = None
+    error: str | None = None
