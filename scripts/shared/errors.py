@@ -58,6 +58,11 @@ class AppError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     @property
+    def exit_code(self) -> ExitCode:
+        """How a run ends that could not get past this: by waiting it heals, or somebody must act."""
+        return ExitCode.TRY_LATER if self.retryable else ExitCode.BAD_CONFIG
+
+    @property
     def is_out_of_reach(self) -> bool:
         """The system itself did not answer: no campaign is to blame, and the next run may find it back."""
         return self.kind == "out_of_reach"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,17 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class DamFolder:
-    """A folder below Master Assets: its id and the names that lead to it ("" names never occur)."""
+    """Master Assets itself (parent None) or a sub-folder of it."""
 
     id: str
-    path: tuple[str, ...]
+    name: str
+    parent: DamFolder | None
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
     """A live file below Master Assets.
 
-    folder: the sub-folder it lies in; an empty path is Master Assets itself.
     size_bytes: as the DAM declares it. revision: changes whenever the DAM's copy does.
     """
 
@@ -101,6 +103,14 @@ class BoxFile:
     name: str
     size_bytes: int
     sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFolderListing:
+    """What a Box folder holds: files, and sub-folders as {id: name}."""
+
+    files: tuple[BoxFile, ...] = ()
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +191,45 @@ class CampaignResult:
     assets: int | None = None
     bytes: int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DamSettings:
+    """How to reach the DAM, and the ids that differ per installation. "" and None mean unset."""
+
+    base_url: str
+    auth: Literal["pfx-v2", "password"]
+    pfx_path: Path | None
+    pfx_password: str | None = field(repr=False)
+    client_id: str
+    client_secret: str | None = field(repr=False)
+    username: str
+    password: str | None = field(repr=False)
+    token_url: str
+    ca_bundle: str | None
+    campaigns_folder_id: str
+    status_field_id: str
+    number_field_id: str
+    search_operator_id: str
+    search_config_id: str
+    master_assets_folder: str
+    status_a1: str
+    status_a2: str
+    lock_style: Literal["bulk", "single", "none"]
+    patch_resource: Literal["folders", "assets"]
+    page_size: int
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSettings:
+    """How to reach Box: client credentials, or the JWT file that Box hands out."""
+
+    client_id: str
+    client_secret: str | None = field(repr=False)
+    enterprise_id: str
+    jwt_config: Path | None
+    root_folder_id: str
+    api_url: str
+    upload_url: str
+    timeout_seconds: float

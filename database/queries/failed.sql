@@ -1,0 +1,5 @@
+-- The campaigns that are permanently failed: skipped, silently, until somebody resets them.
+SELECT campaign_id, campaign_number, campaign_name, status, a1_retry_count, a1_last_retry_at, a1_failure_reason
+FROM campaign_status
+WHERE a1_permanently_failed
+ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id;

@@ -1,0 +1,503 @@
+"""One pass over the campaigns in A1: their master assets go to Box and they move on to A2.
+
+A campaign whose Master Assets folder is proven empty has an attempt counted, and one e-mail sent; after the
+last attempt it is left in peace until somebody resets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.database import GONE, UPLOADER_LOCK, Database
+from shared.errors import AppError, ConfigError, DbError, ExitCode
+from shared.logs import configure_logging
+from shared.models import Asset, Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
+from shared.notifier import Composer, Mailer
+from shared.outbox import DeliveryCounts, deliver_due_notices
+from shared.retry import Action, decide, notice_for, reason_for
+from shared.settings import Settings, load_settings, read_environment
+
+if TYPE_CHECKING:
+    from shared.box import BoxClient
+    from shared.dam import DamClient
+
+logger = logging.getLogger("uploader")
+
+Clock = Callable[[], datetime]
+
+
+class RunLockedError(Exception):
+    """Another run is at work; the message says which."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What `--json` prints."""
+
+    run_id: str
+    started_at: datetime
+    campaigns: list[CampaignResult] = field(default_factory=list)
+    queued: int = 0
+    delivered: DeliveryCounts = field(default_factory=DeliveryCounts)
+    error: str | None = None
+
+    def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
+        document = {
+            "run_id": self.run_id,
+            "started_at": self.started_at.isoformat(timespec="seconds"),
+            "duration_s": round(duration_seconds, 3),
+            "exit_code": int(exit_code),
+            "campaigns": [asdict(result) for result in self.campaigns],
+            "notices": {
+                "queued": self.queued,
+                "sent": self.delivered.sent,
+                "failed": self.delivered.failed,
+            },
+        }
+        if self.error is not None:
+            document["error"] = self.error
+        return json.dumps(document, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A campaign that failed in this pass, kept until it is known whether its system was down altogether."""
+
+    campaign: Campaign
+    error: AppError
+    retry: RetryStatus
+
+
+class Pass:
+    """One pass: search, decide, transfer, report. Its parts are handed in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        dam: DamClient,
+        report: Report,
+        *,
+        clock: Clock,
+        is_dry_run: bool,
+        is_stopping: Callable[[], bool],
+        progress: Callable[[Asset, int], None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dam = dam
+        self._report = report
+        self._clock = clock
+        self._is_dry_run = is_dry_run
+        self._is_stopping = is_stopping
+        self._progress = progress
+        self._box: BoxClient | None = None
+        self._waiting: list[Failure] = []
+        self._systems_that_answered: set[str] = set()
+        self._has_failed = False
+        self._has_bug = False
+        self._is_interrupted = False
+        self._composer = Composer(
+            timezone=settings.timezone,
+            max_attempts=settings.max_retries,
+            folder_name=settings.dam.master_assets_folder,
+            error_recipients=settings.mail.error_recipients,
+            success_recipients=settings.mail.success_recipients,
+        )
+
+    def run(self, chosen: Sequence[str]) -> ExitCode:
+        """Work through the A1 campaigns, or the chosen ids alone. Raises AppError when nothing can go on."""
+        ids = list(dict.fromkeys(chosen)) or [hit.id for hit in self._dam.find_campaigns()]
+        self._systems_that_answered.add("DAM")
+        states = self._database.get_a1_retry_states(ids)
+        logger.info(
+            "%d campaigns in %s, %d of them permanently failed", len(ids), self._settings.dam.status_a1,
+            sum(state.permanently_failed for state in states.values()), extra={"action": "search_done"},
+        )  # fmt: skip
+        for campaign_id in ids:
+            if self._is_stopping():
+                self._is_interrupted = True
+                break
+            self._isolate(campaign_id, states.get(campaign_id, RetryStatus(campaign_id)))
+        if not chosen and not self._is_dry_run and not self._is_interrupted:
+            self._follow_those_that_left(ids)
+        return self._conclude()
+
+    # One campaign
+
+    def _isolate(self, campaign_id: str, retry: RetryStatus) -> None:
+        """One campaign's failure never stops the next one."""
+        campaign = Campaign(campaign_id, retry.campaign_number, retry.campaign_name or campaign_id, None)
+        try:
+            if decide(retry, None) is Action.SKIP and retry.permanently_failed:
+                self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
+                return
+            read = self._dam.read_campaign(campaign_id)
+            if read is None or read.status != self._settings.dam.status_a1:
+                self._leave(read or campaign, None if read is None else read.status, found=read is not None)
+                return
+            campaign = read
+            self._process(campaign, retry)
+        except ConfigError:
+            raise
+        except AppError as exc:
+            if isinstance(exc, DbError) and exc.is_out_of_reach:
+                raise
+            self._fail(Failure(campaign, exc, retry))
+        except Exception:  # a bug met in one campaign must not take the others with it
+            logger.exception("campaign %s: a bug", campaign_id)
+            self._has_bug = True
+            self._note(campaign, Outcome.FAILED, attempt=retry.retry_count, error="a bug, see the log")
+
+    def _process(self, campaign: Campaign, retry: RetryStatus) -> None:
+        if not self._is_dry_run:
+            self._database.record_in_a1(campaign)
+        found = self._dam.list_master_assets(campaign.id)
+        if decide(retry, found) is Action.COUNT_ATTEMPT:
+            self._count_attempt(campaign, found, retry)
+        elif self._is_dry_run:
+            self._note(
+                campaign, Outcome.WOULD_UPLOAD, attempt=retry.retry_count, assets=len(found.assets),
+                size_bytes=found.size_bytes,
+            )  # fmt: skip
+        else:
+            self._upload(campaign, found, retry)
+
+    def _count_attempt(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
+        """Count the attempt and queue its one notice, in one transaction."""
+        outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
+        if self._is_dry_run:
+            self._note(campaign, outcome, attempt=min(retry.retry_count + 1, self._settings.max_retries))
+            return
+        reason = reason_for(found, self._settings.dam.master_assets_folder)
+        now = self._clock()
+        with self._database.transaction():
+            attempt = self._database.increment_a1_retry(
+                campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
+            )
+            kind = notice_for(attempt)
+            if kind is not None:
+                if attempt.permanently_failed:
+                    notice = self._composer.permanent(campaign, attempt, reason=reason, now=now)
+                else:
+                    planned = next_run(
+                        A1_TO_A2_INTERVAL_MINUTES, now, self._settings.timezone, self._settings.off_hours
+                    )
+                    notice = self._composer.retry(
+                        campaign, attempt, reason=reason, next_run_at=planned.at, now=now
+                    )
+                self._database.queue_notice(notice)
+        if kind is None:
+            self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=attempt.number)
+            return
+        self._report.queued += 1
+        if attempt.permanently_failed:
+            outcome = Outcome.PERMANENTLY_FAILED
+        self._note(campaign, outcome, attempt=attempt.number)
+
+    def _upload(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
+        from shared.transfer import TransferJob, transfer_campaign
+
+        totals = transfer_campaign(
+            TransferJob(
+                campaign=campaign,
+                master=found,
+                dam=self._dam,
+                box=self._box_client(),
+                ledger=self._database,
+                root_folder_id=self._settings.box.root_folder_id,
+                run_id=self._report.run_id,
+                is_stopping=self._is_stopping,
+                progress=self._progress,
+            )
+        )
+        if totals is None:
+            self._is_interrupted = True
+            self._note(campaign, Outcome.INTERRUPTED, attempt=retry.retry_count)
+            return
+        self._systems_that_answered.add("Box")
+        self._database.request_a2(campaign.id)
+        dam = self._settings.dam
+        after = self._dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
+        if after is None or after.status != dam.status_a2:
+            logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
+        self._leave(after or campaign, after.status if after else None, found=after is not None)
+
+    def _leave(self, campaign: Campaign, status: str | None, *, found: bool) -> None:
+        """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
+
+        An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is
+        completed here by the next one.
+        """
+        if self._is_dry_run:
+            self._note(campaign, Outcome.NOT_A1)
+            return
+        is_completed = False
+        with self._database.transaction():
+            followed = self._database.follow_status(campaign.id, status if found else GONE)
+            if followed is not None:
+                self._database.clear_errors(campaign.id)
+                if followed.a2_requested_at is not None and status == self._settings.dam.status_a2:
+                    is_completed = True
+                    self._database.reset_a1_retry(campaign.id)
+                    totals = self._database.upload_totals(campaign.id)
+                    notice = self._composer.success(
+                        campaign, totals, box_folder_id=followed.box_folder_id or "", now=self._clock()
+                    )
+                    if notice is not None:
+                        self._database.queue_notice(notice)
+        if not is_completed:
+            self._note(campaign, Outcome.NOT_A1)
+            return
+        self._report.queued += notice is not None
+        if campaign.locked_by:
+            self._dam.release_lock(campaign)
+        self._note(campaign, Outcome.UPLOADED, attempt=0, assets=totals.assets, size_bytes=totals.size_bytes)
+
+    def _follow_those_that_left(self, seen: Sequence[str]) -> None:
+        """Re-read the campaigns that the search shows no longer, and let their rows say where they are."""
+        status_a1 = self._settings.dam.status_a1
+        for campaign_id in self._database.left_behind(status_a1, seen):
+            try:
+                campaign = self._dam.read_campaign(campaign_id)
+            except AppError as exc:
+                logger.warning("campaign %s could not be re-read: %s", campaign_id, exc)
+                continue
+            if campaign is not None and campaign.status == status_a1:
+                self._database.mark_left_search(campaign_id)
+                continue
+            shown = campaign or Campaign(campaign_id, "", campaign_id, None)
+            self._leave(shown, shown.status, found=campaign is not None)
+
+    def _box_client(self) -> BoxClient:
+        """Made when there is something to upload: its SDK costs more than a whole idle run."""
+        if self._box is None:
+            from shared.box import BoxClient
+
+            self._box = BoxClient(self._settings.box)
+        return self._box
+
+    # Failures
+
+    def _fail(self, failure: Failure) -> None:
+        error = failure.error
+        logger.warning(
+            "campaign %s (%s) failed: %s", failure.campaign.id, failure.campaign.label, error,
+            extra={"action": "campaign_failed", "campaign_id": failure.campaign.id, "kind": error.kind},
+        )  # fmt: skip
+        self._note(failure.campaign, Outcome.FAILED, attempt=failure.retry.retry_count, error=str(error))
+        if error.is_out_of_reach:
+            self._waiting.append(failure)
+        else:
+            self._report_failure(failure)
+
+    def _report_failure(self, failure: Failure) -> None:
+        """An error notice when this kind of failure begins, and at most once a day while it lasts."""
+        self._has_failed = True
+        if self._is_dry_run:
+            return
+        campaign, error = failure.campaign, failure.error
+        kind = f"{error.system}/{error.kind}"
+        with self._database.transaction():
+            lasting = self._database.note_error(campaign.id, kind, str(error))
+            if lasting.is_notice_due:
+                notice = self._composer.error(
+                    campaign,
+                    message=error.message,
+                    hint=error.hint,
+                    kind=kind,
+                    began_at=lasting.began_at,
+                    is_reminder=lasting.is_reminder,
+                    counted_attempts=failure.retry.retry_count,
+                    now=self._clock(),
+                )
+                self._database.queue_notice(notice)
+        self._report.queued += lasting.is_notice_due
+
+    def _conclude(self) -> ExitCode:
+        """Tell a system that was down for everybody from a failure of one campaign, and say how the run ends.
+
+        A DAM or Box that nobody could reach is no campaign's fault and makes no campaign's e-mail: the exit
+        code says so, and whoever starts the runs tells a person when it lasts.
+        """
+        systemic = [item for item in self._waiting if item.error.system not in self._systems_that_answered]
+        for failure in self._waiting:
+            if failure not in systemic:
+                self._report_failure(failure)
+        if self._has_bug:
+            return ExitCode.BUG
+        if self._has_failed:
+            return ExitCode.SOME_FAILED
+        if systemic or self._is_interrupted:
+            return ExitCode.TRY_LATER
+        return ExitCode.OK
+
+    def _note(
+        self,
+        campaign: Campaign,
+        outcome: Outcome,
+        *,
+        attempt: int | None = None,
+        assets: int | None = None,
+        size_bytes: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        result = CampaignResult(
+            campaign_id=campaign.id,
+            campaign_number=campaign.number,
+            campaign_name=campaign.name,
+            outcome=outcome,
+            attempt=attempt,
+            max_attempts=self._settings.max_retries,
+            assets=assets,
+            bytes=size_bytes,
+            error=error,
+        )
+        self._report.campaigns.append(result)
+        of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""
+        of_assets = f", {assets} assets, {size_bytes} bytes" if assets is not None else ""
+        is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
+        logger.log(
+            logging.INFO if is_news else logging.DEBUG,
+            "campaign %s (%s): %s%s%s",
+            campaign.id, campaign.label, outcome, of_attempts, of_assets,
+            extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
+        )  # fmt: skip
+
+
+class ProgressLine:
+    """A line on a terminal that says how far the file in hand is; elsewhere nothing."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+        self._last_at = 0.0
+
+    def __call__(self, asset: Asset, moved_bytes: int) -> None:
+        if not self._is_shown:
+            return
+        is_whole = moved_bytes >= asset.size_bytes
+        if not is_whole and time.monotonic() - self._last_at < 0.2:
+            return
+        self._last_at = time.monotonic()
+        percent = 100 * moved_bytes // max(asset.size_bytes, 1)
+        megabytes = f"{moved_bytes / 1e6:,.1f} of {asset.size_bytes / 1e6:,.1f} MB"
+        sys.stderr.write(f"\r\x1b[K{percent:3d} %  {megabytes}  {ascii(asset.name)[1:-1]:.60}")
+        if is_whole:
+            sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> ExitCode:
+    """Read the settings, take the lock, work, and deliver what the outbox owes."""
+    settings = load_settings(read_environment(arguments.env_file), arguments.dam_auth)
+    configure_logging(
+        settings.log.format,
+        "DEBUG" if arguments.verbose else settings.log.level,
+        run_id=report.run_id,
+        secrets=settings.secrets,
+    )
+    from shared.dam import DamClient
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
+    with (
+        closing(DamClient(settings.dam, now=clock())) as dam,
+        Database(settings.database.dsn, settings.max_retries, application_name=name) as database,
+    ):
+        pending = database.pending_migrations()
+        if pending:
+            names = ", ".join(path.name for path in pending)
+            raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+        if not arguments.dry_run:
+            holder = database.lock_or_holder(UPLOADER_LOCK)
+            if holder is not None:
+                raise RunLockedError(f"another run is at work: {holder}")
+        single = Pass(
+            settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
+            is_stopping=stop.is_set, progress=ProgressLine(),
+        )  # fmt: skip
+        try:
+            return single.run(arguments.campaign)
+        except DbError as exc:
+            if exc.is_out_of_reach:
+                database.close()
+            raise
+        finally:
+            if not arguments.dry_run and not database.is_closed:
+                report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="a1_to_a2_box_uploader.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    way_in = parser.add_mutually_exclusive_group()
+    way_in.add_argument(
+        "--auth-pfx-v2", dest="dam_auth", action="store_const", const="pfx-v2",
+        help="client certificate and OAuth token (overrides DAM_AUTH)",
+    )  # fmt: skip
+    way_in.add_argument(
+        "--auth-password", dest="dam_auth", action="store_const", const="password",
+        help="session login (overrides DAM_AUTH)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--campaign", action="append", default=[], metavar="ID", help="this campaign alone; repeatable"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="decide and tell, write nothing anywhere")
+    parser.add_argument("--json", action="store_true", help="print the run's report as one JSON object")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    started = time.monotonic()
+    report = Report(run_id=uuid4().hex[:12], started_at=datetime.now(UTC))
+    configure_logging("text", "INFO", run_id=report.run_id, secrets=())
+    try:
+        exit_code = run_pass(arguments, report, lambda: datetime.now(UTC))
+    except RunLockedError as exc:
+        logger.warning("%s", exc, extra={"action": "run_locked"})
+        exit_code, report.error = ExitCode.TRY_LATER, str(exc)
+    except ConfigError as exc:
+        for fault in exc.faults:
+            logger.error("%s", fault, extra={"action": "bad_configuration"})
+        exit_code, report.error = ExitCode.BAD_CONFIG, str(exc)
+    except AppError as exc:
+        logger.error("%s", exc, extra={"action": "run_failed", "kind": exc.kind})
+        exit_code, report.error = exc.exit_code, str(exc)
+    except Exception as exc:  # a bug: logged with its traceback, told by the exit code
+        logger.exception("a bug ended the run")
+        exit_code, report.error = ExitCode.BUG, type(exc).__name__
+    duration = time.monotonic() - started
+    logger.info(
+        "done in %.2f s: %d campaigns, %d notices queued, %d sent, %d not sent, exit code %d",
+        duration, len(report.campaigns), report.queued, report.delivered.sent, report.delivered.failed,
+        exit_code, extra={"action": "run_done", "exit_code": int(exit_code)},
+    )  # fmt: skip
+    if arguments.json:
+        sys.stdout.write(report.to_json(exit_code, duration) + "\n")
+    return exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,79 @@
+"""Apply the pending migrations, in order: what `psql -f` would do, recorded and by one process at a time."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared.database import MIGRATION_LOCK, Database, migration_files
+from shared.errors import AppError, ConfigError, ExitCode
+from shared.logs import configure_logging
+from shared.settings import load_operator_settings, read_environment
+
+logger = logging.getLogger("migrate")
+
+PENDING_EXIT_CODE = 1
+"""What `--status` exits with when migrations are pending; a pipeline's gate."""
+
+
+def show_status(database: Database) -> int:
+    """Print each migration and whether it is applied; 1 when some are pending."""
+    applied = database.applied_migrations()
+    pending = 0
+    for path in migration_files():
+        is_applied = path.stem in applied
+        pending += not is_applied
+        sys.stdout.write(f"{'applied' if is_applied else 'pending'}  {path.name}\n")
+    sys.stdout.write(f"{pending} pending\n")
+    return PENDING_EXIT_CODE if pending else ExitCode.OK
+
+
+def apply_pending(database: Database) -> int:
+    """Apply what is pending. Raises ConfigError when an applied file has been edited since."""
+    holder = database.lock_or_holder(MIGRATION_LOCK)
+    if holder is not None:
+        logger.warning("migrations are being applied by %s", holder)
+        return ExitCode.TRY_LATER
+    applied = database.applied_migrations()
+    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in migration_files()}
+    edited = [path.name for path, digest in digests.items() if (applied.get(path.stem) or digest) != digest]
+    if edited:
+        raise ConfigError(
+            f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
+        )
+    for path, digest in digests.items():
+        if path.stem in applied:
+            continue
+        logger.info("applying %s", path.name)
+        database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
+        logger.info("applied %s", path.name)
+    logger.info("the database is up to date")
+    return ExitCode.OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--status", action="store_true", help="list them; exit 1 when some are pending")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    arguments = parser.parse_args(argv)
+    configure_logging("text", "INFO", run_id="migrate", secrets=())
+    try:
+        settings = load_operator_settings(read_environment(arguments.env_file))
+        configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
+        with Database(settings.database.dsn, application_name="a1_to_a2 migrate") as database:
+            return show_status(database) if arguments.status else apply_pending(database)
+    except ConfigError as exc:
+        for fault in exc.faults:
+            logger.error("%s", fault)
+        return ExitCode.BAD_CONFIG
+    except AppError as exc:
+        logger.error("%s", exc)
+        return exc.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

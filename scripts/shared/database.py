@@ -1,0 +1,595 @@
+"""PostgreSQL: every statement of the product, by name, and the few transactions that must hold together."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from shared.errors import DbError
+from shared.models import (
+    Asset,
+    Attempt,
+    BoxFile,
+    Campaign,
+    DeliveryResult,
+    LedgerEntry,
+    Notice,
+    NoticeKind,
+    RetryStatus,
+    UploadTotals,
+)
+from shared.retry import DEFAULT_MAX_RETRIES
+
+logger = logging.getLogger(__name__)
+
+DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
+CONNECT_TIMEOUT_SECONDS = 10
+LOCK_CLASS = 0xA1A2
+"""First key of our advisory locks; the second tells them apart."""
+UPLOADER_LOCK = 1
+MIGRATION_LOCK = 2
+REMINDER_INTERVAL = timedelta(days=1)
+GONE = "GONE"
+"""The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
+
+_LOGIN_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
+
+TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
+
+# Who holds an advisory lock, by the application_name that every run sets.
+LOCK_HOLDER = """
+SELECT a.application_name, a.pid, coalesce(host(a.client_addr), 'local socket'), a.backend_start
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = %(lock)s AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+APPLIED_MIGRATIONS = "SELECT name, sha256 FROM schema_migrations"
+
+RECORD_MIGRATION = """
+INSERT INTO schema_migrations (name, sha256) VALUES (%(name)s, %(sha256)s)
+ON CONFLICT (name) DO UPDATE SET sha256 = EXCLUDED.sha256
+"""
+
+# The retry state of many campaigns at once; the columns may hold NULLs from before 003.
+RETRY_STATES = """
+SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
+       a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, '')
+FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
+"""
+
+# Count one attempt: never past the maximum, never on a campaign that is permanently failed.
+INCREMENT_A1_RETRY = """
+INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
+                                  a1_last_retry_at, a1_permanently_failed, a1_failure_reason)
+VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s,
+        1, now(), %(max)s <= 1, %(reason)s)
+ON CONFLICT (campaign_id) DO UPDATE SET
+    campaign_number = EXCLUDED.campaign_number,
+    campaign_name = EXCLUDED.campaign_name,
+    status = EXCLUDED.status,
+    a1_retry_count = greatest(coalesce(c.a1_retry_count, 0),
+                              least(coalesce(c.a1_retry_count, 0) + 1, %(max)s)),
+    a1_last_retry_at = now(),
+    a1_permanently_failed = coalesce(c.a1_retry_count, 0) + 1 >= %(max)s,
+    a1_failure_reason = EXCLUDED.a1_failure_reason,
+    updated_at = now()
+WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
+RETURNING a1_retry_count, a1_permanently_failed
+"""
+
+RESET_A1_RETRY = """
+UPDATE campaign_status
+SET a1_retry_count = 0, a1_last_retry_at = NULL, a1_permanently_failed = FALSE, a1_failure_reason = NULL,
+    updated_at = now()
+WHERE campaign_id = %(campaign_id)s
+"""
+
+# The campaign stands in A1, by the DAM's own word: make or refresh its row.
+RECORD_IN_A1 = """
+INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)
+VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s)
+ON CONFLICT (campaign_id) DO UPDATE SET
+    campaign_number = EXCLUDED.campaign_number, campaign_name = EXCLUDED.campaign_name,
+    status = EXCLUDED.status, left_search_at = NULL, updated_at = now()
+WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
+      IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
+"""
+
+# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays.
+LEFT_BEHIND = """
+SELECT campaign_id FROM campaign_status
+WHERE status = %(status)s AND campaign_id <> ALL(%(seen)s)
+  AND (left_search_at IS NULL OR left_search_at < now() - interval '1 day')
+ORDER BY campaign_id
+"""
+
+MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
+
+# The campaign left A1: the row follows, and tells what had been begun.
+FOLLOW_STATUS = """
+UPDATE campaign_status c
+SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_at = now()
+FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
+      WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
+WHERE c.campaign_id = before.campaign_id
+RETURNING before.a2_requested_at, c.box_folder_id
+"""
+
+REQUEST_A2 = """
+UPDATE campaign_status SET a2_requested_at = now(), updated_at = now() WHERE campaign_id = %(campaign_id)s
+"""
+
+BOX_FOLDER_OF = "SELECT box_folder_id FROM campaign_status WHERE campaign_id = %(campaign_id)s"
+
+CLAIM_BOX_FOLDER = """
+UPDATE campaign_status SET box_folder_id = %(folder_id)s, updated_at = now()
+WHERE campaign_id = %(campaign_id)s
+  AND NOT EXISTS (SELECT FROM campaign_status o
+                  WHERE o.box_folder_id = %(folder_id)s AND o.campaign_id <> %(campaign_id)s)
+"""
+
+UPLOADED_ASSETS = """
+SELECT asset_id, revision, box_file_id, box_name, size_bytes, sha1
+FROM campaign_assets WHERE campaign_id = %(campaign_id)s
+"""
+
+RECORD_UPLOAD = """
+INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1, box_file_id,
+                             box_name, run_id)
+VALUES (%(campaign_id)s, %(asset_id)s, %(asset_name)s, %(revision)s, %(size_bytes)s, %(sha1)s,
+        %(box_file_id)s, %(box_name)s, %(run_id)s)
+ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
+    asset_name = EXCLUDED.asset_name, revision = EXCLUDED.revision, size_bytes = EXCLUDED.size_bytes,
+    sha1 = EXCLUDED.sha1, box_file_id = EXCLUDED.box_file_id, box_name = EXCLUDED.box_name,
+    verified_at = now(), run_id = EXCLUDED.run_id
+"""
+
+UPLOAD_TOTALS = """
+SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
+FROM campaign_assets WHERE campaign_id = %(campaign_id)s
+"""
+
+# A failure of a campaign: RETURNING tells since when, and whether a notice is owed now.
+NOTE_ERROR = """
+INSERT INTO campaign_errors AS e (campaign_id, kind, message) VALUES (%(campaign_id)s, %(kind)s, %(message)s)
+ON CONFLICT (campaign_id, kind) DO UPDATE SET
+    message = EXCLUDED.message, last_seen_at = now(),
+    last_notice_at = CASE WHEN e.last_notice_at <= now() - %(reminder_interval)s THEN now()
+                          ELSE e.last_notice_at END
+RETURNING began_at, last_notice_at = now(), began_at < now()
+"""
+
+CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
+
+QUEUE_NOTICE = """
+INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at)
+VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s)
+"""
+
+QUEUE_DELIVERIES = """
+INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
+SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
+"""
+
+# The oldest notice that is due to anybody; its deliveries are locked until the transaction ends, so that two
+# processes never send the same one, and a process that is killed leaves them to the next.
+LOCK_DUE_DELIVERIES = """
+SELECT notice_id, recipient, tries FROM notice_deliveries
+WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+  AND notice_id = (SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+                   WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
+                     AND d.notice_id <> ALL(%(exclude)s::uuid[])
+                   ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED LIMIT 1)
+FOR UPDATE SKIP LOCKED
+"""
+
+READ_NOTICE = """
+SELECT id, kind, campaign_id, subject, body_text, body_html, created_at FROM notices WHERE id = %(id)s
+"""
+
+MARK_SENT = """
+UPDATE notice_deliveries SET sent_at = %(now)s, tries = tries + 1, last_error = NULL
+WHERE notice_id = %(id)s AND recipient = ANY(%(recipients)s)
+"""
+
+MARK_REFUSED = """
+UPDATE notice_deliveries
+SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s
+WHERE notice_id = %(id)s AND recipient = %(recipient)s
+"""
+
+COUNT_OWED = (
+    "SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL"
+)
+
+RECORD_RESET = """
+INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
+SELECT campaign_id, %(reset_by)s, %(reason)s,
+       coalesce(a1_retry_count, 0), coalesce(a1_permanently_failed, FALSE)
+FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
+RETURNING campaign_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LastingError:
+    """A failure that has been seen before, or begins now. is_notice_due: when it begins, then once a day."""
+
+    began_at: datetime
+    is_notice_due: bool
+    is_reminder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a row knew of a campaign that left A1."""
+
+    a2_requested_at: datetime | None
+    box_folder_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueNotice:
+    """A notice with the recipients that it is due to now, and how often each was tried."""
+
+    notice: Notice
+    tries: Mapping[str, int]
+
+
+class Database:
+    """One connection, in autocommit: a statement outside `transaction()` stands alone.
+
+    dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES.
+    Raises DbError for whatever PostgreSQL refuses; retryable when it was out of reach.
+    """
+
+    def __init__(
+        self, dsn: str, max_retries: int = DEFAULT_MAX_RETRIES, *, application_name: str = "a1_to_a2"
+    ) -> None:
+        self._max_retries = max_retries
+        self._is_in_transaction = False
+        self.statements = 0
+        """Statements sent so far, for the run's own accounting."""
+        with _translated():
+            self._connection = psycopg2.connect(
+                dsn,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                application_name=application_name,
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            )
+            self._connection.set_client_encoding("UTF8")
+            self._connection.autocommit = True
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back, and with it any advisory lock."""
+        self._connection.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is gone, given back or lost."""
+        return bool(self._connection.closed)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What happens inside is committed together or not at all. Not to be nested."""
+        if self._is_in_transaction:
+            raise RuntimeError("a transaction is open already")
+        self._run("BEGIN")
+        self._is_in_transaction = True
+        try:
+            yield
+        except BaseException:
+            self._is_in_transaction = False
+            if not self.is_closed:
+                try:
+                    self._run("ROLLBACK")
+                except DbError as exc:
+                    logger.debug("rollback failed, the server will do it: %s", exc)
+            raise
+        self._is_in_transaction = False
+        self._run("COMMIT")
+
+    # Single run, migrations
+
+    def lock_or_holder(self, lock: int) -> str | None:
+        """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
+        keys = {"lock_class": LOCK_CLASS, "lock": lock}
+        if self._row(TRY_LOCK, keys)[0]:
+            return None
+        holders = self._rows(LOCK_HOLDER, keys)
+        if not holders:
+            return "a run that has just ended"
+        name, pid, address, since = holders[0]
+        return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
+
+    def applied_migrations(self) -> dict[str, str | None]:
+        """{name: SHA-256 or None when it was applied by psql}; empty on a database that never saw one."""
+        try:
+            return dict(self._rows(APPLIED_MIGRATIONS))
+        except DbError as exc:
+            if isinstance(exc.__cause__, psycopg2.errors.UndefinedTable):
+                return {}
+            raise
+
+    def pending_migrations(self) -> list[Path]:
+        """The migration files that this database lacks, in order."""
+        applied = self.applied_migrations()
+        return [path for path in migration_files() if path.stem not in applied]
+
+    def apply_migration(self, sql: str, name: str, sha256: str) -> None:
+        """Run one file and record it, in one transaction."""
+        with self.transaction():
+            self._run(sql)
+            self._run(RECORD_MIGRATION, {"name": name, "sha256": sha256})
+
+    # Retry state
+
+    def get_a1_retry_status(self, campaign_id: str) -> RetryStatus:
+        """Where the campaign stands; zero when it has no row."""
+        return self.get_a1_retry_states([campaign_id]).get(campaign_id, RetryStatus(campaign_id))
+
+    def get_a1_retry_states(self, campaign_ids: Sequence[str]) -> dict[str, RetryStatus]:
+        """The states of many campaigns with one statement; campaigns without a row are left out."""
+        if not campaign_ids:
+            return {}
+        rows = self._rows(RETRY_STATES, {"campaign_ids": list(campaign_ids)})
+        return {row[0]: RetryStatus(*row) for row in rows}
+
+    def increment_a1_retry(
+        self, campaign_id: str, campaign_number: str, campaign_name: str, reason: str, *, status: str = "A1"
+    ) -> Attempt:
+        """Count one attempt, atomically; the attempt that reaches the maximum marks the campaign as failed.
+
+        A campaign that is permanently failed already is left as it is (counted is False).
+        """
+        rows = self._rows(
+            INCREMENT_A1_RETRY,
+            {
+                "campaign_id": campaign_id,
+                "campaign_number": campaign_number,
+                "campaign_name": campaign_name,
+                "status": status,
+                "reason": reason,
+                "max": self._max_retries,
+            },
+        )
+        if rows:
+            return Attempt(number=rows[0][0], counted=True, permanently_failed=rows[0][1])
+        standing = self.get_a1_retry_status(campaign_id)
+        return Attempt(standing.retry_count, counted=False, permanently_failed=True)
+
+    def reset_a1_retry(self, campaign_id: str) -> bool:
+        """Put the campaign back to attempt zero; False when it has no row."""
+        return self._run(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
+
+    # Where campaigns stand
+
+    def record_in_a1(self, campaign: Campaign) -> None:
+        """Make or refresh the row of a campaign that the DAM itself shows in A1."""
+        self._run(
+            RECORD_IN_A1,
+            {
+                "campaign_id": campaign.id,
+                "campaign_number": campaign.number,
+                "campaign_name": campaign.name,
+                "status": campaign.status,
+            },
+        )
+
+    def left_behind(self, status: str, seen: Collection[str]) -> list[str]:
+        """The campaigns whose rows say A1 although the DAM's search does not show them any more."""
+        rows = self._rows(LEFT_BEHIND, {"status": status, "seen": list(seen)})
+        return [row[0] for row in rows]
+
+    def mark_left_search(self, campaign_id: str) -> None:
+        """The DAM still says A1, the search does not: leave the row, and do not ask again for a day."""
+        self._run(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
+
+    def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
+        """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
+        rows = self._rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
+        return Followed(*rows[0]) if rows else None
+
+    def request_a2(self, campaign_id: str) -> None:
+        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2."""
+        self._run(REQUEST_A2, {"campaign_id": campaign_id})
+
+    # Ledger
+
+    def box_folder_of(self, campaign_id: str) -> str | None:
+        """The id of the campaign's folder in Box, as far as it has one."""
+        rows = self._rows(BOX_FOLDER_OF, {"campaign_id": campaign_id})
+        return rows[0][0] if rows else None
+
+    def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
+        """Remember the campaign's folder; False when it is another campaign's."""
+        return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
+
+    def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]:
+        """{asset id: entry} of everything verified in Box so far."""
+        rows = self._rows(UPLOADED_ASSETS, {"campaign_id": campaign_id})
+        return {row[0]: LedgerEntry(*row) for row in rows}
+
+    def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None:
+        """Enter one verified asset in the ledger."""
+        self._run(
+            RECORD_UPLOAD,
+            {
+                "campaign_id": campaign_id,
+                "asset_id": asset.id,
+                "asset_name": asset.name,
+                "revision": asset.revision,
+                "size_bytes": file.size_bytes,
+                "sha1": file.sha1,
+                "box_file_id": file.id,
+                "box_name": file.name,
+                "run_id": run_id,
+            },
+        )
+
+    def upload_totals(self, campaign_id: str) -> UploadTotals:
+        """What the ledger holds of a campaign."""
+        return UploadTotals(*self._row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
+
+    # Errors
+
+    def note_error(self, campaign_id: str, kind: str, message: str) -> LastingError:
+        """Record a failure of a campaign; tells whether an error notice is owed for it now."""
+        values = {
+            "campaign_id": campaign_id,
+            "kind": kind,
+            "message": message,
+            "reminder_interval": REMINDER_INTERVAL,
+        }
+        return LastingError(*self._row(NOTE_ERROR, values))
+
+    def clear_errors(self, campaign_id: str) -> None:
+        """The campaign's failures are over."""
+        self._run(CLEAR_ERRORS, {"campaign_id": campaign_id})
+
+    # Outbox
+
+    def queue_notice(self, notice: Notice) -> None:
+        """Put a notice into the outbox, in the transaction of what it reports."""
+        values = {
+            "id": notice.id,
+            "kind": notice.kind.value,
+            "campaign_id": notice.campaign_id,
+            "subject": notice.subject,
+            "body_text": notice.text,
+            "body_html": notice.html,
+            "created_at": notice.created_at,
+            "recipients": list(notice.recipients),
+        }
+        self._run(QUEUE_NOTICE, values)
+        self._run(QUEUE_DELIVERIES, values)
+
+    def lock_due_notice(self, now: datetime, exclude: Collection[str]) -> DueNotice | None:
+        """The oldest notice that is due, locked until the transaction ends; None when nothing is owed now.
+
+        exclude: ids of notices that this run has tried already.
+        """
+        due = self._rows(LOCK_DUE_DELIVERIES, {"now": now, "exclude": list(exclude)})
+        if not due:
+            return None
+        notice_id = due[0][0]
+        row = self._row(READ_NOTICE, {"id": notice_id})
+        tries = {recipient: count for _, recipient, count in due}
+        notice = Notice(
+            id=row[0],
+            kind=NoticeKind(row[1]),
+            campaign_id=row[2],
+            subject=row[3],
+            text=row[4],
+            html=row[5],
+            recipients=tuple(sorted(tries)),
+            created_at=row[6],
+        )
+        return DueNotice(notice, tries)
+
+    def record_delivery(
+        self,
+        notice_id: str,
+        result: DeliveryResult,
+        now: datetime,
+        next_tries: Mapping[str, datetime | None],
+    ) -> None:
+        """Enter what the mail server said. next_tries: when to try a refused recipient again, None: never."""
+        if result.accepted:
+            self._run(MARK_SENT, {"id": notice_id, "recipients": list(result.accepted), "now": now})
+        for recipient, (code, text) in result.refused.items():
+            next_try_at = next_tries[recipient]
+            values = {
+                "id": notice_id,
+                "recipient": recipient,
+                "next_try_at": next_try_at or now,
+                "gave_up_at": now if next_try_at is None else None,
+                "error": f"{code} {text}".strip(),
+            }
+            self._run(MARK_REFUSED, values)
+
+    def count_owed_notices(self) -> int:
+        """Notices that somebody has not got yet."""
+        return int(self._row(COUNT_OWED)[0])
+
+    # Operators
+
+    def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
+        text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+        sql = re.sub(r":'(\w+)'", r"%(\1)s", text.replace("%", "%%"))
+        with _translated(), self._connection.cursor() as cursor:
+            self.statements += 1
+            cursor.execute(sql, dict(values))
+            if cursor.description is None:
+                return [], []
+            return [column.name for column in cursor.description], cursor.fetchall()
+
+    def record_resets(self, campaign_ids: Sequence[str], reset_by: str, reason: str) -> list[str]:
+        """Note who resets which campaigns and why, before it happens; returns those that have a row."""
+        values = {"campaign_ids": list(campaign_ids), "reset_by": reset_by, "reason": reason}
+        return [row[0] for row in self._rows(RECORD_RESET, values)]
+
+    def _row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
+        return self._rows(sql, values)[0]
+
+    def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        with _translated(), self._connection.cursor() as cursor:
+            self.statements += 1
+            cursor.execute(sql, values)
+            return cursor.fetchall()
+
+    def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
+        with _translated(), self._connection.cursor() as cursor:
+            self.statements += 1
+            cursor.execute(sql, values)
+            return cursor.rowcount
+
+
+def migration_files() -> list[Path]:
+    """The migrations in the order of their numbers."""
+    return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """psycopg2's errors as DbError; the first line of the server's message is enough, and names no secret."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        lost = isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError) and not isinstance(
+            exc, psycopg2.errors.LockNotAvailable | psycopg2.errors.QueryCanceled
+        )
+        text = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        if lost and any(refusal in text for refusal in _LOGIN_REFUSALS):
+            raise DbError(
+                f"PostgreSQL: {text}",
+                kind="login_refused",
+                hint="check DATABASE_URL or DB_USER and DB_PASSWORD",
+            ) from exc
+        missing = isinstance(exc, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn)
+        raise DbError(
+            f"PostgreSQL: {text}",
+            kind="out_of_reach" if lost else "database_error",
+            hint="apply the migrations: python scripts/migrate.py" if missing else "",
+            retryable=lost,
+        ) from exc

@@ -1,0 +1,83 @@
+"""Names that Box takes, and no two alike in one folder: planned before the first byte moves. Pure.
+
+Box's rules: 1 to 255 characters, no `/` or `\\`, no control characters, no outer blanks, not `.` or `..`, and
+unique in a folder whatever the case, across files and sub-folders (MARKDOWN_DOCS/DAM_AND_BOX.md).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+MAX_UNITS = 255
+SHORT_ID_LENGTH = 8
+
+_ILLEGAL = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_SOMETIMES_REFUSED = re.compile(r'[<>:|?*"]')
+_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")
+
+
+def name_key(name: str) -> str:
+    """What two names must not share in one Box folder: case and compatibility forms do not count."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def legal_name(name: str) -> str:
+    """The nearest name that Box takes. The extension survives shortening."""
+    cleaned = _ILLEGAL.sub("_", name).strip()
+    if not cleaned.strip("."):
+        cleaned = "_" * max(len(cleaned), 1)
+    return _shorten(cleaned, "")
+
+
+def strict_name(name: str, item_id: str) -> str:
+    """A name for when Box refused the legal one: only what no rule has ever forbidden, and unmistakable."""
+    cleaned = _SOMETIMES_REFUSED.sub("_", name).encode("ascii", "replace").decode().replace("?", "_")
+    return distinguish(legal_name(cleaned), item_id)
+
+
+def distinguish(name: str, item_id: str) -> str:
+    """The name with an id before its extension: `banner (1a2b3c4d).jpg`."""
+    return _shorten(name, f" ({item_id})")
+
+
+def plan_names(items: Iterable[tuple[str, str]], pinned: Mapping[str, str]) -> dict[str, str]:
+    """Box names for the (id, name) items of one folder, each legal and unique; earlier items choose first.
+
+    pinned: {id: Box name} of items that are already in Box under that name; they keep it.
+    """
+    owners = {name_key(name): item_id for item_id, name in pinned.items()}
+    planned: dict[str, str] = {}
+    for item_id, name in items:
+        if item_id in pinned:
+            planned[item_id] = pinned[item_id]
+            continue
+        wanted = legal_name(name)
+        for candidate in (
+            wanted,
+            distinguish(wanted, item_id[:SHORT_ID_LENGTH]),
+            distinguish(wanted, item_id),
+        ):
+            if owners.setdefault(name_key(candidate), item_id) == item_id:
+                planned[item_id] = candidate
+                break
+        else:
+            raise ValueError(f"no free name for {item_id} ({wanted!r})")
+    return planned
+
+
+def _shorten(name: str, addition: str) -> str:
+    """Put the addition before the extension, and cut the stem so that the whole fits."""
+    match = _EXTENSION.search(name)
+    extension = match[0] if match and match.start() > 0 else ""
+    stem = name[: len(name) - len(extension)]
+    room = MAX_UNITS - _units(addition) - _units(extension)
+    while _units(stem) > room:
+        stem = stem[:-1]
+    return (stem.rstrip() if addition or extension else stem).rstrip() + addition + extension
+
+
+def _units(text: str) -> int:
+    """Length in UTF-16 units: what Box counts is not documented, and this is the larger of the guesses."""
+    return len(text) + sum(character > "\uffff" for character in text)

@@ -1,0 +1,484 @@
+"""Settings: read once, from the environment over `.env`, into frozen values. Every fault is told at once.
+
+A secret may also come from a file named by `NAME_FILE`; secrets never show in a repr, and a fault never
+quotes one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import time
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from shared.cadence import OffHours
+from shared.errors import ConfigError
+from shared.models import BoxSettings, DamSettings
+from shared.notifier import MailServer
+from shared.retry import DEFAULT_MAX_RETRIES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+
+DamAuth = Literal["pfx-v2", "password"]
+LockStyle = Literal["bulk", "single", "none"]
+SmtpSecurity = Literal["starttls", "tls", "none"]
+
+_ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """How to reach PostgreSQL, as one libpq connection string."""
+
+    dsn: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """The mail server and who gets which notice."""
+
+    server: MailServer
+    error_recipients: tuple[str, ...]
+    success_recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Format and level of the log on standard error."""
+
+    format: Literal["text", "json"]
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything one run of the uploader needs."""
+
+    database: DatabaseSettings
+    dam: DamSettings
+    box: BoxSettings
+    mail: MailSettings
+    log: LogSettings
+    max_retries: int
+    timezone: ZoneInfo
+    off_hours: OffHours
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What the database tools need: no DAM, no Box, no mail."""
+
+    database: DatabaseSettings
+    log: LogSettings
+    max_retries: int
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The process environment over an env file (given, else `.env` here, else in the repository).
+
+    Raises ConfigError when a given file is missing, or when any file has a line that cannot be read.
+    """
+    if env_file is None:
+        env_file = next((path for path in (Path(".env"), REPOSITORY / ".env") if path.is_file()), None)
+        if env_file is None:
+            return dict(process)
+    from dotenv.parser import parse_stream
+
+    try:
+        with env_file.open(encoding="utf-8") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{env_file}: the env file cannot be read: {exc}") from exc
+    unreadable = [binding.original.line for binding in bindings if binding.error]
+    if unreadable:
+        raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
+    from_file = {binding.key: binding.value or "" for binding in bindings if binding.key}
+    return {**from_file, **process}
+
+
+def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
+    """All settings of the uploader. dam_auth, from the command line, wins over DAM_AUTH.
+
+    Raises ConfigError with every fault at once, each naming its variable.
+    """
+    reader = _Reader(env)
+    settings = Settings(
+        database=_database(reader),
+        dam=_dam(reader, dam_auth),
+        box=_box(reader),
+        mail=_mail(reader),
+        log=_log(reader),
+        max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
+        off_hours=_off_hours(reader),
+        secrets=tuple(reader.secrets_seen),
+    )
+    reader.finish()
+    return settings
+
+
+def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
+    """The settings of the database tools. Raises ConfigError with every fault at once."""
+    reader = _Reader(env)
+    settings = OperatorSettings(
+        database=_database(reader),
+        log=_log(reader),
+        max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        secrets=tuple(reader.secrets_seen),
+    )
+    reader.finish()
+    return settings
+
+
+def variable_names() -> tuple[str, ...]:
+    """Every variable that is read, in the order of reading: what `.env.example` and the docs must list."""
+    reader = _Reader({})
+    _database(reader)
+    _dam(reader, None)
+    _box(reader)
+    _mail(reader)
+    _log(reader)
+    reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000)
+    reader.zone("ORCHESTRATOR_TIMEZONE")
+    _off_hours(reader)
+    return tuple(dict.fromkeys(reader.names_asked))
+
+
+def _database(reader: _Reader) -> DatabaseSettings:
+    url = reader.secret("DATABASE_URL")
+    host = reader.text("DB_HOST", "localhost")
+    port = reader.whole_number("DB_PORT", 5437, 1, 65535)
+    name = reader.text("DB_NAME", "ferrero_tracking")
+    user = reader.text("DB_USER", "ferrero_user")
+    password = reader.secret("DB_PASSWORD")
+    if url is not None:
+        if not url.startswith(("postgresql://", "postgres://")):
+            reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
+        try:
+            url_password = urlsplit(url).password
+        except ValueError:
+            reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
+        else:
+            reader.remember_secret(url_password)
+        return DatabaseSettings(url)
+    if password is None:
+        reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
+    parts = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
+    return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in parts.items()))
+
+
+def _quote_libpq(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
+    base_url = reader.url("DAM_BASE_URL", hint="https://dam.example.com, the part before /otmmapi/v6")
+    auth = auth_from_flag or cast("DamAuth", reader.choice("DAM_AUTH", "pfx-v2", ("pfx-v2", "password")))
+    pfx_path = reader.readable_file("DAM_PFX_PATH")
+    client_id = reader.text("DAM_CLIENT_ID")
+    client_secret = reader.secret("DAM_CLIENT_SECRET")
+    username = reader.text("DAM_USERNAME")
+    password = reader.secret("DAM_PASSWORD")
+    if auth == "pfx-v2":
+        reader.require("DAM_AUTH=pfx-v2", DAM_PFX_PATH=pfx_path, DAM_CLIENT_ID=client_id)
+        reader.require("DAM_AUTH=pfx-v2", DAM_CLIENT_SECRET=client_secret)
+        if username:
+            reader.require("DAM_USERNAME is set", DAM_PASSWORD=password)
+    else:
+        reader.require("DAM_AUTH=password", DAM_USERNAME=username, DAM_PASSWORD=password)
+    default_token_url = f"{base_url}/otmmapi/v6/sessions/oauth2/token"
+    return DamSettings(
+        base_url=base_url,
+        auth=auth,
+        pfx_path=pfx_path,
+        pfx_password=reader.secret("DAM_PFX_PASSWORD"),
+        client_id=client_id,
+        client_secret=client_secret,
+        username=username,
+        password=password,
+        token_url=reader.url("DAM_TOKEN_URL", default=default_token_url),
+        ca_bundle=reader.readable_path("DAM_CA_BUNDLE"),
+        campaigns_folder_id=reader.required("DAM_CAMPAIGNS_FOLDER_ID"),
+        status_field_id=reader.required("DAM_STATUS_FIELD_ID"),
+        number_field_id=reader.required("DAM_NUMBER_FIELD_ID"),
+        search_operator_id=reader.text("DAM_SEARCH_OPERATOR_ID", "ARTESIA.OPERATOR.CHAR.CONTAINS"),
+        search_config_id=reader.text("DAM_SEARCH_CONFIG_ID", "3"),
+        master_assets_folder=reader.text("DAM_MASTER_ASSETS_FOLDER", "Master Assets"),
+        status_a1=reader.text("DAM_STATUS_A1", "A1"),
+        status_a2=reader.text("DAM_STATUS_A2", "A2"),
+        lock_style=cast("LockStyle", reader.choice("DAM_LOCK_STYLE", "bulk", ("bulk", "single", "none"))),
+        patch_resource=cast(
+            'Literal["folders", "assets"]',
+            reader.choice("DAM_PATCH_RESOURCE", "folders", ("folders", "assets")),
+        ),
+        page_size=reader.whole_number("DAM_PAGE_SIZE", 200, 1, 10_000),
+        timeout_seconds=reader.seconds("DAM_TIMEOUT_SECONDS", 60),
+    )
+
+
+def _box(reader: _Reader) -> BoxSettings:
+    client_id = reader.text("BOX_CLIENT_ID")
+    client_secret = reader.secret("BOX_CLIENT_SECRET")
+    enterprise_id = reader.text("BOX_ENTERPRISE_ID")
+    jwt_config = reader.readable_file("BOX_JWT_CONFIG")
+    if jwt_config is None and not reader.is_faulty("BOX_JWT_CONFIG"):
+        reader.require(
+            "BOX_JWT_CONFIG is not set",
+            BOX_CLIENT_ID=client_id,
+            BOX_CLIENT_SECRET=client_secret,
+            BOX_ENTERPRISE_ID=enterprise_id,
+        )
+    root_folder_id = reader.required("BOX_ROOT_FOLDER_ID")
+    if root_folder_id and not root_folder_id.isdecimal():
+        reader.fault(
+            "BOX_ROOT_FOLDER_ID", f"expected digits, as in the folder's address, got {root_folder_id!r}"
+        )
+    api_url = reader.url("BOX_API_URL", default="https://api.box.com").removesuffix("/2.0")
+    upload_url = reader.url("BOX_UPLOAD_URL", default="https://upload.box.com/api").removesuffix("/2.0")
+    if not urlsplit(upload_url).path:
+        upload_url += "/api"  # Box serves uploads below /api; the bare host is how people know it
+    return BoxSettings(
+        client_id=client_id,
+        client_secret=client_secret,
+        enterprise_id=enterprise_id,
+        jwt_config=jwt_config,
+        root_folder_id=root_folder_id,
+        api_url=api_url,
+        upload_url=upload_url,
+        timeout_seconds=reader.seconds("BOX_TIMEOUT_SECONDS", 120),
+    )
+
+
+def _mail(reader: _Reader) -> MailSettings:
+    host = reader.required("SMTP_HOST")
+    security = cast("SmtpSecurity", reader.choice("SMTP_SECURITY", "starttls", ("starttls", "tls", "none")))
+    port = reader.whole_number("SMTP_PORT", DEFAULT_SMTP_PORTS.get(security, 587), 1, 65535)
+    username = reader.text("SMTP_USERNAME")
+    password = reader.secret("SMTP_PASSWORD")
+    if username:
+        reader.require("SMTP_USERNAME is set", SMTP_PASSWORD=password)
+        if security == "none" and host not in LOOPBACK_HOSTS:
+            reader.fault("SMTP_SECURITY", "none would send SMTP_PASSWORD in clear; use starttls or tls")
+    sender = reader.addresses("MAIL_FROM", required=True)
+    if len(sender) > 1:
+        reader.fault("MAIL_FROM", "expected one address")
+    return MailSettings(
+        server=MailServer(
+            host=host,
+            port=port,
+            security=security,
+            username=username or None,
+            password=password,
+            sender=sender[0] if sender else "",
+            ca_bundle=reader.readable_path("SMTP_CA_BUNDLE"),
+        ),
+        error_recipients=reader.addresses("ERROR_NOTIFICATION_EMAILS", required=True),
+        success_recipients=reader.addresses("SUCCESS_NOTIFICATION_EMAILS", required=False),
+    )
+
+
+def _log(reader: _Reader) -> LogSettings:
+    return LogSettings(
+        format=cast('Literal["text", "json"]', reader.choice("LOG_FORMAT", "text", ("text", "json"))),
+        level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+    )
+
+
+def _off_hours(reader: _Reader) -> OffHours:
+    start = reader.clock("OFF_HOURS_START", "22:00")
+    end = reader.clock("OFF_HOURS_END", "05:00")
+    if start == end:
+        reader.fault(
+            "OFF_HOURS_START and OFF_HOURS_END",
+            f"are both {start:%H:%M}; use OFF_HOURS_ENABLED=false to have no off-hours",
+        )
+    days = reader.items("OFF_HOURS_DAYS", "sat,sun")
+    unknown = [day for day in days if day.lower() not in DAY_NAMES]
+    if unknown:
+        reader.fault(
+            "OFF_HOURS_DAYS", f"expected days from {','.join(DAY_NAMES)}, got {', '.join(unknown)!r}"
+        )
+    minutes = reader.items("OFF_HOURS_RUN_MINUTES", "0,30")
+    wrong = [minute for minute in minutes if not (minute.isdecimal() and int(minute) <= 59)]
+    if wrong or not minutes:
+        got = ",".join(wrong)
+        reader.fault("OFF_HOURS_RUN_MINUTES", f"expected minutes of the hour from 0 to 59, got {got!r}")
+    return OffHours(
+        enabled=reader.boolean("OFF_HOURS_ENABLED", default=True),
+        start=start,
+        end=end,
+        days=frozenset(DAY_NAMES.index(day.lower()) for day in days if day.lower() in DAY_NAMES),
+        extra_minutes=reader.whole_number("OFF_HOURS_EXTRA_MINUTES", 30, 0, 1440),
+        run_minutes=frozenset(int(minute) for minute in minutes if minute not in wrong),
+    )
+
+
+class _Reader:
+    """Typed reads from a mapping; faults are collected, so that the caller sees them all."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._faults: dict[str, str] = {}
+        self.names_asked: list[str] = []
+        self.secrets_seen: list[str] = []
+
+    def fault(self, name: str, text: str) -> None:
+        self._faults.setdefault(name, f"{name}: {text}")
+
+    def is_faulty(self, name: str) -> bool:
+        return name in self._faults
+
+    def finish(self) -> None:
+        if self._faults:
+            raise ConfigError(list(self._faults.values()))
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """The value without outer blanks; the default, or "", when unset or empty."""
+        self.names_asked.append(name)
+        return self._env.get(name, "").strip() or default or ""
+
+    def required(self, name: str) -> str:
+        value = self.text(name)
+        if not value:
+            self.fault(name, "missing")
+        return value
+
+    def require(self, because: str, **values: object) -> None:
+        for name, value in values.items():
+            if not value:
+                self.fault(name, f"missing, needed because {because}")
+
+    def remember_secret(self, value: str | None) -> None:
+        if value:
+            self.secrets_seen.append(value)
+
+    def secret(self, name: str) -> str | None:
+        """The variable, or the content of the file that NAME_FILE names, less its last line break."""
+        self.names_asked.append(name)
+        value = self._env.get(name) or None
+        path = self._env.get(f"{name}_FILE", "").strip()
+        if value is not None and path:
+            self.fault(name, f"set twice, by {name} and {name}_FILE; keep one")
+        elif path:
+            try:
+                value = Path(path).read_text(encoding="utf-8").rstrip("\r\n") or None
+            except (OSError, UnicodeDecodeError) as exc:
+                reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
+                self.fault(f"{name}_FILE", f"cannot read {path}: {reason}")
+            else:
+                if value is None:
+                    self.fault(f"{name}_FILE", f"{path} is empty")
+        self.remember_secret(value)
+        return value
+
+    def whole_number(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.text(name)
+        if not value:
+            return default
+        if not re.fullmatch(r"-?[0-9]{1,9}", value) or not low <= int(value) <= high:
+            self.fault(name, f"expected a whole number from {low} to {high}, got {value!r}")
+            return default
+        return int(value)
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.text(name)
+        if not value:
+            return default
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", value) or float(value) == 0:
+            self.fault(name, f"expected seconds greater than 0, got {value!r}")
+            return default
+        return float(value)
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self.text(name).lower()
+        if not value:
+            return default
+        if value not in ("true", "false"):
+            self.fault(name, f"expected true or false, got {value!r}")
+        return value == "true"
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        by_folded = {option.casefold(): option for option in allowed}
+        if value.casefold() not in by_folded:
+            self.fault(name, f"expected one of {', '.join(allowed)}, got {value!r}")
+            return default
+        return by_folded[value.casefold()]
+
+    def items(self, name: str, default: str) -> tuple[str, ...]:
+        """A comma-separated list; set but empty is an empty list, unset is the default."""
+        self.names_asked.append(name)
+        value = self._env.get(name, default)
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+
+    def addresses(self, name: str, *, required: bool) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(self.items(name, "")))
+        if required and not found:
+            self.fault(name, "missing, expected e-mail addresses separated by commas")
+        for address in found:
+            if not _ADDRESS.fullmatch(address):
+                self.fault(name, f"expected e-mail addresses separated by commas, got {address!r}")
+        return found
+
+    def clock(self, name: str, default: str) -> time:
+        value = self.text(name, default)
+        match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)
+        if match is None:
+            self.fault(name, f"expected a time of day such as 22:00, got {value!r}")
+            return time.fromisoformat(default)
+        return time(int(match[1]), int(match[2]))
+
+    def zone(self, name: str) -> ZoneInfo:
+        value = self.required(name)
+        try:
+            return ZoneInfo(value or "UTC")
+        except (KeyError, ValueError, OSError):
+            self.fault(name, f"expected an IANA time zone such as Europe/Rome, got {value!r}")
+            return ZoneInfo("UTC")
+
+    def url(self, name: str, *, default: str = "", hint: str = "an https address") -> str:
+        """An https address without a trailing slash; plain http is for loopback alone."""
+        value = self.text(name, default).rstrip("/")
+        if not value:
+            self.fault(name, f"missing, expected {hint}")
+            return value
+        try:
+            parts = urlsplit(value)
+            host, port_is_good = parts.hostname, parts.port != 0
+        except ValueError:
+            host, port_is_good = None, False
+        if not host or not port_is_good or parts.scheme not in ("http", "https") or parts.query:
+            if not self.is_faulty("DAM_BASE_URL") or name != "DAM_TOKEN_URL":
+                self.fault(name, f"expected {hint}, got {value!r}")
+        elif parts.username or parts.password:
+            self.fault(name, "must not carry a user name or password")
+        elif parts.scheme == "http" and host not in LOOPBACK_HOSTS:
+            self.fault(name, f"http would send secrets in clear to {host}; use https")
+        return value
+
+    def readable_path(self, name: str) -> str | None:
+        path = self.readable_file(name)
+        return str(path) if path else None
+
+    def readable_file(self, name: str) -> Path | None:
+        value = self.text(name)
+        if not value:
+            return None
+        path = Path(value).expanduser()
+        try:
+            with path.open("rb"):
+                return path
+        except OSError as exc:
+            self.fault(name, f"cannot read {path}: {exc.strerror}")
+            return None
