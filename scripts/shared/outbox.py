@@ -11,7 +11,7 @@ from typing import Protocol
 from shared.database import Database, DueNotice
 from shared.errors import NotifyError
 from shared.models import DeliveryResult, Notice
-from shared.notifier import give_up_after, pause_after
+from shared.notifier import GIVE_UP_AFTER, pause_after
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _next_tries(due: DueNotice, result: DeliveryResult, now: datetime) -> dict[s
     """When each refused recipient is tried again; None for those that the server will never take."""
     plan: dict[str, datetime | None] = {}
     for recipient, (code, text) in result.refused.items():
-        is_final = code >= PERMANENT_REFUSAL or now - due.notice.created_at > give_up_after
+        is_final = code >= PERMANENT_REFUSAL or now - due.notice.created_at > GIVE_UP_AFTER
         plan[recipient] = None if is_final else now + pause_after(due.tries[recipient] + 1)
         logger.log(
             logging.ERROR if is_final else logging.WARNING,
