@@ -1,4 +1,4 @@
-"""A whole installation in miniature: both simulators over TLS or plain, a database, an inbox, and the scripts."""
+"""A whole installation in miniature: both simulators, a database, an inbox, and the scripts."""
 
 from __future__ import annotations
 

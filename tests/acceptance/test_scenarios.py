@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 from world import World
 
 RETRY_1 = "⚠️ No Assets Found (Attempt 1/3) - Campaign Summer Launch"
