@@ -135,6 +135,8 @@ class Pass:
                 self._is_interrupted = True
                 break
             self._isolate(campaign_id, states.get(campaign_id, RetryStatus(campaign_id)))
+            if chosen and self._report.campaigns[-1].outcome is Outcome.NOT_FOUND:
+                self._has_failed = True  # a mistyped id must not pass for a success
         if not chosen and not self._is_dry_run and not self._is_interrupted:
             self._follow_those_that_left(ids)
         return self._conclude()
@@ -246,7 +248,7 @@ class Pass:
         completed here by the next one.
         """
         if self._is_dry_run:
-            self._note(campaign, Outcome.NOT_A1)
+            self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
         is_completed = False
         with self._database.transaction():
@@ -263,7 +265,7 @@ class Pass:
                     if notice is not None:
                         self._database.queue_notice(notice)
         if not is_completed:
-            self._note(campaign, Outcome.NOT_A1)
+            self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
         self._report.queued += notice is not None
         if campaign.locked_by:
@@ -353,9 +355,9 @@ class Pass:
         campaign: Campaign,
         outcome: Outcome,
         *,
-        attempt: int | None = None,
-        assets: int | None = None,
-        size_bytes: int | None = None,
+        attempt: int = 0,
+        assets: int = 0,
+        size_bytes: int = 0,
         error: str | None = None,
     ) -> None:
         result = CampaignResult(
@@ -371,7 +373,7 @@ class Pass:
         )
         self._report.campaigns.append(result)
         of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""
-        of_assets = f", {assets} assets, {size_bytes} bytes" if assets is not None else ""
+        of_assets = f", {assets} assets, {size_bytes} bytes" if assets else ""
         is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
         logger.log(
             logging.INFO if is_news else logging.DEBUG,
@@ -436,10 +438,6 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         )  # fmt: skip
         try:
             return single.run(arguments.campaign)
-        except DbError as exc:
-            if exc.is_out_of_reach:
-                database.close()
-            raise
         finally:
             if not arguments.dry_run and not database.is_closed:
                 report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())

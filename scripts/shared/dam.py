@@ -138,7 +138,7 @@ class DamClient:
         what = f"reading campaign {campaign_id}"
         try:
             answer = self._json(
-                "GET", f"/folders/{quote(campaign_id)}", what=what, item_id=campaign_id,
+                "GET", f"/folders/{_in_path(campaign_id)}", what=what, item_id=campaign_id,
                 params={"load_type": "metadata", "level_of_detail": "slim"},
             )  # fmt: skip
         except DamError as exc:
@@ -246,7 +246,7 @@ class DamClient:
         """The master bytes of an asset, as a stream. A connection that breaks raises DamError (retryable)."""
         what = f"downloading asset {asset_id}"
         response = self._send(
-            "GET", f"/assets/{quote(asset_id)}/contents", what=what, item_id=asset_id,
+            "GET", f"/assets/{_in_path(asset_id)}/contents", what=what, item_id=asset_id,
             stream=True, headers={"Accept": "*/*", "Accept-Encoding": "identity"},
         )  # fmt: skip
         with response:
@@ -268,7 +268,7 @@ class DamClient:
                 "after": str(after),
                 "limit": str(self._settings.page_size),
             }
-            path = f"/folders/{quote(folder_id)}/children"
+            path = f"/folders/{_in_path(folder_id)}/children"
             answer = self._json("GET", path, what=what, item_id=folder_id, params=params)
             return _items(_mapping(answer, "folder_children", what).get("asset_list"), what)
 
@@ -311,7 +311,7 @@ class DamClient:
             return
         what = f"{action}ing campaign {campaign_id}"
         if self._settings.lock_style == "single":
-            path = f"/assets/{quote(campaign_id)}/state"
+            path = f"/assets/{_in_path(campaign_id)}/state"
             self._send_write("PUT", path, what, campaign_id, data={"action": action})
             return
         context = {
@@ -346,7 +346,7 @@ class DamClient:
         }
         self._send_write(
             "PATCH",
-            f"/{self._settings.patch_resource}/{quote(campaign_id)}",
+            f"/{self._settings.patch_resource}/{_in_path(campaign_id)}",
             f"setting campaign {campaign_id} to {new}",
             campaign_id,
             json={"edited_folder" if is_folder else "edited_asset": {"data": {"metadata": [field]}}},
@@ -681,6 +681,10 @@ def _origin(url: str) -> str:
 def _shown_url(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _in_path(item_id: str) -> str:
+    return quote(item_id, safe="")
 
 
 def _compact(value: object) -> str:

@@ -182,6 +182,11 @@ INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
 SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
 """
 
+IS_NOTICE_DUE = """
+SELECT EXISTS (SELECT FROM notice_deliveries
+               WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s)
+"""
+
 # The oldest notice that is due to anybody; its deliveries are locked until the transaction ends, so that two
 # processes never send the same one, and a process that is killed leaves them to the next.
 LOCK_DUE_DELIVERIES = """
@@ -208,10 +213,6 @@ UPDATE notice_deliveries
 SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s
 WHERE notice_id = %(id)s AND recipient = %(recipient)s
 """
-
-COUNT_OWED = (
-    "SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL"
-)
 
 RECORD_RESET = """
 INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
@@ -266,11 +267,11 @@ class Database:
                 dsn,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 application_name=application_name,
+                client_encoding="UTF8",
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
             )
-            self._connection.set_client_encoding("UTF8")
             self._connection.autocommit = True
 
     def __enter__(self) -> Database:
@@ -483,6 +484,10 @@ class Database:
         self._run(QUEUE_NOTICE, values)
         self._run(QUEUE_DELIVERIES, values)
 
+    def is_notice_due(self, now: datetime) -> bool:
+        """Whether there is anything to deliver: the one outbox query of an idle run."""
+        return bool(self._row(IS_NOTICE_DUE, {"now": now})[0])
+
     def lock_due_notice(self, now: datetime, exclude: Collection[str]) -> DueNotice | None:
         """The oldest notice that is due, locked until the transaction ends; None when nothing is owed now.
 
@@ -526,10 +531,6 @@ class Database:
                 "error": f"{code} {text}".strip(),
             }
             self._run(MARK_REFUSED, values)
-
-    def count_owed_notices(self) -> int:
-        """Notices that somebody has not got yet."""
-        return int(self._row(COUNT_OWED)[0])
 
     # Operators
 

@@ -175,22 +175,23 @@ class Outcome(StrEnum):
     FAILED = "failed"
     WOULD_UPLOAD = "would_upload"
     NOT_A1 = "not_a1"
+    NOT_FOUND = "not_found"
     INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignResult:
-    """One line of the run's report."""
+    """One line of the run's report. attempt: the attempts counted in this cycle so far."""
 
     campaign_id: str
     campaign_number: str
     campaign_name: str
     outcome: Outcome
-    attempt: int | None = None
-    max_attempts: int | None = None
-    assets: int | None = None
-    bytes: int | None = None
-    error: str | None = None
+    attempt: int
+    max_attempts: int
+    assets: int
+    bytes: int
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)

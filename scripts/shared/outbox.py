@@ -15,9 +15,6 @@ from shared.notifier import GIVE_UP_AFTER, pause_after
 
 logger = logging.getLogger(__name__)
 
-PERMANENT_REFUSAL = 500
-"""SMTP answers from here on say that trying again is no use."""
-
 
 class Sender(Protocol):
     """What sends one notice to all of its recipients, and tells who was refused."""
@@ -43,6 +40,8 @@ def deliver_due_notices(
     """
     counts = DeliveryCounts()
     tried: list[str] = []
+    if not database.is_notice_due(now):
+        return counts
     with mailer as sender:
         while True:
             with database.transaction():
@@ -71,10 +70,13 @@ def _postpone(database: Database, due: DueNotice, reason: str, now: datetime) ->
 
 
 def _next_tries(due: DueNotice, result: DeliveryResult, now: datetime) -> dict[str, datetime | None]:
-    """When each refused recipient is tried again; None for those that the server will never take."""
+    """When each refused recipient is tried again; None when it has been refused for days.
+
+    A 5xx is not final at once: a relay set up wrongly refuses everybody so, and must not cost a notice.
+    """
     plan: dict[str, datetime | None] = {}
     for recipient, (code, text) in result.refused.items():
-        is_final = code >= PERMANENT_REFUSAL or now - due.notice.created_at > GIVE_UP_AFTER
+        is_final = now - due.notice.created_at > GIVE_UP_AFTER
         plan[recipient] = None if is_final else now + pause_after(due.tries[recipient] + 1)
         logger.log(
             logging.ERROR if is_final else logging.WARNING,

@@ -1,0 +1,59 @@
+# One menu for people and for .ci/run. Works with GNU make 3.81 and later; needs Python 3.11 or newer.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first that really runs (a pyenv shim may exist and fail), is new enough and can make a virtual
+# environment (Debian keeps that in a package of its own).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	then echo "$$python"; break; fi; done)
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
+PIP_VERSION := 26.3
+
+.PHONY: help test demo lint check format clean
+
+help: ## list these targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 10
+
+test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
+	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
+
+demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
+	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
+
+lint: $(INSTALLED) ## formatting, ruff and mypy, changing nothing
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+
+check: lint test ## lint, then test
+
+format: $(INSTALLED) ## let ruff format the code and mend what it can
+	$(VENV_PYTHON) -m ruff format .
+	$(VENV_PYTHON) -m ruff check --fix .
+
+clean: ## remove the virtual environment and the tools' caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Made anew when there is none or when it does not run any more (its Python was removed, say).
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@if ! $(VENV_PYTHON) -c 'import pip' >/dev/null 2>&1; then \
+		if [ -z "$(PYTHON)" ] && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "Python cannot make virtual environments here: install python3-venv (Debian: apt-get install python3-venv)." >&2; exit 1; \
+		elif ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "Python 3.11 or newer is needed and $(if $(PYTHON),$(PYTHON) is not one,none was found): install it, or name one with make PYTHON=/path/to/python3.11." >&2; exit 1; \
+		fi; \
+		echo "$(PYTHON) -m venv $(VENV)"; \
+		"$(PYTHON)" -m venv --clear $(VENV); \
+	fi
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(INSTALLED)

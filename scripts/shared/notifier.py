@@ -1,0 +1,625 @@
+"""The messages: composing a notice from a fact, and handing it to the mail server.
+
+Composing is pure (templates/ and the arguments); delivering is one SMTP connection a run. Whatever comes
+from outside (a campaign's name, an error's text) passes `one_line` first. jinja2, smtplib, ssl and email are
+imported where they are used, so that a run without news does not pay for them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self
+from uuid import uuid4
+
+from shared.errors import NotifyError
+from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
+
+if TYPE_CHECKING:
+    import smtplib
+    import ssl
+    from email.message import EmailMessage
+    from email.policy import EmailPolicy
+    from types import TracebackType
+    from zoneinfo import ZoneInfo
+
+    from jinja2 import Environment
+
+TEMPLATES: Final = Path(__file__).with_name("templates")
+RETRY_COMMAND: Final = "python scripts/a1_retry.py"
+
+GIVE_UP_AFTER: Final = timedelta(days=5)
+"""How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.
+
+Counted from the notice's creation; the five days are the customary life of a mail in a server's queue.
+"""
+
+
+# --- text from outside --------------------------------------------------------------------------------------
+
+# Bidi embeddings, overrides and isolates reorder what follows them; a BOM is no text. Joiners, marks and
+# variation selectors stay: emoji, Arabic and Indic names need them.
+_INVISIBLE: Final = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff]")
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_LONE_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Make text from outside safe to stand in a header or a line: it can neither end it nor reorder it.
+
+    Control characters and line ends become one space, bidi controls and BOMs vanish, lone surrogates become
+    U+FFFD; more than `limit` characters are cut with an ellipsis. Ordinary text stays as it is.
+    """
+    pieces = _CONTROLS.split(_INVISIBLE.sub("", text))
+    line = _LONE_SURROGATES.sub("\ufffd", " ".join(piece.strip() for piece in pieces if piece.strip()))
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def reset_sql(campaign_id: str) -> str:
+    """The statement that resets this campaign, on one line, for people to paste into psql."""
+    return (
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608 - quoted below
+        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
+        f" WHERE campaign_id = {_sql_literal(campaign_id)};"
+    )
+
+
+def reset_command(campaign_id: str, retry_command: str = RETRY_COMMAND) -> str:
+    """The shell command that resets this campaign, on one line."""
+    end_of_options = "-- " if campaign_id.startswith("-") else ""
+    return f"{retry_command} reset {end_of_options}{_shell_word(campaign_id)}"
+
+
+def _sql_literal(value: str) -> str:
+    """Quote for PostgreSQL, whatever standard_conforming_strings says.
+
+    A backslash or something unprintable brings the E'' form, which means the same in both settings. NUL and
+    lone surrogates become escapes that PostgreSQL refuses: no campaign can have such an id.
+    """
+    quoted = value.replace("'", "''")
+    if value.isprintable() and "\\" not in value:
+        return f"'{quoted}'"
+    return "E'" + "".join(map(_sql_escape, quoted)) + "'"
+
+
+def _sql_escape(char: str) -> str:
+    if char == "\\":
+        return "\\\\"
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
+
+
+def _shell_word(value: str) -> str:
+    """Quote for a shell; something unprintable brings bash's $'' form, so that the command stays one line.
+
+    NUL would end the word early and so name another campaign: it becomes U+FFFD, which names none.
+    """
+    if value.isprintable():
+        return shlex.quote(value)
+    data = value.replace("\0", "\ufffd").encode("utf-8", "replace")
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_. "
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in data) + "'"
+
+
+# --- composing ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composer:
+    """Turns facts into notices. Holds what all of them share; time is an argument.
+
+    timezone: the zone people read times in. max_attempts: attempts a cycle. folder_name: the folder that
+    must hold the files.
+    """
+
+    timezone: ZoneInfo
+    max_attempts: int
+    folder_name: str
+    error_recipients: tuple[str, ...]
+    success_recipients: tuple[str, ...]
+    retry_command: str = RETRY_COMMAND
+
+    def retry(
+        self, campaign: Campaign, attempt: Attempt, *, reason: str, next_run_at: datetime, now: datetime
+    ) -> Notice:
+        """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows."""
+        return self._notice(
+            NoticeKind.RETRY,
+            campaign,
+            self.error_recipients,
+            now,
+            attempt=attempt.number,
+            remaining=max(0, self.max_attempts - attempt.number),
+            reason=one_line(reason),
+            next_run=_local_time(next_run_at, self.timezone),
+        )
+
+    def permanent(self, campaign: Campaign, attempt: Attempt, *, reason: str, now: datetime) -> Notice:
+        """An empty folder that used up the last attempt: the last e-mail until somebody resets."""
+        return self._notice(
+            NoticeKind.PERMANENT,
+            campaign,
+            self.error_recipients,
+            now,
+            attempt=attempt.number,
+            reason=one_line(reason),
+            reset_sql=reset_sql(campaign.id),
+            reset_command=reset_command(campaign.id, self.retry_command),
+        )
+
+    def success(
+        self, campaign: Campaign, totals: UploadTotals, *, box_folder_id: str, now: datetime
+    ) -> Notice | None:
+        """A campaign that reached A2. None when nobody asked for success notices. No folder id, no link."""
+        if not self.success_recipients:
+            return None
+        from urllib.parse import quote
+
+        folder = quote(one_line(box_folder_id), safe="")
+        return self._notice(
+            NoticeKind.SUCCESS,
+            campaign,
+            self.success_recipients,
+            now,
+            assets=totals.assets,
+            size=_human_size(totals.size_bytes),
+            box_url=f"https://app.box.com/folder/{folder}" if folder else "",
+        )
+
+    def error(
+        self,
+        campaign: Campaign,
+        *,
+        message: str,
+        hint: str,
+        kind: str,
+        began_at: datetime,
+        is_reminder: bool,
+        counted_attempts: int,
+        now: datetime,
+    ) -> Notice:
+        """A failure that a person must look at. hint: the cure, "" when none is known.
+
+        began_at: when this kind of failure began. counted_attempts: spent so far; this failure spent none.
+        """
+        return self._notice(
+            NoticeKind.ERROR,
+            campaign,
+            self.error_recipients,
+            now,
+            message=one_line(message),
+            hint=one_line(hint),
+            error_kind=one_line(kind),
+            began=_local_time(began_at, self.timezone),
+            is_reminder=is_reminder,
+            attempt=counted_attempts,
+        )
+
+    def _notice(
+        self,
+        kind: NoticeKind,
+        campaign: Campaign,
+        recipients: tuple[str, ...],
+        now: datetime,
+        **facts: str | int,
+    ) -> Notice:
+        number, campaign_id = one_line(campaign.number), one_line(campaign.id)
+        values = {
+            "name": one_line(campaign.name) or number or campaign_id,
+            "number": number or "(none)",
+            "campaign_id": campaign_id,
+            "folder": one_line(self.folder_name),
+            "max_attempts": self.max_attempts,
+            "sent": _local_time(now, self.timezone),
+            **facts,
+        }
+        subject = _render(f"{kind}.subject.txt.j2", values)
+        return Notice(
+            id=str(uuid4()),
+            kind=kind,
+            campaign_id=campaign.id,
+            subject=subject,
+            text=_render(f"{kind}.txt.j2", values) + "\n",
+            html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
+            recipients=recipients,
+            created_at=now,
+        )
+
+
+def _render(template: str, values: dict[str, str | int]) -> str:
+    return _templates().get_template(template).render(values).strip()
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        # The default extensions would leave every x.html.j2 unescaped.
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), disabled_extensions=("txt.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _local_time(instant: datetime, zone: ZoneInfo) -> str:
+    """`14:03 CET on Monday 23 November 2026 (Europe/Rome)`: the abbreviation tells a repeated hour apart."""
+    if instant.tzinfo is None:
+        raise ValueError(f"expected an aware time, got {instant!r}")
+    local = instant.astimezone(zone)
+    abbreviation = local.strftime("%Z")
+    if not abbreviation.isalpha():
+        abbreviation = f"UTC{abbreviation}"
+    return f"{local:%H:%M} {abbreviation} on {local:%A} {local.day} {local:%B} {local.year} ({zone})"
+
+
+def _human_size(size_bytes: int) -> str:
+    """`73.4 MB (73,400,320 bytes)`, in powers of 1000."""
+    exact = f"{size_bytes:,} byte{'' if size_bytes == 1 else 's'}"
+    if size_bytes < 1000:
+        return exact
+    units = ["kB", "MB", "GB", "TB", "PB"]
+    size = size_bytes / 1000
+    while size >= 999.95 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:,.1f} {units[0]} ({exact})"
+
+
+# --- delivering ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """Where and how to hand mail over. sender: an address, or `Name <address>`."""
+
+    host: str
+    port: int
+    security: Literal["starttls", "tls", "none"]
+    username: str | None
+    password: str | None = field(repr=False)
+    sender: str
+    ca_bundle: str | None = None
+    timeout_seconds: float = 30
+
+
+def pause_after(tries: int) -> timedelta:
+    """How long to wait after this many failed tries of one delivery.
+
+    Nothing after each of the first three, so that the next run tries again; then 2, 4, 8, … minutes, at
+    most an hour.
+    """
+    if tries <= 3:
+        return timedelta()
+    return min(timedelta(minutes=2 ** min(tries - 3, 6)), timedelta(hours=1))
+
+
+def build_message(notice: Notice, sender: str) -> EmailMessage:
+    """The notice as an e-mail.
+
+    Message-ID and Date come from the notice, so that a repeated delivery is recognisably the same mail.
+    """
+    from email.header import Header
+    from email.message import EmailMessage
+    from email.utils import parseaddr
+
+    message = EmailMessage(policy=_mail_policy())
+    # Handed over encoded: the email package decodes encoded words in whatever it is given, so a campaign
+    # named "=?utf-8?q?=0ABcc:…?=" would otherwise become a line end.
+    message["Subject"] = Header(one_line(notice.subject, limit=1000), "utf-8").encode(linesep="")
+    message["From"] = sender
+    message["To"] = ", ".join(one_line(recipient) for recipient in notice.recipients)
+    message["Date"] = notice.created_at
+    message["Message-ID"] = f"<{notice.id}@{parseaddr(sender)[1].rpartition('@')[2] or 'localhost'}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message["X-Auto-Response-Suppress"] = "All"  # Exchange's word for the line above
+    message["X-Campaign-Id"] = Header(one_line(notice.campaign_id), "utf-8").encode(linesep="")
+    # Quoted-printable keeps every line short, whatever the text.
+    message.set_content(notice.text, charset="utf-8", cte="quoted-printable")
+    message.add_alternative(notice.html, subtype="html", charset="utf-8", cte="quoted-printable")
+    return message
+
+
+@cache
+def _mail_policy() -> EmailPolicy:
+    from email.header import Header
+    from email.policy import EmailPolicy
+
+    class MailPolicy(EmailPolicy):
+        """Folds headers that carry outside text itself.
+
+        The email package writes ASCII words as they are, encoded-word look-alikes included, and its folding
+        does not keep every space beside an encoded word.
+        """
+
+        def fold(self, name: str, value: str) -> str:
+            text = str(value)
+            is_plain = text.isascii() and "=?" not in text and len(text) <= 60 and "  " not in text
+            if name.lower() not in {"subject", "x-campaign-id"} or is_plain:
+                return str(super().fold(name, value))
+            header = Header(text, "utf-8", maxlinelen=76, header_name=name)
+            return f"{name}: {header.encode(linesep=self.linesep)}{self.linesep}"
+
+        def fold_binary(self, name: str, value: str) -> bytes:
+            return self.fold(name, value).encode("ascii", "surrogateescape")
+
+    return MailPolicy(linesep="\r\n")
+
+
+class Mailer:
+    """One SMTP connection for all the notices of a run, opened at the first send.
+
+    Raises NotifyError for trouble with the server itself, of kind `out_of_reach` (a later try may do),
+    `login_refused`, `tls` or `rejected`. What the server says of this notice or its recipients is a result.
+    """
+
+    def __init__(self, server: MailServer) -> None:
+        self._server = server
+        self._smtp: smtplib.SMTP | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Say goodbye, if somebody is there, and hang up."""
+        smtp, self._smtp = self._smtp, None
+        if smtp is None:
+            return
+        try:
+            if smtp.sock is not None:
+                smtp.sock.settimeout(min(5, self._server.timeout_seconds))
+                smtp.quit()
+        except OSError:  # smtplib's own errors are OSErrors; the mail is out already
+            pass
+        finally:
+            smtp.close()
+
+    def send(self, notice: Notice) -> DeliveryResult:
+        """Hand over one notice to all of its recipients in one transaction.
+
+        A refusal of the whole message (after DATA) is reported as a refusal of each recipient, so that one
+        poisonous notice cannot stop the others. A connection lost after DATA raises and is never repeated
+        here: the server may have taken the mail.
+        """
+        recipients = tuple(dict.fromkeys(notice.recipients))
+        no_address = (553, "not an address a mail server can be given")
+        refused = {one: no_address for one in recipients if not _is_sendable(one)}
+        asked = [one for one in recipients if one not in refused]
+        if asked:
+            refused |= self._transact(asked, build_message(notice, self._server.sender).as_bytes())
+        accepted = tuple(one for one in recipients if one not in refused)
+        return DeliveryResult(accepted=accepted, refused=refused)
+
+    def _transact(self, recipients: list[str], data: bytes) -> dict[str, tuple[int, str]]:
+        """Send to these; returns the refusals. Reconnects once, when a used connection takes no more mail."""
+        import smtplib
+
+        while True:
+            smtp, is_reused = self._connection()
+            try:
+                answers = smtp.sendmail(self._envelope_sender(), recipients, data)
+            except smtplib.SMTPRecipientsRefused as exc:
+                # After a 421 the rest was not asked, and those accepted before it got nothing either.
+                unasked = (421, b"the server ended the connection")
+                answers = {one: exc.recipients.get(one, unasked) for one in recipients}
+            except smtplib.SMTPDataError as exc:
+                answers = dict.fromkeys(recipients, (exc.smtp_code, _as_bytes(exc.smtp_error)))
+            except smtplib.SMTPSenderRefused as exc:
+                self._hang_up()
+                if is_reused and exc.smtp_code == 421:  # a limit of mails per connection; nothing was sent
+                    continue
+                raise self._trouble(exc) from exc
+            except (OSError, UnicodeError) as exc:
+                self._hang_up()
+                raise self._trouble(exc) from exc
+            return {one: (code, _said(text)) for one, (code, text) in answers.items()}
+
+    def _envelope_sender(self) -> str:
+        from email.utils import parseaddr
+
+        return parseaddr(self._server.sender)[1]
+
+    def _connection(self) -> tuple[smtplib.SMTP, bool]:
+        """A connection that answers, and whether it was used before.
+
+        Servers drop idle clients: a used connection is asked first, while nothing can be sent twice.
+        """
+        if self._smtp is not None:
+            try:
+                if self._smtp.noop()[0] == 250:
+                    return self._smtp, True
+            except OSError:
+                pass
+            self._hang_up()
+        try:
+            self._connect()
+        except (OSError, UnicodeError) as exc:
+            self._hang_up()
+            raise self._trouble(exc) from exc
+        except NotifyError:
+            self._hang_up()
+            raise
+        assert self._smtp is not None  # noqa: S101 - for the type checker: _connect sets it or raises
+        return self._smtp, False
+
+    def _connect(self) -> None:
+        import smtplib
+
+        server = self._server
+        if server.security == "tls":
+            self._smtp = smtplib.SMTP_SSL(
+                server.host,
+                server.port,
+                local_hostname=_own_name(),
+                timeout=server.timeout_seconds,
+                context=self._tls_context(),
+            )
+        else:
+            self._smtp = smtplib.SMTP(
+                server.host, server.port, local_hostname=_own_name(), timeout=server.timeout_seconds
+            )
+            if server.security == "starttls":
+                self._start_tls(self._smtp)
+        if server.username is not None:
+            self._log_in(self._smtp, server.username, server.password or "")
+
+    def _start_tls(self, smtp: smtplib.SMTP) -> None:
+        from smtplib import SMTPNotSupportedError, SMTPResponseException
+
+        try:
+            smtp.starttls(context=self._tls_context())
+        except SMTPNotSupportedError as exc:
+            raise self._error(
+                "tls",
+                "offers no STARTTLS",
+                "set SMTP_SECURITY to tls (usually port 465), or to none on a network you trust",
+            ) from exc
+        except SMTPResponseException as exc:
+            raise self._error(
+                "tls",
+                f"refused STARTTLS: {exc.smtp_code} {_said(exc.smtp_error)}",
+                "check SMTP_SECURITY and the server's TLS set-up",
+                exc.smtp_code,
+            ) from exc
+
+    def _log_in(self, smtp: smtplib.SMTP, username: str, password: str) -> None:
+        from smtplib import (
+            SMTPAuthenticationError,
+            SMTPException,
+            SMTPNotSupportedError,
+            SMTPServerDisconnected,
+        )
+
+        cure = "check SMTP_USERNAME and SMTP_PASSWORD"
+        if not (username + password).isascii():
+            # smtplib would raise a UnicodeEncodeError, which carries the password.
+            raise self._error("login_refused", "cannot be logged in to: only ASCII is possible", cure)
+        try:
+            smtp.login(username, password)
+        except SMTPServerDisconnected:
+            raise
+        except SMTPAuthenticationError as exc:
+            said = f"{exc.smtp_code} {_said(exc.smtp_error)}"
+            if 400 <= exc.smtp_code < 500:
+                raise self._error(
+                    "out_of_reach", f"cannot log anybody in now: {said}", cure, exc.smtp_code
+                ) from exc
+            raise self._error(
+                "login_refused", f"refused the login of {one_line(username)}: {said}", cure, exc.smtp_code
+            ) from exc
+        except SMTPNotSupportedError as exc:
+            raise self._error(
+                "login_refused",
+                "offers no login on this connection",
+                "set SMTP_SECURITY to starttls or tls, or leave SMTP_USERNAME empty",
+            ) from exc
+        except SMTPException as exc:
+            raise self._error("login_refused", f"could not be logged in to: {_said(str(exc))}", cure) from exc
+
+    def _tls_context(self) -> ssl.SSLContext:
+        import ssl
+
+        try:
+            return ssl.create_default_context(cafile=self._server.ca_bundle)
+        except (OSError, ValueError) as exc:
+            raise self._error(
+                "tls",
+                f"cannot be verified: the CA file {self._server.ca_bundle} cannot be read: {_said(str(exc))}",
+                "SMTP_CA_BUNDLE must name a readable PEM file",
+            ) from exc
+
+    def _hang_up(self) -> None:
+        """Drop the connection without a word, so that the next send opens a new one."""
+        smtp, self._smtp = self._smtp, None
+        if smtp is not None:
+            smtp.close()
+
+    def _trouble(self, exc: OSError | UnicodeError) -> NotifyError:
+        """Translate what smtplib, ssl and the socket raise."""
+        import smtplib
+        import ssl
+
+        cure = "check SMTP_HOST, SMTP_PORT and SMTP_SECURITY, and that this machine may reach the server"
+        if isinstance(exc, smtplib.SMTPSenderRefused):
+            said = f"refused the sender {exc.sender}: {exc.smtp_code} {_said(exc.smtp_error)}"
+            cure = "check MAIL_FROM"
+            if exc.smtp_code == 530:
+                cure = "the server wants a login or TLS first: check SMTP_USERNAME and SMTP_SECURITY"
+            return self._error(_kind_of(exc.smtp_code), said, cure, exc.smtp_code)
+        if isinstance(exc, smtplib.SMTPResponseException):
+            said = f"turned us away: {exc.smtp_code} {_said(exc.smtp_error)}"
+            return self._error(_kind_of(exc.smtp_code), said, cure, exc.smtp_code)
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return self._error(
+                "tls",
+                f"shows a certificate that cannot be verified: {_said(exc.verify_message)}",
+                "check SMTP_HOST, the certificate's dates, and SMTP_CA_BUNDLE for a private CA",
+            )
+        if isinstance(exc, ssl.SSLError):
+            return self._error(
+                "tls",
+                f"does not speak TLS as expected: {_said(exc.reason or str(exc))}",
+                "check SMTP_PORT and SMTP_SECURITY (tls is usually port 465, starttls 587)",
+            )
+        if isinstance(exc, smtplib.SMTPServerDisconnected):
+            return self._error("out_of_reach", f"ended the connection: {_said(str(exc))}", cure)
+        if isinstance(exc, UnicodeError):
+            return self._error(
+                "rejected", "cannot be used: only ASCII names are possible", f"{cure}; check MAIL_FROM"
+            )
+        return self._error("out_of_reach", f"cannot be reached: {_said(exc.strerror or str(exc))}", cure)
+
+    def _error(self, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:
+        where = f"{one_line(self._server.host)}:{self._server.port}"
+        is_temporary = kind == "out_of_reach" or (code is not None and 400 <= code < 500)
+        return NotifyError(
+            f"mail server {where} {said}", kind=kind, hint=hint, retryable=is_temporary, status_code=code
+        )
+
+
+def _kind_of(code: int) -> str:
+    """5xx is a refusal; a 4xx passes, and so may nonsense (smtplib's -1)."""
+    return "rejected" if code >= 500 else "out_of_reach"
+
+
+def _said(text: bytes | str) -> str:
+    """What a server said, fit for a message."""
+    return one_line(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, limit=300)
+
+
+def _as_bytes(text: bytes | str) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+
+
+def _is_sendable(recipient: str) -> bool:
+    """Exactly one address, which smtplib can put into a command (it would take the first of several)."""
+    from email.utils import getaddresses
+
+    addresses = [address for _, address in getaddresses([recipient])]
+    return (
+        recipient.isprintable()
+        and len(addresses) == 1
+        and "@" in addresses[0]
+        and addresses[0].isascii()
+        and " " not in addresses[0]
+    )
+
+
+def _own_name() -> str:
+    """The name for EHLO, without asking the DNS: smtplib's own choice, socket.getfqdn, can hang."""
+    import socket
+
+    name = socket.gethostname()
+    return name if "." in name and name.isascii() else "[127.0.0.1]"

@@ -1,0 +1,607 @@
+"""The messages: what they say, what they never say, and what a hostile name cannot do to them."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from html.parser import HTMLParser
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from shared.models import Attempt, Campaign, Notice, NoticeKind, UploadTotals
+from shared.notifier import (
+    GIVE_UP_AFTER,
+    TEMPLATES,
+    Composer,
+    build_message,
+    one_line,
+    pause_after,
+    reset_command,
+    reset_sql,
+)
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
+REASON = 'the folder "Master Assets" holds no live assets'
+RESET = (
+    "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"
+    " a1_permanently_failed = FALSE, a1_failure_reason = NULL WHERE campaign_id = "
+)
+ORDINARY_NAMES = [
+    "Summer Launch",
+    'O\'Neill "Spring" & Söhne <50% off>',
+    "Größe & Übergröße",
+    "🎄 Weihnachten 👩‍👩‍👧 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "夏のキャンペーン",
+    "حملة الصيف",
+    "Two  spaces",
+    "C:\\new\\table {{ name }} %s",
+    "=?utf-8?q?=0ABcc:_x=40example.com?=",
+]
+hostile_text = st.text(
+    st.one_of(
+        st.characters(),
+        st.sampled_from(list("\r\n\0\t\x0b\x0c\x1b\x85\u2028\u2029\u202e\u2066\ufeff\ud800<>&\"'\\:;=?-$`")),
+    ),
+    max_size=80,
+)
+
+
+def composer(max_attempts: int = 3, **overrides: object) -> Composer:
+    given_values: dict[str, object] = {
+        "timezone": ZoneInfo("Europe/Rome"),
+        "max_attempts": max_attempts,
+        "folder_name": "Master Assets",
+        "error_recipients": ("support@example.com", "oncall@example.com"),
+        "success_recipients": ("campaigns@example.com",),
+    }
+    return Composer(**(given_values | overrides))  # type: ignore[arg-type]
+
+
+def campaign(name: str = "Summer Launch", number: str = "C-1001", campaign_id: str = HEX_ID) -> Campaign:
+    return Campaign(campaign_id, number, name, "A1")
+
+
+def retry(about: Campaign, attempt: int = 1, max_attempts: int = 3, reason: str = REASON) -> Notice:
+    return composer(max_attempts).retry(
+        about,
+        Attempt(attempt, counted=True, permanently_failed=False),
+        reason=reason,
+        next_run_at=NOW + timedelta(minutes=3),
+        now=NOW,
+    )
+
+
+def permanent(about: Campaign, max_attempts: int = 3, reason: str = REASON) -> Notice:
+    last = Attempt(max_attempts, counted=True, permanently_failed=True)
+    return composer(max_attempts).permanent(about, last, reason=reason, now=NOW)
+
+
+def success(about: Campaign, assets: int = 14, size: int = 73_400_320, folder: str = "3123") -> Notice:
+    notice = composer().success(about, UploadTotals(assets, size), box_folder_id=folder, now=NOW)
+    assert notice is not None
+    return notice
+
+
+def error(
+    about: Campaign,
+    message: str = "Box refused",
+    hint: str = "invite the app",
+    kind: str = "forbidden",
+    is_reminder: bool = False,
+) -> Notice:
+    return composer().error(
+        about,
+        message=message,
+        hint=hint,
+        kind=kind,
+        began_at=NOW - timedelta(hours=25),
+        is_reminder=is_reminder,
+        counted_attempts=1,
+        now=NOW,
+    )
+
+
+def all_notices(about: Campaign, text: str = REASON) -> list[Notice]:
+    return [
+        retry(about, reason=text),
+        permanent(about, reason=text),
+        success(about, folder=text),
+        error(about, message=text, hint=text, kind=text),
+    ]
+
+
+class Page(HTMLParser):
+    """What a mail client would see: tags, attributes, text without the preheader's padding."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.chunks: list[str] = []
+        self.comments: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.chunks.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.chunks).split())
+
+
+def parts(notice: Notice) -> tuple[str, str]:
+    """Both parts as people read them, on one line each."""
+    return " ".join(notice.text.split()), Page(notice.html).text
+
+
+def read_back(notice: Notice, sender: str = "A1 to A2 <a1@example.com>") -> EmailMessage:
+    data = build_message(notice, sender).as_bytes()
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+# --- subjects -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("attempt", "max_attempts"), [(1, 3), (2, 3), (4, 7)])
+def test_subject__retry(attempt: int, max_attempts: int) -> None:
+    notice = retry(campaign(), attempt, max_attempts)
+    assert notice.subject == f"⚠️ No Assets Found (Attempt {attempt}/{max_attempts}) - Campaign Summer Launch"
+    assert notice.kind is NoticeKind.RETRY
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3, 5])
+def test_subject__permanent(max_attempts: int) -> None:
+    notice = permanent(campaign(), max_attempts)
+    assert notice.subject == (
+        f"❌ PERMANENTLY FAILED - Campaign Summer Launch (No Assets After {max_attempts} Attempts)"
+    )
+    assert notice.kind is NoticeKind.PERMANENT
+
+
+def test_subject__success_and_error() -> None:
+    assert success(campaign()).subject == "✅ Uploaded to Box - Campaign Summer Launch (14 assets)"
+    assert error(campaign()).subject == "🛑 A1→A2 Error - Campaign Summer Launch"
+
+
+@pytest.mark.parametrize("name", ORDINARY_NAMES)
+def test_name__ordinary_stays_as_it_is(name: str) -> None:
+    assert one_line(name) == name
+    for notice in all_notices(campaign(name)):
+        assert f"Campaign {name}" in notice.subject
+        assert name in notice.text
+        assert " ".join(name.split()) in Page(notice.html).text
+        assert read_back(notice)["Subject"] == notice.subject
+
+
+def test_name__missing_falls_back_to_number_then_id() -> None:
+    assert error(campaign(name="\n")).subject == "🛑 A1→A2 Error - Campaign C-1001"
+    assert error(campaign(name="", number="")).subject == f"🛑 A1→A2 Error - Campaign {HEX_ID}"
+
+
+# --- what each says -----------------------------------------------------------------------------------------
+
+
+def test_retry__says_everything_in_both_parts() -> None:
+    for part in parts(retry(campaign())):
+        for must in (
+            "Summer Launch",
+            "C-1001",
+            HEX_ID,
+            "1 of 3, 2 remaining",
+            REASON,
+            "at about 14:03 CET on Monday 23 November 2026 (Europe/Rome), when the orchestrator is running",
+            "Master Assets",
+            "move it out of A1",
+            "After attempt 3 one final e-mail is sent",
+            "left in peace",
+        ):
+            assert must in part
+        for must_not in ("UPDATE campaign_status", "a1_retry.py", "last attempt", "None", "{{", "{%"):
+            assert must_not not in part
+
+
+def test_retry__the_last_but_one_says_so() -> None:
+    for part in parts(retry(campaign(), attempt=2)):
+        assert "2 of 3, 1 remaining" in part
+        assert "That is the last attempt" in part
+        assert "another e-mail like this one" not in part
+
+
+def test_retry__numbers_follow_the_setting() -> None:
+    for part in parts(retry(campaign(), attempt=4, max_attempts=12)):
+        assert "4 of 12, 8 remaining" in part
+        assert "After attempt 12 " in part
+        assert "of 3" not in part
+
+
+def test_permanent__says_everything_in_both_parts() -> None:
+    for part in parts(permanent(campaign())):
+        for must in (
+            "Summer Launch",
+            "C-1001",
+            HEX_ID,
+            REASON,
+            "the last e-mail about it",
+            "until somebody resets it",
+            f"{RESET}'{HEX_ID}';",
+            f"python scripts/a1_retry.py reset {HEX_ID}",
+            "attempt 1 of 3",
+        ):
+            assert must in part
+        assert "permanently failed" in part.lower()
+        for must_not in ("looked at again", "retry notice", "None", "{{", "{%"):
+            assert must_not not in part
+
+
+def test_permanent__sql_and_command_stand_on_lines_of_their_own() -> None:
+    lines = permanent(campaign()).text.splitlines()
+    assert f"{RESET}'{HEX_ID}';" in lines
+    assert f"python scripts/a1_retry.py reset {HEX_ID}" in lines
+
+
+def test_permanent__one_attempt_is_singular_in_the_body() -> None:
+    for part in parts(permanent(campaign(), max_attempts=1)):
+        assert "after 1 attempt " in part.lower()
+
+
+def test_permanent__command_is_configurable() -> None:
+    notice = composer(retry_command="/opt/a1/reset.sh").permanent(
+        campaign(), Attempt(3, counted=True, permanently_failed=True), reason=REASON, now=NOW
+    )
+    assert f"\n/opt/a1/reset.sh reset {HEX_ID}\n" in notice.text
+
+
+def test_success__says_everything_in_both_parts() -> None:
+    notice = success(campaign())
+    for part in parts(notice):
+        for must in ("Summer Launch", "C-1001", HEX_ID, "14", "73.4 MB (73,400,320 bytes)", "A2"):
+            assert must in part
+        assert "https://app.box.com/folder/3123" in part
+        assert "attempt" not in part.lower()
+    assert ("a", "href", "https://app.box.com/folder/3123") in Page(notice.html).attributes
+
+
+def test_success__without_a_folder_there_is_no_link() -> None:
+    notice = success(campaign(), folder="")
+    assert "app.box.com" not in notice.text + notice.html
+    assert "a" not in Page(notice.html).tags
+
+
+def test_success__nobody_to_tell() -> None:
+    quiet = composer(success_recipients=())
+    assert quiet.success(campaign(), UploadTotals(1, 1), box_folder_id="1", now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB (1,000 bytes)"),
+        (999_949, "999.9 kB (999,949 bytes)"),
+        (999_960, "1.0 MB (999,960 bytes)"),
+        (5_000_000_000, "5.0 GB (5,000,000,000 bytes)"),
+        (10**18, "1,000.0 PB (1,000,000,000,000,000,000 bytes)"),
+    ],
+)
+def test_success__size_in_human_units(size: int, words: str) -> None:
+    assert re.search(rf"^  Size +{re.escape(words)}$", success(campaign(), size=size).text, re.MULTILINE)
+
+
+def test_error__says_everything_in_both_parts() -> None:
+    for part in parts(error(campaign())):
+        for must in (
+            "Summer Launch",
+            "C-1001",
+            HEX_ID,
+            "Box refused",
+            "invite the app",
+            "forbidden",
+            "13:00 CET on Sunday 22 November 2026 (Europe/Rome)",
+            "1 of 3 spent; this failure did not spend an attempt",
+            "at most once a day",
+            "tries again by itself",
+        ):
+            assert must in part
+        for must_not in ("reminder:", "no cure", "update campaign_status", "none"):
+            assert must_not not in part.lower()
+
+
+def test_error__reminder_and_unknown_cure() -> None:
+    for part in parts(error(campaign(), hint="", is_reminder=True)):
+        assert "reminder: it still lasts" in part.lower()
+        assert "No cure is known" in part
+
+
+def test_notice__carries_its_data() -> None:
+    notice, again = retry(campaign()), retry(campaign())
+    assert notice.recipients == ("support@example.com", "oncall@example.com")
+    assert success(campaign()).recipients == ("campaigns@example.com",)
+    assert (notice.campaign_id, notice.created_at) == (HEX_ID, NOW)
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", notice.id)
+    assert notice.id != again.id
+
+
+@pytest.mark.parametrize(
+    ("at", "zone", "words"),
+    [
+        # the same wall time twice, in autumn
+        (datetime(2026, 10, 25, 0, 30, tzinfo=UTC), "Europe/Rome", "02:30 CEST on Sunday 25 October 2026"),
+        (datetime(2026, 10, 25, 1, 30, tzinfo=UTC), "Europe/Rome", "02:30 CET on Sunday 25 October 2026"),
+        # a zone without an abbreviation
+        (NOW, "America/Sao_Paulo", "10:00 UTC-03 on Monday 23 November 2026 (America/Sao_Paulo)"),
+    ],
+)
+def test_time__is_local_and_unmistakable(at: datetime, zone: str, words: str) -> None:
+    notice = composer(timezone=ZoneInfo(zone)).retry(
+        campaign(),
+        Attempt(1, counted=True, permanently_failed=False),
+        reason=REASON,
+        next_run_at=at,
+        now=NOW,
+    )
+    assert words in notice.text
+
+
+def test_time__naive_is_refused() -> None:
+    with pytest.raises(ValueError, match="aware"):
+        composer().permanent(
+            campaign(),
+            Attempt(3, counted=True, permanently_failed=True),
+            reason=REASON,
+            now=NOW.replace(tzinfo=None),
+        )
+
+
+def test_html__fetches_nothing_and_is_small() -> None:
+    for notice in all_notices(campaign()):
+        page = Page(notice.html)
+        assert not {"img", "link", "script", "iframe", "form"} & set(page.tags)
+        assert not {name for _, name, _ in page.attributes} & {"src", "background", "srcset"}
+        assert "url(" not in notice.html
+        assert "@import" not in notice.html
+        assert ("html", "lang", "en") in page.attributes
+        assert len(notice.html.encode()) < 40_000  # Gmail cuts at 102 kB
+
+
+def test_templates__three_files_with_true_extensions_each() -> None:
+    expected = {f"{kind}.{end}.j2" for kind in NoticeKind for end in ("subject.txt", "txt", "html")}
+    assert expected <= {path.name for path in TEMPLATES.iterdir()}
+
+
+def test_import__stays_cheap() -> None:
+    code = (
+        "import sys, shared.notifier;"
+        "sys.exit(str({'jinja2', 'smtplib', 'ssl', 'email.message', 'socket'} & set(sys.modules) or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-B", "-c", code],
+        cwd=SCRIPTS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == ""
+
+
+# --- hostile text -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\r\nBcc: x@y", "a Bcc: x@y"),
+        ("a\0b", "a b"),
+        ("a \n\t \u2028 b", "a b"),
+        ("\u202eevil\u202c \u2066x\u2069", "evil x"),
+        ("\ufeffname", "name"),
+        ("bad \ud800 half", "bad \ufffd half"),
+        ("a\x1b[31mb\x85c", "a [31mb c"),
+        (" \n ", ""),
+        ("x" * 501, "x" * 499 + "…"),
+        ("x" * 500, "x" * 500),
+    ],
+)
+def test_one_line__cleans(text: str, line: str) -> None:
+    assert one_line(text) == line
+
+
+@given(hostile_text)
+def test_one_line__is_one_safe_line(text: str) -> None:
+    line = one_line(text)
+    assert len(line.splitlines()) <= 1
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]", line)
+    assert one_line(line) == line
+    assert line.encode().decode() == line
+
+
+def test_one_line__long_text_is_no_trap() -> None:
+    assert one_line(" " * 2_000_000 + "x\n" * 100_000, limit=5) == "x x…"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(name=hostile_text, text=hostile_text, campaign_id=hostile_text)
+@example("x\r\nBcc: evil@example.com", "\r\n.\r\nMAIL FROM:<x@y>", "a\r\nX-Evil: 1")
+@example("=?utf-8?q?a=0D=0ABcc:_evil=40example.com?=", "</title><script>", "=?utf-8?b?Cg==?=")
+@example("a" * 3000, "b" * 3000, "'; DROP TABLE campaign_status; --")
+@example("x --><script>alert(1)</script>", '" onmouseover="x', "-rf")
+def test_hostile__cannot_break_header_or_html(name: str, text: str, campaign_id: str) -> None:
+    calm = all_notices(campaign())
+    for notice, model in zip(
+        all_notices(campaign(name, text, campaign_id), text if one_line(text) else "x"), calm, strict=True
+    ):
+        data = build_message(notice, "a1@example.com").as_bytes()
+        assert max(map(len, data.split(b"\r\n"))) <= 998
+        assert b"\n" not in data.replace(b"\r\n", b"")
+        assert data.isascii()
+        message = email.message_from_bytes(data, policy=email.policy.default)
+        assert message.keys() == read_back(model).keys()
+        assert message["Subject"] == notice.subject
+        assert not message.defects
+        page, calm_page = Page(notice.html), Page(model.html)
+        assert page.tags == calm_page.tags
+        assert page.comments == calm_page.comments
+        assert [(tag, key) for tag, key, _ in page.attributes] == [
+            (tag, key) for tag, key, _ in calm_page.attributes
+        ]
+        # as many lines as ever: none was forged
+        assert len(notice.text.splitlines()) == len(model.text.splitlines())
+
+
+def sql_literal(statement: str) -> str:
+    """The value of the only literal, read as PostgreSQL does; fails when anything but `;` follows it."""
+    assert statement.startswith(RESET)
+    rest = statement.removeprefix(RESET)
+    has_escapes = rest.startswith("E'")
+    position, value = (2 if has_escapes else 1), ""
+    assert rest[position - 1] == "'"
+    while True:
+        char = rest[position]
+        if rest.startswith("''", position):
+            value, position = value + "'", position + 2
+        elif char == "'":
+            break
+        elif char == "\\":
+            # outside E'' a backslash means one thing or another, as standard_conforming_strings has it
+            assert has_escapes
+            if rest[position + 1] == "\\":
+                value, position = value + "\\", position + 2
+            else:
+                digits = {"u": 4, "U": 8}[rest[position + 1]]
+                value += chr(int(rest[position + 2 : position + 2 + digits], 16))
+                position += 2 + digits
+        else:
+            value, position = value + char, position + 1
+    assert rest[position:] == "';"
+    return value
+
+
+@given(hostile_text)
+@example("'; DROP TABLE campaign_status; --")
+@example("\\'; DROP TABLE campaign_status; --")
+@example("\\")
+@example("it''s")
+@example("a\n\\! rm -rf /")
+@example("😀\u202e")
+def test_reset_sql__literal_round_trip(campaign_id: str) -> None:
+    statement = reset_sql(campaign_id)
+    assert sql_literal(statement) == campaign_id
+    assert statement.isprintable()
+
+
+def test_reset_sql__ordinary_id_is_a_plain_literal() -> None:
+    assert reset_sql(HEX_ID) == f"{RESET}'{HEX_ID}';"
+    assert reset_sql("it's") == f"{RESET}'it''s';"
+    assert reset_sql("a\\b") == f"{RESET}E'a\\\\b';"
+
+
+def test_reset_command__quotes_for_the_shell() -> None:
+    assert reset_command(HEX_ID) == f"python scripts/a1_retry.py reset {HEX_ID}"
+    assert reset_command("-x") == "python scripts/a1_retry.py reset -- -x"
+    assert reset_command("a b'; rm -rf ~") == "python scripts/a1_retry.py reset 'a b'\"'\"'; rm -rf ~'"
+    assert reset_command("") == "python scripts/a1_retry.py reset ''"
+
+
+@settings(max_examples=40, deadline=None)
+@given(hostile_text.filter(lambda text: "\0" not in text and not re.search("[\ud800-\udfff]", text)))
+@example("a\n$(touch /tmp/x)`id`")
+@example("é\u202e0f\n9")
+def test_reset_command__round_trip_in_bash(campaign_id: str) -> None:
+    command = reset_command(campaign_id, "printf '%s\\0'")
+    assert command.isprintable()
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    words = [word.decode() for word in done.stdout.split(b"\0")[:-1]]
+    assert words == ["reset", *(["--"] if campaign_id.startswith("-") else []), campaign_id]
+
+
+def test_reset_command__nul_does_not_name_another_campaign() -> None:
+    assert HEX_ID not in shlex.split(reset_command(f"{HEX_ID}\0x"))
+    assert "\\x00" not in reset_command(f"{HEX_ID}\0x")
+
+
+# --- the message on the wire --------------------------------------------------------------------------------
+
+
+def test_message__headers() -> None:
+    notice = retry(campaign())
+    message = read_back(notice, "Kampagnen, Büro <a1@mail.example.com>".replace("Kampagnen,", "Kampagnen"))
+    assert message["From"].addresses[0].addr_spec == "a1@mail.example.com"
+    assert message["From"].addresses[0].display_name == "Kampagnen Büro"
+    assert message["To"] == "support@example.com, oncall@example.com"
+    assert message["Date"].datetime == NOW
+    assert message["Message-ID"] == f"<{notice.id}@mail.example.com>"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["X-Campaign-Id"] == HEX_ID
+    assert message.get_content_type() == "multipart/alternative"
+    text, html = message.iter_parts()
+    assert (text.get_content_type(), html.get_content_type()) == ("text/plain", "text/html")
+    assert text.get_content_charset() == html.get_content_charset() == "utf-8"
+    assert text.get_content().replace("\r\n", "\n") == notice.text
+    assert html.get_content().replace("\r\n", "\n") == notice.html
+
+
+def test_message__long_subject_folds_and_reads_back() -> None:
+    for name in ("Läuft " * 80, "夏" * 300, "x" * 499, "👩‍👩‍👧" * 60):
+        notice = retry(campaign(name.strip()))
+        data = build_message(notice, "a1@example.com").as_bytes()
+        assert max(map(len, data.split(b"\r\n"))) <= 100
+        assert read_back(notice)["Subject"] == notice.subject
+
+
+def test_message__many_recipients_all_show() -> None:
+    everybody = tuple(f"person{n}@example.com" for n in range(40))
+    notice = composer(error_recipients=everybody).permanent(
+        campaign(), Attempt(3, counted=True, permanently_failed=True), reason=REASON, now=NOW
+    )
+    assert [address.addr_spec for address in read_back(notice)["To"].addresses] == list(everybody)
+
+
+# --- pauses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tries", "minutes"),
+    [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        (4, 2),
+        (5, 4),
+        (6, 8),
+        (7, 16),
+        (8, 32),
+        (9, 60),
+        (10, 60),
+        (10**9, 60),
+    ],
+)
+def test_pause_after__table(tries: int, minutes: int) -> None:
+    assert pause_after(tries) == timedelta(minutes=minutes)
+
+
+def test_give_up_after__is_five_days() -> None:
+    assert timedelta(days=5) == GIVE_UP_AFTER
