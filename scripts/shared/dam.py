@@ -16,18 +16,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as HttpTimeoutError
 from urllib3.util.retry import Retry
 
 from shared.errors import ConfigError, DamError
 from shared.models import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=BaseException)
 
 API = "/otmmapi/v6"
 CONNECT_TIMEOUT_SECONDS = 10
@@ -504,7 +507,7 @@ class DamClient:
     ) -> DamError | ConfigError:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
         host = urlsplit(self._settings.base_url).netloc
-        cause = _ssl_cause(exc)
+        cause = _cause(exc, ssl.SSLError)
         if isinstance(cause, ssl.SSLCertVerificationError):
             if cause.verify_code == _HOSTNAME_MISMATCH:
                 return ConfigError(f"DAM_BASE_URL: {host} shows a certificate made for another name")
@@ -519,7 +522,7 @@ class DamClient:
                 f"DAM_PFX_PATH: {host} refused the client certificate {self._settings.pfx_path}"
                 f" ({cause.reason or cause})"
             )
-        elif isinstance(exc, requests.Timeout):
+        elif _cause(exc, TimeoutError) or _cause(exc, HttpTimeoutError):
             detail = f"no answer within {self._settings.timeout_seconds:g} s"
         else:
             detail = type(exc).__name__
@@ -903,13 +906,13 @@ def _raise_for_exception_body(answer: Mapping[str, Any], what: str, item_id: str
         )
 
 
-def _ssl_cause(exc: BaseException) -> ssl.SSLError | None:
-    """The TLS error below an exception of requests, which wraps it several times over."""
+def _cause(exc: BaseException, wanted: type[E]) -> E | None:
+    """The first error of a type below an exception of requests, which wraps what it got several times over."""
     waiting: list[object] = [exc]
     seen: set[int] = set()
     while waiting:
         current = waiting.pop()
-        if isinstance(current, ssl.SSLError):
+        if isinstance(current, wanted):
             return current
         if isinstance(current, BaseException) and id(current) not in seen:
             seen.add(id(current))

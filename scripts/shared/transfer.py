@@ -240,8 +240,8 @@ def _copy_patiently(job: TransferJob, asset: Asset, place: _Place) -> BoxFile:
                     existing = job.box.read_file(exc.existing_id)
             elif exc.kind in NAME_REFUSALS:
                 name = strict_name(name, asset.id)
-            elif exc.is_out_of_reach or not exc.retryable:
-                raise  # a system out of reach has been tried patiently already
+            elif exc.is_out_of_reach or not exc.retryable or (exc.status_code or 0) >= 500:
+                raise  # the client has tried patiently already
             logger.info("asset %s, try %d: %s", asset.id, tries, exc)
     raise AssertionError("unreachable: the last try returns or raises")
 

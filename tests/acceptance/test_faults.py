@@ -1,0 +1,569 @@
+"""Faults of the systems around, through the script: nothing counted that should not be, nothing lost or
+doubled, no A2 without the bytes, and no other campaign left undone."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from simulators.dam import GeneratedContent
+from world import World
+
+ERROR = "🛑 A1→A2 Error - Campaign Broken"
+LISTING = r"GET /otmmapi/v6/folders/{broken_folder}/children"
+CAMPAIGN_LISTING = r"GET /otmmapi/v6/folders/{broken}/children"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A campaign that a fault is aimed at, and one beside it that must not suffer."""
+
+    broken: str
+    broken_folder: str
+    healthy: str
+    assets: tuple[str, ...]
+
+
+def add_pair(world: World, *, empty: bool = False) -> Pair:
+    """The broken one comes first in the search, so that it could take the other one with it."""
+    files = () if empty else (("a.jpg", b"a" * 100), ("b.pdf", b"b" * 200))
+    broken = world.dam.add_campaign("Broken", "C-1", campaign_id="0" * 39 + "1")
+    folder = world.dam.master_assets_folder(broken)
+    assets = tuple(world.dam.add_asset(folder, name, content) for name, content in files)
+    healthy = world.add_full_campaign("Healthy", "C-2")
+    return Pair(broken, folder, healthy, assets)
+
+
+def assert_uploaded_whole(world: World, pair: Pair) -> None:
+    """The broken campaign has arrived: A2, its bytes in Box once, no lock, counter at zero."""
+    assert world.dam.status(pair.broken) == "A2"
+    assert world.dam.lock_state(pair.broken) is None
+    assert {path: size for path, (size, _) in world.box_files().items() if path.startswith("C-1 ")} == {
+        "C-1 - Broken/a.jpg": 100,
+        "C-1 - Broken/b.pdf": 200,
+    }
+    assert world.box_files()["C-1 - Broken/a.jpg"][1] == hashlib.sha1(b"a" * 100).hexdigest()
+    assert not world.box.open_sessions()
+    row = world.row(pair.broken)
+    assert (row["status"], row["a1_retry_count"]) == ("A2", 0)
+    assert world.subjects.count("✅ Uploaded to Box - Campaign Broken (2 assets)") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The DAM
+
+
+@pytest.mark.parametrize(
+    ("match", "fault", "wanted_kind"),
+    [
+        pytest.param(LISTING, {"status": 401}, "DAM/not_logged_in", id="401 for ever"),
+        pytest.param(LISTING, {"status": 403}, "DAM/forbidden", id="403"),
+        pytest.param(LISTING, {"status": 404}, "DAM/not_found", id="404"),
+        pytest.param(CAMPAIGN_LISTING, {"status": 404}, "DAM/not_found", id="404 on the campaign"),
+        pytest.param(LISTING, {"status": 500}, "DAM/dam_error", id="500"),
+        pytest.param(LISTING, {"status": 502, "html": True}, "DAM/out_of_reach", id="HTML 502"),
+        pytest.param(LISTING, {"status": 200, "html": True}, "DAM/not_logged_in", id="HTML 200"),
+        pytest.param(LISTING, {"drop": "before"}, "DAM/out_of_reach", id="dropped connection"),
+        pytest.param(LISTING, {"truncate": 10}, "DAM/out_of_reach", id="answer cut short"),
+        pytest.param(LISTING, {"body": {}}, "DAM/bad_answer", id="JSON without a listing"),
+        pytest.param(LISTING, {"body": b"{not json"}, "DAM/bad_answer", id="no JSON at all"),
+        pytest.param(
+            LISTING,
+            {"body": {"exception_body": {"http_response_code": 500, "message": "index"}}},
+            "DAM/dam_error",
+            id="200 carrying an error",
+        ),
+    ],
+)
+def test_empty_folder__is_not_counted_when_listing_failed(
+    world: World, match: str, fault: dict[str, object], wanted_kind: str
+) -> None:
+    pair = add_pair(world, empty=True)
+    injected = world.dam.fail(match.format(broken=pair.broken, broken_folder=pair.broken_folder), **fault)
+    for _ in range(2):
+        run = world.upload()
+        assert run.exit_code == 4, run.stderr
+        assert run.outcomes[pair.broken] == "failed"
+    assert injected.hits >= 2
+    assert run.report["campaigns"][0]["error"]
+    assert world.dam.status(pair.healthy) == "A2", "the next campaign is done all the same"
+    assert world.row(pair.broken)["a1_retry_count"] == 0
+    assert world.subjects.count(ERROR) == 1, "one error notice when it begins, none for the second run"
+    assert world.sql("SELECT kind FROM campaign_errors") == [{"kind": wanted_kind}]
+
+    world.dam.clear_faults()
+    assert world.upload().outcomes[pair.broken] == "empty"
+    assert world.row(pair.broken)["a1_retry_count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("match", "fault"),
+    [
+        pytest.param(r"GET .*/children", {"status": 401, "times": 1}, id="token ends in mid-run"),
+        pytest.param(r"GET .*/children", {"status": 503, "times": 2, "retry_after": 0}, id="503 twice"),
+        pytest.param(r"GET .*/children", {"drop": "before", "times": 2}, id="dropped twice"),
+        pytest.param(r"POST .*/search/text", {"status": 502, "html": True, "times": 1}, id="search 502"),
+        pytest.param(r"POST .*/oauth2/token", {"status": 500, "times": 1}, id="login 500"),
+        pytest.param(r"GET .*/contents", {"truncate": 50, "times": 2}, id="download cut short twice"),
+        pytest.param(r"GET .*/contents", {"status": 401, "times": 1}, id="download 401"),
+        pytest.param(r"GET .*/contents", {"drop": "before", "times": 1}, id="download dropped"),
+        pytest.param(r"PATCH ", {"drop": "after", "times": 1}, id="PATCH answer lost"),
+        pytest.param(r"PATCH ", {"status": 401, "times": 1}, id="PATCH 401"),
+        pytest.param(r"PUT .*/state", {"drop": "after", "times": 1}, id="lock answer lost"),
+    ],
+)
+def test_dam_fault__passing_ones_are_survived(world: World, match: str, fault: dict[str, object]) -> None:
+    pair = add_pair(world)
+    injected = world.dam.fail(match, **fault)
+    run = world.upload()
+    assert injected.hits >= 1
+    assert run.exit_code == 0, run.stderr
+    assert_uploaded_whole(world, pair)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param({"max_page_size": 1}, id="pages of one"),
+        pytest.param({"child_count_offset": 7}, id="wrong child count"),
+        pytest.param({"child_count_offset": -2}, id="child count says nothing is there"),
+        pytest.param({"single_object_lists": True}, id="a list of one is an object"),
+        pytest.param({"omit_empty_lists": True}, id="empty lists left out"),
+        pytest.param({"patch_404_after_save": True}, id="404 after a save"),
+        pytest.param({"status_is_lookup": True}, id="status is a lookup"),
+        pytest.param({"flat_metadata": True}, id="flat metadata"),
+        pytest.param({"html_login_on_expired": True}, id="login page instead of 401"),
+        pytest.param({"lock_refusal": "error"}, id="locks refused by status"),
+    ],
+)
+def test_dam_variants__all_lead_to_a2(world: World, option: dict[str, object]) -> None:
+    for name, value in option.items():
+        setattr(world.dam.options, name, value)
+    pair = add_pair(world)
+    empty = world.dam.add_campaign("Empty", "C-3")
+    ten = world.dam.add_campaign("Ten", "C-10", status="A10")
+    if "html_login_on_expired" in option:
+        world.dam.fail(r"GET .*/children", status=401, times=1)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert_uploaded_whole(world, pair)
+    assert run.outcomes == {pair.broken: "uploaded", pair.healthy: "uploaded", empty: "empty"}
+    assert world.dam.status(ten) == "A10"
+
+
+def test_listing__that_repeats_a_page_counts_nothing(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.options.ignore_after = True
+    world.dam.options.max_page_size = 1
+    run = world.upload("--campaign", pair.broken)
+    assert run.exit_code == 4
+    assert "repeats a page" in run.report["campaigns"][0]["error"]
+    assert world.row(pair.broken)["a1_retry_count"] == 0
+    assert world.dam.status(pair.broken) == "A1"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "wanted"),
+    [
+        pytest.param(
+            lambda world, pair: world.dam.add_folder(pair.broken, "Master Assets"),
+            "2 folders named",
+            id="two folders of that name",
+        ),
+        pytest.param(
+            lambda world, pair: setattr(world.dam.options, "lock_answer", "error"), "lock", id="lock refused"
+        ),
+        pytest.param(
+            lambda world, pair: setattr(world.dam.options, "lock_answer", "bulk_failed_list"),
+            "lock",
+            id="lock refused in a 200",
+        ),
+        pytest.param(
+            lambda world, pair: world.dam.lock(pair.broken, by="colleague"),
+            "colleague",
+            id="locked by another",
+        ),
+        pytest.param(
+            lambda world, pair: setattr(world.dam.options, "status_does_not_stick", True),
+            "still 'A1'",
+            id="A2 does not stick",
+        ),
+        pytest.param(
+            lambda world, pair: world.dam.fail(f"GET .*/assets/{pair.assets[0]}/contents", truncate=50),
+            "HTTP|broke|declared",
+            id="truncated for ever",
+        ),
+    ],
+)
+def test_upload__that_cannot_finish_stays_a1(
+    world: World, spoil: Callable[[World, Pair], object], wanted: str
+) -> None:
+    pair = add_pair(world)
+    spoil(world, pair)
+    for _ in range(2):
+        run = world.upload("--campaign", pair.broken)
+        assert run.exit_code == 4, run.stderr
+    error = run.report["campaigns"][0]["error"]
+    assert any(word in error for word in wanted.split("|")), error
+    assert world.dam.status(pair.broken) == "A1"
+    assert world.row(pair.broken)["a1_retry_count"] == 0
+    assert world.subjects == [ERROR]
+
+
+def test_declared_size__that_lies_is_no_success(world: World) -> None:
+    campaign = world.dam.add_campaign("Broken", "C-1")
+    world.dam.add_asset(world.dam.master_assets_folder(campaign), "a.jpg", b"a" * 10, declared_size=11)
+    run = world.upload()
+    assert run.exit_code == 4
+    assert "declared 11 bytes and sent 10" in run.report["campaigns"][0]["error"]
+    assert world.box_files() == {}
+
+
+def test_dam_down__exits_75_without_mail(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.stop()
+    run = world.upload()
+    assert (run.exit_code, world.subjects) == (75, [])
+    assert "out of reach" in run.stderr
+    world.dam.start()
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_dam_silence__ends_by_a_time_out(world: World) -> None:
+    add_pair(world)
+    world.dam.fail(r"POST .*/search/text", delay=30, times=3)
+    run = world.upload(DAM_TIMEOUT_SECONDS="0.5")
+    assert run.exit_code == 75
+    assert "no answer within 0.5 s" in run.stderr
+
+
+def test_index_lag__a_campaign_just_done_is_recognised(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.options.index_lag = True
+    assert world.upload().outcomes[pair.broken] == "uploaded"
+    world.box.clear_requests()
+    again = world.upload()
+    assert again.outcomes == {pair.broken: "not_a1", pair.healthy: "not_a1"}
+    assert not world.box.requests
+    assert_uploaded_whole(world, pair)
+
+
+def test_leftover_lock__of_a_killed_run_is_ours(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.lock(pair.broken, by=world.dam.username)
+    world.dam.options.lock_answer = "error"
+    assert world.upload("--campaign", pair.broken).exit_code == 0
+    assert world.dam.status(pair.broken) == "A2"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Box
+
+
+@pytest.mark.parametrize(
+    ("match", "fault"),
+    [
+        pytest.param(r"POST .*/files/content", {"status": 401, "times": 1}, id="401"),
+        pytest.param(r"POST .*/files/content", {"status": 429, "retry_after": 1, "times": 1}, id="429"),
+        pytest.param(
+            r"POST .*/files/content",
+            {"status": 429, "retry_after": "Tue, 24 Nov 2020 00:00:00 GMT", "times": 1},
+            id="429 with a date",
+        ),
+        pytest.param(r"POST .*/files/content", {"status": 500, "times": 1}, id="500"),
+        pytest.param(r"POST .*/files/content", {"drop": "before", "times": 1}, id="dropped before"),
+        pytest.param(r"POST .*/files/content", {"drop": "after", "times": 1}, id="dropped after"),
+        pytest.param(r"POST /2.0/folders", {"drop": "after", "times": 1}, id="folder dropped after"),
+        pytest.param(
+            r"POST /2.0/folders", {"status": 500, "effect": True, "times": 1}, id="folder 500 after"
+        ),
+        pytest.param(r"POST /oauth2/token", {"status": 429, "times": 1}, id="login 429"),
+    ],
+)
+def test_box_fault__passing_ones_are_survived(world: World, match: str, fault: dict[str, object]) -> None:
+    pair = add_pair(world)
+    injected = world.box.fail(match, **fault)
+    run = world.upload()
+    assert injected.hits >= 1
+    assert run.exit_code == 0, run.stderr
+    assert_uploaded_whole(world, pair)
+
+
+def test_box_wrong_sha1__once_in_an_answer_is_asked_again(world: World) -> None:
+    pair = add_pair(world)
+    world.box.options.wrong_sha1 = True
+    world.box.options.wrong_sha1_times = 1
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_box_wrong_sha1__that_stays_is_no_success(world: World) -> None:
+    pair = add_pair(world)
+    world.box.options.wrong_sha1 = True
+    run = world.upload("--campaign", pair.broken)
+    assert run.exit_code == 4
+    assert "Box holds" in run.report["campaigns"][0]["error"]
+    assert world.dam.status(pair.broken) == "A1"
+    world.box.options.wrong_sha1 = False
+    assert world.upload("--campaign", pair.broken).exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_box_down__is_no_campaigns_fault(world: World) -> None:
+    pair = add_pair(world)
+    empty = world.dam.add_campaign("Empty", "C-3")
+    world.box.stop()
+    run = world.upload()
+    assert run.exit_code == 75, run.stderr
+    assert run.outcomes == {pair.broken: "failed", pair.healthy: "failed", empty: "empty"}
+    assert world.subjects == ["⚠️ No Assets Found (Attempt 1/3) - Campaign Empty"]
+    world.box.start()
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_box_500__of_one_campaign_leaves_the_next(world: World) -> None:
+    pair = add_pair(world)
+    world.box.fail(r"POST .*/files/content", status=500, times=8)
+    run = world.upload()
+    assert run.exit_code == 4, run.stderr
+    assert world.dam.status(pair.broken) == "A1"
+    assert world.dam.status(pair.healthy) == "A2"
+    assert ERROR in world.subjects
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_box_names__taken_by_people_are_healed(world: World) -> None:
+    pair = add_pair(world)
+    folder = world.box.add_folder(world.box_root, "c-1 - BROKEN")
+    world.box.add_file(folder, "A.JPG", b"a" * 100)
+    world.box.add_file(folder, "b.pdf", b"an older layout")
+    run = world.upload("--campaign", pair.broken)
+    assert run.exit_code == 0, run.stderr
+    files = {file.name: (file.size, file.versions) for file in world.box.files() if file.parent_id == folder}
+    assert files == {"A.JPG": (100, 1), "b.pdf": (200, 2)}, "same bytes: left alone; others: a new version"
+
+
+def test_box_folder__renamed_and_moved_is_found_again(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1")
+    world.upload()
+    folder = next(folder for folder in world.box.folders() if folder.name == "C-1 - Summer")
+    world.box.rename("folder", folder.id, "Summer (agency's name)")
+    world.dam.set_status(campaign, "A1")
+    world.dam.add_asset(world.dam.master_assets_folder(campaign), "new.jpg", b"new")
+    assert world.upload().exit_code == 0
+    assert sorted(world.box_files()) == [
+        "Summer (agency's name)/a.jpg",
+        "Summer (agency's name)/b.pdf",
+        "Summer (agency's name)/new.jpg",
+    ]
+
+
+def test_same_number_and_name__never_share_a_folder(world: World) -> None:
+    first = world.add_full_campaign("Twin", "C-1", [("a.jpg", b"first")])
+    second = world.add_full_campaign("Twin", "C-1", [("a.jpg", b"second")])
+    assert world.upload().exit_code == 0
+    assert world.row(first)["box_folder_id"] != world.row(second)["box_folder_id"]
+    assert sorted(size for size, _ in world.box_files().values()) == [5, 6]
+
+
+def test_large_file__goes_up_in_parts_and_survives(world: World) -> None:
+    content = GeneratedContent(25 * 1024 * 1024 + 17, seed=7)
+    campaign = world.dam.add_campaign("Film", "C-1")
+    world.dam.add_asset(world.dam.master_assets_folder(campaign), "film.mp4", content)
+    world.box.options.commit_202 = 2
+    world.box.options.parts_mismatch_once = True
+    world.box.fail(r"PUT .*/upload_sessions/", status=503, times=1, skip=1, retry_after=0)
+    world.box.fail(r"PUT .*/upload_sessions/", drop="after", times=1, skip=1)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert world.box_files() == {"C-1 - Film/film.mp4": (content.size, content.sha1())}
+    assert not world.box.open_sessions()
+
+
+def test_large_file__failed_upload_leaves_no_session(world: World) -> None:
+    campaign = world.dam.add_campaign("Film", "C-1")
+    folder = world.dam.master_assets_folder(campaign)
+    world.dam.add_asset(folder, "film.mp4", GeneratedContent(25 * 1024 * 1024, seed=7))
+    world.dam.fail(r"GET .*/contents", truncate=10_000_000)
+    run = world.upload()
+    assert run.exit_code == 4
+    assert not world.box.open_sessions()
+    assert world.box_files() == {}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Mail, database, processes
+
+
+def test_smtp_down__delays_notices_and_loses_none(world: World) -> None:
+    campaign = world.dam.add_campaign("Summer Launch", "C-1001")
+    for _ in range(3):
+        run = world.upload(SMTP_PORT="1")
+        assert run.exit_code == 0, run.stderr
+        assert run.report["notices"]["sent"] == 0
+    assert world.row(campaign)["a1_permanently_failed"] is True
+    assert world.upload().report["notices"] == {"queued": 0, "sent": 3, "failed": 0}
+    assert [subject[:20] for subject in world.subjects] == [
+        "⚠️ No Assets Found (Attempt 1/3)"[:20],
+        "⚠️ No Assets Found (Attempt 2/3)"[:20],
+        "❌ PERMANENTLY FAILED"[:20],
+    ]
+    assert world.upload().report["notices"]["sent"] == 0
+
+
+def test_recipient_refused__others_get_it_once(world: World) -> None:
+    campaign = world.dam.add_campaign("Summer Launch", "C-1001")
+    world.mail.refuse("bad@example.com", 550, "no such user")
+    two = {"ERROR_NOTIFICATION_EMAILS": "support@example.com,bad@example.com"}
+    assert world.upload(**two).report["notices"] == {"queued": 1, "sent": 0, "failed": 1}
+    world.dam.set_status(campaign, "B1")
+    assert world.upload(**two).report["notices"] == {"queued": 0, "sent": 0, "failed": 1}
+    assert [received.envelope_to for received in world.mail.messages] == [("support@example.com",)]
+    owed = world.sql("SELECT recipient, tries, last_error FROM notice_deliveries WHERE sent_at IS NULL")
+    assert [(row["recipient"], row["last_error"]) for row in owed] == [
+        ("bad@example.com", "550 no such user")
+    ]
+
+
+def test_smtp_login_refused__says_so_and_keeps_the_notice(world: World) -> None:
+    world.dam.add_campaign("Summer Launch", "C-1001")
+    world.mail.refuse_login = True
+    run = world.upload(SMTP_USERNAME="robot", SMTP_PASSWORD="letmein-please")
+    assert run.exit_code == 0
+    assert run.report["notices"] == {"queued": 1, "sent": 0, "failed": 1}
+    assert "letmein-please" not in run.stderr
+    world.mail.refuse_login = False
+    assert world.upload().report["notices"] == {"queued": 1, "sent": 2, "failed": 0}
+
+
+def test_database_down__exits_75_before_any_other_call(world: World) -> None:
+    add_pair(world)
+    run = world.upload(DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:1/none")
+    assert run.exit_code == 75
+    assert "secret-word" not in run.stderr + run.stdout
+    assert not world.dam.requests
+
+
+def test_database_lost__in_the_middle_loses_nothing(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.fail(r"GET .*/contents", delay=1.5, times=1)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
+    world.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'a1_to_a2 %'"
+    )
+    run = world.finish(process)
+    assert run.exit_code == 75, run.stderr
+    assert world.dam.status(pair.broken) == "A1"
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_two_runs__one_works_the_other_says_who(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.fail(r"GET .*/contents", delay=2.0, times=1)
+    first = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
+    second = world.upload()
+    assert second.exit_code == 75
+    assert f":{first.pid} run " in second.stderr
+    assert world.finish(first).exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+@pytest.mark.parametrize(
+    ("system", "match"),
+    [
+        pytest.param("dam", r"POST .*/search/text", id="searching"),
+        pytest.param("dam", r"GET .*/contents", id="downloading"),
+        pytest.param("box", r"POST /2.0/folders", id="making the folder"),
+        pytest.param("box", r"POST .*/files/content", id="uploading"),
+        pytest.param("dam", r"PUT .*/state", id="locking"),
+        pytest.param("dam", r"PATCH ", id="setting A2"),
+        pytest.param("dam", r"GET .*/folders/0+1\?", id="re-reading"),
+    ],
+)
+def test_killed__and_run_again_is_as_if_never_killed(world: World, system: str, match: str) -> None:
+    pair = add_pair(world)
+    simulator = getattr(world, system)
+    # The effect takes place, the answer is late: the process dies between the two.
+    fault = simulator.fail(match, delay=5.0, times=1, skip=1 if "folders/0" in match else 0)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: fault.hits == 1)
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    simulator.clear_faults()
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    world.upload()
+    assert_uploaded_whole(world, pair)
+
+
+def test_killed__between_a2_and_the_record_keeps_the_notice(world: World) -> None:
+    pair = add_pair(world)
+    fault = world.dam.fail(rf"GET .*/folders/{pair.broken}\?", delay=5.0, times=1, skip=2)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: fault.hits == 1)
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    world.dam.clear_faults()
+    assert world.dam.status(pair.broken) == "A2"
+    assert "✅ Uploaded to Box - Campaign Broken (2 assets)" not in world.subjects
+    assert world.upload().outcomes[pair.broken] == "uploaded"
+    assert_uploaded_whole(world, pair)
+
+
+def test_mail_sent_but_answer_lost__comes_again_recognisably(world: World) -> None:
+    world.dam.add_campaign("Summer Launch", "C-1001")
+    world.mail.drop_after_data = True
+    world.upload()
+    world.mail.drop_after_data = False
+    world.dam.set_status(world.sql("SELECT campaign_id FROM campaign_status")[0]["campaign_id"], "B1")
+    world.upload()
+    ids = [received.message["Message-ID"] for received in world.mail.messages]
+    assert len(ids) == 2
+    assert ids[0] == ids[1]
+
+
+def test_sigterm__finishes_the_file_in_hand(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.fail(r"GET .*/contents", delay=1.0, times=1)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert run.exit_code == 75, run.stderr
+    assert run.outcomes == {pair.broken: "interrupted"}
+    assert len(world.box_files()) == 1
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+
+
+def test_error_notice__reminds_daily_while_it_lasts(world: World) -> None:
+    pair = add_pair(world, empty=True)
+    world.dam.fail(rf"GET .*/folders/{pair.broken_folder}/children", status=403)
+    for _ in range(3):
+        world.upload()
+    assert world.subjects.count(ERROR) == 1
+    world.sql("UPDATE campaign_errors SET began_at = began_at - interval '25 hours',"
+              " last_notice_at = last_notice_at - interval '25 hours'")  # fmt: skip
+    for _ in range(2):
+        world.upload()
+    assert world.subjects.count(ERROR) == 2
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Until it holds; polled, because it happens in another process."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen"
+        time.sleep(0.01)
