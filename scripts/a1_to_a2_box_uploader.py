@@ -304,7 +304,7 @@ class Pass:
             extra={"action": "campaign_failed", "campaign_id": failure.campaign.id, "kind": error.kind},
         )  # fmt: skip
         self._note(failure.campaign, Outcome.FAILED, attempt=failure.retry.retry_count, error=str(error))
-        if error.is_out_of_reach:
+        if error.is_system_wide:
             self._waiting.append(failure)
         else:
             self._report_failure(failure)
@@ -333,22 +333,25 @@ class Pass:
         self._report.queued += lasting.is_notice_due
 
     def _conclude(self) -> ExitCode:
-        """Tell a system that was down for everybody from a failure of one campaign, and say how the run ends.
+        """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.
 
-        A DAM or Box that nobody could reach is no campaign's fault and makes no campaign's e-mail: the exit
+        A DAM or Box that nobody could use is no campaign's fault and makes no campaign's e-mail: the exit
         code says so, and whoever starts the runs tells a person when it lasts.
         """
-        systemic = [item for item in self._waiting if item.error.system not in self._systems_that_answered]
+        systemic: list[AppError] = []
         for failure in self._waiting:
-            if failure not in systemic:
+            error = failure.error
+            if error.is_out_of_reach and error.system in self._systems_that_answered:
                 self._report_failure(failure)
+            else:
+                systemic.append(error)
         if self._has_bug:
             return ExitCode.BUG
         if self._has_failed:
             return ExitCode.SOME_FAILED
-        if systemic or self._is_interrupted:
-            return ExitCode.TRY_LATER
-        return ExitCode.OK
+        if systemic:
+            return max((error.exit_code for error in systemic), key=lambda code: code is ExitCode.BAD_CONFIG)
+        return ExitCode.TRY_LATER if self._is_interrupted else ExitCode.OK
 
     def _note(
         self,

@@ -429,7 +429,6 @@ def _api_error(what: str, info: Any) -> BoxError:
     hints = {
         "storage_limit_exceeded": "the Box account is full",
         "file_size_limit_exceeded": "the Box account does not take files of this size",
-        "not_found": "check BOX_ROOT_FOLDER_ID; the app's service account must be a collaborator",
     }
     if status in OUT_OF_REACH_STATUSES:
         kind = "out_of_reach"

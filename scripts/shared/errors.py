@@ -24,6 +24,10 @@ class ExitCode(IntEnum):
     TRY_LATER = 75
 
 
+SYSTEM_WIDE_KINDS = frozenset({"out_of_reach", "login_refused", "root_unusable", "storage_limit_exceeded"})
+"""Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
+
+
 class AppError(Exception):
     """An expected failure, told in a sentence that names the thing, and a cure when one is known.
 
@@ -64,8 +68,13 @@ class AppError(Exception):
 
     @property
     def is_out_of_reach(self) -> bool:
-        """The system itself did not answer: no campaign is to blame, and the next run may find it back."""
+        """The system did not answer, after patient repetition."""
         return self.kind == "out_of_reach"
+
+    @property
+    def is_system_wide(self) -> bool:
+        """Every campaign that needs this system would fail in the same way."""
+        return self.kind in SYSTEM_WIDE_KINDS
 
 
 class ConfigError(AppError):

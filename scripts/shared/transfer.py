@@ -89,7 +89,7 @@ def transfer_campaign(job: TransferJob) -> UploadTotals | None:
     """Bring every asset of the campaign into Box; None when asked to stop before the end.
 
     One asset's failure does not keep the others from being moved; it is raised at the end, so that the next
-    run has only the failed ones left. When a system is out of reach it is raised at once.
+    run has only the failed ones left. A system-wide failure is raised at once.
     """
     known = job.ledger.uploaded_assets(job.campaign.id)
     root = _campaign_folder(job)
@@ -101,7 +101,7 @@ def transfer_campaign(job: TransferJob) -> UploadTotals | None:
         try:
             _bring(job, asset, places[asset.folder.id], known.get(asset.id))
         except AppError as exc:
-            if exc.is_out_of_reach or exc.system not in (DamError.system, BoxError.system):
+            if exc.is_system_wide or exc.system not in (DamError.system, BoxError.system):
                 raise
             logger.warning("asset %s (%s) failed: %s", asset.id, asset.name, exc)
             failures.append(exc)
@@ -149,7 +149,14 @@ def _campaign_folder(job: TransferJob) -> _Place:
         except BoxError as exc:
             if exc.kind in NAME_REFUSALS:
                 continue
-            raise
+            if exc.status_code not in (403, 404):
+                raise
+            raise BoxError(
+                f"Box folder {job.root_folder_id} cannot be written to: {exc.message}",
+                kind="root_unusable",
+                hint="check BOX_ROOT_FOLDER_ID; the app's service account needs to be an editor there",
+                status_code=exc.status_code,
+            ) from exc
         if job.ledger.claim_box_folder(campaign.id, folder_id):
             return _Place(folder_id, BoxFolderListing() if is_new else job.box.list_folder(folder_id))
     raise BoxError(

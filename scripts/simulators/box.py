@@ -85,8 +85,8 @@ class BoxFolder:
 class Request:
     """One request received. `status` is 0 while it is open, and when it was dropped.
 
-    Header names are in lower case, `path` is as sent, `query` has its parameters, `body_bytes` is what came of
-    the body.
+    Header names are in lower case, `path` is as sent, `query` has its parameters, `body_bytes` is what came
+    of the body.
     """
 
     method: str

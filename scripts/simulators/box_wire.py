@@ -214,6 +214,7 @@ class Server(ThreadingHTTPServer):
         self._ssl_context = ssl_context
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._connections_lock = threading.Lock()
+        self._is_stopping = False
         self._wake_up, self._woken = socket.socketpair()
         try:
             super().__init__((host, port), _Handler)
@@ -243,6 +244,8 @@ class Server(ThreadingHTTPServer):
                 return
         with self._connections_lock:
             self._connections[threading.current_thread()] = connection
+            if self._is_stopping:
+                connection.close()
         try:
             super().process_request_thread(connection, client_address)
         finally:
@@ -270,6 +273,7 @@ class Server(ThreadingHTTPServer):
         self._wake_up.close()
         serving.join()
         with self._connections_lock:
+            self._is_stopping = True
             connections = dict(self._connections)
         for thread, connection in connections.items():
             with contextlib.suppress(OSError):

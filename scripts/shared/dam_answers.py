@@ -1,0 +1,164 @@
+"""Reading the DAM's answers: what an item is, what a field holds, when a list has ended. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from shared.errors import DamError
+from shared.models import Asset, DamFolder
+
+GONE_STATES = ("DELETED", "SEL_DEL")
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def clean_text(value: object) -> str:
+    """A name as it can be stored and sent anywhere: no NUL, no half characters, no outer blanks."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value).strip() if isinstance(value, str) else ""
+
+
+def _checked_id(value: object, what: str) -> str:
+    """An id that is safe in a path, in SQL shown to people and on a command line."""
+    if isinstance(value, str) and _ID.fullmatch(value):
+        return value
+    raise DamError(f"{what}: the DAM answered with the id {value!r:.80}", kind="bad_answer", retryable=True)
+
+
+def as_list(value: object) -> list[Any]:
+    """A list; some servers send a list of one as the thing itself, and an empty one not at all."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def mapping(answer: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
+    value = answer.get(key)
+    if isinstance(value, dict):
+        return value
+    raise DamError(f'{what}: the DAM\'s answer has no "{key}"', kind="bad_answer", retryable=True)
+
+
+def items_of(value: object, what: str) -> list[dict[str, Any]]:
+    """The objects of a list, each with an id that is safe to use."""
+    items = []
+    for item in as_list(value):
+        if not isinstance(item, dict):
+            raise DamError(f"{what}: the DAM listed {item!r:.80}", kind="bad_answer", retryable=True)
+        _checked_id(item.get("asset_id"), what)
+        items.append(item)
+    return items
+
+
+def search_page(resource: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
+    """The hits of one page: objects where the answer carries them, else bare ids."""
+    result = mapping(resource, "search_result", what)
+    if result.get("contains_invalid_conditions") is True:
+        raise DamError(
+            f"{what}: the DAM does not know the search condition",
+            kind="bad_search",
+            hint="check DAM_STATUS_FIELD_ID and DAM_SEARCH_OPERATOR_ID",
+        )
+    hits = {item["asset_id"]: item for item in items_of(resource.get("asset_list"), what)}
+    for hit_id in as_list(result.get("asset_id_list")):
+        hits.setdefault(_checked_id(hit_id, what), {"asset_id": hit_id})
+    return list(hits.values())
+
+
+def all_pages(
+    fetch: Callable[[int], list[dict[str, Any]]], what: str, item_id: str | None
+) -> Iterator[dict[str, Any]]:
+    """What `fetch(after)` brings until a page is empty, and never by a count: counts are at times wrong, and
+    pages may be shorter than asked for. Raises DamError when the server repeats a page instead of going on.
+    """
+    after = 0
+    previous: list[str] = []
+    while page := fetch(after):
+        ids = [item["asset_id"] for item in page]
+        if ids == previous:
+            raise DamError(
+                f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
+                kind="unfinished_listing",
+                retryable=True,
+                item_id=item_id,
+            )
+        yield from page
+        after += len(page)
+        previous = ids
+
+
+def is_folder(item: Mapping[str, Any]) -> bool:
+    return (
+        item.get("data_type") == "CONTAINER"
+        or "container_id" in item
+        or item.get("type") == "com.artesia.container.Container"
+    )
+
+
+def is_gone(item: Mapping[str, Any]) -> bool:
+    return (
+        item.get("deleted") is True or item.get("expired") is True or item.get("content_state") in GONE_STATES
+    )
+
+
+def size_of(item: Mapping[str, Any]) -> int | None:
+    size = item.get("content_size")
+    if size is None:
+        master = item.get("master_content_info")
+        size = master.get("content_size") if isinstance(master, dict) else None
+    if isinstance(size, str) and size.isdecimal():
+        size = int(size)
+    return size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None
+
+
+def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
+    asset_id, size = item["asset_id"], size_of(item)
+    if size is None:
+        raise DamError(
+            f"asset {asset_id} ({clean_text(item.get('name'))!r}) has no content yet",
+            kind="no_content",
+            hint="is its import still running, or did it fail?",
+            retryable=True,
+            item_id=asset_id,
+        )
+    return Asset(
+        id=asset_id,
+        name=clean_text(item.get("name")) or asset_id,
+        folder=folder,
+        size_bytes=size,
+        revision=f"{item.get('version', '')}/{item.get('date_last_updated', '')}/{size}",
+    )
+
+
+def _find_field(node: object, field_id: str) -> dict[str, Any] | None:
+    """The metadata field with this id, however deep: groups in a GET, a flat list in a listing."""
+    waiting = deque([node])
+    while waiting:
+        current = waiting.popleft()
+        if isinstance(current, list):
+            waiting.extend(current)
+        elif isinstance(current, dict):
+            if current.get("id") == field_id:
+                return current
+            waiting.append(current.get("metadata_element_list"))
+    return None
+
+
+def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
+    """The code in a metadata field of a folder; None when it is empty or was not sent."""
+    field = _find_field(item.get("metadata"), field_id)
+    return None if field is None else _code_of(field)
+
+
+def _code_of(field: Mapping[str, Any]) -> str | None:
+    """The stored code of a scalar or lookup field; an empty field lacks its inner value."""
+    value: object = field.get("value")
+    for _ in range(3):
+        if not isinstance(value, dict):
+            break
+        inner = value.get("field_value")
+        value = inner if inner is not None else value.get("value")
+    return None if value is None or isinstance(value, dict | list) else str(value)
