@@ -419,13 +419,15 @@ class Api:
                 if part.name == "attributes":
                     attributes = _read_attributes(part.read())
                     check(attributes)
-                elif part.name == "file" and attributes is None:
+                elif not part.is_file and part.name != "file":
+                    continue
+                elif attributes is None:
                     raise RefusedError(
                         400,
                         "metadata_after_file_contents",
                         "Metadata is included after file contents in a file upload request.",
                     )
-                elif part.name == "file":
+                else:  # whatever its name: rclone calls it `contents`
                     self._write_file(part.blocks, writer)
                     has_file = True
             if attributes is None or not has_file:

@@ -286,6 +286,7 @@ class FormPart:
     """One part of a multipart form; `blocks` must be read before the next part is asked for."""
 
     name: str
+    is_file: bool
     blocks: Iterator[memoryview]
 
     def read(self) -> bytes:
@@ -311,9 +312,10 @@ class MultipartReader:
             pass
         while not self._take(2).startswith(b"--"):
             head = self._head()
-            name = re.search(r'name="((?:[^"\\]|\\.)*)"', head)
+            name = re.search(r'\bname="((?:[^"\\]|\\.)*)"', head)
+            is_file = re.search(r"\bfilename\*?=", head) is not None
             blocks = self._until_mark()
-            yield FormPart(name[1] if name else "", blocks)
+            yield FormPart(name[1] if name else "", is_file, blocks)
             for _ in blocks:
                 pass
 

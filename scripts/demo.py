@@ -1,0 +1,279 @@
+"""The whole job on this machine: a real PostgreSQL, stand-ins for the other systems, and a story.
+
+Plays the three scenarios of the product through the real scripts, checks every claim, and leaves the e-mails
+and files in demo-output/. Ends with 1, saying what was expected, when the product misbehaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import io
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+from demo_parts.page import Page, human_size, write_page
+from demo_parts.story import ALL_ROWS, RETRY_TOOL, UPLOADER, Demo, Narrator, UnexpectedError, shown
+from simulators.installation import REPOSITORY, SCRIPTS, Installation, is_port_free, write_private
+from simulators.postgres import PostgresError
+
+PRODUCT_PORT = 5437
+MARKER = ".made-by-the-demo"
+KINDS = {"⚠️": "retry notices", "❌": "permanent failures", "✅": "successes", "🛑": "errors"}
+
+
+class CannotStartError(Exception):
+    """The demo cannot be played as asked for; the text says why."""
+
+
+class StoppedError(BaseException):
+    """A signal asked us to end. Not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+# --- output -------------------------------------------------------------------------------------------------
+
+
+def prepare_output(folder: Path) -> IO[str]:
+    """Make the folder, or empty it when an earlier demo made it; ours alone while the answer is open.
+
+    Raises CannotStartError when it holds anything else, or another demo is at work there.
+    """
+    marker = folder / MARKER
+    try:
+        if folder.exists() and not marker.exists() and any(folder.iterdir()):
+            raise CannotStartError(f"{shown(folder)} holds files that no demo made: choose another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = marker.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise CannotStartError(
+                f"another demo is at work in {shown(folder)}: choose another --output"
+            ) from None
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != marker:
+                path.unlink()
+        for name in ("runs", "database"):
+            (folder / name).mkdir()
+    except OSError as exc:
+        raise CannotStartError(
+            f"{shown(folder)} cannot be made anew: {exc}; choose another --output"
+        ) from exc
+    return lock
+
+
+def choose_port(wanted: int | None) -> tuple[int | None, str]:
+    """PostgreSQL's port (None: any free one), and what to say about it."""
+    if wanted is not None:
+        if wanted != 0 and not is_port_free(wanted):
+            raise CannotStartError(f"port {wanted} is taken: choose another --port, or 0 for any free one")
+        return wanted or None, ""
+    if is_port_free(PRODUCT_PORT):
+        return PRODUCT_PORT, ""
+    return None, f"Port {PRODUCT_PORT}, the product's own, is taken here; another one will do."
+
+
+def make_page(demo: Demo, seconds: float, failure: str) -> None:
+    """index.html."""
+    page = Page(
+        acts=demo.tell.acts,
+        mails=demo.mails,
+        files=demo.files,
+        rows=demo.world.sql(ALL_ROWS),
+        snapshots=demo.snapshots,
+        figures=figures(demo, seconds),
+        failure=failure,
+    )
+    write_page(demo.world.output, page)
+
+
+def figures(demo: Demo, seconds: float) -> list[tuple[str, str]]:
+    """The numbers of the summary."""
+    signs = Counter(sign for mail in demo.mails for sign in KINDS if mail.subject.startswith(sign))
+    by_kind = ", ".join(f"{signs[sign]} {kind}" for sign, kind in KINDS.items() if signs[sign])
+    size = human_size(sum(file.size for file in demo.files))
+    return [
+        ("e-mails", f"{len(demo.mails)}: {by_kind}"),
+        ("files", f"{len(demo.files)}, {size}, in Box with the SHA-1 of their source"),
+        ("runs", f"{demo.runs} of the uploader"),
+        ("checks", str(demo.checks)),
+        ("time", f"{seconds:.0f} s"),
+    ]
+
+
+# --- staying up ---------------------------------------------------------------------------------------------
+
+
+def stay(demo: Demo) -> NoReturn:
+    """Keep everything running, and new mails coming in as files, until a signal ends it."""
+    world, output = demo.world, shown(demo.world.output)
+    service = world.output / "psql.conf"
+    server = world.postgres
+    settings = dict(line.split("=", 1) for line in world.env_file.read_text(encoding="utf-8").splitlines())
+    access = {
+        "host": "127.0.0.1", "port": server.port, "user": server.user, "dbname": server.database,
+        "password": settings["DB_PASSWORD"].strip("'"),
+    }  # fmt: skip
+    write_private(service, "[demo]\n" + "".join(f"{name}={value}\n" for name, value in access.items()))
+    python, env_file = shlex.quote(shown(Path(sys.executable))), shlex.quote(shown(world.env_file))
+    psql = "psql" if shutil.which("psql") else shlex.quote(shown(server.psql_path))
+    keys = f"K={shlex.quote(str(world.keys))}"
+    curl = "curl --cacert $K/ca.pem --cert $K/client.pem"
+    new = """-H 'Content-Type: application/json' -d '{"name": "My own", "number": "C-9"}'"""
+    campaigns = f"{world.dam.url}/_sim/campaigns"
+    scripts = shlex.quote(shown(SCRIPTS))
+    print("\nEVERYTHING STAYS UP until you press Ctrl-C. In another terminal, in this folder:")
+    commands = (
+        (
+            "one more run of the uploader",
+            f"{python} {scripts}/{UPLOADER} --auth-pfx-v2 --env-file {env_file}",
+        ),
+        ("who is in retry", f"{python} {scripts}/{RETRY_TOOL} status --env-file {env_file}"),
+        ("reset a campaign", f"{python} {scripts}/{RETRY_TOOL} reset CAMPAIGN_ID --env-file {env_file}"),
+        ("the database", f"PGSERVICEFILE={shlex.quote(shown(service))} {psql} service=demo"),
+        ("the DAM's campaigns", f"{keys}; {curl} \\\n      {campaigns}"),
+        ("a new campaign in the DAM", f"{curl} \\\n      {new} \\\n      {campaigns}"),
+        (
+            "what Box holds",
+            f"{world.box.url}/_sim/tree   and what it was asked: {world.box.url}/_sim/requests",
+        ),
+        ("the inbox", f"{output}/mails/   (new e-mails appear there)"),
+    )
+    for what, command in commands:
+        print(f"  {what}:\n    {command}")
+    print(
+        f"  {output}/demo.env and psql.conf hold passwords: only you can read them, and they go at the end."
+    )
+    try:
+        while True:
+            time.sleep(0.5)
+            demo.collect_mails()
+    finally:
+        service.unlink(missing_ok=True)
+
+
+# --- start and end ------------------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N",
+        help=f"PostgreSQL's port, 0 for any free one; default: {PRODUCT_PORT}, or another when that is taken",
+    )  # fmt: skip
+    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    parser.add_argument(
+        "--output", type=Path, default=REPOSITORY / "demo-output", metavar="DIR",
+        help="where e-mails, files and index.html go; emptied first; default: demo-output",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    if arguments.port is not None and not 0 <= arguments.port <= 65535:
+        parser.error("--port: expected a number from 0 to 65535")
+    return arguments
+
+
+def play(arguments: argparse.Namespace, narrator: Narrator) -> int:
+    """Everything between the start and the end of the systems."""
+    started = time.monotonic()
+    port, remark = choose_port(arguments.port)
+    output = arguments.output.absolute()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(prepare_output(output))
+        print("A1 → A2: WHAT THE PRODUCT DOES WITH A CAMPAIGN WHOSE FILES ARE READY, LATE, OR NEVER COME")
+        print("Every run below is a real one; what is said about it has been checked.")
+        if remark:
+            print(remark)
+        demo = Demo(stack.enter_context(Installation(output, port=port)), narrator)
+        try:
+            return tell(demo, started, keep=arguments.keep)
+        finally:
+            ignore_signals()  # from here on things are being ended, and that is not to be broken off
+
+
+def tell(demo: Demo, started: float, *, keep: bool) -> int:
+    """The story, the page, the summary."""
+    failure = ""
+    try:
+        demo.play()
+    except UnexpectedError as exc:
+        failure = str(exc)
+    except (RuntimeError, subprocess.SubprocessError) as exc:
+        failure = f"a command of the demo failed: {exc}"
+    seconds = time.monotonic() - started
+    with contextlib.suppress(RuntimeError) if failure else contextlib.nullcontext():
+        make_page(demo, seconds, failure)
+    demo.tell.act("IN SHORT" if not failure else "THE DEMO FAILED")
+    for label, text in figures(demo, seconds):
+        demo.tell.say(label, text)
+    for line in failure.splitlines():
+        demo.tell.say("✗", line)
+    demo.tell.say("look at", shown(demo.world.output / "index.html"))
+    if failure:
+        return 1
+    if keep:
+        try:
+            stay(demo)
+        except StoppedError:
+            print("\nEnding everything.")
+    return 0
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """A signal: end everything in order, on the way that an exception takes."""
+    ignore_signals()
+    raise StoppedError(number)
+
+
+def ignore_signals() -> None:
+    """A second Ctrl-C must not break off the end that the first one began."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: all as promised. 1: the product misbehaved. 2: it cannot be played like this. 128 + n: a signal."""
+    arguments = parse_arguments(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: nohup
+            signal.signal(number, stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")  # emoji, whatever the terminal can show
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    narrator = Narrator(is_colourful=is_terminal and not os.environ.get("NO_COLOR"))
+    try:
+        return play(arguments, narrator)
+    except CannotStartError as exc:
+        print(f"demo.py: {exc}", file=sys.stderr)
+        return 2
+    except PostgresError as exc:
+        print(f"demo.py: {exc}", file=sys.stderr)
+        return 1
+    except StoppedError as exc:
+        print(f"\nStopped by {signal.Signals(exc.number).name}; everything has been ended.", file=sys.stderr)
+        return 128 + exc.number
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

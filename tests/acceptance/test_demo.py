@@ -1,0 +1,197 @@
+"""The demo, as a newcomer runs it: the story, what it leaves, and that it leaves nothing running."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COLUMNS = 100
+KEY_LINES = (
+    "ACT 1, TEMPORARY",
+    "run 1     C-1001: the folder is empty, attempt 1 of 3",
+    "inbox     ⚠️ No Assets Found (Attempt 1/3) - Campaign Spring Launch",
+    "run 2     C-1001: 12 files, 60.0 MB, copied to Box and checked; set to A2",
+    "inbox     ✅ Uploaded to Box - Campaign Spring Launch (12 assets)",
+    "row       C-1001: status = A2, a1_retry_count = 0, a1_permanently_failed = FALSE",
+    "ACT 2, PERSISTENT",
+    "inbox     ❌ PERMANENTLY FAILED - Campaign Café Crème & Friends (No Assets After 3 Attempts)",
+    "row       C-2002: status = A1, a1_retry_count = 3, a1_permanently_failed = TRUE",
+    "run 8     C-2001: permanently failed, skipped",
+    "python scripts/a1_retry.py reset ",
+    "C-2002: there is no folder, attempt 1 of 3",
+    "ACT 3, WRONG STATUS",
+    "row       C-3001: status = A0, a1_retry_count = 1, a1_permanently_failed = FALSE",
+    "e-mails   12: 7 retry notices, 2 permanent failures, 3 successes",
+    "files     16, 60.0 MB, in Box with the SHA-1 of their source",
+)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """TMPDIR for the demo: whatever runs for it has this path in its name, and must be gone afterwards."""
+    # Not tmp_path: that is closed to other users, and as root PostgreSQL runs as one of them.
+    folder = Path(tempfile.mkdtemp(prefix="demo-test-"))
+    folder.chmod(0o711)
+    yield folder
+    left = processes_of(folder)
+    shutil.rmtree(folder)
+    assert left == []
+
+
+@contextmanager
+def started(*arguments: object, temporary: Path, root: Path = REPOSITORY) -> Iterator[subprocess.Popen[str]]:
+    """The demo, as a process; killed if it still runs at the end."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, root / "scripts" / "demo.py", "--port", "0", *map(str, arguments)],
+        cwd=root,
+        env={**kept, "LANG": "C.UTF-8", "TMPDIR": str(temporary)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that work in the folder, or were started for it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            told += os.fsencode((process / "cwd").readlink())
+        except OSError:
+            continue
+        if os.fsencode(folder) in told:
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
+    """Read the story up to a line that begins so."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.lstrip().startswith(start):
+            return
+    pytest.fail(f"the story ended without {start!r}")
+
+
+@pytest.mark.timeout(110)
+def test_demo__plays_the_story(tmp_path: Path, temporary: Path) -> None:
+    output = tmp_path / "out"
+    with started("--output", output, temporary=temporary) as process:
+        story, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, ""), story
+    for line in KEY_LINES:
+        assert line in story
+    assert "\x1b" not in story
+    assert max(map(len, story.splitlines())) <= COLUMNS
+    assert "✗" not in story
+
+    stems = {path.stem for path in (output / "mails").iterdir()}
+    assert stems == {f"{number:04d}" for number in range(1, 13)}
+    assert len(list((output / "mails").iterdir())) == 3 * 12
+    assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
+    spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
+    assert (spring / "Film" / "Masters" / "TV spot 30s master.mxf").stat().st_size == 60_000_000
+    assert (spring / "Asia" / "春のキャンペーン.jpg").read_bytes().startswith(b"\xff\xd8")
+    assert (spring / "to be delivered.txt").stat().st_size == 0
+    assert len([path for path in spring.iterdir() if path.name.lower().startswith("logo")]) == 2
+    assert len(list((output / "runs").glob("*.log"))) == 13
+    rows = (output / "database" / "campaign_status.txt").read_text(encoding="utf-8")
+    assert "permanently_failed" in rows
+    assert re.search(r"C-3001 +\| Autumn Outlet +\| A0 +\| +1 \| f", rows)
+    check_page((output / "index.html").read_text(encoding="utf-8"))
+
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".made-by-the-demo", "box", "database", "index.html", "mails", "runs",
+    ]  # fmt: skip
+    assert list(temporary.iterdir()) == []
+
+
+def check_page(page: str) -> None:
+    """It loads nothing from anywhere, and hostile names are text in it."""
+    assert "Everything was as promised." in page
+    assert "Brief &lt;b&gt;draft" in page
+    assert "<b>draft" not in page
+    assert "Winter &lt;Magic&gt; 冬" in page
+    assert page.count('<iframe sandbox=""') == 12
+    assert "<script" not in page
+    outside = re.sub(r'srcdoc="[^"]*"', "", page)
+    assert not re.search(r"(src|href)=\"?(https?:)?//", outside)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_demo__ends_everything_when_stopped(tmp_path: Path, temporary: Path, number: signal.Signals) -> None:
+    with started("--output", tmp_path / "out", temporary=temporary) as process:
+        wait_for_line(process, "run 1")
+        assert processes_of(temporary), "PostgreSQL should be up by now"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert f"Stopped by {number.name}" in errors
+    assert processes_of(temporary) == []
+    assert list(temporary.iterdir()) == []
+    assert not (tmp_path / "out" / "demo.env").exists()
+
+
+@pytest.mark.timeout(90)
+def test_demo__keep_stays_up_until_ctrl_c(tmp_path: Path, temporary: Path) -> None:
+    output = tmp_path / "out"
+    with started("--keep", "--output", output, temporary=temporary) as process:
+        wait_for_line(process, "EVERYTHING STAYS UP")
+        wait_for_line(process, "the inbox")
+        time.sleep(1)
+        assert process.poll() is None
+        for secret in ("demo.env", "psql.conf"):
+            assert (output / secret).stat().st_mode & 0o777 == 0o600
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    assert not (output / "demo.env").exists()
+    assert not (output / "psql.conf").exists()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_demo__fails_when_the_product_misbehaves(tmp_path: Path, temporary: Path) -> None:
+    root = tmp_path / "copy"
+    for name in ("scripts", "database"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subject = root / "scripts" / "shared" / "templates" / "a1_to_a2_no_assets_retry.subject.txt.j2"
+    subject.write_text("Something else", encoding="utf-8")
+    with started(temporary=temporary, root=root) as process:
+        story, _ = process.communicate(timeout=50)
+    assert process.returncode == 1, story
+    assert "THE DEMO FAILED" in story
+    assert "e-mails of run 1" in story
+    assert "expected: ['⚠️ No Assets Found (Attempt 1/3) - Campaign Spring Launch']" in story
+    assert "got:      ['Something else']" in story
+    page = (root / "demo-output" / "index.html").read_text(encoding="utf-8")
+    assert "The demo failed." in page
+    assert list(temporary.iterdir()) == []
+
+
+def test_demo__leaves_foreign_files_alone(tmp_path: Path, temporary: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with started("--output", tmp_path, temporary=temporary) as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "holds files that no demo made" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
