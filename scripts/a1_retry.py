@@ -9,6 +9,7 @@ import argparse
 import getpass
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import Any
 
 from shared.database import Database
 from shared.errors import AppError, ConfigError, ExitCode
-from shared.logs import configure_logging, escape_line
+from shared.logs import configure_logging, escape_line, use_utf8
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 
 logger = logging.getLogger("a1_retry")
@@ -115,6 +116,14 @@ def _plain(cell: object) -> object:
     return cell.isoformat(timespec="seconds") if isinstance(cell, datetime) else cell
 
 
+def _user_name() -> str:
+    """Who runs this; a container's user may have a number and no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="a1_retry.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
@@ -139,13 +148,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     again.add_argument("campaign_ids", nargs="*", metavar="ID")
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument("--yes", action="store_true", help="do not ask")
-    again.add_argument("--by", default=getpass.getuser(), metavar="NAME", help="who resets; default: you")
+    again.add_argument("--by", default=_user_name(), metavar="NAME", help="who resets; default: you")
     again.add_argument("--reason", default="", metavar="TEXT", help="why, for those who look later")
     again.set_defaults(action=reset)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    use_utf8()
     arguments = parse_arguments(argv)
     configure_logging("text", "INFO", run_id="operator", secrets=())
     try:

@@ -26,7 +26,7 @@ from uuid import uuid4
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, UPLOADER_LOCK, Database
 from shared.errors import AppError, ConfigError, DbError, ExitCode
-from shared.logs import configure_logging
+from shared.logs import configure_logging, use_utf8
 from shared.models import Asset, Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer, Mailer
 from shared.outbox import DeliveryCounts, deliver_due_notices
@@ -470,6 +470,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    use_utf8()
     arguments = parse_arguments(argv)
     started = time.monotonic()
     report = Report(run_id=uuid4().hex[:12], started_at=datetime.now(UTC))

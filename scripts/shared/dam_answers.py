@@ -60,7 +60,7 @@ def search_page(resource: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
         raise DamError(
             f"{what}: the DAM does not know the search condition",
             kind="bad_search",
-            hint="check DAM_STATUS_FIELD_ID and DAM_SEARCH_OPERATOR_ID",
+            hint="check DAM_STATUS_FIELD_ID, DAM_SEARCH_OPERATOR_ID and DAM_CAMPAIGNS_FOLDER_ID",
         )
     hits = {item["asset_id"]: item for item in items_of(resource.get("asset_list"), what)}
     for hit_id in as_list(result.get("asset_id_list")):

@@ -42,7 +42,7 @@ _REFUSED_CERTIFICATE_ALERTS = (
     "HANDSHAKE_FAILURE",
 )
 _SERVER_CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
-_HOSTNAME_MISMATCH = 62  # X509_V_ERR_HOSTNAME_MISMATCH
+_NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
 class Readable(Protocol):
@@ -228,7 +228,7 @@ class DamSession:
         host = urlsplit(self._settings.base_url).netloc
         cause = _cause(exc, ssl.SSLError)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            if cause.verify_code == _HOSTNAME_MISMATCH:
+            if cause.verify_code in _NAME_MISMATCHES:
                 return ConfigError(f"DAM_BASE_URL: {host} shows a certificate made for another name")
             if cause.verify_code != _SERVER_CERTIFICATE_EXPIRED:
                 return ConfigError(

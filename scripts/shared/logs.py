@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -31,6 +32,13 @@ def configure_logging(
     for chatty in ("urllib3", "requests", "box_sdk_gen"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
+
+
+def use_utf8() -> None:
+    """Let names in any script through, whatever the machine's locale (cron's is often plain C)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class _TextFormatter(logging.Formatter):

@@ -11,23 +11,28 @@ By hand: `python scripts/simulators/dam.py --port 8081 --demo-data`, then `/_sim
 and stir.
 """
 
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__" and __package__ in {None, ""}:
+    # Run by its path. Start again as a module, so that scripts/ is the import root as everywhere else.
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "simulators.dam", *sys.argv[1:]]
+    os.execv(sys.executable, command)  # noqa: S606 -- this very program
+
 import argparse
 import base64
 import shlex
 import signal
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from ipaddress import ip_address
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-if __name__ == "__main__":
-    # Started by path, Python makes this folder the import root; scripts/ is, for every module of the project.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from simulators.dam_http import (
     CONTROL_ROOT,

@@ -1,0 +1,222 @@
+"""The DAM client against the simulator: certificates, logins, sessions."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.dam import DamClient
+from shared.errors import AppError, ConfigError, DamError, ExitCode
+from shared.settings import load_settings
+from simulators.dam import DamSimulator
+
+if TYPE_CHECKING:
+    from conftest import Tls
+
+
+def client_for(dam: DamSimulator, pfx: Path | None = None, **changes: str) -> DamClient:
+    """A client with complete settings; changes are variables, "" unsets one."""
+    env = {
+        "DATABASE_URL": "postgresql://u:p@localhost/d",
+        "DAM_BASE_URL": dam.url,
+        "DAM_CLIENT_ID": dam.client_id,
+        "DAM_CLIENT_SECRET": dam.client_secret,
+        "DAM_USERNAME": dam.username,
+        "DAM_PASSWORD": dam.password,
+        "DAM_PFX_PATH": str(pfx or ""),
+        "DAM_PFX_PASSWORD": "pfx-password",
+        "DAM_CAMPAIGNS_FOLDER_ID": dam.root_id,
+        "DAM_STATUS_FIELD_ID": dam.STATUS_FIELD,
+        "DAM_NUMBER_FIELD_ID": dam.NUMBER_FIELD,
+        "BOX_CLIENT_ID": "b",
+        "BOX_CLIENT_SECRET": "b",
+        "BOX_ENTERPRISE_ID": "1",
+        "BOX_ROOT_FOLDER_ID": "0",
+        "SMTP_HOST": "localhost",
+        "MAIL_FROM": "a@example.com",
+        "ERROR_NOTIFICATION_EMAILS": "b@example.com",
+        "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+    } | changes
+    settings = load_settings(env, "pfx-v2" if pfx else "password")
+    return DamClient(settings.dam, now=datetime.now(UTC))
+
+
+@pytest.fixture
+def tls_dam(tls: Tls) -> Iterator[DamSimulator]:
+    """A DAM behind TLS that asks for a client certificate."""
+    with DamSimulator(ssl_context=tls.mutual_server_context, require_client_certificate=True) as simulator:
+        yield simulator
+
+
+@pytest.mark.parametrize("password", [b"pfx-password", None])
+def test_certificate__opens_the_door(tls: Tls, tls_dam: DamSimulator, password: bytes | None) -> None:
+    campaign = tls_dam.add_campaign("Summer", "C-1")
+    secret = "pfx-password" if password else ""
+    client = client_for(
+        tls_dam, tls.pfx(password, cn="robot"), DAM_CA_BUNDLE=str(tls.ca_path), DAM_PFX_PASSWORD=secret
+    )
+    assert [hit.id for hit in client.find_campaigns()] == [campaign]
+    assert {call.client_certificate for call in tls_dam.requests} == {"robot"}
+    client.close()
+
+
+def test_certificate__wrong_password_or_file_before_any_call(tls: Tls, tls_dam: DamSimulator) -> None:
+    ca = str(tls.ca_path)
+    with pytest.raises(ConfigError, match="DAM_PFX_PASSWORD: cannot open .*wrong password"):
+        client_for(tls_dam, tls.pfx(b"another"), DAM_CA_BUNDLE=ca)
+    with pytest.raises(ConfigError, match="not a PKCS#12 file"):
+        client_for(tls_dam, tls.ca_path, DAM_CA_BUNDLE=ca)
+    assert not tls_dam.requests
+
+
+def test_certificate__expired_is_told_with_its_date(tls: Tls, tls_dam: DamSimulator) -> None:
+    with pytest.raises(ConfigError, match=r"expired on \d{4}-\d\d-\d\d \d\d:\d\d UTC"):
+        client_for(tls_dam, tls.pfx(expired=True), DAM_CA_BUNDLE=str(tls.ca_path))
+    assert not tls_dam.requests
+
+
+def test_certificate__warns_in_its_last_month(
+    tls: Tls, tls_dam: DamSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        client_for(tls_dam, tls.pfx(expires_in_days=40), DAM_CA_BUNDLE=str(tls.ca_path)).close()
+        assert not caplog.records
+        client_for(tls_dam, tls.pfx(expires_in_days=10.5), DAM_CA_BUNDLE=str(tls.ca_path)).close()
+    assert "in 10 days" in caplog.text
+
+
+def test_certificate__refused_by_the_dam_is_told(tls: Tls, tls_dam: DamSimulator) -> None:
+    client = client_for(tls_dam, tls.pfx(other_ca=True), DAM_CA_BUNDLE=str(tls.ca_path))
+    with pytest.raises(AppError) as caught:
+        client.find_campaigns()
+    # Some servers send an alert that says why, others just hang up.
+    assert "refused the client certificate" in str(caught.value) or caught.value.is_out_of_reach
+    client.close()
+
+
+def test_certificate__of_the_dam_by_an_unknown_ca(tls: Tls, tls_dam: DamSimulator) -> None:
+    client = client_for(tls_dam, tls.pfx())
+    with pytest.raises(ConfigError, match="DAM_CA_BUNDLE: .* signed by no known CA"):
+        client.find_campaigns()
+    client.close()
+
+
+def test_certificate__of_the_dam_for_another_name(tls: Tls) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.ca.issue_cert("elsewhere.example.com").configure_cert(context)
+    with DamSimulator(ssl_context=context) as dam:
+        client = client_for(dam, tls.pfx(), DAM_CA_BUNDLE=str(tls.ca_path))
+        with pytest.raises(ConfigError, match="DAM_BASE_URL: .* another name"):
+            client.find_campaigns()
+        client.close()
+
+
+@pytest.mark.parametrize("username", [True, False], ids=["grant password", "grant client_credentials"])
+def test_token__by_either_grant(tls: Tls, tls_dam: DamSimulator, username: bool) -> None:
+    unset = {} if username else {"DAM_USERNAME": "", "DAM_PASSWORD": ""}
+    client = client_for(tls_dam, tls.pfx(), DAM_CA_BUNDLE=str(tls.ca_path), **unset)
+    assert client.find_campaigns() == []
+    token_call, search = tls_dam.requests
+    assert token_call.form["grant_type"] == ("password" if username else "client_credentials")
+    assert search.headers["Authorization"].startswith("Bearer ")
+    assert len(tls_dam.requests) == 2, "an idle run: one login, one search"
+    client.close()
+
+
+def test_session_login__sends_its_id_and_logs_out(dam: DamSimulator) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    client = client_for(dam)
+    after = client.change_status(campaign, expected="A1", new="A2")
+    assert after is not None
+    assert after.status == "A2"
+    client.close()
+    assert dam.calls("DELETE", "/sessions")
+
+
+def test_session_login__ended_session_is_renewed_once(dam: DamSimulator) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    client = client_for(dam)
+    client.find_campaigns()
+    dam.expire_tokens()
+    assert client.read_campaign(campaign) is not None
+    assert len(dam.calls("POST", "/sessions")) == 2
+    client.close()
+
+
+def test_login_refused__names_the_variables_and_no_secret(dam: DamSimulator) -> None:
+    client = client_for(dam, DAM_PASSWORD="not-the-password")
+    with pytest.raises(DamError) as caught:
+        client.find_campaigns()
+    assert caught.value.kind == "login_refused"
+    assert caught.value.exit_code is ExitCode.BAD_CONFIG
+    assert "DAM_PASSWORD" in str(caught.value)
+    assert "not-the-password" not in str(caught.value)
+    client.close()
+
+
+def test_netrc__does_not_replace_the_token(
+    dam: DamSimulator, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    client = client_for(dam, tls.pfx())
+    client.find_campaigns()
+    assert {call.headers.get("Authorization", "none")[:6] for call in dam.requests} == {"none", "Bearer"}
+    client.close()
+
+
+def test_search__unknown_folder_is_told(dam: DamSimulator) -> None:
+    client = client_for(dam, DAM_CAMPAIGNS_FOLDER_ID="0" * 40)
+    with pytest.raises(DamError, match="check DAM_STATUS_FIELD_ID"):
+        client.find_campaigns()
+    client.close()
+
+
+def test_search__finds_folders_once_over_all_pages(dam: DamSimulator) -> None:
+    dam.options.max_page_size = 7
+    wanted = {dam.add_campaign(f"Campaign {number}", f"C-{number}") for number in range(30)}
+    for number in range(10):
+        dam.add_campaign(f"Ten {number}", f"T-{number}", status="A10")
+    client = client_for(dam)
+    found = [hit.id for hit in client.find_campaigns()]
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+    client.close()
+
+
+def test_listing__live_files_of_all_sub_folders_once(dam: DamSimulator) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    root = dam.master_assets_folder(campaign)
+    assert root is not None
+    nested = dam.add_folder(dam.add_folder(root, "Print"), "A4")
+    wanted = {dam.add_asset(root, "zero", b""), dam.add_asset(nested, "deep.pdf", b"1")}
+    dam.add_asset(root, "deleted.jpg", b"1", deleted=True)
+    dam.add_asset(nested, "expired.jpg", b"1", expired=True)
+    linked = dam.add_asset(root, "linked.jpg", b"1")
+    dam.link(nested, linked)
+    dam.link(nested, root)  # a circle
+    client = client_for(dam)
+    assets = client.list_master_assets(campaign).assets
+    assert {asset.id for asset in assets} == wanted | {linked}
+    deep = next(asset for asset in assets if asset.name == "deep.pdf")
+    assert deep.folder.parent is not None
+    assert (deep.folder.name, deep.folder.parent.name) == ("A4", "Print")
+    client.close()
+
+
+def test_listing__of_deleted_files_alone_is_empty(dam: DamSimulator) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    dam.add_asset(dam.master_assets_folder(campaign), "gone.jpg", b"1", deleted=True)
+    client = client_for(dam)
+    found = client.list_master_assets(campaign)
+    assert found.folder_id is not None
+    assert found.assets == ()
+    client.close()
