@@ -68,7 +68,7 @@ def test_certificate__opens_the_door(tls: Tls, tls_dam: DamSimulator, password: 
 
 def test_certificate__wrong_password_or_file_before_any_call(tls: Tls, tls_dam: DamSimulator) -> None:
     ca = str(tls.ca_path)
-    with pytest.raises(ConfigError, match="DAM_PFX_PASSWORD: cannot open .*wrong password"):
+    with pytest.raises(ConfigError, match=r"DAM_PFX_PASSWORD: cannot open .*wrong password"):
         client_for(tls_dam, tls.pfx(b"another"), DAM_CA_BUNDLE=ca)
     with pytest.raises(ConfigError, match="not a PKCS#12 file"):
         client_for(tls_dam, tls.ca_path, DAM_CA_BUNDLE=ca)
@@ -102,7 +102,7 @@ def test_certificate__refused_by_the_dam_is_told(tls: Tls, tls_dam: DamSimulator
 
 def test_certificate__of_the_dam_by_an_unknown_ca(tls: Tls, tls_dam: DamSimulator) -> None:
     client = client_for(tls_dam, tls.pfx())
-    with pytest.raises(ConfigError, match="DAM_CA_BUNDLE: .* signed by no known CA"):
+    with pytest.raises(ConfigError, match=r"DAM_CA_BUNDLE: .* signed by no known CA"):
         client.find_campaigns()
     client.close()
 
@@ -112,7 +112,7 @@ def test_certificate__of_the_dam_for_another_name(tls: Tls) -> None:
     tls.ca.issue_cert("elsewhere.example.com").configure_cert(context)
     with DamSimulator(ssl_context=context) as dam:
         client = client_for(dam, tls.pfx(), DAM_CA_BUNDLE=str(tls.ca_path))
-        with pytest.raises(ConfigError, match="DAM_BASE_URL: .* another name"):
+        with pytest.raises(ConfigError, match=r"DAM_BASE_URL: .* another name"):
             client.find_campaigns()
         client.close()
 

@@ -131,7 +131,8 @@ def test_settings__secrets_from_files_and_never_shown(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DB_PASSWORD_FILE=unused\nDAM_CLIENT_SECRET='with $dollar'\n")
     env = read_environment(tmp_path / ".env", {"DB_PASSWORD_FILE": str(tmp_path / "pw")})
     env |= {
-        "DAM_BASE_URL": "https://dam.example.com", "DAM_PFX_PATH": str(tmp_path / "pfx"), "DAM_CLIENT_ID": "c",
+        "DAM_BASE_URL": "https://dam.example.com", "DAM_PFX_PATH": str(tmp_path / "pfx"),
+        "DAM_CLIENT_ID": "c",
         "DAM_CAMPAIGNS_FOLDER_ID": "1", "DAM_STATUS_FIELD_ID": "s", "DAM_NUMBER_FIELD_ID": "n",
         "BOX_CLIENT_ID": "b", "BOX_CLIENT_SECRET": "b0x-secret", "BOX_ENTERPRISE_ID": "1",
         "BOX_ROOT_FOLDER_ID": "0", "SMTP_HOST": "h", "MAIL_FROM": "a@b.c",
