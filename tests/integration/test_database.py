@@ -1,0 +1,215 @@
+"""The database's promises, on a real PostgreSQL: counting, migrations, the operator's SQL."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from shared.database import UPLOADER_LOCK, Database, migration_files
+from shared.errors import DbError
+from shared.models import Attempt
+from simulators.postgres import PostgresServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CAMPAIGN = "0b0d556833750c2df8442a558924d3019fb75dad"
+HOSTILE = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉'
+
+
+def columns_of(url: str) -> list[tuple[object, ...]]:
+    """The shape of every table of ours."""
+    with Database(url) as database:
+        return database._rows(
+            "SELECT table_name, column_name, data_type, column_default, is_nullable"
+            " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
+        )
+
+
+def test_increment__counts_to_the_maximum_under_contention(database_url: str) -> None:
+    attempts: list[Attempt] = []
+
+    def hammer() -> None:
+        with Database(database_url, 3) as database:
+            attempts.extend(database.increment_a1_retry(CAMPAIGN, "C-1", HOSTILE, "empty") for _ in range(5))
+
+    threads = [threading.Thread(target=hammer) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = sorted(attempt.number for attempt in attempts if attempt.counted)
+    assert counted == [1, 2, 3]
+    with Database(database_url) as database:
+        status = database.get_a1_retry_status(CAMPAIGN)
+        assert (status.retry_count, status.permanently_failed) == (3, True)
+        assert status.campaign_name == HOSTILE
+        assert database.reset_a1_retry(CAMPAIGN)
+        assert database.get_a1_retry_status(CAMPAIGN).retry_count == 0
+        assert not database.reset_a1_retry("unknown")
+
+
+def test_increment__after_half_a_reset_counts_no_further(database_url: str) -> None:
+    with Database(database_url, 2) as database:
+        for _ in range(2):
+            database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+        with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE campaign_status SET a1_permanently_failed = FALSE")
+        connection.close()
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(2, True, True)
+
+
+def test_states__of_many_campaigns_cost_one_statement(database_url: str) -> None:
+    with Database(database_url) as database:
+        database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+        before = database.statements
+        found = database.get_a1_retry_states([CAMPAIGN, *(str(number) for number in range(2000))])
+        assert database.statements - before == 1
+        assert list(found) == [CAMPAIGN]
+
+
+def test_transaction__rolls_an_attempt_back(database_url: str) -> None:
+    with Database(database_url) as database:
+
+        def count_and_fail() -> None:
+            with database.transaction():
+                database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+                database._run("SELECT 1/0")
+
+        with pytest.raises(DbError):
+            count_and_fail()
+        assert database.get_a1_retry_status(CAMPAIGN).retry_count == 0
+
+
+def test_lock__names_its_holder_and_ends_with_it(database_url: str) -> None:
+    with Database(database_url, application_name="the holder") as first, Database(database_url) as second:
+        assert first.lock_or_holder(UPLOADER_LOCK) is None
+        assert "the holder" in str(second.lock_or_holder(UPLOADER_LOCK))
+        first.close()
+        give_up_at = time.monotonic() + 10
+        while second.lock_or_holder(UPLOADER_LOCK) is not None:  # the server takes a moment to see it
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+
+
+def test_error__begins_is_quiet_and_reminds(database_url: str) -> None:
+    with Database(database_url) as database:
+        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert not database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert database.note_error(CAMPAIGN, "Box/locked", "no").is_notice_due
+        database._run("UPDATE campaign_errors SET last_notice_at = now() - interval '25 hours'")
+        again = database.note_error(CAMPAIGN, "DAM/forbidden", "no")
+        assert again.is_notice_due
+        assert again.is_reminder
+
+
+def test_migrations__twice_by_psql_and_on_a_filled_table(
+    postgres: PostgresServer, empty_database_url: str
+) -> None:
+    name = empty_database_url.rsplit("/", 1)[1]
+    made_by_hand = """
+        CREATE TABLE campaign_status (id serial PRIMARY KEY, campaign_id VARCHAR(64) UNIQUE NOT NULL,
+            campaign_number VARCHAR(50), campaign_name VARCHAR(255), status VARCHAR(10),
+            created_at TIMESTAMP DEFAULT now(), updated_at TIMESTAMP DEFAULT now());
+        INSERT INTO campaign_status (campaign_id, status)
+            SELECT 'c' || n, 'A2' FROM generate_series(1, 10000) n;
+    """
+    assert postgres.psql("-c", made_by_hand, database=name).returncode == 0
+    with Database(empty_database_url) as database:
+        before = database._row("SELECT pg_relation_filenode('campaign_status')")
+    for path in migration_files():
+        done = postgres.psql("-f", path, database=name)
+        assert done.returncode == 0, done.stderr
+    first = columns_of(empty_database_url)
+    for path in migration_files():
+        assert postgres.psql("-f", path, database=name).returncode == 0
+    assert columns_of(empty_database_url) == first
+    with Database(empty_database_url) as database:
+        assert database._row("SELECT pg_relation_filenode('campaign_status')") == before, "not rewritten"
+        assert database.pending_migrations() == []
+        assert database.increment_a1_retry("c1", "C-1", "Summer", "empty").number == 1
+
+
+def test_migration_names__are_numbered_without_gaps() -> None:
+    numbers = [path.name[:4] for path in migration_files()]
+    assert numbers == [f"{number:03}_" for number in range(1, len(numbers) + 1)]
+    assert "003_add_a1_retry_tracking.sql" in [path.name for path in migration_files()]
+
+
+def run_script(script: str, *arguments: str, url: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """A script as an operator runs it."""
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / script, *arguments],
+        env={"DATABASE_URL": url, "PATH": "/usr/bin:/bin"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_migrate__status_and_apply(empty_database_url: str) -> None:
+    assert run_script("migrate.py", "--status", url=empty_database_url).returncode == 1
+    done = run_script("migrate.py", url=empty_database_url)
+    assert done.returncode == 0, done.stderr
+    assert run_script("migrate.py", "--status", url=empty_database_url).returncode == 0
+    with Database(empty_database_url) as database:
+        database._run("UPDATE schema_migrations SET sha256 = 'other' WHERE name LIKE '001%%'")
+    refused = run_script("migrate.py", url=empty_database_url)
+    assert refused.returncode == 2
+    assert "changed since it was applied" in refused.stderr
+
+
+def test_operators__queries_and_tool_agree(database_url: str, postgres: PostgresServer) -> None:
+    name = database_url.rsplit("/", 1)[1]
+    with Database(database_url, 3) as database:
+        for campaign_id, attempts in (("failed", 3), ("near", 2), ("fresh", 1)):
+            for _ in range(attempts):
+                database.increment_a1_retry(campaign_id, "C-1", f"line\n{HOSTILE}", "empty")
+    for file in sorted((REPOSITORY / "database" / "queries").glob("[!r]*.sql")):
+        done = postgres.psql("-v", "campaign_id=near", "-v", "max_retries=3", "-f", file, database=name)
+        assert done.returncode == 0, f"{file.name}: {done.stderr}"
+    assert "near" in run_script("a1_retry.py", "near-failure", url=database_url).stdout
+    failed = run_script("a1_retry.py", "failed", url=database_url).stdout.splitlines()
+    assert len(failed) == 2, "one line for the heads, one for the campaign, whatever its name"
+    assert run_script("a1_retry.py", "status", "unknown", url=database_url).returncode == 4
+    asked = run_script("a1_retry.py", "reset", "--all-failed", url=database_url, stdin="n\n")
+    assert "nothing was changed" in asked.stdout
+    assert run_script("a1_retry.py", "reset", "--all-failed", "--yes", url=database_url).returncode == 0
+    query = REPOSITORY / "database" / "queries" / "reset_one.sql"
+    assert postgres.psql("-v", "campaign_id=near", "-f", query, database=name).returncode == 0
+    with Database(database_url) as database:
+        states = database.get_a1_retry_states(["failed", "near", "fresh"])
+        assert [states[key].retry_count for key in ("failed", "near", "fresh")] == [0, 0, 1]
+        assert database._rows("SELECT campaign_id, was_permanently_failed FROM a1_resets") == [
+            ("failed", True)
+        ]
+
+
+def test_docs__sql_blocks_run(database_url: str) -> None:
+    blocks = [
+        block
+        for page in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "MARKDOWN_DOCS").glob("*.md")]
+        for block in re.findall(r"```sql\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert blocks
+    with Database(database_url) as database:
+        for block in blocks:
+            database._run(block)
+
+
+def test_idle_run__loads_only_what_it_needs() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); import a1_to_a2_box_uploader;"
+        "late = ('box_sdk_gen', 'jinja2', 'smtplib', 'requests', 'cryptography');"
+        "print([name for name in late if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
