@@ -15,31 +15,39 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, UPLOADER_LOCK, Database
-from shared.errors import AppError, ConfigError, DbError, ExitCode
+from shared.errors import AppError, ConfigError, DamError, DbError, ExitCode, StoppedError
 from shared.logs import configure_logging, use_utf8
-from shared.models import Asset, Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
+from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer, Mailer
 from shared.outbox import DeliveryCounts, deliver_due_notices
+from shared.progress import Progress
 from shared.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
-    from shared.box import BoxClient
     from shared.dam import DamClient
+    from shared.transfer import CampaignTransfer, Courier, Delivered
 
 logger = logging.getLogger("uploader")
 
 Clock = Callable[[], datetime]
+
+MAX_LISTINGS = 5
+"""How often a campaign's folder is listed in one run before it counts as one that keeps changing."""
+CAMPAIGNS_PER_WORKER = 2
+"""How many campaigns may be under way, for each worker: enough to keep all busy, few enough to be held."""
+STOP_POLL_SECONDS = 0.2
 
 
 class RunLockedError(Exception):
@@ -56,9 +64,12 @@ class Report:
     queued: int = 0
     delivered: DeliveryCounts = field(default_factory=DeliveryCounts)
     error: str | None = None
+    transfer: dict[str, float] = field(default_factory=dict)
+    differences: list[str] | None = None
+    """What --verify found; None without it."""
 
     def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
-        document = {
+        document: dict[str, object] = {
             "run_id": self.run_id,
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "duration_s": round(duration_seconds, 3),
@@ -69,7 +80,10 @@ class Report:
                 "sent": self.delivered.sent,
                 "failed": self.delivered.failed,
             },
+            "transfer": self.transfer,
         }
+        if self.differences is not None:
+            document["differences"] = self.differences
         if self.error is not None:
             document["error"] = self.error
         return json.dumps(document, ensure_ascii=False)
@@ -84,8 +98,21 @@ class Failure:
     retry: RetryStatus
 
 
+@dataclass(slots=True)
+class Work:
+    """A campaign that is being worked on; transfer: from when its assets are on their way."""
+
+    campaign: Campaign
+    retry: RetryStatus
+    transfer: CampaignTransfer | None = None
+
+
 class Pass:
-    """One pass: search, decide, transfer, report. Its parts are handed in."""
+    """One pass: search, decide, transfer, report. Its parts are handed in.
+
+    The main thread alone decides and talks to the DAM about campaigns. Workers move files and leave word in
+    `_events`: things for the main thread to do, which it does between looking at one campaign and the next.
+    """
 
     def __init__(
         self,
@@ -97,7 +124,7 @@ class Pass:
         clock: Clock,
         is_dry_run: bool,
         is_stopping: Callable[[], bool],
-        progress: Callable[[Asset, int], None],
+        progress: Progress,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -107,12 +134,17 @@ class Pass:
         self._is_dry_run = is_dry_run
         self._is_stopping = is_stopping
         self._progress = progress
-        self._box: BoxClient | None = None
+        self._resources = ExitStack()
+        self._courier: Courier | None = None
+        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._under_way: dict[str, Work] = {}
+        self._is_chosen = False
         self._waiting: list[Failure] = []
         self._systems_that_answered: set[str] = set()
         self._has_failed = False
         self._has_bug = False
         self._is_interrupted = False
+        self._is_over = False
         self._composer = Composer(
             timezone=settings.timezone,
             max_attempts=settings.max_retries,
@@ -130,23 +162,45 @@ class Pass:
             "%d campaigns in %s, %d of them permanently failed", len(ids), self._settings.dam.status_a1,
             sum(state.permanently_failed for state in states.values()), extra={"action": "search_done"},
         )  # fmt: skip
-        for campaign_id in ids:
-            if self._is_stopping():
-                self._is_interrupted = True
-                break
-            self._isolate(campaign_id, states.get(campaign_id, RetryStatus(campaign_id)))
-            if chosen and self._report.campaigns[-1].outcome is Outcome.NOT_FOUND:
-                self._has_failed = True  # a mistyped id must not pass for a success
-        if not chosen and not self._is_dry_run and not self._is_interrupted:
-            self._follow_those_that_left(ids)
+        self._is_chosen = bool(chosen)
+        with self._resources:
+            for campaign_id in ids:
+                self._react(at_most=CAMPAIGNS_PER_WORKER * self._settings.transfer.workers - 1)
+                if self._is_stopping():
+                    self._is_interrupted = True
+                    break
+                self._look_at(campaign_id, states.get(campaign_id, RetryStatus(campaign_id)))
+            self._react(at_most=0)
+            if not self._is_dry_run and not self._is_interrupted:
+                if not chosen:
+                    self._follow_those_that_left(ids)
+                self._abort_stale_uploads()
+        places = {campaign_id: place for place, campaign_id in enumerate(ids)}
+        self._report.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
         return self._conclude()
+
+    def _react(self, *, at_most: int) -> None:
+        """Do what the workers left word of, until at most so many campaigns are under way."""
+        while True:
+            if self._is_stopping() and not self._is_interrupted:
+                self._is_interrupted = True
+                for work in list(self._under_way.values()):
+                    self._stop(work)
+            is_full = len(self._under_way) > at_most
+            try:
+                event = self._events.get(block=is_full, timeout=STOP_POLL_SECONDS)
+            except Empty:
+                if is_full:
+                    continue
+                return
+            event()
 
     # One campaign
 
-    def _isolate(self, campaign_id: str, retry: RetryStatus) -> None:
-        """One campaign's failure never stops the next one."""
+    def _look_at(self, campaign_id: str, retry: RetryStatus) -> None:
         campaign = Campaign(campaign_id, retry.campaign_number, retry.campaign_name or campaign_id, None)
-        try:
+        work = Work(campaign, retry)
+        with self._isolated(work):
             if decide(retry, None) is Action.SKIP and retry.permanently_failed:
                 self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
                 return
@@ -154,20 +208,38 @@ class Pass:
             if read is None or read.status != self._settings.dam.status_a1:
                 self._leave(read or campaign, None if read is None else read.status, found=read is not None)
                 return
-            campaign = read
-            self._process(campaign, retry)
+            work.campaign = read
+            self._process(work)
+
+    @contextmanager
+    def _isolated(self, work: Work) -> Iterator[None]:
+        """One campaign's failure never stops the next one."""
+        try:
+            yield
         except ConfigError:
             raise
         except AppError as exc:
             if isinstance(exc, DbError) and exc.is_out_of_reach:
                 raise
-            self._fail(Failure(campaign, exc, retry))
+            self._abandon(work)
+            self._fail(Failure(work.campaign, exc, work.retry))
         except Exception:  # a bug met in one campaign must not take the others with it
-            logger.exception("campaign %s: a bug", campaign_id)
-            self._has_bug = True
-            self._note(campaign, Outcome.FAILED, attempt=retry.retry_count, error="a bug, see the log")
+            logger.exception("campaign %s: a bug", work.campaign.id)
+            self._abandon(work)
+            self._note_bug(work)
 
-    def _process(self, campaign: Campaign, retry: RetryStatus) -> None:
+    def _note_bug(self, work: Work) -> None:
+        self._has_bug = True
+        attempt = work.retry.retry_count
+        self._note(work.campaign, Outcome.FAILED, attempt=attempt, error="a bug, see the log")
+
+    def _abandon(self, work: Work) -> None:
+        """The campaign is done with in this run; what of it is in hand still comes to its end."""
+        if self._under_way.pop(work.campaign.id, None) is not None and work.transfer is not None:
+            work.transfer.drop()
+
+    def _process(self, work: Work) -> None:
+        campaign, retry = work.campaign, work.retry
         if not self._is_dry_run:
             self._database.record_in_a1(campaign)
         found = self._dam.list_master_assets(campaign.id)
@@ -179,7 +251,7 @@ class Pass:
                 size_bytes=found.size_bytes,
             )  # fmt: skip
         else:
-            self._upload(campaign, found, retry)
+            self._begin_transfer(work, found)
 
     def _count_attempt(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
         """Count the attempt and queue its one notice, in one transaction."""
@@ -213,33 +285,165 @@ class Pass:
             outcome = Outcome.PERMANENTLY_FAILED
         self._note(campaign, outcome, attempt=attempt.number)
 
-    def _upload(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
-        from shared.transfer import TransferJob, transfer_campaign
+    # Transfers
 
-        totals = transfer_campaign(
-            TransferJob(
-                campaign=campaign,
-                master=found,
-                dam=self._dam,
-                box=self._box_client(),
-                ledger=self._database,
-                root_folder_id=self._settings.box.root_folder_id,
-                run_id=self._report.run_id,
-                is_stopping=self._is_stopping,
-                progress=self._progress,
-            )
+    def _begin_transfer(self, work: Work, found: MasterAssets) -> None:
+        from shared.transfer import CampaignTransfer
+
+        work.transfer = CampaignTransfer(
+            self._made_courier(),
+            work.campaign,
+            self._settings.box.root_folder_id,
+            lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
         )
-        if totals is None:
-            self._is_interrupted = True
-            self._note(campaign, Outcome.INTERRUPTED, attempt=retry.retry_count)
+        self._under_way[work.campaign.id] = work
+        work.transfer.start(found)
+        if not work.transfer.pending:
+            self._on_all_delivered(work)
+
+    def _on_delivered(self, work: Work, delivered: Delivered) -> None:
+        """A worker has brought a file, or tells why not."""
+        error = delivered.error
+        if isinstance(error, ConfigError) or (isinstance(error, DbError) and error.is_out_of_reach):
+            raise error
+        if delivered.file is not None:
+            self._systems_that_answered.add("Box")
+        transfer = self._transfer_of(work)
+        if transfer is None:
             return
-        self._systems_that_answered.add("Box")
+        with self._isolated(work):
+            if isinstance(error, Exception) and not isinstance(error, AppError | StoppedError):
+                raise error
+            transfer.settle(delivered)
+            if not transfer.pending:
+                self._on_all_delivered(work)
+
+    def _on_all_delivered(self, work: Work) -> None:
+        """List the folder again, until it shows what was copied; then write the receipt, the last thing."""
+        transfer = self._transfer_of(work)
+        while transfer is not None and not transfer.pending:
+            if transfer.failures:
+                raise transfer.failure()
+            if transfer.is_stopped:
+                self._abandon(work)
+                self._is_interrupted = True
+                self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
+                return
+            again = self._dam.list_master_assets(work.campaign.id)
+            if decide(work.retry, again) is Action.COUNT_ATTEMPT:
+                self._abandon(work)
+                self._count_attempt(work.campaign, again, work.retry)
+                return
+            if transfer.is_settled_by(again):
+                self._begin_receipt(work, transfer)
+                return
+            if transfer.listings == MAX_LISTINGS:
+                raise DamError(
+                    f"the assets of campaign {work.campaign.id} changed after each of {MAX_LISTINGS} listings",
+                    kind="keeps_changing",
+                    hint="it goes to A2 when two listings in a row agree",
+                    retryable=True,
+                    item_id=work.campaign.id,
+                )
+            logger.info("campaign %s changed while it was copied", work.campaign.id)
+            transfer.start(again)
+            if self._is_stopping():
+                transfer.is_stopped = transfer.drop() > 0 or transfer.is_stopped
+
+    def _begin_receipt(self, work: Work, transfer: CampaignTransfer) -> None:
+        from shared.pool import Job
+        from shared.receipt import receipt, write_receipt
+
+        courier, campaign, place = self._made_courier(), work.campaign, transfer.root
+        if place is None:
+            raise RuntimeError("a transfer that was begun has a folder")
+        entries = transfer.entries()
+        content = receipt(campaign, entries, run_id=self._report.run_id, now=self._clock())
+
+        def write() -> None:
+            error: Exception | None = None
+            try:
+                write_receipt(courier.box, place, campaign.id, content, {entry.box_id for entry in entries})
+            except Exception as exc:  # noqa: BLE001 - carried to the main thread, which raises it
+                error = exc
+            self._events.put(lambda: self._on_receipt(work, error))
+
+        courier.pool.submit(campaign.id, Job(len(content), write))
+
+    def _on_receipt(self, work: Work, error: Exception | None) -> None:
+        """Everything of the campaign is in Box, the receipt too: the DAM may say A2."""
+        if self._transfer_of(work) is None:
+            return
+        with self._isolated(work):
+            if error is not None:
+                raise error
+            self._say_a2(work.campaign)
+            self._under_way.pop(work.campaign.id, None)
+
+    def _say_a2(self, campaign: Campaign) -> None:
         self._database.request_a2(campaign.id)
         dam = self._settings.dam
         after = self._dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
         if after is None or after.status != dam.status_a2:
             logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
         self._leave(after or campaign, after.status if after else None, found=after is not None)
+
+    def _stop(self, work: Work) -> None:
+        """Begin nothing more of a campaign; what is in hand is finished, large files at their next part."""
+        transfer = self._transfer_of(work)
+        if transfer is None or not transfer.drop():
+            return
+        transfer.is_stopped = True
+        if not transfer.pending:
+            with self._isolated(work):
+                self._on_all_delivered(work)
+
+    def _transfer_of(self, work: Work) -> CampaignTransfer | None:
+        """The campaign's transfer, unless the campaign is done with in this run."""
+        return work.transfer if self._under_way.get(work.campaign.id) is work else None
+
+    def _abort_stale_uploads(self) -> None:
+        """Give back to Box the upload sessions that nobody will go on with."""
+        for upload in self._database.stale_uploads(self._settings.dam.status_a1):
+            try:
+                self._made_courier().box.abort(upload.session_id)
+            except AppError as exc:
+                logger.warning("%s; it is tried again in the next run", exc)
+                continue
+            self._database.forget_upload(upload.session_id)
+
+    def _made_courier(self) -> Courier:
+        """Made when there is something to upload: workers and connections cost more than an idle run."""
+        if self._courier is None:
+            from shared.box import BoxClient
+            from shared.limiter import BoxGate
+            from shared.pool import Pool
+            from shared.transfer import DIRECT_UPLOAD_LIMIT, Courier
+
+            limits = self._settings.transfer
+            gate = BoxGate(
+                self._database,
+                uploads_per_minute=limits.uploads_per_minute,
+                calls_per_minute=limits.calls_per_minute,
+            )
+            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate)))
+            pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
+            self._resources.enter_context(pool)
+            self._resources.push(self._on_the_way_out)
+            self._courier = Courier(
+                self._dam,
+                box,
+                self._database,
+                pool,
+                self._progress,
+                run_id=self._report.run_id,
+                is_stopping=lambda: self._is_over or self._is_stopping(),
+            )
+        return self._courier
+
+    def _on_the_way_out(self, *_: object) -> None:
+        """Let large files that are in hand stop at their next part, when the run ends before they do."""
+        self._is_over = True
 
     def _leave(self, campaign: Campaign, status: str | None, *, found: bool) -> None:
         """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
@@ -286,14 +490,6 @@ class Pass:
                 continue
             shown = campaign or Campaign(campaign_id, "", campaign_id, None)
             self._leave(shown, shown.status, found=campaign is not None)
-
-    def _box_client(self) -> BoxClient:
-        """Made when there is something to upload: its SDK costs more than a whole idle run."""
-        if self._box is None:
-            from shared.box import BoxClient
-
-            self._box = BoxClient(self._settings.box)
-        return self._box
 
     # Failures
 
@@ -375,6 +571,8 @@ class Pass:
             error=error,
         )
         self._report.campaigns.append(result)
+        if self._is_chosen and outcome is Outcome.NOT_FOUND:
+            self._has_failed = True  # a mistyped id must not pass for a success
         of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""
         of_assets = f", {assets} assets, {size_bytes} bytes" if assets else ""
         is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
@@ -384,28 +582,6 @@ class Pass:
             campaign.id, campaign.label, outcome, of_attempts, of_assets,
             extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
         )  # fmt: skip
-
-
-class ProgressLine:
-    """A line on a terminal that says how far the file in hand is; elsewhere nothing."""
-
-    def __init__(self) -> None:
-        self._is_shown = sys.stderr.isatty()
-        self._last_at = 0.0
-
-    def __call__(self, asset: Asset, moved_bytes: int) -> None:
-        if not self._is_shown:
-            return
-        is_whole = moved_bytes >= asset.size_bytes
-        if not is_whole and time.monotonic() - self._last_at < 0.2:
-            return
-        self._last_at = time.monotonic()
-        percent = 100 * moved_bytes // max(asset.size_bytes, 1)
-        megabytes = f"{moved_bytes / 1e6:,.1f} of {asset.size_bytes / 1e6:,.1f} MB"
-        sys.stderr.write(f"\r\x1b[K{percent:3d} %  {megabytes}  {ascii(asset.name)[1:-1]:.60}")
-        if is_whole:
-            sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
 
 def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> ExitCode:
@@ -422,6 +598,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(progress.make_room)  # a log line never runs into the live line
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
     with (
         closing(DamClient(settings.dam, now=clock())) as dam,
@@ -431,19 +610,58 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         if pending:
             names = ", ".join(path.name for path in pending)
             raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+        if arguments.verify is not None:
+            return verify(arguments.verify, settings, database, dam, report, progress)
         if not arguments.dry_run:
             holder = database.lock_or_holder(UPLOADER_LOCK)
             if holder is not None:
                 raise RunLockedError(f"another run is at work: {holder}")
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
-            is_stopping=stop.is_set, progress=ProgressLine(),
+            is_stopping=stop.is_set, progress=progress,
         )  # fmt: skip
         try:
             return single.run(arguments.campaign)
         finally:
+            progress.erase()
+            report.transfer = progress.figures.to_json()
             if not arguments.dry_run and not database.is_closed:
                 report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())
+
+
+def verify(
+    campaign_id: str,
+    settings: Settings,
+    database: Database,
+    dam: DamClient,
+    report: Report,
+    progress: Progress,
+) -> ExitCode:
+    """Read a campaign's assets on both sides again and tell each difference; nothing is written."""
+    from shared.box import BoxClient
+    from shared.limiter import BoxGate
+    from shared.receipt import Sides, compare
+
+    folder_id = database.box_folder_of(campaign_id)
+    if dam.read_campaign(campaign_id) is None:
+        report.differences = [f"campaign {campaign_id} is not visible in the DAM"]
+    elif folder_id is None:
+        report.differences = [f"campaign {campaign_id} has no folder in Box on record"]
+    else:
+        limits = settings.transfer
+        gate = BoxGate(
+            database, uploads_per_minute=limits.uploads_per_minute, calls_per_minute=limits.calls_per_minute
+        )
+        found = dam.list_master_assets(campaign_id)
+        sides = Sides(campaign_id, found, folder_id, database.uploaded_assets(campaign_id))
+        with closing(BoxClient(settings.box, gate)) as box:
+            report.differences = compare(dam, box, sides, progress, workers=limits.workers)
+        logger.info("campaign %s: %d assets read on both sides", campaign_id, len(found.assets))
+    for text in report.differences:
+        logger.error("%s", text, extra={"action": "difference", "campaign_id": campaign_id})
+    if not report.differences:
+        logger.info("campaign %s: both sides are the same", campaign_id, extra={"action": "verified"})
+    return ExitCode.SOME_FAILED if report.differences else ExitCode.OK
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -461,6 +679,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--campaign", action="append", default=[], metavar="ID", help="this campaign alone; repeatable"
+    )
+    parser.add_argument(
+        "--verify", metavar="ID", help="read this campaign's assets in the DAM and in Box again, and compare"
     )
     parser.add_argument("--dry-run", action="store_true", help="decide and tell, write nothing anywhere")
     parser.add_argument("--json", action="store_true", help="print the run's report as one JSON object")

@@ -127,11 +127,11 @@ class World:
         return campaign
 
     def box_files(self) -> dict[str, tuple[int, str]]:
-        """{path below the root folder: (size, SHA-1)} of everything in Box."""
+        """{path below the root folder: (size, SHA-1)} of everything in Box, the receipts left out."""
         return {
             file.path.split("/", 1)[1]: (file.size, file.sha1)
             for file in self.box.files()
-            if "/" in file.path
+            if "/" in file.path and file.name != "_manifest.json"
         }
 
 

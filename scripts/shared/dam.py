@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -192,13 +193,16 @@ class DamClient:
                         seen.add(item_id)
                         waiting.append(DamFolder(item_id, clean_text(item.get("name")) or item_id, folder))
                 elif item_id not in assets:
-                    assets[item_id] = asset_of(item, folder)
+                    asset = asset_of(item, folder)
+                    trusted = asset if self._settings.compares_checksums else replace(asset, md5=None)
+                    assets[item_id] = trusted
         return MasterAssets(root.id, tuple(assets.values()))
 
-    def open_asset(self, asset_id: str) -> AbstractContextManager[Readable]:
-        """The master bytes of an asset, as a stream."""
+    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]:
+        """The master bytes of an asset from `start` on, as a stream. May be called by any thread."""
         path = f"/assets/{_in_path(asset_id)}/contents"
-        return self._session.stream(path, what=f"downloading asset {asset_id}", item_id=asset_id)
+        what = f"downloading asset {asset_id}"
+        return self._session.stream(path, what=what, item_id=asset_id, start=start)
 
     def _list_children(self, folder_id: str) -> Iterator[dict[str, Any]]:
         """The live children of a folder, each once."""
@@ -300,7 +304,7 @@ class DamClient:
             f"/{self._settings.patch_resource}/{_in_path(campaign_id)}",
             what=f"setting campaign {campaign_id} to {new}",
             item_id=campaign_id,
-            json={"edited_folder" if is_folder else "edited_asset": {"data": {"metadata": [field]}}},
+            json_body={"edited_folder" if is_folder else "edited_asset": {"data": {"metadata": [field]}}},
         )
 
 

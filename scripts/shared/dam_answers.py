@@ -13,6 +13,7 @@ from shared.models import Asset, DamFolder
 GONE_STATES = ("DELETED", "SEL_DEL")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -114,6 +115,13 @@ def size_of(item: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None
 
 
+def _checksum_of(item: Mapping[str, Any]) -> str | None:
+    """The declared checksum, where it has the form of an MD5."""
+    master = item.get("master_content_info")
+    value = master.get("content_checksum") if isinstance(master, dict) else None
+    return value.lower() if isinstance(value, str) and _MD5.fullmatch(value) else None
+
+
 def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
     asset_id, size = item["asset_id"], size_of(item)
     if size is None:
@@ -130,6 +138,7 @@ def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
         folder=folder,
         size_bytes=size,
         revision=f"{item.get('version', '')}/{item.get('date_last_updated', '')}/{size}",
+        md5=_checksum_of(item),
     )
 
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPMessage
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
-
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import TimeoutError as HttpTimeoutError
-from urllib3.util.retry import Retry
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from shared.client_certificate import client_context
 from shared.dam_answers import clean_text, mapping
 from shared.errors import ConfigError, DamError
 from shared.models import DamSettings
+from shared.wire import (
+    LONGEST_WAIT_SECONDS,
+    NoAnswerError,
+    Reply,
+    Wire,
+    backoff_seconds,
+    default_context,
+    retry_after_seconds,
+)
 
 logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=BaseException)
 
 API = "/otmmapi/v6"
-CONNECT_TIMEOUT_SECONDS = 10
 READ_TRIES = 3
+LONGEST_REDIRECTION = 5
+SKIP_BLOCK = 1024 * 1024
 OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
 RETRIED_STATUSES = (500, *OUT_OF_REACH_STATUSES)
+REDIRECTS = (301, 302, 303, 307, 308)
+REPEATABLE_METHODS = ("GET", "PUT", "DELETE")
+FORM = "application/x-www-form-urlencoded"
 
 _REFUSED_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",
@@ -46,112 +59,282 @@ _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRE
 
 
 class Readable(Protocol):
-    """A stream of bytes: at most `size` of them, b"" at the end."""
+    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end."""
 
-    def read(self, size: int) -> bytes: ...
+    def readinto(self, view: memoryview) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer that was read to its end."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+    @property
+    def is_html(self) -> bool:
+        return "html" in (self.headers.get("Content-Type") or "").lower()
+
+    @property
+    def mapping(self) -> dict[str, Any] | None:
+        """The JSON object that the answer is, or None."""
+        try:
+            answer = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return answer if isinstance(answer, dict) else None
 
 
 class DamSession:
-    """One session with the DAM.
+    """One session with the DAM, shared by all threads.
 
     Reads are retried a few times on dropped connections, 429 and 5xx; every call has a time-out; a session
-    that ends is renewed once per call. Raises DamError for what the DAM does, ConfigError for credentials
-    and certificates it will never accept. `what` says, in errors, what was being done.
+    that ends is renewed once per call, and once for all threads that meet its end. Raises DamError for what
+    the DAM does, ConfigError for credentials and certificates it will never accept. `what` says, in errors,
+    what was being done.
     """
 
     def __init__(self, settings: DamSettings, *, now: datetime) -> None:
         self._settings = settings
-        self._timeout = (CONNECT_TIMEOUT_SECONDS, settings.timeout_seconds)
-        self._is_logged_in = False
-        self._http = requests.Session()
-        self._http.headers["User-Agent"] = "a1-to-a2"
-        self._http.verify = settings.ca_bundle or True
-        context = client_context(settings, now) if settings.auth == "pfx-v2" else None
-        origin = _origin(settings.base_url)
-        self._http.mount("https://", _Adapter(None))
-        self._http.mount("http://", _Adapter(None))
-        self._http.mount(f"{origin}/", _Adapter(context))
-        # A search and a login change nothing, so their POST may be repeated like a read.
-        self._http.mount(f"{origin}{API}/search/", _Adapter(context, retry_posts=True))
-        token_context = context if _origin(settings.token_url) == origin else None
-        self._http.mount(settings.token_url, _Adapter(token_context, retry_posts=True))
-        self._http.mount(f"{origin}{API}/sessions", _Adapter(context, retry_posts=True))
+        # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent.
+        self._elsewhere = Wire(None, settings.timeout_seconds)
+        self._wire = self._elsewhere
+        if settings.auth == "pfx-v2":
+            self._wire = Wire(client_context(settings, now), settings.timeout_seconds)
+        elif settings.ca_bundle is not None:
+            self._wire = self._elsewhere = Wire(default_context(settings.ca_bundle), settings.timeout_seconds)
+        self._origin = _origin(settings.base_url)
+        self._login_lock = threading.Lock()
+        self._logins = 0
+        self._credentials: dict[str, str] = {}
+        self._cookies: dict[str, str] = {}
 
     def close(self) -> None:
         """Log out of a session login (the DAM would keep it open for long) and drop the connections."""
-        if self._is_logged_in and self._settings.auth == "password":
+        if self._logins and self._settings.auth == "password":
             try:
-                self._http.delete(self._url("/sessions"), timeout=self._timeout)
-            except requests.RequestException as exc:
+                self._wire.send("DELETE", self._url("/sessions"), self._headers()).read()
+            except NoAnswerError as exc:
                 logger.debug("could not log out of the DAM: %s", exc)
-        self._http.close()
+        self._wire.close()
+        self._elsewhere.close()
 
-    def read_json(self, method: str, path: str, *, what: str, **call: Any) -> dict[str, Any]:
-        item_id = call.get("item_id")
-        response = self._send(method, path, what=what, expects_json=True, **call)
-        _raise_for_status(response, what, item_id)
-        answer = _parsed(response)
-        if answer is None:
-            raise DamError(
-                f"{what}: the DAM answered {response.status_code} without usable JSON",
-                kind="bad_answer",
-                retryable=True,
-                item_id=item_id,
-                status_code=response.status_code,
-            )
-        _raise_for_exception_body(answer, what, item_id, response.status_code)
-        return answer
-
-    def _send(
+    def read_json(
         self,
         method: str,
         path: str,
         *,
         what: str,
         item_id: str | None = None,
-        expects_json: bool = False,
-        stream: bool = False,
-        **call: Any,
-    ) -> requests.Response:
-        """One call on a valid session; a session that ended is renewed once and the call repeated."""
-        if not self._is_logged_in:
-            self._log_in()
-        response = self._call(method, self._url(path), what, item_id, stream=stream, **call)
-        if not _is_session_over(response, expects_json=expects_json):
-            return response
-        response.close()
-        self._log_in()
-        response = self._call(method, self._url(path), what, item_id, stream=stream, **call)
-        if not _is_session_over(response, expects_json=expects_json):
-            return response
-        response.close()
-        raise DamError(
-            f"{what}: the DAM asks for a login again right after one (HTTP {response.status_code})",
-            kind="not_logged_in",
-            retryable=True,
-            item_id=item_id,
-            status_code=response.status_code,
-        )
-
-    def _call(
-        self, method: str, url: str, what: str, item_id: str | None, *, stream: bool = False, **call: Any
-    ) -> requests.Response:
-        try:
-            return self._http.request(
-                method, url, timeout=self._timeout, allow_redirects=stream, stream=stream, **call
+        params: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """A read whose answer is a JSON object. A search's POST changes nothing, so it is repeated too."""
+        url = self._url(path) + (f"?{urlencode(params)}" if params else "")
+        body = urlencode(data).encode() if data is not None else b""
+        kind = {"Content-Type": FORM} if data is not None else {}
+        answer = self._ask(method, url, kind, body, what, item_id, is_repeatable=True, expects_json=True)
+        _raise_for_status(answer, what, item_id)
+        found = answer.mapping
+        if found is None:
+            raise DamError(
+                f"{what}: the DAM answered {answer.status} without usable JSON",
+                kind="bad_answer",
+                retryable=True,
+                item_id=item_id,
+                status_code=answer.status,
             )
-        except requests.RequestException as exc:
+        _raise_for_exception_body(found, what, item_id, answer.status)
+        return found
+
+    def write(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        item_id: str,
+        data: Mapping[str, str] | None = None,
+        json_body: object = None,
+    ) -> dict[str, Any]:
+        """A write; its answer as a mapping, {} when the DAM answered success without JSON."""
+        body = urlencode(data).encode() if data is not None else json.dumps(json_body).encode()
+        kind = {"Content-Type": FORM if data is not None else "application/json"}
+        is_repeatable = method in REPEATABLE_METHODS
+        answer = self._ask(method, self._url(path), kind, body, what, item_id, is_repeatable=is_repeatable)
+        _raise_for_status(answer, what, item_id)
+        found = answer.mapping
+        if found is None:
+            return {}
+        _raise_for_exception_body(found, what, item_id, answer.status)
+        return found
+
+    @contextmanager
+    def stream(self, path: str, *, what: str, item_id: str, start: int = 0) -> Iterator[Readable]:
+        """The bytes of a GET from `start` on. A connection that breaks while they arrive raises DamError
+        (retryable), one that ends too soon ends the stream.
+
+        Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
+        tells: a 206 begins there; after a 200 the bytes before are read and dropped.
+        """
+        headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
+        reply = self._open(path, headers, what, item_id)
+        with reply:
+            if reply.status == 206 and start and _range_start(reply.headers) != start:
+                raise DamError(
+                    f"{what}: asked for the bytes from {start} on, the DAM sent others"
+                    f" ({reply.headers.get('Content-Range')!r:.80})",
+                    kind="bad_answer",
+                    retryable=True,
+                    item_id=item_id,
+                    status_code=206,
+                )
+            body = _Body(reply, what, item_id)
+            if reply.status != 206:
+                body.skip(start)
+            yield body
+
+    # Calls
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        what: str,
+        item_id: str | None,
+        *,
+        is_repeatable: bool,
+        expects_json: bool = False,
+    ) -> _Answer:
+        """One call on a valid session; a session that ended is renewed once and the call repeated."""
+        for is_last in (False, True):
+            login = self._log_in_unless(0)
+            answer = self._exchange(method, url, headers, body, what, item_id, is_repeatable=is_repeatable)
+            if not _is_session_over(answer, expects_json=expects_json):
+                return answer
+            if not is_last:
+                self._log_in_unless(login)
+        raise _not_logged_in(what, item_id, answer.status)
+
+    def _open(self, path: str, headers: Mapping[str, str], what: str, item_id: str) -> Reply:
+        """A GET whose body is still to come, on a valid session. Raises DamError for all but success."""
+        for is_last in (False, True):
+            login = self._log_in_unless(0)
+            reply, was_redirected = self._follow(self._url(path), headers, what, item_id)
+            is_login_page = was_redirected and "html" in (reply.headers.get("Content-Type") or "").lower()
+            if 200 <= reply.status < 300 and not is_login_page:
+                return reply
+            answer = self._read(reply, what, item_id)
+            if answer.status != 401 and not is_login_page:
+                _raise_for_status(answer, what, item_id)
+            if not is_last:
+                self._log_in_unless(login)
+        raise _not_logged_in(what, item_id, answer.status)
+
+    def _follow(self, url: str, headers: Mapping[str, str], what: str, item_id: str) -> tuple[Reply, bool]:
+        """The reply at the end of the redirections, and whether there were any (to an object store, say)."""
+        for count in range(LONGEST_REDIRECTION + 1):
+            reply = self._patiently("GET", url, headers, b"", what, item_id, is_repeatable=True)
+            location = reply.headers.get("Location")
+            if reply.status not in REDIRECTS or not location or count == LONGEST_REDIRECTION:
+                break
+            reply.close()
+            url = urljoin(url, location)
+        return reply, count > 0
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        what: str,
+        item_id: str | None,
+        *,
+        is_repeatable: bool,
+    ) -> _Answer:
+        """A call and its whole answer; an answer that breaks off is one that did not come."""
+        tries = READ_TRIES if is_repeatable else 1
+        while True:
+            tries -= 1
+            reply = self._patiently(method, url, headers, body, what, item_id, is_repeatable=is_repeatable)
+            try:
+                content = reply.read()
+            except NoAnswerError as exc:
+                if not tries:
+                    raise self._transport_error(exc, what, item_id) from exc
+                time.sleep(backoff_seconds(READ_TRIES - 1 - tries))
+                continue
+            self._remember_cookies(reply.headers)
+            return _Answer(reply.status, reply.headers, content)
+
+    def _read(self, reply: Reply, what: str, item_id: str) -> _Answer:
+        try:
+            return _Answer(reply.status, reply.headers, reply.read())
+        except NoAnswerError as exc:
             raise self._transport_error(exc, what, item_id) from exc
 
-    def _log_in(self) -> None:
-        self._is_logged_in = False
-        self._http.auth = _NoAuth()
-        self._http.cookies.clear()
-        if self._settings.auth == "password":
-            self._open_session()
-        else:
-            self._http.auth = _BearerAuth(self._fetch_token())
-        self._is_logged_in = True
+    def _patiently(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        what: str,
+        item_id: str | None,
+        *,
+        is_repeatable: bool,
+    ) -> Reply:
+        """The head of an answer; what may pass is tried again where that can do no harm."""
+        is_ours = _origin(url) == self._origin or url == self._settings.token_url
+        wire = self._wire if _origin(url) == self._origin else self._elsewhere
+        for tries in range(1, READ_TRIES + 1):
+            is_last = tries == READ_TRIES or not is_repeatable
+            try:
+                reply = wire.send(method, url, {**(self._headers() if is_ours else {}), **headers}, body)
+            except NoAnswerError as exc:
+                is_refusal = isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError)
+                if is_last or is_refusal:  # what TLS refuses does not heal by repetition
+                    raise self._transport_error(exc, what, item_id) from exc
+                asked = None
+            else:
+                if is_last or reply.status not in RETRIED_STATUSES:
+                    return reply
+                asked = retry_after_seconds(reply.headers.get("Retry-After"), datetime.now(UTC))
+                reply.close()
+            time.sleep(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"User-Agent": "a1-to-a2", **self._credentials}
+        cookies = self._cookies
+        if cookies:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        return headers
+
+    def _remember_cookies(self, headers: HTTPMessage) -> None:
+        """Cookies make a session login; with a token they may still tie us to one node of a cluster."""
+        for line in headers.get_all("Set-Cookie") or ():
+            name, _, value = str(line).partition(";")[0].partition("=")
+            if name.strip():
+                self._cookies = {**self._cookies, name.strip(): value.strip()}
+
+    # Logging in
+
+    def _log_in_unless(self, seen: int) -> int:
+        """Log in, unless somebody has done so since login number `seen`; returns the present number."""
+        with self._login_lock:
+            if self._logins == seen:
+                self._credentials, self._cookies = {}, {}
+                if self._settings.auth == "password":
+                    self._open_session()
+                else:
+                    self._credentials = {"Authorization": f"Bearer {self._fetch_token()}"}
+                self._logins += 1
+            return self._logins
 
     def _fetch_token(self) -> str:
         settings = self._settings
@@ -184,20 +367,21 @@ class DamSession:
         form = {"username": self._settings.username, "password": self._settings.password or ""}
         answer = self._login_answer(self._url("/sessions"), form, "DAM_USERNAME and DAM_PASSWORD")
         session = mapping(mapping(answer, "session_resource", "logging in"), "session", "logging in")
-        self._http.headers["X-Requested-By"] = str(session.get("id", ""))
+        self._credentials = {"X-Requested-By": str(session.get("id", ""))}
 
     def _login_answer(self, url: str, form: Mapping[str, str], variables: str) -> dict[str, Any]:
         what = f"logging in at {_shown_url(url)}"
-        response = self._call("POST", url, what, None, data=form)
-        if response.status_code in (400, 401, 403):
+        body = urlencode(form).encode()
+        response = self._exchange("POST", url, {"Content-Type": FORM}, body, what, None, is_repeatable=True)
+        if response.status in (400, 401, 403):
             raise DamError(
-                f"{what}: the DAM refused the credentials (HTTP {response.status_code})",
+                f"{what}: the DAM refused the credentials (HTTP {response.status})",
                 kind="login_refused",
                 hint=f"check {variables}",
-                status_code=response.status_code,
+                status_code=response.status,
             )
         _raise_for_status(response, what, None)
-        answer = _parsed(response)
+        answer = response.mapping
         if answer is None:
             raise DamError(
                 f"{what}: answered without JSON, as a login page or a proxy would",
@@ -221,9 +405,7 @@ class DamSession:
     def _url(self, path: str) -> str:
         return f"{self._settings.base_url}{API}{path}"
 
-    def _transport_error(
-        self, exc: requests.RequestException, what: str, item_id: str | None
-    ) -> DamError | ConfigError:
+    def _transport_error(self, exc: Exception, what: str, item_id: str | None) -> DamError | ConfigError:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
         host = urlsplit(self._settings.base_url).netloc
         cause = _cause(exc, ssl.SSLError)
@@ -241,7 +423,7 @@ class DamSession:
                 f"DAM_PFX_PATH: {host} refused the client certificate {self._settings.pfx_path}"
                 f" ({cause.reason or cause})"
             )
-        elif _cause(exc, TimeoutError) or _cause(exc, HttpTimeoutError):
+        elif _cause(exc, TimeoutError):
             detail = f"no answer within {self._settings.timeout_seconds:g} s"
         else:
             detail = type(exc).__name__
@@ -249,38 +431,19 @@ class DamSession:
             f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True, item_id=item_id
         )
 
-    def write(self, method: str, path: str, *, what: str, item_id: str, **body: Any) -> dict[str, Any]:
-        """A write; its answer as a mapping, {} when the DAM answered success without JSON."""
-        response = self._send(method, path, what=what, item_id=item_id, **body)
-        _raise_for_status(response, what, item_id)
-        answer = _parsed(response)
-        if answer is None:
-            return {}
-        _raise_for_exception_body(answer, what, item_id, response.status_code)
-        return answer
-
-    @contextmanager
-    def stream(self, path: str, *, what: str, item_id: str) -> Iterator[Readable]:
-        """The bytes of a GET. A connection that breaks while they arrive raises DamError (retryable)."""
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        response = self._send("GET", path, what=what, item_id=item_id, stream=True, headers=headers)
-        with response:
-            _raise_for_status(response, what, item_id)
-            yield _Body(response, what, item_id)
-
 
 class _Body:
-    """A response's bytes; what breaks while they arrive becomes a DamError."""
+    """A reply's bytes; what breaks while they arrive becomes a DamError."""
 
-    def __init__(self, response: requests.Response, what: str, asset_id: str) -> None:
-        self._raw = response.raw
+    def __init__(self, reply: Reply, what: str, asset_id: str) -> None:
+        self._reply = reply
         self._what = what
         self._asset_id = asset_id
 
-    def read(self, size: int) -> bytes:
+    def readinto(self, view: memoryview) -> int:
         try:
-            return bytes(self._raw.read(size))
-        except (HTTPError, OSError) as exc:
+            return self._reply.readinto(view)
+        except NoAnswerError as exc:
             raise DamError(
                 f"{self._what}: the connection broke before the end ({type(exc).__name__})",
                 kind="broken_download",
@@ -288,53 +451,30 @@ class _Body:
                 item_id=self._asset_id,
             ) from exc
 
-
-class _BearerAuth(requests.auth.AuthBase):
-    """An OAuth token. As an auth object it also keeps requests from putting a ~/.netrc entry in its place."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+    def skip(self, count: int) -> None:
+        """Read so many bytes and drop them."""
+        scratch = memoryview(bytearray(min(SKIP_BLOCK, count)))
+        while count:
+            got = self.readinto(scratch[:count])
+            if not got:
+                return
+            count -= got
 
 
-class _NoAuth(requests.auth.AuthBase):
-    """Nothing but cookies; keeps ~/.netrc out as well."""
+def _range_start(headers: HTTPMessage) -> int | None:
+    """Where the bytes of a 206 begin."""
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
+    return int(found[1]) if found else None
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
 
-
-class _Adapter(HTTPAdapter):
-    """HTTP with bounded retries of reads, and the client certificate where a context brings one."""
-
-    def __init__(self, context: ssl.SSLContext | None, *, retry_posts: bool = False) -> None:
-        self._context = context
-        methods = {"GET", "HEAD", "PUT", "DELETE"} | ({"POST"} if retry_posts else set())
-        super().__init__(
-            max_retries=Retry(
-                total=READ_TRIES - 1,
-                other=0,  # TLS faults do not heal by repetition
-                status_forcelist=RETRIED_STATUSES,
-                allowed_methods=methods,
-                backoff_factor=0.5,
-                backoff_jitter=0.2,
-                raise_on_status=False,
-                retry_after_max=60,
-            )
-        )
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        if self._context is not None:
-            kwargs["ssl_context"] = self._context
-        super().init_poolmanager(*args, **kwargs)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        if self._context is not None:
-            kwargs["ssl_context"] = self._context
-        return super().proxy_manager_for(proxy, **kwargs)
+def _not_logged_in(what: str, item_id: str | None, status: int) -> DamError:
+    return DamError(
+        f"{what}: the DAM asks for a login again right after one (HTTP {status})",
+        kind="not_logged_in",
+        retryable=True,
+        item_id=item_id,
+        status_code=status,
+    )
 
 
 def _origin(url: str) -> str:
@@ -347,32 +487,19 @@ def _shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
-def _parsed(response: requests.Response) -> dict[str, Any] | None:
-    try:
-        answer = response.json()
-    except (ValueError, RecursionError, requests.RequestException):
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _is_html(response: requests.Response) -> bool:
-    return "html" in response.headers.get("Content-Type", "").lower()
-
-
-def _is_session_over(response: requests.Response, *, expects_json: bool) -> bool:
-    """401, or a login page in one of its disguises: a redirect, or HTML where JSON or a file was due."""
-    if response.status_code == 401:
+def _is_session_over(answer: _Answer, *, expects_json: bool) -> bool:
+    """401, or a login page in one of its disguises: a redirect, or HTML where JSON was due."""
+    if answer.status == 401:
         return True
-    if expects_json:
-        return response.is_redirect or (response.ok and _is_html(response))
-    return bool(response.history) and response.ok and _is_html(response)
+    is_page = 200 <= answer.status < 300 and answer.is_html
+    return expects_json and (answer.status in REDIRECTS or is_page)
 
 
-def _raise_for_status(response: requests.Response, what: str, item_id: str | None) -> None:
-    status = response.status_code
+def _raise_for_status(answer: _Answer, what: str, item_id: str | None) -> None:
+    status = answer.status
     if 200 <= status < 300:
         return
-    said = _said(response)
+    said = _said(answer)
     if status in OUT_OF_REACH_STATUSES:
         kind = "out_of_reach"
     else:
@@ -391,11 +518,11 @@ def _raise_for_status(response: requests.Response, what: str, item_id: str | Non
     )
 
 
-def _said(response: requests.Response) -> str:
+def _said(answer: _Answer) -> str:
     """The DAM's own words on a failure, or what stands in their place."""
-    if _is_html(response):
+    if answer.is_html:
         return "an HTML page in place of JSON, as a proxy sends it"
-    body = (_parsed(response) or {}).get("exception_body")
+    body = (answer.mapping or {}).get("exception_body")
     return clean_text(body.get("message"))[:300] if isinstance(body, dict) else ""
 
 
@@ -412,7 +539,7 @@ def _raise_for_exception_body(answer: Mapping[str, Any], what: str, item_id: str
 
 
 def _cause(exc: BaseException, wanted: type[E]) -> E | None:
-    """The first error of a type below an exception of requests, which wraps what it got many times over."""
+    """The first error of a type that led to an exception."""
     waiting: list[object] = [exc]
     seen: set[int] = set()
     while waiting:

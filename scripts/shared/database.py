@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from shared.models import (
     LedgerEntry,
     Notice,
     NoticeKind,
+    OpenUpload,
     RetryStatus,
     UploadTotals,
 )
+from shared.rate import Bucket, Grant, pause, take
 from shared.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -155,6 +158,45 @@ ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
     verified_at = now(), run_id = EXCLUDED.run_id
 """
 
+OPEN_UPLOAD = """
+SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
+FROM upload_sessions WHERE campaign_id = %(campaign_id)s AND asset_id = %(asset_id)s
+"""
+
+REMEMBER_UPLOAD = """
+INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces,
+                             part_size, run_id)
+VALUES (%(campaign_id)s, %(asset_id)s, %(session_id)s, %(revision)s, %(size_bytes)s, %(folder_id)s,
+        %(replaces)s, %(part_size)s, %(run_id)s)
+ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
+    session_id = EXCLUDED.session_id, revision = EXCLUDED.revision, size_bytes = EXCLUDED.size_bytes,
+    folder_id = EXCLUDED.folder_id, replaces = EXCLUDED.replaces, part_size = EXCLUDED.part_size,
+    run_id = EXCLUDED.run_id, created_at = now()
+"""
+
+FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
+
+# Sessions that nobody will go on with: the campaign is no longer in A1 (or this one has just been completed),
+# or Box, which keeps a session for 7 days, is about to end it.
+STALE_UPLOADS = """
+SELECT u.campaign_id, u.asset_id, u.session_id, u.revision, u.size_bytes, u.folder_id, u.replaces
+FROM upload_sessions u LEFT JOIN campaign_status c USING (campaign_id)
+WHERE c.status IS DISTINCT FROM %(status)s OR u.created_at < now() - interval '6 days'
+ORDER BY u.created_at
+"""
+
+READ_BUCKET = """
+SELECT second, counts, paused_until, extract(epoch FROM clock_timestamp())::double precision
+FROM rate_buckets WHERE bucket = %(bucket)s FOR UPDATE
+"""
+
+MAKE_BUCKET = "INSERT INTO rate_buckets (bucket) VALUES (%(bucket)s) ON CONFLICT DO NOTHING"
+
+SAVE_BUCKET = """
+UPDATE rate_buckets SET second = %(second)s, counts = %(counts)s, paused_until = %(paused_until)s
+WHERE bucket = %(bucket)s
+"""
+
 UPLOAD_TOTALS = """
 SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
 FROM campaign_assets WHERE campaign_id = %(campaign_id)s
@@ -251,6 +293,8 @@ class DueNotice:
 class Database:
     """One connection, in autocommit: a statement outside `transaction()` stands alone.
 
+    Any thread may call it: a transaction keeps the others waiting until it ends, a statement likewise.
+
     dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES.
     Raises DbError for whatever PostgreSQL refuses; retryable when it was out of reach.
     """
@@ -260,6 +304,7 @@ class Database:
     ) -> None:
         self._max_retries = max_retries
         self._is_in_transaction = False
+        self._lock = threading.RLock()
         self.statements = 0
         """Statements sent so far, for the run's own accounting."""
         with _translated():
@@ -292,22 +337,23 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What happens inside is committed together or not at all. Not to be nested."""
-        if self._is_in_transaction:
-            raise RuntimeError("a transaction is open already")
-        self._run("BEGIN")
-        self._is_in_transaction = True
-        try:
-            yield
-        except BaseException:
+        with self._lock:
+            if self._is_in_transaction:
+                raise RuntimeError("a transaction is open already")
+            self._run("BEGIN")
+            self._is_in_transaction = True
+            try:
+                yield
+            except BaseException:
+                self._is_in_transaction = False
+                if not self.is_closed:
+                    try:
+                        self._run("ROLLBACK")
+                    except DbError as exc:
+                        logger.debug("rollback failed, the server will do it: %s", exc)
+                raise
             self._is_in_transaction = False
-            if not self.is_closed:
-                try:
-                    self._run("ROLLBACK")
-                except DbError as exc:
-                    logger.debug("rollback failed, the server will do it: %s", exc)
-            raise
-        self._is_in_transaction = False
-        self._run("COMMIT")
+            self._run("COMMIT")
 
     # Single run, migrations
 
@@ -451,6 +497,59 @@ class Database:
         """What the ledger holds of a campaign."""
         return UploadTotals(*self._row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
 
+    # Upload sessions
+
+    def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None:
+        """The upload session that an earlier run left open for an asset."""
+        rows = self._rows(OPEN_UPLOAD, {"campaign_id": campaign_id, "asset_id": asset_id})
+        return OpenUpload(*rows[0]) if rows else None
+
+    def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None:
+        """Enter a session before its first part, so that a run killed from then on can be continued."""
+        self._run(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
+
+    def forget_upload(self, session_id: str) -> None:
+        """The session is over: committed, aborted or ended by Box."""
+        self._run(FORGET_UPLOAD, {"session_id": session_id})
+
+    def stale_uploads(self, status: str) -> list[OpenUpload]:
+        """The sessions that nobody will go on with; status: the one whose campaigns are still worked on."""
+        return [OpenUpload(*row) for row in self._rows(STALE_UPLOADS, {"status": status})]
+
+    # Limits
+
+    def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant:
+        """Leave for up to `wanted` calls, by the server's clock, which all runs share. See rate.take."""
+        with self.transaction():
+            current, now = self._bucket(bucket)
+            later, grant = take(current, wanted, limit, now)
+            if grant.count:
+                self._save_bucket(bucket, later)
+        return grant
+
+    def pause_calls(self, bucket: str, seconds: float) -> None:
+        """Nobody gets leave for so long."""
+        with self.transaction():
+            current, now = self._bucket(bucket)
+            self._save_bucket(bucket, pause(current, seconds, now))
+
+    def _bucket(self, bucket: str) -> tuple[Bucket, float]:
+        rows = self._rows(READ_BUCKET, {"bucket": bucket})
+        if not rows:
+            self._run(MAKE_BUCKET, {"bucket": bucket})
+            rows = self._rows(READ_BUCKET, {"bucket": bucket})
+        second, counts, paused_until, now = rows[0]
+        return Bucket(second, tuple(counts), paused_until), now
+
+    def _save_bucket(self, bucket: str, state: Bucket) -> None:
+        values = {
+            "bucket": bucket,
+            "second": state.second,
+            "counts": list(state.counts),
+            "paused_until": state.paused_until,
+        }
+        self._run(SAVE_BUCKET, values)
+
     # Errors
 
     def note_error(self, campaign_id: str, kind: str, message: str) -> LastingError:
@@ -538,7 +637,7 @@ class Database:
         """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
         text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
         sql = re.sub(r":'(\w+)'", r"%(\1)s", text.replace("%", "%%"))
-        with _translated(), self._connection.cursor() as cursor:
+        with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
             cursor.execute(sql, dict(values))
             if cursor.description is None:
@@ -554,13 +653,13 @@ class Database:
         return self._rows(sql, values)[0]
 
     def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        with _translated(), self._connection.cursor() as cursor:
+        with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
             cursor.execute(sql, values)
             return cursor.fetchall()
 
     def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
-        with _translated(), self._connection.cursor() as cursor:
+        with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
             cursor.execute(sql, values)
             return cursor.rowcount

@@ -87,6 +87,10 @@ class ConfigError(AppError):
         super().__init__("; ".join(self.faults), kind="bad_configuration")
 
 
+class StoppedError(Exception):
+    """The run was told to stop: no failure, and what Box has of a large file stays there for the next run."""
+
+
 class DamError(AppError):
     """The DAM refused, failed, or answered something that cannot be trusted."""
 

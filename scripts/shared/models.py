@@ -52,6 +52,7 @@ class Asset:
     """A live file below Master Assets.
 
     size_bytes: as the DAM declares it. revision: changes whenever the DAM's copy does.
+    md5: the checksum the DAM declares (32 hex digits), None when it declares none of that form.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Asset:
     folder: DamFolder
     size_bytes: int
     revision: str
+    md5: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class BoxFile:
-    """A file as Box reports it."""
+    """A file as Box reports it. version_id: of the version that is current, "" when Box did not say."""
 
     id: str
     name: str
     size_bytes: int
     sha1: str
+    version_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,31 @@ class LedgerEntry:
     box_name: str
     size_bytes: int
     sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload session that an earlier run left open, and what it was for."""
+
+    campaign_id: str
+    asset_id: str
+    session_id: str
+    revision: str
+    size_bytes: int
+    folder_id: str
+    replaces: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptEntry:
+    """One asset in a campaign's receipt. path: in Box, below the campaign's folder. name: in the DAM."""
+
+    path: str
+    name: str
+    dam_id: str
+    size: int
+    sha1: str
+    box_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +246,22 @@ class DamSettings:
     status_a2: str
     lock_style: Literal["bulk", "single", "none"]
     patch_resource: Literal["folders", "assets"]
+    compares_checksums: bool
     page_size: int
     timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How much may be under way at once, and Box's limits; a limit of 0 is none.
+
+    memory_bytes: for the contents of all small files and parts in flight together.
+    """
+
+    workers: int
+    memory_bytes: int
+    uploads_per_minute: int
+    calls_per_minute: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +275,6 @@ class BoxSettings:
     root_folder_id: str
     api_url: str
     upload_url: str
+    ca_bundle: str | None
+    parts_count_as_uploads: bool
     timeout_seconds: float

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
 from shared.errors import ConfigError
-from shared.models import BoxSettings, DamSettings
+from shared.models import BoxSettings, DamSettings, TransferSettings
 from shared.notifier import MailServer
 from shared.retry import DEFAULT_MAX_RETRIES
 
@@ -65,6 +65,7 @@ class Settings:
     database: DatabaseSettings
     dam: DamSettings
     box: BoxSettings
+    transfer: TransferSettings
     mail: MailSettings
     log: LogSettings
     max_retries: int
@@ -116,6 +117,7 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
         database=_database(reader),
         dam=_dam(reader, dam_auth),
         box=_box(reader),
+        transfer=_transfer(reader),
         mail=_mail(reader),
         log=_log(reader),
         max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
@@ -146,6 +148,7 @@ def variable_names() -> tuple[str, ...]:
     _database(reader)
     _dam(reader, None)
     _box(reader)
+    _transfer(reader)
     _mail(reader)
     _log(reader)
     reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000)
@@ -222,6 +225,7 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
             'Literal["folders", "assets"]',
             reader.choice("DAM_PATCH_RESOURCE", "folders", ("folders", "assets")),
         ),
+        compares_checksums=reader.boolean("DAM_COMPARE_CHECKSUMS", default=True),
         page_size=reader.whole_number("DAM_PAGE_SIZE", 200, 1, 10_000),
         timeout_seconds=reader.seconds("DAM_TIMEOUT_SECONDS", 60),
     )
@@ -256,7 +260,18 @@ def _box(reader: _Reader) -> BoxSettings:
         root_folder_id=root_folder_id,
         api_url=api_url,
         upload_url=upload_url,
+        ca_bundle=reader.readable_path("BOX_CA_BUNDLE"),
+        parts_count_as_uploads=reader.boolean("BOX_PARTS_COUNT_AS_UPLOADS", default=False),
         timeout_seconds=reader.seconds("BOX_TIMEOUT_SECONDS", 120),
+    )
+
+
+def _transfer(reader: _Reader) -> TransferSettings:
+    return TransferSettings(
+        workers=reader.whole_number("TRANSFER_WORKERS", 8, 1, 64),
+        memory_bytes=reader.whole_number("TRANSFER_MEMORY_MB", 96, 32, 65_536) * 1024 * 1024,
+        uploads_per_minute=reader.whole_number("BOX_UPLOADS_PER_MINUTE", 240, 0, 100_000),
+        calls_per_minute=reader.whole_number("BOX_CALLS_PER_MINUTE", 1000, 0, 100_000),
     )
 
 

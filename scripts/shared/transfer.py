@@ -1,20 +1,22 @@
-"""The transfer: a campaign's assets from the DAM into its Box folder, every byte accounted for.
+"""The transfer: assets from the DAM into their Box folders, every byte accounted for.
 
-An asset counts as transferred when the size the DAM declared, the bytes read, and the size and SHA-1 that Box
-reports all agree. One part of one file is in memory at a time.
+An asset counts as transferred when the size the DAM declared, its checksum where it declares one, the bytes
+read, and the size and SHA-1 that Box reports all agree. `Courier` moves single assets, in any thread;
+`CampaignTransfer` is one campaign's plan and how far it has come, kept by the main thread alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from shared.box import BoxClient, NameTakenError
-from shared.errors import AppError, BoxError, DamError
+from shared.box import BoxClient, Part, UploadSession
+from shared.box_session import NameTakenError
+from shared.errors import AppError, BoxError, DamError, StoppedError
 from shared.models import (
     Asset,
     BoxFile,
@@ -23,9 +25,12 @@ from shared.models import (
     DamFolder,
     LedgerEntry,
     MasterAssets,
-    UploadTotals,
+    OpenUpload,
+    ReceiptEntry,
 )
 from shared.names import SHORT_ID_LENGTH, distinguish, legal_name, name_key, plan_names, strict_name
+from shared.pool import Job, Pool
+from shared.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -33,314 +38,643 @@ DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
 """Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
 READ_SIZE = 1024 * 1024
 TRIES_PER_ASSET = 3
+DOWNLOAD_TRIES = 3
+MISMATCHES = ("digest_mismatch", "checksum_mismatch")
 NAME_REFUSALS = ("item_name_invalid", "item_name_too_long")
+RECEIPT_NAME = "_manifest.json"
+RECEIPT_KEY = "_manifest"
+"""What stands for the receipt where names are planned: no asset's id looks like this."""
 
 
 class Readable(Protocol):
-    """A stream of bytes: at most `size` of them, b"" at the end."""
+    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end."""
 
-    def read(self, size: int) -> bytes: ...
+    def readinto(self, view: memoryview) -> int: ...
 
 
 class Source(Protocol):
     """Where assets come from."""
 
-    def open_asset(self, asset_id: str) -> AbstractContextManager[Readable]: ...
+    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]: ...
 
 
 class Ledger(Protocol):
-    """What must outlive a run: which asset is in Box, and which Box folder is the campaign's."""
+    """What must outlive a run: which asset is in Box, whose folder is whose, what is half uploaded."""
 
     def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]: ...
     def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None: ...
     def box_folder_of(self, campaign_id: str) -> str | None: ...
     def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool: ...
+    def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None: ...
+    def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None: ...
+    def forget_upload(self, session_id: str) -> None: ...
 
 
-Progress = Callable[[Asset, int], None]
-"""Told after every block: the asset in hand and how many of its bytes have been moved."""
+class SessionSpoiledError(BoxError):
+    """The upload session holds other bytes than the DAM sends now, or is over: a new one is needed."""
 
-
-@dataclass(frozen=True, slots=True)
-class TransferJob:
-    """One campaign's transfer: what to move, between which systems, and who is told."""
-
-    campaign: Campaign
-    master: MasterAssets
-    dam: Source
-    box: BoxClient
-    ledger: Ledger
-    root_folder_id: str
-    run_id: str
-    is_stopping: Callable[[], bool]
-    progress: Progress
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="session_spoiled", retryable=True)
 
 
 @dataclass(slots=True)
-class _Place:
+class Place:
     """A folder in Box and what it is known to hold."""
 
     folder_id: str
-    listing: BoxFolderListing
+    path: str
+    files_by_id: dict[str, BoxFile] = field(default_factory=dict)
+    files_by_key: dict[str, BoxFile] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
-
-def transfer_campaign(job: TransferJob) -> UploadTotals | None:
-    """Bring every asset of the campaign into Box; None when asked to stop before the end.
-
-    One asset's failure does not keep the others from being moved; it is raised at the end, so that the next
-    run has only the failed ones left. A system-wide failure is raised at once.
-    """
-    known = job.ledger.uploaded_assets(job.campaign.id)
-    root = _campaign_folder(job)
-    places = _folders_in_box(job, root, known)
-    failures: list[AppError] = []
-    for asset in job.master.assets:
-        if job.is_stopping():
-            return None
-        try:
-            _bring(job, asset, places[asset.folder.id], known.get(asset.id))
-        except AppError as exc:
-            if exc.is_system_wide or exc.system not in (DamError.system, BoxError.system):
-                raise
-            logger.warning("asset %s (%s) failed: %s", asset.id, asset.name, exc)
-            failures.append(exc)
-    if failures:
-        raise _summary(failures, len(job.master.assets))
-    return UploadTotals(len(job.master.assets), job.master.size_bytes)
+    @classmethod
+    def of(cls, folder_id: str, path: str, listing: BoxFolderListing) -> Place:
+        return cls(
+            folder_id,
+            path,
+            {file.id: file for file in listing.files},
+            {name_key(file.name): file for file in listing.files},
+            {name: folder for folder, name in listing.folders.items()},
+        )
 
 
-def _summary(failures: list[AppError], total: int) -> AppError:
-    first = failures[0]
-    if len(failures) > 1:
-        first.message = f"{len(failures)} of {total} assets failed, the first: {first.message}"
-    return first
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One asset to bring into its place."""
+
+    campaign_id: str
+    asset: Asset
+    place: Place
+    entry: LedgerEntry | None
 
 
-# Folders
+class Courier:
+    """Brings assets into Box. Every method may be called by any thread."""
+
+    def __init__(
+        self,
+        dam: Source,
+        box: BoxClient,
+        ledger: Ledger,
+        pool: Pool,
+        progress: Progress,
+        *,
+        run_id: str,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.box = box
+        self.ledger = ledger
+        self.pool = pool
+        self.progress = progress
+        self.run_id = run_id
+        self.is_stopping = is_stopping
+        self._dam = dam
+
+    def bring(self, errand: Errand) -> BoxFile:
+        """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
+        asset, entry = errand.asset, errand.entry
+        if entry is not None and entry.revision == asset.revision:
+            file = self.box.read_file(entry.box_file_id)  # perhaps a person moved it
+            if file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1):
+                self.progress.skip(asset)
+                return file
+        with self.progress.in_hand(asset):
+            file = self._copy_patiently(errand)
+        self.ledger.record_upload(errand.campaign_id, asset, file, self.run_id)
+        logger.info(
+            "asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
+            asset.id, file.id, file.name, file.size_bytes, file.sha1,
+            extra={"action": "asset_uploaded", "asset_id": asset.id, "bytes": file.size_bytes},
+        )  # fmt: skip
+        return file
+
+    def _copy_patiently(self, errand: Errand) -> BoxFile:
+        """Copy; on a fault that may pass, read and send the file again; on a name that is refused, change it.
+
+        Bytes that came out different at the other end are taken back and moved once more from the start.
+        """
+        asset, place = errand.asset, errand.place
+        name = place.names[asset.id]
+        existing = place.files_by_key.get(name_key(name))
+        copy = _Copy(self, errand, self._dam)
+        mismatches = 0
+        for tries in range(1, TRIES_PER_ASSET + 1):
+            try:
+                return copy.run(name, existing)
+            except (BoxError, DamError) as exc:
+                mismatches += exc.kind in MISMATCHES
+                if tries == TRIES_PER_ASSET or mismatches == 2:
+                    raise
+                if isinstance(exc, NameTakenError):
+                    if exc.is_folder or exc.existing_id is None:
+                        name = distinguish(name, asset.id)
+                    else:
+                        existing = self.box.read_file(exc.existing_id)
+                elif exc.kind in NAME_REFUSALS:
+                    name = strict_name(name, asset.id)
+                elif exc.kind not in MISMATCHES and (
+                    exc.is_out_of_reach or not exc.retryable or (exc.status_code or 0) >= 500
+                ):
+                    raise  # the client has tried patiently already
+                logger.info("asset %s, try %d: %s", asset.id, tries, exc)
+        raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _campaign_folder(job: TransferJob) -> _Place:
-    """The campaign's own folder: the remembered one, wherever it is and whatever its name, else a new one.
+class _Copy:
+    """One asset's way over, tried several times."""
 
-    A folder that has the wanted name and belongs to no campaign was made by a person, or by a run that was
-    killed before it could remember it; it is taken over. One that belongs to another campaign is not.
-    """
-    campaign = job.campaign
-    remembered = job.ledger.box_folder_of(campaign.id)
-    if remembered is not None:
-        if job.box.folder_exists(remembered):
-            return _Place(remembered, job.box.list_folder(remembered))
-        logger.warning("the Box folder %s of campaign %s is gone; making a new one", remembered, campaign.id)
-    wanted = legal_name(f"{campaign.number} - {campaign.name}" if campaign.number else campaign.name)
-    candidates = (
-        wanted,
-        distinguish(wanted, campaign.id[:SHORT_ID_LENGTH]),
-        distinguish(wanted, campaign.id),
-        strict_name(wanted, campaign.id),
-    )
-    for name in candidates:
-        try:
-            folder_id, is_new = job.box.create_folder(job.root_folder_id, name), True
-        except NameTakenError as exc:
-            if not exc.is_folder or exc.existing_id is None:
-                continue
-            folder_id, is_new = exc.existing_id, False
-        except BoxError as exc:
-            if exc.kind in NAME_REFUSALS:
-                continue
-            if exc.status_code not in (403, 404):
-                raise
-            raise BoxError(
-                f"Box folder {job.root_folder_id} cannot be written to: {exc.message}",
-                kind="root_unusable",
-                hint="check BOX_ROOT_FOLDER_ID; the app's service account needs to be an editor there",
-                status_code=exc.status_code,
-            ) from exc
-        if job.ledger.claim_box_folder(campaign.id, folder_id):
-            return _Place(folder_id, BoxFolderListing() if is_new else job.box.list_folder(folder_id))
-    raise BoxError(
-        f"no folder name is free for campaign {campaign.label!r} below Box folder {job.root_folder_id}",
-        kind="name_taken",
-        hint="another file or campaign holds the names",
-    )
+    def __init__(self, courier: Courier, errand: Errand, dam: Source) -> None:
+        self._courier = courier
+        self._box = courier.box
+        self._errand = errand
+        self._asset = errand.asset
+        self._dam = dam
+        self._sha1_seen: str | None = None
+        """Of the bytes of an earlier try that came through whole."""
 
+    def run(self, name: str, existing: BoxFile | None) -> BoxFile:
+        """Move the bytes, unless Box has them under this name already; verified either way."""
+        if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
+            return self._copy_small(name, existing)
+        if existing is not None and existing.size_bytes == self._asset.size_bytes:
+            if self._sha1_seen is None:
+                self._sha1_seen = read_sha1(self._dam, self._asset, self._courier.progress)
+            if existing.sha1 == self._sha1_seen:
+                return existing
+        return self._copy_large(name, existing)
 
-def _folders_in_box(job: TransferJob, root: _Place, known: Mapping[str, LedgerEntry]) -> dict[str, _Place]:
-    """The Box folder for every DAM folder that leads to an asset, with the names planned in each."""
-    children: dict[str, dict[str, DamFolder]] = {}
-    assets: dict[str, list[Asset]] = {}
-    for asset in job.master.assets:
-        assets.setdefault(asset.folder.id, []).append(asset)
-        folder = asset.folder
-        while folder.parent is not None:
-            children.setdefault(folder.parent.id, {})[folder.id] = folder
-            folder = folder.parent
-    places: dict[str, _Place] = {}
-    waiting = [(job.master.folder_id or "", root)]
-    while waiting:
-        dam_id, place = waiting.pop()
-        places[dam_id] = place
-        below = sorted(children.get(dam_id, {}).values(), key=lambda folder: folder.id)
-        here = sorted(assets.get(dam_id, []), key=lambda asset: asset.id)
-        pinned = {
-            asset.id: known[asset.id].box_name
-            for asset in here
-            if asset.id in known and known[asset.id].revision == asset.revision
-        }
-        items = [(folder.id, folder.name) for folder in below] + [(asset.id, asset.name) for asset in here]
-        place.names.update(plan_names(items, pinned))
-        for folder in below:
-            waiting.append((folder.id, _sub_folder(job, place, place.names[folder.id], folder.id)))
-    return places
-
-
-def _sub_folder(job: TransferJob, place: _Place, name: str, dam_id: str) -> _Place:
-    for folder_id, existing in place.listing.folders.items():
-        if existing == name:
-            return _Place(folder_id, job.box.list_folder(folder_id))
-    try:
-        return _Place(job.box.create_folder(place.folder_id, name), BoxFolderListing())
-    except NameTakenError as exc:
-        if exc.is_folder and exc.existing_id is not None:
-            return _Place(exc.existing_id, job.box.list_folder(exc.existing_id))
-        raise
-    except BoxError as exc:
-        if exc.kind not in NAME_REFUSALS:
-            raise
-        return _sub_folder(job, place, strict_name(name, dam_id), dam_id)
-
-
-# Assets
-
-
-def _bring(job: TransferJob, asset: Asset, place: _Place, entry: LedgerEntry | None) -> None:
-    """See to it that one asset is in Box, and remember that it is."""
-    if entry is not None and entry.revision == asset.revision and _is_still_there(job.box, place, entry):
-        logger.debug("asset %s is already in Box as file %s", asset.id, entry.box_file_id)
-        job.progress(asset, asset.size_bytes)
-        return
-    file = _copy_patiently(job, asset, place)
-    job.ledger.record_upload(job.campaign.id, asset, file, job.run_id)
-    logger.info(
-        "asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
-        asset.id, file.id, file.name, file.size_bytes, file.sha1,
-        extra={"action": "asset_uploaded", "asset_id": asset.id, "bytes": file.size_bytes},
-    )  # fmt: skip
-
-
-def _copy_patiently(job: TransferJob, asset: Asset, place: _Place) -> BoxFile:
-    """Copy; on a fault that may pass, read and send the file again; on a name that is refused, change it."""
-    name = place.names[asset.id]
-    key = name_key(name)
-    existing = next((file for file in place.listing.files if name_key(file.name) == key), None)
-    for tries in range(1, TRIES_PER_ASSET + 1):
-        try:
-            return _copy(job, asset, place.folder_id, name, existing)
-        except (BoxError, DamError) as exc:
-            if tries == TRIES_PER_ASSET:
-                raise
-            if isinstance(exc, NameTakenError):
-                if exc.is_folder or exc.existing_id is None:
-                    name = distinguish(name, asset.id)
-                else:
-                    existing = job.box.read_file(exc.existing_id)
-            elif exc.kind in NAME_REFUSALS:
-                name = strict_name(name, asset.id)
-            elif exc.is_out_of_reach or not exc.retryable or (exc.status_code or 0) >= 500:
-                raise  # the client has tried patiently already
-            logger.info("asset %s, try %d: %s", asset.id, tries, exc)
-    raise AssertionError("unreachable: the last try returns or raises")
-
-
-def _is_still_there(box: BoxClient, place: _Place, entry: LedgerEntry) -> bool:
-    """Whether Box still holds the bytes of the ledger, where they were put or where a person moved them."""
-    file = next((file for file in place.listing.files if file.id == entry.box_file_id), None)
-    if file is None:
-        file = box.read_file(entry.box_file_id)
-    return file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
-
-
-def _copy(job: TransferJob, asset: Asset, folder_id: str, name: str, existing: BoxFile | None) -> BoxFile:
-    """Move one asset's bytes, unless Box has them under this name already; verified either way."""
-    if asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
-        content = bytearray()
-        sha1 = _read_through(job, asset, content.extend)
+    def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
+        asset = self._asset
+        download = _Download(self._dam, asset, self._courier.progress)
+        view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
+        with download.opened():
+            download.fill(view)
+            download.finish()
+        sha1 = download.sha1.hexdigest()
         if existing is not None and _matches(existing, asset, sha1):
             return existing
         replaces = existing.id if existing else None
-        file = job.box.upload_file(folder_id, name, bytes(content), sha1, replaces=replaces)
-        return _verified(job.box, file, asset, sha1)
-    if existing is not None and existing.size_bytes == asset.size_bytes:
-        sha1 = _read_through(job, asset, lambda block: None)
-        if _matches(existing, asset, sha1):
-            return existing
-    replaces = existing.id if existing else None
-    with job.box.open_upload(folder_id, name, asset.size_bytes, replaces=replaces) as upload:
-        part = bytearray()
-        sent = 0
+        place = self._errand.place
+        file = self._box.upload_file(place.folder_id, name, view, sha1, replaces=replaces)
+        return self._verified(file, sha1, existing)
 
+    def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
+        session, known = self._session(name, existing)
+        try:
+            parts, sha1 = self._send_parts(session, known)
+            self._sha1_seen = sha1.hex()
+            file = self._box.commit(session, parts, sha1, name)
+        except AppError as exc:
+            # What may pass is gone on with, in this run or the next; the rest is given up here and now.
+            is_over = isinstance(exc, BoxError) and exc.status_code in (404, 410)
+            if is_over or not exc.retryable or isinstance(exc, (SessionSpoiledError, NameTakenError)):
+                self._give_up(session)
+            if is_over:
+                raise SessionSpoiledError(f"the upload session ended too soon: {exc.message}") from exc
+            raise
+        self._courier.ledger.forget_upload(session.id)
+        return self._verified(file, self._sha1_seen, existing)
+
+    def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
+        """The session that was left open for just this, with the parts it has, or else a new one."""
+        asset, ledger = self._asset, self._courier.ledger
+        folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
+        left = ledger.open_upload(self._errand.campaign_id, asset.id)
+        if left is not None:
+            wanted = (asset.revision, asset.size_bytes, folder_id, replaces)
+            if (left.revision, left.size_bytes, left.folder_id, left.replaces) == wanted:
+                session = self._box.read_session(left.session_id)
+                if session is not None:
+                    return session, self._box.list_parts(session)
+                logger.info("asset %s: the upload session of an earlier run is over", asset.id)
+            else:
+                self._box.abort(left.session_id)
+            ledger.forget_upload(left.session_id)
+        session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
+        upload = OpenUpload(
+            self._errand.campaign_id,
+            asset.id,
+            session.id,
+            asset.revision,
+            asset.size_bytes,
+            folder_id,
+            replaces,
+        )
+        ledger.remember_upload(upload, session.part_size, self._courier.run_id)
+        return session, {}
+
+    def _send_parts(self, session: UploadSession, known: dict[int, Part]) -> tuple[list[Part], bytes]:
+        """Read the whole file, because its SHA-1 needs all of it, and send the parts that Box lacks."""
+        asset, progress, size = self._asset, self._courier.progress, self._asset.size_bytes
+        download = _Download(self._dam, asset, progress)
+        parts: dict[int, Part] = {}
+        with self._courier.pool.lane(session.part_size) as lane, download.opened():
+            for offset in range(0, size, session.part_size):
+                if self._courier.is_stopping():
+                    raise StoppedError
+                buffer = lane.buffer()
+                view = memoryview(buffer)[: min(session.part_size, size - offset)]
+                download.fill(view)
+                there = known.get(offset)
+                if there is None:
+                    lane.send(buffer, self._sending(session, offset, view, parts))
+                    continue
+                digest = hashlib.sha1(view, usedforsecurity=False).hexdigest()
+                if (there.size, there.sha1) != (len(view), digest):
+                    raise SessionSpoiledError(
+                        f"asset {asset.id} ({asset.name!r}): the upload session has other bytes at {offset}"
+                    )
+                parts[offset] = there
+                progress.resumed(len(view))
+                lane.give_back(buffer)
+            download.finish()
+            lane.finish()
+        return list(parts.values()), download.sha1.digest()
+
+    def _sending(
+        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part]
+    ) -> Callable[[], None]:
         def send() -> None:
-            nonlocal sent
-            content = bytes(part)
-            upload.send_part(sent, content, hashlib.sha1(content, usedforsecurity=False).digest())
-            sent += len(content)
-            part.clear()
+            digest = hashlib.sha1(view, usedforsecurity=False).digest()
+            size = self._asset.size_bytes
+            parts[offset] = self._box.send_part(session, offset, view, digest, size)
+            self._courier.progress.sent_part()
 
-        def take(block: bytes) -> None:
-            view = memoryview(block)
-            while view:
-                room = upload.part_size - len(part)
-                part.extend(view[:room])
-                view = view[room:]
-                if len(part) == upload.part_size:
-                    send()
+        return send
 
-        sha1 = _read_through(job, asset, take)
-        if part:
-            send()
-        file = upload.commit(bytes.fromhex(sha1))
-    return _verified(job.box, file, asset, sha1)
+    def _give_up(self, session: UploadSession) -> None:
+        try:
+            self._box.abort(session.id)
+        except BoxError as exc:
+            logger.warning("%s; it is tried again later", exc)
+            return
+        self._courier.ledger.forget_upload(session.id)
+
+    def _verified(self, file: BoxFile, sha1: str, existing: BoxFile | None) -> BoxFile:
+        """The file, if Box says that it holds what was read; when an answer denies it, Box is asked once
+        more, and a copy that stays bad is taken back.
+        """
+        asset = self._asset
+        if _matches(file, asset, sha1):
+            return file
+        again = self._box.read_file(file.id)
+        if again is not None and _matches(again, asset, sha1):
+            return again
+        shown = again or file
+        try:
+            self._box.remove_bad_copy(shown, existing)
+        except BoxError as exc:
+            logger.warning("asset %s: the bad copy is still in Box: %s", asset.id, exc)
+        raise BoxError(
+            f"asset {asset.id} ({asset.name!r}): read {asset.size_bytes} bytes with SHA-1 {sha1},"
+            f" Box holds {shown.size_bytes} bytes with SHA-1 {shown.sha1}",
+            kind="digest_mismatch",
+            item_id=asset.id,
+        )
 
 
-def _read_through(job: TransferJob, asset: Asset, take: Callable[[bytes], object]) -> str:
-    """Hand every block to `take`; return the SHA-1 (hex). Raises DamError unless the size is as declared."""
-    sha1 = hashlib.sha1(usedforsecurity=False)
-    count = 0
-    with job.dam.open_asset(asset.id) as stream:
-        while block := stream.read(READ_SIZE):
-            count += len(block)
-            if count > asset.size_bytes:
-                break
-            sha1.update(block)
-            take(block)
-            job.progress(asset, count)
-    if count != asset.size_bytes:
-        got = f"more than {asset.size_bytes}" if count > asset.size_bytes else str(count)
-        raise DamError(
+class _Download:
+    """An asset's bytes, in order and with their digests, over as many connections as it takes."""
+
+    def __init__(self, dam: Source, asset: Asset, progress: Progress) -> None:
+        self._dam = dam
+        self._asset = asset
+        self._progress = progress
+        self._count = 0
+        self._stream: Readable | None = None
+        self._opened: AbstractContextManager[Readable] | None = None
+        self.sha1 = hashlib.sha1(usedforsecurity=False)
+        self._md5: Any = hashlib.md5(usedforsecurity=False) if asset.md5 else None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While this lasts the bytes may be read; what was counted is taken back unless they all come."""
+        is_whole = False
+        try:
+            yield
+            is_whole = True
+        finally:
+            self._close()
+            if not is_whole:
+                self._progress.rewind(self._asset, self._count)
+
+    def fill(self, view: memoryview) -> None:
+        """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
+        broke, as long as each brings something.
+
+        Raises DamError.
+        """
+        tries = 0
+        at = 0
+        while at < len(view):
+            block = view[at : at + READ_SIZE]
+            broken: DamError | None = None
+            try:
+                got = self._open().readinto(block)
+            except DamError as exc:
+                if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
+                    raise self._wrong_size(str(self._count)) from exc
+                if exc.kind != "broken_download":
+                    raise
+                got, broken = 0, exc
+            if got:
+                tries = 0
+                self.sha1.update(block[:got])
+                if self._md5 is not None:
+                    self._md5.update(block[:got])
+                at += got
+                self._count += got
+                self._progress.advance(self._asset, got)
+                continue
+            self._close()
+            tries += 1
+            # A small file is simply read again from the start.
+            if tries == DOWNLOAD_TRIES or self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
+                raise broken or self._wrong_size(str(self._count))
+
+    def finish(self) -> None:
+        """Raises DamError when there are more bytes than declared, or their checksum is another."""
+        asset = self._asset
+        if self._open().readinto(memoryview(bytearray(1))):
+            raise self._wrong_size(f"more than {asset.size_bytes}")
+        if self._md5 is not None and self._md5.hexdigest() != asset.md5:
+            raise DamError(
+                f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"
+                f" its bytes have {self._md5.hexdigest()}",
+                kind="checksum_mismatch",
+                hint="import the file anew, or set DAM_COMPARE_CHECKSUMS=false if the checksums are no MD5s",
+                item_id=asset.id,
+            )
+
+    def _open(self) -> Readable:
+        if self._stream is None:
+            self._opened = self._dam.open_asset(self._asset.id, self._count)
+            self._stream = self._opened.__enter__()
+        return self._stream
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.__exit__(None, None, None)
+        self._opened = self._stream = None
+
+    def _wrong_size(self, got: str) -> DamError:
+        asset = self._asset
+        return DamError(
             f"asset {asset.id} ({asset.name!r}): the DAM declared {asset.size_bytes} bytes and sent {got}",
             kind="size_mismatch",
             retryable=True,
             item_id=asset.id,
         )
-    return sha1.hexdigest()
+
+
+def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
+    """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
+    download = _Download(dam, asset, progress)
+    view = memoryview(bytearray(min(READ_SIZE, asset.size_bytes)))
+    left = asset.size_bytes
+    with download.opened():
+        while left:
+            block = view[: min(READ_SIZE, left)]
+            download.fill(block)
+            left -= len(block)
+        download.finish()
+    progress.rewind(asset, asset.size_bytes)
+    return download.sha1.hexdigest()
 
 
 def _matches(file: BoxFile, asset: Asset, sha1: str) -> bool:
     return (file.size_bytes, file.sha1) == (asset.size_bytes, sha1)
 
 
-def _verified(box: BoxClient, file: BoxFile, asset: Asset, sha1: str) -> BoxFile:
-    """The file, if Box says that it holds what was read; when an answer denies it, Box is asked once more."""
-    if _matches(file, asset, sha1):
-        return file
-    again = box.read_file(file.id)
-    if again is not None and _matches(again, asset, sha1):
-        return again
-    shown = again or file
-    raise BoxError(
-        f"asset {asset.id} ({asset.name!r}): read {asset.size_bytes} bytes with SHA-1 {sha1},"
-        f" Box holds {shown.size_bytes} bytes with SHA-1 {shown.sha1}",
-        kind="digest_mismatch",
-        item_id=asset.id,
-    )
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One errand's end: the file, or why there is none."""
+
+    errand: Errand
+    file: BoxFile | None
+    error: BaseException | None
+
+
+class CampaignTransfer:
+    """One campaign's plan and how far it has come. Kept by the main thread alone."""
+
+    def __init__(
+        self, courier: Courier, campaign: Campaign, root_folder_id: str, deliver: Callable[[Delivered], None]
+    ) -> None:
+        self.campaign = campaign
+        self.found = MasterAssets(None)
+        self.listings = 0
+        self.failures: list[AppError] = []
+        self.pending = 0
+        self.is_stopped = False
+        self.done: dict[str, tuple[Asset, BoxFile]] = {}
+        self.root: Place | None = None
+        self._courier = courier
+        self._root_folder_id = root_folder_id
+        self._deliver = deliver
+        self._places: dict[str, Place] = {}
+        self._known: dict[str, LedgerEntry] = {}
+
+    def start(self, found: MasterAssets) -> None:
+        """Make the folders, plan the names, and queue what is not in Box. Raises BoxError, DbError.
+
+        Called again with a later listing, it queues what is new or changed since.
+        """
+        if self.root is None:
+            self._known = self._courier.ledger.uploaded_assets(self.campaign.id)
+            self.root = self._campaign_folder()
+        self.found = found
+        self.listings += 1
+        self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
+        places = self._folders_in_box(self.root)
+        waiting = [asset for asset in found.assets if asset.id not in self.done]
+        self._courier.progress.expect(waiting)
+        for asset in waiting:
+            place, entry = places[asset.folder.id], self._known.get(asset.id)
+            file = place.files_by_id.get(entry.box_file_id) if entry else None
+            if entry is not None and file is not None and _is_recorded(entry, asset, file):
+                self.done[asset.id] = (asset, file)
+                self._courier.progress.skip(asset)
+                continue
+            self._queue(Errand(self.campaign.id, asset, place, entry))
+
+    def settle(self, delivered: Delivered) -> None:
+        """Take note of how an errand ended. What every further file would meet ends the campaign's queue."""
+        self.pending -= 1
+        errand, error = delivered.errand, delivered.error
+        asset = errand.asset
+        if delivered.file is not None:
+            file = delivered.file
+            self.done[asset.id] = (asset, file)
+            self._known[asset.id] = LedgerEntry(
+                asset.id, asset.revision, file.id, file.name, file.size_bytes, file.sha1
+            )
+        elif isinstance(error, StoppedError):
+            self.is_stopped = True
+        elif isinstance(error, AppError):
+            if error.is_system_wide:
+                self.failures.insert(0, error)
+                self.drop()
+            else:
+                logger.warning("asset %s (%s) failed: %s", asset.id, asset.name, error)
+                self.failures.append(error)
+
+    def drop(self) -> int:
+        """Begin nothing more; returns how many files were dropped."""
+        dropped = self._courier.pool.cancel(self.campaign.id)
+        self.pending -= dropped
+        return dropped
+
+    def failure(self) -> AppError:
+        """The failures as one."""
+        first = self.failures[0]
+        if len(self.failures) > 1 and not first.is_system_wide:
+            count = len(self.failures)
+            first.message = f"{count} of {len(self.found.assets)} assets failed, the first: {first.message}"
+        return first
+
+    def is_settled_by(self, again: MasterAssets) -> bool:
+        """Whether a later listing shows just what was worked through, and all of that has arrived."""
+        shown = _shape(again)
+        return shown == _shape(self.found) and shown.keys() == self.done.keys()
+
+    def entries(self) -> list[ReceiptEntry]:
+        """What the receipt lists: every asset of the last listing, by path."""
+        entries = [
+            ReceiptEntry(
+                path=f"{self._places[asset.folder.id].path}{file.name}",
+                name=asset.name,
+                dam_id=asset.id,
+                size=file.size_bytes,
+                sha1=file.sha1,
+                box_id=file.id,
+            )
+            for asset, file in self.done.values()
+        ]
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def _is_done(self, asset: Asset) -> bool:
+        return asset.id in self.done and self.done[asset.id][0] == asset
+
+    def _queue(self, errand: Errand) -> None:
+        def work() -> None:
+            file, error = None, None
+            try:
+                file = self._courier.bring(errand)
+            except BaseException as exc:  # noqa: BLE001 - carried to the main thread, which raises what is no AppError
+                error = exc
+            self._deliver(Delivered(errand, file, error))
+
+        size = errand.asset.size_bytes
+        self.pending += 1
+        self._courier.pool.submit(self.campaign.id, Job(size if size <= DIRECT_UPLOAD_LIMIT else None, work))
+
+    # Folders
+
+    def _campaign_folder(self) -> Place:
+        """The campaign's own folder: the remembered one, wherever it is and whatever its name, or a new one.
+
+        A folder that has the wanted name and belongs to no campaign was made by a person, or by a run that
+        was killed before it could remember it; it is taken over. One that belongs to another campaign is not.
+        """
+        campaign, box, ledger = self.campaign, self._courier.box, self._courier.ledger
+        remembered = ledger.box_folder_of(campaign.id)
+        if remembered is not None:
+            if box.folder_exists(remembered):
+                return Place.of(remembered, "", box.list_folder(remembered))
+            logger.warning(
+                "the Box folder %s of campaign %s is gone; making a new one", remembered, campaign.id
+            )
+        wanted = legal_name(f"{campaign.number} - {campaign.name}" if campaign.number else campaign.name)
+        candidates = (
+            wanted,
+            distinguish(wanted, campaign.id[:SHORT_ID_LENGTH]),
+            distinguish(wanted, campaign.id),
+            strict_name(wanted, campaign.id),
+        )
+        for name in candidates:
+            try:
+                folder_id, is_new = box.create_folder(self._root_folder_id, name), True
+            except NameTakenError as exc:
+                if not exc.is_folder or exc.existing_id is None:
+                    continue
+                folder_id, is_new = exc.existing_id, False
+            except BoxError as exc:
+                if exc.kind in NAME_REFUSALS:
+                    continue
+                if exc.status_code not in (403, 404):
+                    raise
+                raise BoxError(
+                    f"Box folder {self._root_folder_id} cannot be written to: {exc.message}",
+                    kind="root_unusable",
+                    hint="check BOX_ROOT_FOLDER_ID; the app's service account needs to be an editor there",
+                    status_code=exc.status_code,
+                ) from exc
+            if ledger.claim_box_folder(campaign.id, folder_id):
+                return Place.of(folder_id, "", BoxFolderListing() if is_new else box.list_folder(folder_id))
+        raise BoxError(
+            f"no folder name is free for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
+            kind="name_taken",
+            hint="another file or campaign holds the names",
+        )
+
+    def _folders_in_box(self, root: Place) -> dict[str, Place]:
+        """The Box folder for every DAM folder that leads to an asset, with the names planned in each.
+
+        In the campaign's own folder one name is kept for the receipt.
+        """
+        children: dict[str, dict[str, DamFolder]] = {}
+        assets: dict[str, list[Asset]] = {}
+        for asset in self.found.assets:
+            assets.setdefault(asset.folder.id, []).append(asset)
+            folder = asset.folder
+            while folder.parent is not None:
+                children.setdefault(folder.parent.id, {})[folder.id] = folder
+                folder = folder.parent
+        waiting = [(self.found.folder_id or "", root)]
+        while waiting:
+            dam_id, place = waiting.pop()
+            self._places[dam_id] = place
+            below = sorted(children.get(dam_id, {}).values(), key=lambda folder: folder.id)
+            here = sorted(assets.get(dam_id, []), key=lambda asset: asset.id)
+            pinned = {
+                asset.id: self._known[asset.id].box_name
+                for asset in here
+                if asset.id in self._known and self._known[asset.id].revision == asset.revision
+            }
+            items = [(RECEIPT_KEY, RECEIPT_NAME)] if place is root else []
+            items += [(folder.id, folder.name) for folder in below]
+            items += [(asset.id, asset.name) for asset in here]
+            place.names.update(plan_names(items, pinned))
+            for folder in below:
+                known = self._places.get(folder.id)
+                waiting.append(
+                    (folder.id, known or self._sub_folder(place, place.names[folder.id], folder.id))
+                )
+        return self._places
+
+    def _sub_folder(self, place: Place, name: str, dam_id: str) -> Place:
+        box = self._courier.box
+        path = f"{place.path}{name}/"
+        if name in place.folders:
+            return Place.of(place.folders[name], path, box.list_folder(place.folders[name]))
+        try:
+            return Place.of(box.create_folder(place.folder_id, name), path, BoxFolderListing())
+        except NameTakenError as exc:
+            if exc.is_folder and exc.existing_id is not None:
+                return Place.of(exc.existing_id, path, box.list_folder(exc.existing_id))
+            raise
+        except BoxError as exc:
+            if exc.kind not in NAME_REFUSALS:
+                raise
+            return self._sub_folder(place, strict_name(name, dam_id), dam_id)
+
+
+def _is_recorded(entry: LedgerEntry, asset: Asset, file: BoxFile) -> bool:
+    """Whether the ledger, the DAM and Box's listing agree on an asset."""
+    return entry.revision == asset.revision and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
+
+
+def _shape(found: MasterAssets) -> dict[str, Asset]:
+    return {asset.id: asset for asset in found.assets}

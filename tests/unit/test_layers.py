@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
-RULES = {"errors", "models", "cadence", "retry", "names"}
+RULES = {"errors", "models", "cadence", "retry", "names", "rate"}
+WIRE = {"wire"}
+"""HTTP itself, which knows no system."""
 SYSTEMS = {
     "dam": {"dam", "dam_session", "dam_answers", "client_certificate"},
-    "box": {"box"},
+    "box": {"box", "box_session"},
     "database": {"database"},
     "notifier": {"notifier"},
 }
@@ -34,9 +36,15 @@ def test_rules__import_the_standard_library_and_one_another(module: str) -> None
     assert others <= sys.stdlib_module_names
 
 
+def test_wire__knows_no_system() -> None:
+    ours, others = imports_of("wire")
+    assert ours == set()
+    assert others <= sys.stdlib_module_names | {"certifi"}
+
+
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_systems__know_neither_one_another_nor_the_settings(system: str) -> None:
     for module in SYSTEMS[system]:
         ours, _ = imports_of(module)
-        assert ours <= RULES | SYSTEMS[system], module
+        assert ours <= RULES | WIRE | SYSTEMS[system], module
         assert "environ" not in (SHARED / f"{module}.py").read_text(encoding="utf-8"), module

@@ -1,0 +1,307 @@
+"""Box's wire: the token, the limits, repetition, and telling apart the ways in which a call fails.
+
+Our own calls and not Box's SDK: its import alone costs more than an idle run, it re-sends a JWT assertion
+after a 429, knows `Retry-After` in seconds only, and spends several times the processor time on each call
+(MARKDOWN_DOCS/TRANSFER.md).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPMessage
+from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+from shared.errors import BoxError, ConfigError
+from shared.models import BoxSettings
+from shared.wire import (
+    LONGEST_WAIT_SECONDS,
+    Body,
+    NoAnswerError,
+    Wire,
+    backoff_seconds,
+    default_context,
+    retry_after_seconds,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIES = 4
+OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+JWT_AUDIENCE = "https://api.box.com/oauth2/token"
+JWT_LIFETIME_SECONDS = 45
+
+
+class Gate(Protocol):
+    """What keeps our calls within Box's limits, for all threads and runs together."""
+
+    def wait(self, *, is_upload: bool) -> None:
+        """Return when one call may go out."""
+
+    def pause(self, seconds: float) -> None:
+        """Box asked for silence."""
+
+
+class NameTakenError(BoxError):
+    """The name is in use in that folder. existing_id and is_folder tell by what, as far as Box said."""
+
+    def __init__(self, message: str, *, existing_id: str | None, is_folder: bool) -> None:
+        super().__init__(message, kind="name_taken", retryable=True, status_code=409)
+        self.existing_id = existing_id
+        self.is_folder = is_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, read to its end."""
+
+    status: int
+    headers: HTTPMessage
+    content: bytes
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """The JSON object that came, {} when none did."""
+        try:
+            found = json.loads(self.content)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class BoxSession:
+    """One session with Box as its service account, shared by all threads. Raises BoxError for what Box does.
+
+    Calls are repeated a few times on 429, 5xx and dropped connections, so a write whose answer was lost may
+    be sent twice; a token that ended is renewed once for everybody; a `Retry-After` that comes with a 429
+    holds up everybody.
+    """
+
+    def __init__(self, settings: BoxSettings, gate: Gate) -> None:
+        self._settings = settings
+        self._gate = gate
+        context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        self._wire = Wire(context, settings.timeout_seconds)
+        self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
+        self._login_lock = threading.Lock()
+        self._token = ""
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._wire.close()
+
+    def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        what: str,
+        headers: dict[str, str] | None = None,
+        json_body: object = None,
+        body: Body = b"",
+        is_upload: bool = False,
+    ) -> Answer:
+        """One call, repeated with patience. Raises BoxError; NameTakenError on a taken name."""
+        sent = dict(headers or {})
+        if json_body is not None:
+            body = json.dumps(json_body).encode()
+            sent["Content-Type"] = "application/json"
+        is_renewed = False
+        tries = 0
+        while True:
+            token = self._token or self._log_in("")
+            self._gate.wait(is_upload=is_upload)
+            tries += 1
+            sent["Authorization"] = f"Bearer {token}"
+            answer = self._exchange(method, url, sent, body, what, tries)
+            if answer is not None and answer.status == 401 and not is_renewed:
+                is_renewed = True
+                self._log_in(token)
+                continue
+            if answer is not None and (tries >= MAX_TRIES or not _may_pass(answer.status)):
+                break
+            self._wait(answer, tries, what)
+        if 200 <= answer.status < 300:
+            return answer
+        raise _api_error(what, answer)
+
+    def _exchange(
+        self, method: str, url: str, headers: dict[str, str], body: Body, what: str, tries: int
+    ) -> Answer | None:
+        """Whatever answer came; None when there was none and it may be tried again."""
+        try:
+            with self._wire.send(method, url, {"User-Agent": "a1-to-a2", **headers}, body) as reply:
+                return Answer(reply.status, reply.headers, reply.read())
+        except NoAnswerError as exc:
+            if isinstance(exc, ssl.SSLCertVerificationError):
+                raise ConfigError(
+                    f"BOX_CA_BUNDLE: the certificate of {_host(url)} is not trusted ({exc.verify_message})"
+                ) from exc
+            if tries >= MAX_TRIES:
+                raise BoxError(
+                    f"{what}: Box is out of reach ({type(exc).__name__})", kind="out_of_reach", retryable=True
+                ) from exc
+            logger.debug("%s: no answer, try %d: %r", what, tries, exc)
+            return None
+
+    def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
+        """Pause before the next try: as long as Box asks for, else doubling. After a 429 for everybody."""
+        header = answer.headers.get("Retry-After") if answer else None
+        asked = retry_after_seconds(header, datetime.now(UTC))
+        wait = backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+        status = answer.status if answer else 0
+        logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
+        if status == 429:
+            self._gate.pause(wait)
+        time.sleep(wait)
+
+    # Logging in
+
+    def _log_in(self, stale: str) -> str:
+        """A token other than the stale one; fetched once, whoever needs it first."""
+        with self._login_lock:
+            if self._token == stale:
+                self._token = self._fetch_token()
+            return self._token
+
+    def _fetch_token(self) -> str:
+        what = "logging in to Box"
+        url = f"{self._settings.api_url}/oauth2/token"
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        for tries in range(1, MAX_TRIES + 1):
+            # A fresh form for each try, because a JWT assertion must not be used twice.
+            form = urlencode(self._grant()).encode()
+            answer = self._exchange("POST", url, kind, form, what, tries)
+            if answer is not None and answer.status == 200:
+                token = answer.mapping.get("access_token")
+                if isinstance(token, str) and token:
+                    return token
+                raise BoxError(f"{what}: Box sent no token", kind="bad_answer", retryable=True)
+            if answer is not None:
+                refusal = _api_error(what, answer)
+                if tries == MAX_TRIES or not refusal.retryable:
+                    raise refusal
+            self._wait(answer, tries, what)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _grant(self) -> dict[str, str]:
+        settings = self._settings
+        if self._jwt is None:
+            return {
+                "grant_type": "client_credentials",
+                "client_id": settings.client_id,
+                "client_secret": settings.client_secret or "",
+                "box_subject_type": "enterprise",
+                "box_subject_id": settings.enterprise_id,
+            }
+        return self._jwt.grant(time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class _JwtConfig:
+    """What Box's developer console hands out for JWT, the key unlocked."""
+
+    client_id: str
+    client_secret: str
+    enterprise_id: str
+    key_id: str
+    key: Any
+
+    def grant(self, now: float) -> dict[str, str]:
+        """The form of a token request; its assertion is good for one use."""
+        import jwt
+
+        claims = {
+            "iss": self.client_id,
+            "sub": self.enterprise_id,
+            "box_sub_type": "enterprise",
+            "aud": JWT_AUDIENCE,
+            "jti": secrets.token_hex(32),
+            "exp": int(now) + JWT_LIFETIME_SECONDS,
+        }
+        return {
+            "grant_type": JWT_GRANT,
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "assertion": jwt.encode(claims, self.key, algorithm="RS512", headers={"kid": self.key_id}),
+        }
+
+
+def _read_jwt_config(settings: BoxSettings) -> _JwtConfig:
+    """Raises ConfigError when the file is not what Box hands out."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path = settings.jwt_config
+    try:
+        document = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        app = document["boxAppSettings"]
+        keys = app["appAuth"]
+        key = load_pem_private_key(keys["privateKey"].encode(), keys["passphrase"].encode())
+        return _JwtConfig(
+            client_id=str(app["clientID"]),
+            client_secret=str(app["clientSecret"]),
+            enterprise_id=str(document["enterpriseID"]),
+            key_id=str(keys["publicKeyID"]),
+            key=key,
+        )
+    except OSError as exc:
+        raise ConfigError(f"BOX_JWT_CONFIG: cannot read {path}: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ConfigError(f"BOX_JWT_CONFIG: {path} is not the JSON file that Box hands out for JWT") from exc
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _may_pass(status: int) -> bool:
+    return status == 429 or status >= 500
+
+
+def _api_error(what: str, answer: Answer) -> BoxError:
+    """An error answer as BoxError, with Box's own code as its kind."""
+    status, body = answer.status, answer.mapping
+    code = str(body.get("code") or body.get("error") or "")
+    request = f", request {body['request_id']}" if body.get("request_id") else ""
+    said = f"{what}: HTTP {status} {code}{request}".rstrip()
+    if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
+        described = str(body.get("error_description", ""))
+        return BoxError(
+            f"{what}: Box refused the credentials ({code}: {described[:200]})",
+            kind="login_refused",
+            hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
+            " and that the app is authorised in Box's admin console",
+            retryable="jti" in described,
+            status_code=status,
+        )
+    if status == 409 and code == "item_name_in_use":
+        context = body.get("context_info")
+        conflicts = context.get("conflicts") if isinstance(context, dict) else None
+        conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
+        found = conflict if isinstance(conflict, dict) else {}
+        return NameTakenError(said, existing_id=found.get("id"), is_folder=found.get("type") == "folder")
+    hints = {
+        "storage_limit_exceeded": "the Box account is full",
+        "file_size_limit_exceeded": "the Box account does not take files of this size",
+    }
+    if status in OUT_OF_REACH_STATUSES:
+        kind = "out_of_reach"
+    elif status == 401:
+        kind = "not_logged_in"
+    else:
+        kind = code or ("forbidden" if status == 403 else "not_found" if status == 404 else "box_error")
+    return BoxError(
+        said,
+        kind=kind,
+        hint=hints.get(kind, ""),
+        retryable=status >= 500 or status in (401, 409, 429) or code in ("bad_digest", "digest_mismatch"),
+        status_code=status,
+    )

@@ -1,0 +1,321 @@
+"""The workers of a run: one pool for all campaigns, and one budget of bytes for everything in flight.
+
+Small files are taken campaign by campaign in turn, so that a campaign of one file does not wait for one of
+five hundred. A large file has one worker that reads and lanes through which the others send its parts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+MAX_BUFFERS = 5
+"""Parts of one file in memory: four on their way and one being filled."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """A large file's place among those that wait for their first buffer, and the size of it."""
+
+    size: int
+
+
+@dataclass(slots=True)
+class Budget:
+    """Who may take how many bytes. Pure bookkeeping; the pool's lock guards it.
+
+    Large files together leave `reserve` bytes to the small ones, and a large file that waits for its first
+    buffer is not overtaken by small ones for ever. What is larger than the whole budget may go alone. Nobody
+    waits while holding anything but what is on its way, so somebody can always go on.
+    """
+
+    total: int
+    reserve: int
+    small: int = 0
+    large: int = 0
+    waiting: deque[Ticket] = field(default_factory=deque)
+    """Who waits for a first buffer, the oldest first."""
+
+    def admits_small(self, size: int) -> bool:
+        used = self.small + self.large
+        kept = self.waiting[0].size if self.waiting and self._is_entitled(self.waiting[0].size) else 0
+        return used == 0 or used + size + kept <= self.total
+
+    def admits_first(self, ticket: Ticket) -> bool:
+        """The first buffer of a large file, without which it cannot go on: in the order of asking."""
+        used = self.small + self.large
+        fits = self._is_entitled(ticket.size) and used + ticket.size <= self.total
+        return self.waiting[0] is ticket and (used == 0 or fits)
+
+    def admits_more(self, size: int) -> bool:
+        """A further buffer, which makes it faster: never while somebody waits."""
+        used = self.small + self.large
+        return not self.waiting and self._is_entitled(size) and used + size <= self.total
+
+    def _is_entitled(self, size: int) -> bool:
+        return self.large == 0 or self.large + size <= self.total - self.reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file. size: bytes it holds in memory; None for a large file, which takes its buffers itself."""
+
+    size: int | None
+    work: Callable[[], None]
+
+
+class Pool:
+    """Threads that do jobs and send parts. `work` of a job must not raise."""
+
+    def __init__(self, workers: int, memory_bytes: int, *, reserve_bytes: int) -> None:
+        self._workers = workers
+        self._readers_allowed = max(1, workers // 4)
+        self._changed = threading.Condition()
+        self._budget = Budget(memory_bytes, reserve_bytes)
+        self._queues: dict[str, deque[Job]] = {}
+        self._turns: deque[str] = deque()
+        self._parts: deque[_PartJob] = deque()
+        self._readers = 0
+        self._sending = 0
+        self._idle = 0
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"worker-{number}") for number in range(1, workers + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, campaign_id: str, job: Job) -> None:
+        """Queue one file of a campaign."""
+        with self._changed:
+            if campaign_id not in self._queues:
+                self._queues[campaign_id] = deque()
+                self._turns.append(campaign_id)
+            self._queues[campaign_id].append(job)
+            self._changed.notify_all()
+
+    def cancel(self, campaign_id: str) -> int:
+        """Drop what a campaign has queued and nobody has begun; returns how many jobs that were."""
+        with self._changed:
+            dropped = self._queues.pop(campaign_id, None)
+            if dropped is None:
+                return 0
+            self._turns.remove(campaign_id)
+            return len(dropped)
+
+    def close(self) -> None:
+        """Drop what is queued, and wait for what is in hand."""
+        with self._changed:
+            self._is_closed = True
+            self._queues.clear()
+            self._turns.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def lane(self, part_size: int) -> Lane:
+        """For one large file: buffers of part_size bytes and workers to send them. A context manager."""
+        return Lane(self, self._changed, self._budget, self._parts, part_size)
+
+    # Workers
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                job = self._next()
+                while job is None:
+                    if self._is_closed and not self._parts:
+                        return
+                    self._idle += 1
+                    self._changed.wait()
+                    self._idle -= 1
+                    job = self._next()
+            if isinstance(job, _PartJob):
+                self.send(job)
+                continue
+            job.work()
+            with self._changed:
+                if job.size is None:
+                    self._readers -= 1
+                else:
+                    self._budget.small -= job.size
+                self._changed.notify_all()
+
+    def _next(self) -> Job | _PartJob | None:
+        """What to do next: parts first, because they hold memory, but not with all hands while files wait."""
+        has_files = any(self._is_startable(key) for key in self._turns)
+        if self._parts and not (has_files and self._sending >= max(1, self._workers // 2)):
+            self._sending += 1
+            return self._parts.popleft()
+        for _ in range(len(self._turns)):
+            key = self._turns[0]
+            if self._is_startable(key):
+                return self._start(key)
+            if self._queues[key][0].size is not None:
+                break  # its turn has come: whoever is behind it waits for memory with it
+            self._turns.rotate(-1)  # a large file that must wait for a reader lets the others pass
+        return None
+
+    def _is_startable(self, key: str) -> bool:
+        size = self._queues[key][0].size
+        if size is None:
+            return self._readers < self._readers_allowed
+        return self._budget.admits_small(size)
+
+    def _start(self, key: str) -> Job:
+        queue = self._queues[key]
+        job = queue.popleft()
+        self._turns.popleft()
+        if queue:
+            self._turns.append(key)
+        else:
+            del self._queues[key]
+        if job.size is None:
+            self._readers += 1
+        else:
+            self._budget.small += job.size
+        return job
+
+    def send(self, part: _PartJob) -> None:
+        """Send a part that was taken off the queue."""
+        error: BaseException | None = None
+        try:
+            part.work()
+        except BaseException as exc:  # noqa: BLE001 - carried to the file's own thread, which raises it
+            error = exc
+        with self._changed:
+            self._sending -= 1
+            part.lane.done(part, error)
+            self._changed.notify_all()
+
+    def help(self) -> bool:
+        """Send a part if one is ready and nobody is free for it; to be called with the lock held."""
+        if self._idle or not self._parts:
+            return False
+        part = self._parts.popleft()
+        self._sending += 1
+        self._changed.release()
+        try:
+            self.send(part)
+        finally:
+            self._changed.acquire()
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class _PartJob:
+    lane: Lane
+    buffer: bytearray
+    work: Callable[[], None]
+
+
+class Lane:
+    """One large file's buffers, and its parts on their way. Used by one thread."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        changed: threading.Condition,
+        budget: Budget,
+        parts: deque[_PartJob],
+        part_size: int,
+    ) -> None:
+        self._pool = pool
+        self._changed = changed
+        self._budget = budget
+        self._parts = parts
+        self._part_size = part_size
+        self._held = 0
+        self._free: list[bytearray] = []
+        self._in_flight = 0
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take back what is queued, wait for what is being sent, give the memory back."""
+        with self._changed:
+            mine = [part for part in self._parts if part.lane is self]
+            for part in mine:
+                self._parts.remove(part)
+            self._in_flight -= len(mine)
+            while self._in_flight:
+                self._changed.wait()
+            self._budget.large -= self._held * self._part_size
+            self._held = 0
+            self._free.clear()
+            self._changed.notify_all()
+
+    def buffer(self) -> bytearray:
+        """A buffer of part_size bytes, as soon as there is one. Raises what a part on its way has met."""
+        with self._changed:
+            while True:
+                self._raise_error()
+                if self._free:
+                    return self._free.pop()
+                if not self._held:
+                    self._take_first()
+                    break
+                if self._held < MAX_BUFFERS and self._budget.admits_more(self._part_size):
+                    self._budget.large += self._part_size
+                    break
+                if not self._pool.help():
+                    self._changed.wait()
+            self._held += 1
+        return bytearray(self._part_size)
+
+    def send(self, buffer: bytearray, work: Callable[[], None]) -> None:
+        """Have the buffer's part sent by whoever is free; `work` does it, the buffer is then used again."""
+        with self._changed:
+            self._in_flight += 1
+            self._parts.append(_PartJob(self, buffer, work))
+            self._changed.notify_all()
+
+    def give_back(self, buffer: bytearray) -> None:
+        """The buffer's part need not be sent."""
+        with self._changed:
+            self._free.append(buffer)
+
+    def finish(self) -> None:
+        """Wait until every part has been sent. Raises what one of them has met."""
+        with self._changed:
+            while self._in_flight:
+                self._raise_error()
+                if not self._pool.help():
+                    self._changed.wait()
+            self._raise_error()
+
+    def done(self, part: _PartJob, error: BaseException | None) -> None:
+        """A part was sent, or failed; called with the lock held."""
+        self._in_flight -= 1
+        self._error = self._error or error
+        if self._budget.waiting and self._held > 1:
+            self._held -= 1
+            self._budget.large -= self._part_size
+        else:
+            self._free.append(part.buffer)
+
+    def _take_first(self) -> None:
+        ticket = Ticket(self._part_size)
+        self._budget.waiting.append(ticket)
+        try:
+            while not self._budget.admits_first(ticket):
+                if not self._pool.help():
+                    self._changed.wait()
+        finally:
+            self._budget.waiting.remove(ticket)
+        self._budget.large += self._part_size
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error

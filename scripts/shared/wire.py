@@ -1,0 +1,306 @@
+"""HTTP/1.1 for both clients: kept-alive connections that all threads share, and bodies without copies.
+
+The standard library's http.client, and no more than these clients need on top of it: for each small file it
+costs a quarter of the processor time of `requests`, and a part of a large file goes from the socket into the
+buffer that is sent on (MARKDOWN_DOCS/TRANSFER.md has the figures).
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import re
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult, unquote, urlsplit
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 60.0
+BACKOFF_SECONDS = 0.5
+SHARED_PACKET = 64 * 1024
+"""A body up to here goes out in one piece with the head."""
+DRAIN_LIMIT = 256 * 1024
+"""An answer that nobody reads is read up to here to keep its connection; a longer one is cut off."""
+
+NoAnswerError = (OSError, http.client.HTTPException)
+"""What `Wire.send` and a reply's reading raise when the other side cannot be reached or hangs up."""
+
+Body = bytes | Sequence[bytes | memoryview]
+"""What is sent: one piece, or several in a row."""
+
+
+_UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
+
+
+class Reply:
+    """An answer whose body is still on its way. To be closed, or read to the end."""
+
+    def __init__(self, wire: Wire, connection: _Connection, response: http.client.HTTPResponse) -> None:
+        self._wire = wire
+        self._connection: _Connection | None = connection
+        self._response = response
+        self.status = response.status
+        self.headers = response.headers
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> bytes:
+        """All that is left of the body."""
+        try:
+            content = self._response.read()
+        except BaseException:
+            self._drop()
+            raise
+        self.close()
+        return content
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view as far as the body goes; 0 at its end, also when the connection ended too soon."""
+        try:
+            return self._response.readinto(view)
+        except BaseException:
+            self._drop()
+            raise
+
+    def close(self) -> None:
+        """Give the connection back, when little enough of the body is left."""
+        connection = self._connection
+        if connection is None:
+            return
+        left = self._response.length
+        if not self._response.isclosed():
+            if left is None or left > DRAIN_LIMIT:
+                self._drop()
+                return
+            try:
+                self._response.read()
+            except NoAnswerError:
+                self._drop()
+                return
+        self._connection = None
+        if self._response.will_close:
+            connection.close()
+        else:
+            self._wire.keep(connection)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._response.close()
+            self._connection.close()
+            self._connection = None
+
+
+class Wire:
+    """Connections to any host, kept alive between requests. Every method may be called by any thread.
+
+    context: how TLS is spoken. timeout_seconds: the longest silence while waiting for an answer.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None, timeout_seconds: float) -> None:
+        self._context = context
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, str], list[_Connection]] = {}
+        self._is_closed = False
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = b"") -> Reply:
+        """Send a request; the reply's body is not read yet. Raises OSError or HTTPException.
+
+        A kept connection that the other side has closed meanwhile is found out before it is used.
+        """
+        parts = urlsplit(url)
+        origin = (parts.scheme, parts.netloc)
+        connection = self._take(origin) or self._connect(origin)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            response = connection.exchange(method, target, headers, body)
+        except BaseException:
+            connection.close()
+            raise
+        return Reply(self, connection, response)
+
+    def keep(self, connection: _Connection) -> None:
+        """Take a connection back for the next request (called by replies)."""
+        with self._lock:
+            if not self._is_closed:
+                self._idle.setdefault(connection.origin, []).append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Drop the idle connections, and those in use when they come back."""
+        with self._lock:
+            self._is_closed = True
+            idle = [connection for kept in self._idle.values() for connection in kept]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
+    def _take(self, origin: tuple[str, str]) -> _Connection | None:
+        while True:
+            with self._lock:
+                kept = self._idle.get(origin)
+                if not kept:
+                    return None
+                connection = kept.pop()
+            if connection.is_usable():
+                return connection
+            connection.close()
+
+    def _connect(self, origin: tuple[str, str]) -> _Connection:
+        context = None
+        if origin[0] == "https":
+            if self._context is None:
+                with self._lock:
+                    self._context = self._context or default_context(None)
+            context = self._context
+        return _Connection(origin, context, self._timeout_seconds)
+
+
+class _Connection:
+    """One connection to an origin, straight or through the environment's proxy."""
+
+    def __init__(self, origin: tuple[str, str], context: ssl.SSLContext | None, timeout: float) -> None:
+        self.origin = origin
+        self._timeout_seconds = timeout
+        scheme, netloc = origin
+        host = urlsplit(f"//{netloc}")
+        proxy = _proxy_for(scheme, host.hostname or "")
+        self._prefix = f"{scheme}://{netloc}" if proxy and scheme == "http" else ""
+        to = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else host
+        login = _proxy_login(to) if proxy else {}
+        self._proxy_headers = login if self._prefix else {}
+        self._http: http.client.HTTPConnection
+        wait = min(timeout, CONNECT_TIMEOUT_SECONDS)
+        if context is not None:
+            self._http = http.client.HTTPSConnection(
+                to.hostname or "", to.port or (3128 if proxy else 443), timeout=wait, context=context
+            )
+            if proxy:
+                self._http.set_tunnel(host.hostname or "", host.port or 443, headers=login)
+        else:
+            self._http = http.client.HTTPConnection(
+                to.hostname or "", to.port or (3128 if proxy else 80), timeout=wait
+            )
+
+    def exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: Body
+    ) -> http.client.HTTPResponse:
+        """One request and the head of its answer."""
+        if _UNFIT_FOR_A_LINE.search(target):
+            raise http.client.InvalidURL(f"the address {target!r:.200} cannot be sent")
+        sock = self._http.sock
+        if sock is None:
+            self._http.connect()
+            sock = self._http.sock
+            sock.settimeout(self._timeout_seconds)
+        pieces: Sequence[bytes | memoryview] = (body,) if isinstance(body, bytes) else body
+        size = sum(len(piece) for piece in pieces)
+        lines = [f"{method} {self._prefix}{target} HTTP/1.1", f"Host: {self.origin[1]}"]
+        lines += [f"{name}: {value}" for name, value in {**headers, **self._proxy_headers}.items()]
+        if size or method not in ("GET", "HEAD", "DELETE"):
+            lines.append(f"Content-Length: {size}")
+        if any("\r" in line or "\n" in line for line in lines):
+            raise http.client.InvalidURL("a header holds a line break")
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        try:
+            if size <= SHARED_PACKET:
+                sock.sendall(b"".join((head, *pieces)))
+            else:
+                sock.sendall(head)
+                for piece in pieces:
+                    sock.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            # The server may have answered before it had read everything, with 401 or 429, and then hung up.
+            with suppress(OSError, http.client.HTTPException):
+                return _answer_on(sock, method)
+            raise
+        return _answer_on(sock, method)
+
+    def is_usable(self) -> bool:
+        """Whether the other side has neither closed nor sent anything since the last answer."""
+        sock = self._http.sock
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _answer_on(sock: socket.socket, method: str) -> http.client.HTTPResponse:
+    """The head of the answer that comes on a socket."""
+    response = http.client.HTTPResponse(sock, method=method)
+    try:
+        response.begin()
+    except BaseException:
+        response.close()
+        raise
+    return response
+
+
+def default_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """TLS that trusts the bundle; without one, the system's store and certifi's where that is installed."""
+    context = ssl.create_default_context(cafile=ca_bundle)
+    if ca_bundle is None:
+        try:
+            import certifi
+        except ImportError:
+            return context
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _proxy_for(scheme: str, host: str) -> str:
+    """The proxy that the environment names for a host, by the rules of http_proxy, https_proxy, no_proxy."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return ""  # spares an idle run the import
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all") or ""
+    return "" if not proxy or proxy_bypass(host) else proxy
+
+
+def _proxy_login(proxy: SplitResult) -> dict[str, str]:
+    """The header that logs in to a proxy whose address carries a user's name."""
+    if not proxy.username:
+        return {}
+    import base64
+
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(login).decode()}
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """A `Retry-After` header in either form, as seconds from now; None when it is missing or senseless."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        pass
+    else:
+        return max(0.0, seconds) if seconds < float("inf") else None
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def backoff_seconds(tries: int) -> float:
+    """How long to wait after so many failed tries: doubling, with jitter."""
+    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
