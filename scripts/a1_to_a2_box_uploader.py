@@ -339,7 +339,7 @@ class Pass:
                 return
             if transfer.listings == MAX_LISTINGS:
                 raise DamError(
-                    f"the assets of campaign {work.campaign.id} changed after each of {MAX_LISTINGS} listings",
+                    f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
                     kind="keeps_changing",
                     hint="it goes to A2 when two listings in a row agree",
                     retryable=True,
