@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,14 @@ class World:
             self.dam.add_asset(folder, file_name, content)
         return campaign
 
+    def receipts(self) -> dict[str, dict[str, Any]]:
+        """{path below the root folder: content} of every receipt in Box."""
+        return {
+            file.path.split("/", 1)[1]: json.loads(self.box.content(file.id))
+            for file in self.box.files()
+            if file.name == "_manifest.json" and file.path.count("/") == 2
+        }
+
     def box_files(self) -> dict[str, tuple[int, str]]:
         """{path below the root folder: (size, SHA-1)} of everything in Box, the receipts left out."""
         return {
@@ -173,3 +182,11 @@ def open_world(
             "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
         }
         yield World(dam, box, mail, database_url, env, box_root, folder)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Until it holds; polled, because it happens in another process."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen"
+        time.sleep(0.01)

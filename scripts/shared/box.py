@@ -114,8 +114,11 @@ class BoxClient:
 
     def read_content(self, file_id: str) -> bytes:
         """The bytes of a small file."""
-        url = f"{self._api}/files/{_in_path(file_id)}/content"
-        return self._session.call("GET", url, what=f"downloading Box file {file_id}").content
+        what = f"downloading Box file {file_id}"
+        answer = self._session.call("GET", f"{self._api}/files/{_in_path(file_id)}/content", what=what)
+        if answer.status != 302:
+            return answer.content
+        return self._session.fetch(answer.headers.get("Location") or "", what=what)
 
     def upload_file(
         self, folder_id: str, name: str, content: bytes | memoryview, sha1: str, *, replaces: str | None

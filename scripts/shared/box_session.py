@@ -109,7 +109,9 @@ class BoxSession:
         body: Body = b"",
         is_upload: bool = False,
     ) -> Answer:
-        """One call, repeated with patience. Raises BoxError; NameTakenError on a taken name."""
+        """One call, repeated with patience; success and a redirection are answers. Raises BoxError, among
+        them NameTakenError.
+        """
         sent = dict(headers or {})
         if json_body is not None:
             body = json.dumps(json_body).encode()
@@ -129,9 +131,20 @@ class BoxSession:
             if answer is not None and (tries >= MAX_TRIES or not _may_pass(answer.status)):
                 break
             self._wait(answer, tries, what)
-        if 200 <= answer.status < 300:
+        if 200 <= answer.status < 300 or answer.status == 302:
             return answer
         raise _api_error(what, answer)
+
+    def fetch(self, url: str, *, what: str) -> bytes:
+        """What lies at an address that Box pointed to; it is not shown our token."""
+        for tries in range(1, MAX_TRIES + 1):
+            answer = self._exchange("GET", url, {}, b"", what, tries)
+            if answer is not None and answer.status == 200:
+                return answer.content
+            if answer is not None and (tries == MAX_TRIES or not _may_pass(answer.status)):
+                raise _api_error(what, answer)
+            self._wait(answer, tries, what)
+        raise AssertionError("unreachable: the last try returns or raises")
 
     def _exchange(
         self, method: str, url: str, headers: dict[str, str], body: Body, what: str, tries: int

@@ -36,7 +36,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal
 
-from simulators.box_api import Api, error_answer
+from simulators.box_api import DOWNLOAD_PREFIX, Api, error_answer
 from simulators.box_gate import (
     DEFAULT_CODES,
     TOKEN_PATH,
@@ -55,6 +55,7 @@ from simulators.box_wire import Answer, Call, Server, TruncatedBodyError
 logger = logging.getLogger(__name__)
 
 CONTROL_PREFIX = "/_sim/"
+STORING = re.compile(r"POST \S*/files(/\d+)?/content|PUT \S*/upload_sessions/")
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,10 @@ class BoxSimulator:
             elif isinstance(item, File):
                 yield f"{indent}{item.name}  {item.content.size:,} bytes  {item.content.sha1[:8]}"
 
+    def expire_sessions(self) -> None:
+        """Let every open upload session reach its end now."""
+        self._uploads.expire()
+
     def open_sessions(self) -> list[OpenSession]:
         """The upload sessions neither committed nor aborted, expired ones among them."""
         return self._uploads.open()
@@ -422,8 +427,12 @@ class BoxSimulator:
             if call.method != "POST":
                 raise RefusedError(405, "method_not_allowed", "Method Not Allowed")
             return self._accounts.grant(read_form(call))
+        if call.path.startswith(DOWNLOAD_PREFIX):
+            return self._api.download(call)
         self._accounts.check_bearer(call)
         self._limits.check(call)
+        if self.options.upload_delay and STORING.search(call.target):
+            self._stopping.wait(self.options.upload_delay)
         return self._api.answer(call)
 
     # --- control

@@ -49,6 +49,8 @@ COMMON_STANDARD = [
 ]
 FOLDER_STANDARD = [*COMMON_STANDARD, "folder_upload_email", "item_collection"]
 
+DOWNLOAD_PREFIX = "/download/"
+
 Handler = Callable[["Api", Call, str], Answer]
 _ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
 
@@ -216,6 +218,41 @@ class Api:
         with self._store.lock:
             self._store.delete(self._store.file(file_id), if_match=call.headers.get("if-match"))
         return Answer(204)
+
+    @_route("GET", "/files/{id}/content")
+    def _download(self, call: Call, file_id: str) -> Answer:
+        """A redirection to where the bytes are, as live Box answers."""
+        self._store.file(file_id)
+        return Answer(302, headers={"Location": f"{call.base_url}{DOWNLOAD_PREFIX}{file_id}"})
+
+    def download(self, call: Call) -> Answer:
+        """The bytes of a file, at the address that was answered; 404 when they were not kept.
+
+        The address itself is the permission: a token that is sent along is one shown to strangers, so 400.
+        """
+        if "authorization" in call.headers:
+            raise RefusedError(400, "bad_request", "A token was sent to the host of downloads")
+        file_id = call.path.removeprefix(DOWNLOAD_PREFIX)
+        with self._store.lock:
+            content = self._store.file(file_id).content
+            kept = content.kept
+            if kept is None and content.path is not None:
+                kept = content.path.read_bytes()
+        if kept is None:
+            raise RefusedError(404, "not_found", "The simulator has not kept these bytes")
+        return Answer(200, kept, {"Content-Type": "application/octet-stream"})
+
+    @_route("DELETE", "/files/{id}/versions/{id}")
+    def _delete_version(self, call: Call, file_id: str) -> Answer:
+        self._store.delete_version(file_id, call.path.rstrip("/").rpartition("/")[2])
+        return Answer(204)
+
+    @_route("POST", "/files/{id}/versions/current")
+    def _promote(self, call: Call, file_id: str) -> Answer:
+        version_id = call.json().get("id")
+        with self._store.lock:
+            file = self._store.promote_version(file_id, version_id)
+            return Answer.of_json(201, self._file_version(call, file))
 
     @_upload_route("OPTIONS", "/files/content")
     def _preflight(self, call: Call, _: str) -> Answer:

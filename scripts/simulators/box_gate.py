@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -298,19 +300,21 @@ class RateLimits:
             if is_upload:
                 self._count(self._uploads, self._options.uploads_per_minute)
 
-    @staticmethod
-    def _count(recent: deque[float], limit: int | None) -> None:
+    def _count(self, recent: deque[float], limit: int | None) -> None:
         if limit is None:
             return
         now = time.monotonic()
         while recent and recent[0] <= now - 60:
             recent.popleft()
         if len(recent) >= limit:
-            wait_seconds = math.ceil(recent[0] + 60 - now) if recent else 60
+            wait_seconds = max(1, math.ceil(recent[0] + 60 - now)) if recent else 60
+            later = datetime.now(UTC) + timedelta(seconds=wait_seconds)
+            as_date = self._options.retry_after_as_date
+            retry_after = format_datetime(later, usegmt=True) if as_date else str(wait_seconds)
             raise RefusedError(
                 429,
                 "rate_limit_exceeded",
                 "Request rate limit exceeded, try again later.",
-                headers={"Retry-After": str(max(1, wait_seconds))},
+                headers={"Retry-After": retry_after},
             )
         recent.append(now)

@@ -33,7 +33,10 @@ class Options:
     max_direct_size: a direct upload above it is refused with 413.
     page_limit_cap: the longest page any list answers, whatever `limit` asks for.
     nfkc_names: names are compared after Unicode NFKC; strict_names: `< > : | ? *` are refused too.
-    calls_per_minute, uploads_per_minute: above them 429 with Retry-After; None means no limit.
+    calls_per_minute, uploads_per_minute: above them 429 with Retry-After; None means no limit. Box's own
+        are 1,000 and 240 a user.
+    retry_after_as_date: the 429s of these limits carry an HTTP date in place of seconds.
+    upload_delay: how long each file and each part takes to be stored.
     commit_202: the first N commits of each session answer 202 with `Retry-After: 0`.
     parts_mismatch_once: the first judged commit of each session answers 400 `parts_mismatch`.
     wrong_sha1: answers that show a file carry a wrong SHA-1; wrong_sha1_times bounds how many answers do.
@@ -51,6 +54,8 @@ class Options:
     strict_names: bool = False
     calls_per_minute: int | None = None
     uploads_per_minute: int | None = None
+    retry_after_as_date: bool = False
+    upload_delay: float = 0.0
     commit_202: int = 0
     parts_mismatch_once: bool = False
     wrong_sha1: bool = False
@@ -120,11 +125,12 @@ class Folder(Item):
 
 @dataclass
 class File(Item):
-    """A file and its current version."""
+    """A file and its current version; `past` has the earlier ones by id, the newest last."""
 
     content: Content = field(default_factory=lambda: Content(0, "", None))
     version_id: str = ""
     versions: int = 1
+    past: dict[str, Content] = field(default_factory=dict)
 
     kind = "file"
 
@@ -316,6 +322,7 @@ class Store:
             if name is not None:
                 self._rename(file, name)
             self._forget(file.content)
+            file.past[file.version_id] = file.content
             now = datetime.now(UTC)
             file.content = content
             file.version_id = str(next(self._version_numbers))
@@ -324,6 +331,24 @@ class Store:
             self._touch(file)
             self._settle(file)
             return file
+
+    def promote_version(self, file_id: object, version_id: object) -> File:
+        """Make an earlier version current, by a copy of it on top."""
+        with self.lock:
+            file = self.file(file_id)
+            past = file.past.get(str(version_id))
+            if past is None:
+                raise _not_found("file_version", version_id)
+            kept = Content(past.size, past.sha1, past.kept)  # its bytes on disk are gone
+            return self.add_version(file.id, kept)
+
+    def delete_version(self, file_id: object, version_id: object) -> None:
+        """Take an earlier version away."""
+        with self.lock:
+            file = self.file(file_id)
+            if file.past.pop(str(version_id), None) is None:
+                raise _not_found("file_version", version_id)
+            file.versions -= 1
 
     def change(
         self,

@@ -189,6 +189,10 @@ class UploadSession:
         """Whether the session's time is over."""
         return time.monotonic() >= self._expires
 
+    def expire(self) -> None:
+        """The session's time is over."""
+        self._expires = time.monotonic()
+
     def parts(self) -> list[Part]:
         """The parts held, by offset."""
         with self._lock:
@@ -374,6 +378,12 @@ class Uploads:
         if session.is_expired:
             raise _gone()
         return session
+
+    def expire(self) -> None:
+        """The time of all sessions is over."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.expire()
 
     def remove(self, session: UploadSession) -> None:
         """The session is committed or aborted: later calls find it gone."""

@@ -204,6 +204,10 @@ class DamSimulator:
             item.declared_checksum = checksum
             return item.id
 
+    def replace_content(self, asset_id: str, content: Content) -> None:
+        """Check in a new version of an asset."""
+        self._store.replace_content(asset_id, content)
+
     def link(self, folder_id: str, child_id: str) -> None:
         """Put an item into one more folder."""
         self._store.link(folder_id, child_id)

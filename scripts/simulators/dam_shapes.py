@@ -165,7 +165,7 @@ def _common(item: Item) -> JsonObject:
         "original_asset_id": item.id,
         "product_associations": False,
         "subscribed_to": False,
-        "version": 1,
+        "version": item.version,
     }
 
 

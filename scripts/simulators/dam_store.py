@@ -161,6 +161,7 @@ class Item:
     is_campaign: bool = False
     master_assets_id: str | None = None
     content: Content = b""
+    version: int = 1
     mime_type: str = "application/octet-stream"
     declared_size: int | None = None
     declared_checksum: str | None = None
@@ -239,6 +240,15 @@ class DamStore:
             item.mime_type = mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
             self.content_owner[item.content_id] = item.id
             return item
+
+    def replace_content(self, asset_id: str, content: Content) -> None:
+        """A new version of an asset's bytes, declared truly."""
+        with self.guard:
+            item = self.item(asset_id)
+            item.content = content
+            item.version += 1
+            item.updated_at = utc_now()
+            item.declared_size = item.declared_checksum = None
 
     def item(self, item_id: str) -> Item:
         """Raises UnknownItemError."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from simulators.dam import GeneratedContent
-from world import World
+from world import World, wait_for
 
 ERROR = "🛑 A1→A2 Error - Campaign Broken"
 LISTING = r"GET /otmmapi/v6/folders/{broken_folder}/children"
@@ -564,11 +563,3 @@ def test_error_notice__reminds_daily_while_it_lasts(world: World) -> None:
     for _ in range(2):
         world.upload()
     assert world.subjects.count(ERROR) == 2
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Until it holds; polled, because it happens in another process."""
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen"
-        time.sleep(0.01)

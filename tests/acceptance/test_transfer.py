@@ -1,0 +1,414 @@
+"""The transfer at work: many at once, killed and gone on with, verified, and told about in a receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from simulators.dam import GeneratedContent
+from world import World, wait_for
+
+MEBIBYTE = 1024 * 1024
+UPLOADER = "a1_to_a2_box_uploader.py"
+PARTS = r"PUT .*/upload_sessions/"
+FILM = GeneratedContent(24 * MEBIBYTE + 17, seed=7)
+
+
+def add_film(world: World, content: GeneratedContent = FILM) -> tuple[str, str]:
+    """A campaign with one large file, which goes up in parts of 1 MiB."""
+    world.box.options.part_size = MEBIBYTE
+    campaign = world.dam.add_campaign("Film", "C-1")
+    folder = world.dam.master_assets_folder(campaign)
+    assert folder is not None
+    return campaign, world.dam.add_asset(folder, "film.mp4", content)
+
+
+def sent_parts(world: World) -> list[str]:
+    """The ranges of the parts that Box took, in order of arrival."""
+    return [
+        call.headers["content-range"]
+        for call in world.box.calls("PUT", "/api/2.0/files/upload_sessions/")
+        if call.status == 200
+    ]
+
+
+def kill_after_parts(world: World, count: int) -> None:
+    """Start a run and kill it when Box has received so many parts."""
+    world.box.options.upload_delay = 0.02
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: len(sent_parts(world)) >= count)
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    world.box.options.upload_delay = 0.0
+    time.sleep(0.2)  # what was on its way when the process died may still be taken
+    assert len(world.box.open_sessions()) == 1
+
+
+def assert_film_is_whole(world: World, campaign: str, content: GeneratedContent = FILM) -> None:
+    assert world.dam.status(campaign) == "A2"
+    assert world.box_files() == {"C-1 - Film/film.mp4": (content.size, content.sha1())}
+    assert not world.box.open_sessions()
+    assert world.sql("SELECT * FROM upload_sessions") == []
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Many at once
+
+
+def test_small_files__cost_one_call_on_each_side(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [(f"{n}.jpg", bytes([n]) * 500) for n in range(40)])
+    run = world.upload()
+    assert run.outcomes == {campaign: "uploaded"}
+    assert len([call for call in world.dam.requests if call.path.endswith("/contents")]) == 40
+    assert len(world.dam.calls("POST", "/sessions/oauth2/token")) == 1
+    calls = [f"{call.method} {call.path}" for call in world.box.requests]
+    assert calls.count("POST /api/2.0/files/content") == 41, "40 files and the receipt"
+    assert calls.count("POST /oauth2/token") == 1, "one token for all workers"
+    assert len(calls) == 43, "besides: the campaign's folder"
+    moved = run.report["transfer"]
+    assert (moved["files"], moved["bytes"]) == (40, 20_000)
+    assert moved["bytes_per_second"] > 0
+
+
+def test_token_that_ends__is_renewed_once_for_all(world: World) -> None:
+    files = [(f"{n}.jpg", bytes([n]) * 500) for n in range(30)]
+    campaign = world.add_full_campaign("Summer", "C-1", files)
+    world.box.fail(r"POST .*/files/content", delay=0.1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: len(world.box.files()) >= 4)
+    world.box.expire_tokens()
+    world.dam.expire_tokens()
+    run = world.finish(process)
+    assert run.outcomes == {campaign: "uploaded"}
+    assert len(world.box.calls("POST", "/oauth2/token")) == 2
+    assert len(world.dam.calls("POST", "/sessions/oauth2/token")) == 2
+
+
+def test_small_campaign__does_not_wait_for_a_big_one(world: World) -> None:
+    """The big one has 60 files in the queue before the small one is even looked at."""
+    big = world.dam.add_campaign("Big", "C-1", campaign_id="0" * 39 + "1")
+    folder = world.dam.master_assets_folder(big)
+    for number in range(60):
+        world.dam.add_asset(folder, f"{number}.jpg", bytes([number]) * 100)
+    small = world.add_full_campaign("Small", "C-2", [("one.jpg", b"1")])
+    world.dam.fail(r"GET .*/contents", delay=0.05)
+    run = world.upload(TRANSFER_WORKERS="2")
+    assert run.outcomes == {big: "uploaded", small: "uploaded"}
+    lines = [call.path for call in world.dam.requests if call.method == "PATCH" or "contents" in call.path]
+    small_is_done = next(number for number, path in enumerate(lines) if path.endswith(small))
+    assert small_is_done < len(lines) - 20, "A2 comes with a campaign's own last file"
+
+
+def test_slow_file__holds_up_nobody(world: World) -> None:
+    slow = world.add_full_campaign("Slow", "C-1", [("slow.jpg", b"slow"), ("quick.jpg", b"quick")])
+    others = [world.add_full_campaign(f"Quick {n}", f"Q-{n}", [("a.jpg", bytes([n]))]) for n in range(5)]
+    fault = world.dam.fail(r"GET .*/contents", delay=3.0, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: all(world.dam.status(campaign) == "A2" for campaign in others))
+    assert fault.hits == 1
+    assert world.dam.status(slow) == "A1"
+    run = world.finish(process)
+    assert set(run.outcomes.values()) == {"uploaded"}
+
+
+def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:
+    """Three films and thirty small campaigns with two workers and the smallest budget: all arrive."""
+    world.box.options.part_size = 8 * MEBIBYTE
+    ids = []
+    for number in range(3):
+        campaign = world.dam.add_campaign(f"Film {number}", f"F-{number}")
+        folder = world.dam.master_assets_folder(campaign)
+        world.dam.add_asset(folder, "film.mp4", GeneratedContent(21 * MEBIBYTE, seed=number))
+        world.dam.add_asset(folder, "large.tif", GeneratedContent(19 * MEBIBYTE, seed=number + 10))
+        ids.append(campaign)
+    ids += [world.add_full_campaign(f"Small {n}", f"S-{n}", [("a.jpg", bytes([n]))]) for n in range(30)]
+    run = world.upload(TRANSFER_WORKERS="2", TRANSFER_MEMORY_MB="64")
+    assert run.exit_code == 0, run.stderr
+    assert run.outcomes == dict.fromkeys(ids, "uploaded")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Killed and gone on with
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_killed__sends_only_what_box_lacks(world: World, seed: int) -> None:
+    campaign, _ = add_film(world)
+    kill_after_parts(world, random.Random(seed).randrange(1, 24))  # noqa: S311 - a place, not a secret
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert_film_is_whole(world, campaign)
+    parts = sent_parts(world)
+    assert len(parts) == len(set(parts)) == 25, "no part was taken twice"
+    resumed = run.report["transfer"]["parts_resumed"]
+    assert resumed == 25 - run.report["transfer"]["parts_sent"] > 0
+    assert len(world.box.calls("POST", "/api/2.0/files/upload_sessions")) == 2, "one session, one commit"
+
+
+def test_killed__while_committing_makes_no_second_file(world: World) -> None:
+    campaign, _ = add_film(world)
+    fault = world.box.fail(r"POST .*/commit", delay=4.0, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: fault.hits == 1)
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    wait_for(lambda: len(world.box_files()) == 1)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert_film_is_whole(world, campaign)
+    assert len(sent_parts(world)) == 25
+
+
+def test_killed__session_that_ended_meanwhile_is_given_up(world: World) -> None:
+    campaign, _ = add_film(world)
+    kill_after_parts(world, 5)
+    world.box.expire_sessions()
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert run.report["transfer"]["parts_resumed"] == 0
+    assert world.dam.status(campaign) == "A2"
+    assert [session.expired for session in world.box.open_sessions()] == [True]
+    assert world.sql("SELECT * FROM upload_sessions") == []
+
+
+def test_session__that_ends_in_the_middle_is_begun_anew(world: World) -> None:
+    campaign, _ = add_film(world)
+    world.box.fail(PARTS, status=410, code="session_expired", skip=7, times=1)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert_film_is_whole(world, campaign)
+
+
+def test_killed__source_changed_meanwhile(world: World) -> None:
+    campaign, asset = add_film(world)
+    kill_after_parts(world, 5)
+    changed = GeneratedContent(FILM.size, seed=8)
+    world.dam.replace_content(asset, changed)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert run.report["transfer"]["parts_resumed"] == 0
+    assert_film_is_whole(world, campaign, changed)
+
+
+def test_killed__campaign_left_a1_and_its_session_is_given_back(world: World) -> None:
+    campaign, _ = add_film(world)
+    kill_after_parts(world, 5)
+    world.dam.set_status(campaign, "B1")
+    assert world.upload().outcomes == {campaign: "not_a1"}
+    assert not world.box.open_sessions()
+    assert world.sql("SELECT * FROM upload_sessions") == []
+
+
+def test_sigterm__stops_a_large_file_at_its_next_part(world: World) -> None:
+    campaign, _ = add_film(world)
+    world.box.options.upload_delay = 0.2
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json", TRANSFER_WORKERS="2")
+    wait_for(lambda: len(sent_parts(world)) >= 3)
+    process.send_signal(signal.SIGTERM)
+    stopped = world.finish(process)
+    assert (stopped.exit_code, stopped.outcomes) == (75, {campaign: "interrupted"})
+    assert len(sent_parts(world)) < 15
+    world.box.options.upload_delay = 0.0
+    run = world.upload()
+    assert run.report["transfer"]["parts_resumed"] >= 3
+    assert_film_is_whole(world, campaign)
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_download__that_breaks_goes_on_where_it_broke(world: World, has_ranges: bool) -> None:
+    campaign, _ = add_film(world)
+    world.dam.options.accept_ranges = has_ranges
+    world.dam.fail(r"GET .*/contents", truncate=9_999_999, times=2)
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert_film_is_whole(world, campaign)
+    assert len(sent_parts(world)) == 25, "what had been sent is not sent again"
+    downloads = [call for call in world.dam.requests if call.path.endswith("/contents")]
+    assert [call.headers.get("Range") is not None for call in downloads] == [False, True, True][
+        : len(downloads)
+    ]
+    assert {call.status for call in downloads[1:]} == ({206} if has_ranges else {200})
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Verified
+
+
+@pytest.mark.parametrize("content", [pytest.param(b"small", id="small"), pytest.param(FILM, id="large")])
+def test_checksum__other_than_declared_is_no_success(world: World, content: bytes | GeneratedContent) -> None:
+    campaign = world.dam.add_campaign("Broken", "C-1")
+    folder = world.dam.master_assets_folder(campaign)
+    wrong = "0123456789abcdef" * 2
+    world.dam.add_asset(folder, "a.bin", content, checksum=wrong)
+    run = world.upload()
+    assert run.exit_code == 4
+    true = hashlib.md5(content).hexdigest() if isinstance(content, bytes) else content.md5()
+    error = run.report["campaigns"][0]["error"]
+    assert wrong in error
+    assert true in error
+    assert len([call for call in world.dam.requests if call.path.endswith("/contents")]) == 2
+    assert world.box_files() == {}
+    assert not world.box.open_sessions()
+    assert world.dam.status(campaign) == "A1"
+    assert world.upload(DAM_COMPARE_CHECKSUMS="false").outcomes == {campaign: "uploaded"}
+
+
+def test_bad_copy__is_taken_back_and_an_older_file_stays(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("new.jpg", b"new"), ("old.jpg", b"newer")])
+    folder = world.box.add_folder(world.box_root, "C-1 - Summer")
+    old = world.box.add_file(folder, "old.jpg", b"older")
+    world.box.options.wrong_sha1 = True
+    run = world.upload()
+    assert run.exit_code == 4, run.stderr
+    assert world.box_files() == {"C-1 - Summer/old.jpg": (5, hashlib.sha1(b"older").hexdigest())}
+    assert world.box.content(old) == b"older"
+    assert world.dam.status(campaign) == "A1"
+
+
+def test_changed_while_copied__is_copied_too(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])
+    folder = world.dam.master_assets_folder(campaign)
+    assert folder is not None
+    late = world.dam.add_asset(folder, "b.jpg", b"old")
+    world.dam.fail(r"GET .*/contents", delay=0.7, times=2)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: any(call.path.endswith("/contents") for call in world.dam.requests))
+    time.sleep(0.3)
+    world.dam.add_asset(world.dam.add_folder(folder, "Late"), "c.jpg", b"late")
+    wait_for(lambda: len(world.box_files()) >= 1)
+    world.dam.replace_content(late, b"changed")
+    run = world.finish(process)
+    assert run.exit_code == 0, run.stderr
+    assert run.report["campaigns"][0]["assets"] == 3
+    sizes = {path: size for path, (size, _) in world.box_files().items()}
+    assert sizes == {"C-1 - Summer/a.jpg": 5, "C-1 - Summer/b.jpg": 7, "C-1 - Summer/Late/c.jpg": 4}
+
+
+def test_changing_for_ever__stays_a1(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])
+    folder = world.dam.master_assets_folder(campaign)
+    world.dam.fail(r"GET .*/contents", delay=0.2)
+    is_over = threading.Event()
+
+    def add_after_each_listing() -> None:
+        seen = 0
+        while not is_over.wait(0.01):
+            listings = len(world.dam.calls("GET", f"/folders/{folder}/children"))
+            if listings > seen:
+                seen = listings
+                world.dam.add_asset(folder, f"{seen}.jpg", bytes([seen]))
+
+    adding = threading.Thread(target=add_after_each_listing)
+    adding.start()
+    run = world.upload()
+    is_over.set()
+    adding.join()
+    assert run.exit_code == 4, run.stderr
+    assert "listings" in run.report["campaigns"][0]["error"]
+    assert world.dam.status(campaign) == "A1"
+    assert world.upload().outcomes == {campaign: "uploaded"}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The receipt, and reading both sides again
+
+
+def test_receipt__lists_everything_and_is_renewed(world: World) -> None:
+    files = [("a.jpg", b"a"), ("_manifest.json", b"an asset of that name")]
+    campaign = world.add_full_campaign("Summer", "C-1", files)
+    folder = world.dam.master_assets_folder(campaign)
+    assert folder is not None
+    nested = world.dam.add_asset(world.dam.add_folder(folder, "Print"), "p.pdf", b"pdf")
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    (receipt,) = world.receipts().values()
+    assert receipt["campaign"] == {"id": campaign, "number": "C-1", "name": "Summer"}
+    assert (receipt["run_id"], receipt["files"], receipt["bytes"]) == (run.report["run_id"], 3, 25)
+    in_box = {file.path.split("/", 2)[2]: file for file in world.box.files()}
+    assert {entry["path"] for entry in receipt["assets"]} == in_box.keys() - {"_manifest.json"}
+    for entry in receipt["assets"]:
+        file = in_box[entry["path"]]
+        assert (entry["size"], entry["sha1"], entry["box_id"]) == (file.size, file.sha1, file.id)
+    assert [entry["name"] for entry in receipt["assets"] if entry["dam_id"] == nested] == ["p.pdf"]
+    assert max(file.id for file in world.box.files()) == in_box["_manifest.json"].id, "written last"
+
+    world.dam.add_asset(folder, "late.jpg", b"late")
+    world.dam.set_status(campaign, "A1")
+    assert world.upload().exit_code == 0
+    (renewed,) = world.receipts().values()
+    assert renewed["files"] == 4
+    (file,) = [file for file in world.box.files() if file.name == "_manifest.json"]
+    assert file.versions == 2
+
+
+def test_verify__reads_both_sides_and_writes_nothing(world: World, tmp_path: Path) -> None:
+    files = [("a.jpg", b"aaa"), ("b.jpg", b"bbb"), ("c.jpg", b"ccc")]
+    campaign = world.add_full_campaign("Summer", "C-1", files)
+    folder = world.dam.master_assets_folder(campaign)
+    assert world.upload().exit_code == 0
+    world.box.clear_requests()
+    world.dam.clear_requests()
+    before = world.sql("SELECT * FROM campaign_status"), world.box.files()
+    good = world.run(UPLOADER, "--verify", campaign, "--json")
+    assert (good.exit_code, good.report["differences"]) == (0, []), good.stderr
+    assert {call.method for call in world.box.requests if "token" not in call.path} == {"GET"}
+    assert {call.method for call in world.dam.requests if "token" not in call.path} == {"GET"}
+    assert (world.sql("SELECT * FROM campaign_status"), world.box.files()) == before
+
+    by_name = {file.name: file for file in world.box.files()}
+    world.box.delete(by_name["a.jpg"].id, "file")
+    world.box.add_file(by_name["a.jpg"].parent_id, "stranger.txt", b"?")
+    assets = {entry["name"]: entry["dam_id"] for entry in next(iter(world.receipts().values()))["assets"]}
+    world.dam.replace_content(assets["b.jpg"], b"BBB")
+    world.dam.add_asset(folder, "d.jpg", b"d")
+    bad = world.run(UPLOADER, "--verify", campaign, "--json")
+    assert bad.exit_code == 4
+    told = "\n".join(bad.report["differences"])
+    for wanted in ("is gone", "stranger.txt", hashlib.sha1(b"BBB").hexdigest(), "d.jpg) was never copied"):
+        assert wanted in told
+        assert wanted in bad.stderr
+    assert len(bad.report["differences"]) == 5, json.dumps(bad.report["differences"], indent=1)
+    assert world.run(UPLOADER, "--verify", "f" * 40, "--json").exit_code == 4
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Box's limits
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_429__holds_up_everybody(world: World, as_date: bool) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [(f"{n}.jpg", bytes([n])) for n in range(40)])
+    world.box.options.uploads_per_minute = 12
+    run_at = time.time()
+    world.box.options.retry_after_as_date = as_date
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: any(call.status == 429 for call in world.box.requests))
+    time.sleep(1.5)
+    world.box.clear_requests()
+    time.sleep(2)
+    assert not world.box.requests, "all workers keep the silence that Box asked one of them for"
+    world.box.options.uploads_per_minute = None
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    assert world.dam.status(campaign) == "A1"
+    assert time.time() - run_at < 30
+
+
+def test_limits__are_kept_over_consecutive_runs(world: World) -> None:
+    world.box.options.uploads_per_minute = 40
+    world.box.options.calls_per_minute = 400
+    limits = {"BOX_UPLOADS_PER_MINUTE": "40", "BOX_CALLS_PER_MINUTE": "400"}
+    for number in range(3):
+        files = [(f"{n}.jpg", bytes([n, number])) for n in range(5)]
+        world.add_full_campaign(f"Summer {number}", f"C-{number}", files)
+        assert world.upload(**limits).exit_code == 0
+    assert not [call for call in world.box.requests if call.status == 429]
+    counted = world.sql("SELECT counts FROM rate_buckets WHERE bucket = 'box_uploads'")[0]["counts"]
+    assert sum(counted) >= 18
