@@ -1,0 +1,193 @@
+"""Our Box client against the simulator: logins, repetition, and what it makes of Box's answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.box import BoxClient
+from shared.box_session import NameTakenError
+from shared.errors import BoxError, ConfigError
+from shared.models import BoxSettings
+from simulators.box import BoxSimulator
+
+if TYPE_CHECKING:
+    from conftest import Tls
+
+CONTENT = b"0123456789" * 100
+SHA1 = hashlib.sha1(CONTENT).hexdigest()
+
+
+class OpenGate:
+    """No limits; remembers the pauses."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    def wait(self, *, is_upload: bool) -> None:
+        """At once."""
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+def settings_for(
+    box: BoxSimulator, jwt_config: Path | None = None, ca_bundle: str | None = None
+) -> BoxSettings:
+    return BoxSettings(
+        client_id=box.client_id,
+        client_secret=box.client_secret,
+        enterprise_id=box.enterprise_id,
+        jwt_config=jwt_config,
+        root_folder_id=box.root_id,
+        api_url=box.url,
+        upload_url=box.upload_url,
+        ca_bundle=ca_bundle,
+        parts_count_as_uploads=False,
+        timeout_seconds=5,
+    )
+
+
+@pytest.fixture
+def client(box: BoxSimulator) -> Iterator[BoxClient]:
+    made = BoxClient(settings_for(box), OpenGate())
+    yield made
+    made.close()
+
+
+def test_jwt__logs_in_and_never_sends_an_assertion_twice(box: BoxSimulator, tmp_path: Path) -> None:
+    """The simulator counts an assertion as used even when it answers 429, as live Box does."""
+    config = tmp_path / "jwt.json"
+    config.write_text(json.dumps(box.jwt_config()))
+    refused = box.fail(r"POST /oauth2/token", status=429, retry_after=0, times=2)
+    client = BoxClient(settings_for(box, config), OpenGate())
+    assert client.create_folder(box.root_id, "Summer")
+    assert refused.hits == 2
+    client.close()
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"boxAppSettings": {"appAuth": {"privateKey": "x"}}}'])
+def test_jwt__another_file_is_told(box: BoxSimulator, tmp_path: Path, content: str) -> None:
+    config = tmp_path / "jwt.json"
+    config.write_text(content)
+    with pytest.raises(ConfigError, match="BOX_JWT_CONFIG"):
+        BoxClient(settings_for(box, config), OpenGate())
+
+
+def test_threads__share_one_token_and_renew_it_once(box: BoxSimulator, client: BoxClient) -> None:
+    names = [f"{number}.bin" for number in range(24)]
+
+    def upload(part: list[str]) -> None:
+        for name in part:
+            client.upload_file(box.root_id, name, CONTENT, SHA1, replaces=None)
+
+    upload(names[:8])
+    box.expire_tokens()
+    threads = [threading.Thread(target=upload, args=(names[8 + place :: 4],)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {file.sha1 for file in box.files()} == {SHA1}
+    assert len(box.files()) == 24
+    assert len(box.calls("POST", "/oauth2/token")) == 2
+
+
+def test_429__pauses_by_seconds_and_by_date(box: BoxSimulator) -> None:
+    gate = OpenGate()
+    client = BoxClient(settings_for(box), gate)
+    box.fail(r"POST /2.0/folders", status=429, retry_after=0, times=1)
+    box.fail(r"POST /2.0/folders", status=429, retry_after="Tue, 24 Nov 2020 00:00:00 GMT", times=1)
+    client.create_folder(box.root_id, "Summer")
+    assert gate.pauses == [0.0, 0.0]
+    client.close()
+
+
+def test_kept_connection__closed_by_box_is_no_failure(box: BoxSimulator, client: BoxClient) -> None:
+    client.create_folder(box.root_id, "One")
+    box.stop()
+    box.start()
+    box.clear_requests()
+    client.create_folder(box.root_id, "Two")
+    assert [call.status for call in box.requests] == [201], "found out before use: nothing is sent twice"
+
+
+def test_damaged_upload__is_refused_by_box_itself(box: BoxSimulator, client: BoxClient) -> None:
+    with pytest.raises(BoxError) as caught:
+        client.upload_file(box.root_id, "a.bin", CONTENT, "0" * 40, replaces=None)
+    assert caught.value.kind == "bad_digest"
+    assert box.files() == []
+
+
+def test_name_taken__says_by_what(box: BoxSimulator, client: BoxClient) -> None:
+    existing = box.add_file(box.root_id, "A.BIN", b"x")
+    with pytest.raises(NameTakenError) as caught:
+        client.upload_file(box.root_id, "a.bin", CONTENT, SHA1, replaces=None)
+    assert (caught.value.existing_id, caught.value.is_folder) == (existing, False)
+
+
+def test_content__is_read_where_box_points_to_without_our_token(box: BoxSimulator, client: BoxClient) -> None:
+    file = box.add_file(box.root_id, "a.bin", CONTENT)
+    assert client.read_content(file) == CONTENT
+    (download,) = box.calls("GET", "/download/")
+    assert "authorization" not in download.headers
+
+
+def test_bad_copy__of_a_new_version_leaves_the_old_bytes(box: BoxSimulator, client: BoxClient) -> None:
+    file_id = box.add_file(box.root_id, "a.bin", b"old")
+    before = client.read_file(file_id)
+    assert before is not None
+    after = client.upload_file(box.root_id, "a.bin", CONTENT, SHA1, replaces=file_id)
+    client.remove_bad_copy(after, before)
+    assert box.content(file_id) == b"old"
+
+
+def test_listing__is_read_to_its_last_page(box: BoxSimulator, client: BoxClient) -> None:
+    box.options.page_limit_cap = 3
+    names = {f"{number}.bin" for number in range(10)}
+    for name in names:
+        box.add_file(box.root_id, name, b"x")
+    folder = box.add_folder(box.root_id, "Below")
+    listing = client.list_folder(box.root_id)
+    assert {file.name for file in listing.files} == names
+    assert listing.folders == {folder: "Below"}
+
+
+def test_part__whose_answer_was_lost_is_taken_as_box_has_it(box: BoxSimulator, client: BoxClient) -> None:
+    box.options.min_session_size, box.options.part_size = 1, 600
+    session = client.open_session(box.root_id, "a.bin", len(CONTENT), replaces=None)
+    box.fail(r"PUT .*/upload_sessions/", drop="after", times=1)
+    view = memoryview(CONTENT)
+    parts = [
+        client.send_part(
+            session, at, view[at : at + 600], hashlib.sha1(view[at : at + 600]).digest(), len(view)
+        )
+        for at in (0, 600)
+    ]
+    file = client.commit(session, parts, bytes.fromhex(SHA1), "a.bin")
+    assert (file.size_bytes, file.sha1) == (len(CONTENT), SHA1)
+
+
+def test_abort__of_a_session_that_is_over_is_no_error(box: BoxSimulator, client: BoxClient) -> None:
+    box.options.min_session_size = 1
+    session = client.open_session(box.root_id, "a.bin", len(CONTENT), replaces=None)
+    client.abort(session.id)
+    client.abort(session.id)
+    assert client.read_session(session.id) is None
+
+
+def test_unknown_ca__names_the_variable(tls: Tls) -> None:
+    with BoxSimulator(ssl_context=tls.server_context) as box:
+        client = BoxClient(settings_for(box), OpenGate())
+        with pytest.raises(ConfigError, match="BOX_CA_BUNDLE"):
+            client.create_folder(box.root_id, "Summer")
+        client.close()
+        trusting = BoxClient(settings_for(box, ca_bundle=str(tls.ca_path)), OpenGate())
+        assert trusting.create_folder(box.root_id, "Summer")
+        trusting.close()
