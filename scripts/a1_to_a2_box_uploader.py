@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, UPLOADER_LOCK, Database
@@ -694,7 +693,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     arguments = parse_arguments(argv)
     started = time.monotonic()
-    report = Report(run_id=uuid4().hex[:12], started_at=datetime.now(UTC))
+    report = Report(run_id=os.urandom(6).hex(), started_at=datetime.now(UTC))
     configure_logging("text", "INFO", run_id=report.run_id, secrets=())
     try:
         exit_code = run_pass(arguments, report, lambda: datetime.now(UTC))

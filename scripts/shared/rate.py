@@ -2,8 +2,8 @@
 
 Pure; time is an argument. Calls are counted by the second. A minute touches 61 such seconds, and one more
 covers a call that goes out a little after it was allowed; the limit holds for all 62 together. The first
-quarter of it may be used at once, so that an ordinary campaign does not wait at all; from then on it is
-spread evenly.
+half of it may be used at once, so that an ordinary campaign does not wait at all; from then on it is spread
+evenly.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, G
     if now < bucket.paused_until:
         return current, Grant(0, bucket.paused_until - now)
     used = sum(current.counts)
-    at_once = limit // 4 - used
+    at_once = limit // 2 - used
     room = at_once if at_once > 0 else ceil(limit / 60) - current.counts[0]
     count = max(0, min(wanted, limit - used, room))
     counts = (current.counts[0] + count, *current.counts[1:])

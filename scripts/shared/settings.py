@@ -269,7 +269,7 @@ def _box(reader: _Reader) -> BoxSettings:
 def _transfer(reader: _Reader) -> TransferSettings:
     return TransferSettings(
         workers=reader.whole_number("TRANSFER_WORKERS", 8, 1, 64),
-        memory_bytes=reader.whole_number("TRANSFER_MEMORY_MB", 96, 32, 65_536) * 1024 * 1024,
+        memory_bytes=reader.whole_number("TRANSFER_MEMORY_MB", 96, 64, 65_536) * 1024 * 1024,
         uploads_per_minute=reader.whole_number("BOX_UPLOADS_PER_MINUTE", 240, 0, 100_000),
         calls_per_minute=reader.whole_number("BOX_CALLS_PER_MINUTE", 1000, 0, 100_000),
     )

@@ -61,9 +61,9 @@ def test_take__two_thousand_uploads_reach_the_legal_rate() -> None:
     assert most_in_a_minute(done) <= 240
 
 
-def test_take__a_quarter_may_go_at_once() -> None:
+def test_take__half_may_go_at_once() -> None:
     bucket, grant = take(Bucket(), 1000, 240, START)
-    assert grant == Grant(60, 0.0)
+    assert grant == Grant(120, 0.0)
     assert take(bucket, 1000, 240, START)[1].count == 0
 
 
