@@ -99,13 +99,15 @@ def plan(
 ) -> PlannedRun:
     """When a task that is not running starts next: at once when `at` is not after `now`.
 
-    A last run that lies in the future (the clock was set back) counts as if it were now, or for a daily task
-    not at all. Ticks that were missed make one run, in the first minute from `now` on that the rule allows.
+    A last run that lies in the future counts for nothing: the clock was set back (a daily task remembers the
+    date). Ticks that were missed make one run, in the first minute from `now` on that the rule allows.
     """
     if isinstance(schedule, Daily):
         return _next_daily(schedule.at, last, now, zone)
     this_minute = whole_minute(now).astimezone(UTC)
-    planned = None if last is None else min(whole_minute(last.planned_at).astimezone(UTC), this_minute)
+    planned = None if last is None else whole_minute(last.planned_at).astimezone(UTC)
+    if planned is not None and planned > this_minute:
+        planned = None
     return _earliest(this_minute, planned, schedule, zone, window)
 
 
@@ -143,7 +145,8 @@ def _earliest(
 def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     """The first minute of a local date whose wall time is `at` or later.
 
-    Of a time shown twice it is the first; one that the clock jumps over takes effect right after the jump.
+    Of a time shown twice it is the first; one that the clock jumps over takes effect right after the jump,
+    which may be the next date.
     """
     earliest = datetime.combine(day, at, zone)
     if earliest.astimezone(UTC).astimezone(zone).time() == at:
@@ -204,6 +207,8 @@ def timeline(
 
 def _following_daily(schedule: Daily, after: datetime, zone: ZoneInfo) -> PlannedRun:
     day = after.astimezone(zone).date()
-    while (instant := daily_instant(day, schedule.at, zone)).astimezone(UTC) <= after.astimezone(UTC):
+    while True:
+        instant = daily_instant(day, schedule.at, zone)
+        if instant.astimezone(UTC) > after.astimezone(UTC) and instant.date() == day:
+            return PlannedRun(instant, "daily", instant)
         day += timedelta(days=1)
-    return PlannedRun(instant, "daily", instant)

@@ -240,7 +240,7 @@ LAST_TASK_RUNS = """
 SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
 FROM unnest(%(tasks)s) AS t (task) CROSS JOIN LATERAL (
     SELECT planned_at, started_at, finished_at, exit_code FROM orchestrator_task_runs
-    WHERE task = t.task ORDER BY started_at DESC LIMIT 1) r
+    WHERE task = t.task AND started_at <= %(now)s ORDER BY started_at DESC LIMIT 1) r
 """
 
 RECORD_TASK_RUN = """
@@ -610,9 +610,12 @@ class Database:
         keys = {"lock_class": TASK_LOCK_CLASS, "lock": zlib.crc32(task.encode()) >> 1}
         return bool(self._row(TRY_LOCK, keys)[0])
 
-    def last_task_runs(self, tasks: Sequence[str]) -> dict[str, LastRun]:
-        """{task: its last run}; tasks that never ran are left out."""
-        rows = self._rows(LAST_TASK_RUNS, {"tasks": list(tasks)})
+    def last_task_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
+        """{task: its last run}; those that never ran are left out.
+
+        A run that lies in the future, because the clock was set back, counts for nothing.
+        """
+        rows = self._rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
         return {row[0]: LastRun(*row[1:]) for row in rows}
 
     def record_task_run(self, run: TaskRun) -> None:

@@ -40,8 +40,15 @@ class Journal:
     role: ACTING while the database has not been reached yet: the tasks have locks of their own.
     """
 
-    def __init__(self, open_database: Callable[[], Database], *, is_shared: bool) -> None:
+    def __init__(
+        self,
+        open_database: Callable[[], Database],
+        reconnect_seconds: float = RECONNECT_SECONDS,
+        *,
+        is_shared: bool,
+    ) -> None:
         self._open_database = open_database
+        self._reconnect_seconds = reconnect_seconds
         self.is_shared = is_shared
         self._database: Database | None = None
         self._unwritten: deque[TaskRun] = deque(maxlen=MOST_UNWRITTEN_RUNS)
@@ -70,7 +77,7 @@ class Journal:
         """
         if self.retry_at is None or now < self.retry_at:
             return False
-        self._retry_at = now + RECONNECT_SECONDS
+        self._retry_at = now + self._reconnect_seconds
         try:
             if self._database is None:
                 self._connect()
@@ -143,9 +150,9 @@ class Journal:
         """Take the task's lock; False when another process has it, or the database is away."""
         return self._ask(lambda database: database.lock_task(task), False)
 
-    def last_runs(self, tasks: Sequence[str]) -> dict[str, LastRun]:
+    def last_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
         """{task: its last run} as far as the database can be asked."""
-        return self._ask(lambda database: database.last_task_runs(tasks), {})
+        return self._ask(lambda database: database.last_task_runs(tasks, now), {})
 
     def alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} as far as the database can be asked."""

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shared.errors import AppError
 
@@ -16,29 +17,33 @@ RETRY_SECONDS = 60.0
 MOST_WAITING = 1000
 
 
-class Messenger:
-    """Runs errands in order in a thread of its own.
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something to be told. act: returns True when it is done; False, or an AppError, means: again later.
 
-    An errand returns True when it is done; one that returns False, or raises AppError, is tried again.
+    key: while an errand of this key waits, another one is needless. None: each counts.
     """
 
+    act: Callable[[], bool]
+    key: str | None = None
+
+
+class Messenger:
+    """Runs errands in order in a thread of its own, and those that failed again each minute."""
+
     def __init__(self) -> None:
-        self._errands: queue.Queue[Callable[[], bool] | None] = queue.Queue(MOST_WAITING)
+        self._errands: queue.Queue[Errand | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
-        self._keys: set[str] = set()
+        self._waiting: set[str] = set()
 
-    def send(self, errand: Callable[[], bool], *, key: str | None = None) -> None:
-        """Hand over an errand; never waits. One of the same key that has not been done makes it needless."""
-        if key is not None:
-            with self._guard:
-                if key in self._keys:
-                    return
-                self._keys.add(key)
-            errand = self._releasing(key, errand)
+    def send(self, errand: Errand) -> None:
+        """Hand over an errand; never waits."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="messenger", daemon=True)
             self._thread.start()
+        if not self._is_needed(errand):
+            return
         try:
             self._errands.put_nowait(errand)
         except queue.Full:
@@ -54,41 +59,42 @@ class Messenger:
             self._thread.join(seconds)
 
     def _work(self) -> None:
-        failed: list[Callable[[], bool]] = []
+        failed: list[Errand] = []
         retry_at = 0.0
         while True:
             try:
                 seconds = max(0.0, retry_at - time.monotonic()) if failed else None
                 errand = self._errands.get(timeout=seconds)
             except queue.Empty:
-                failed = [errand for errand in failed if not self._is_done(errand)]
+                failed = [errand for errand in failed if not self._is_over(errand)]
                 retry_at = time.monotonic() + RETRY_SECONDS
                 continue
             if errand is None:
                 for waiting in failed:
-                    self._is_done(waiting)
+                    self._is_over(waiting)
                 return
-            if not self._is_done(errand):
+            if not self._is_over(errand):
                 failed.append(errand)
                 retry_at = time.monotonic() + RETRY_SECONDS
 
-    def _releasing(self, key: str, errand: Callable[[], bool]) -> Callable[[], bool]:
-        def wrapped() -> bool:
-            is_done = errand()
-            if is_done:
-                with self._guard:
-                    self._keys.discard(key)
-            return is_done
+    def _is_needed(self, errand: Errand) -> bool:
+        with self._guard:
+            if errand.key is None:
+                return True
+            is_new = errand.key not in self._waiting
+            self._waiting.add(errand.key)
+            return is_new
 
-        return wrapped
-
-    @staticmethod
-    def _is_done(errand: Callable[[], bool]) -> bool:
+    def _is_over(self, errand: Errand) -> bool:
+        """Whether nothing is left to do; what is asked for from now on needs another try."""
+        with self._guard:
+            self._waiting.discard(errand.key or "")
         try:
-            return errand()
+            is_done = errand.act()
         except AppError as exc:
             logger.warning("a message waits: %s", exc)
-            return False
+            is_done = False
         except Exception:  # a bug in one message must not silence the others
             logger.exception("a bug in a message; it is dropped")
-            return True
+            is_done = True
+        return is_done or not self._is_needed(errand)

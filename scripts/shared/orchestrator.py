@@ -35,9 +35,9 @@ from shared.child import Child
 from shared.database import Database, TaskRun
 from shared.errors import ConfigError, ExitCode, NotifyError
 from shared.heartbeat import Signal, ping
-from shared.journal import Journal, Role
+from shared.journal import RECONNECT_SECONDS, Journal, Role
 from shared.logs import configure_logging, redact, spellings
-from shared.messenger import Messenger
+from shared.messenger import Errand, Messenger
 from shared.models import Notice
 from shared.service_manager import ServiceManager
 from shared.settings import OrchestratorSettings
@@ -46,7 +46,7 @@ from shared.wall_clock import WallClock
 logger = logging.getLogger("orchestrator")
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-LAST_WORDS_SECONDS = 45.0
+LAST_WORDS_SECONDS = 20.0
 """How long messages may still take when the loop ends."""
 
 
@@ -54,7 +54,8 @@ LAST_WORDS_SECONDS = 45.0
 class Task:
     """A row of the table.
 
-    script: below scripts/. limit: after which a run is ended. has_heartbeat: whether its runs are pinged.
+    script: below scripts/. limit: after which a run is asked to end; kill_after: how long it may then still
+    take, so that the file in hand is finished. has_heartbeat: whether its runs are pinged.
     own_failures: exit codes of which the task itself has told people already.
     """
 
@@ -62,6 +63,7 @@ class Task:
     script: str
     schedule: Schedule
     limit: timedelta
+    kill_after: timedelta = timedelta(minutes=1)
     arguments: tuple[str, ...] = ()
     has_heartbeat: bool = False
     own_failures: frozenset[int] = frozenset()
@@ -104,6 +106,7 @@ class Orchestrator:
         is_verbose: bool = False,
         environment: Mapping[str, str] = os.environ,
         clock: WallClock | None = None,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
         self._tasks = {task.name: task for task in tasks}
         self._read_settings = read_settings
@@ -115,6 +118,7 @@ class Orchestrator:
         own = service_manager.VARIABLES
         self._environment = {name: value for name, value in environment.items() if name not in own}
         self._clock = clock or WallClock()
+        self._reconnect_seconds = reconnect_seconds
         self._service = ServiceManager(environment)
         self._messenger = Messenger()
         self._host = socket.gethostname()
@@ -132,7 +136,7 @@ class Orchestrator:
 
     def run_forever(self) -> ExitCode:
         """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
-        self._journal = Journal(self._open_database, is_shared=False)
+        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=False)
         with _Signals(self._clock) as signals:
             self._attend_journal()
             self._service.ready()
@@ -152,7 +156,7 @@ class Orchestrator:
 
     def run_once(self) -> int:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
-        self._journal = Journal(self._open_database, is_shared=True)
+        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
         with _Signals(self._clock) as signals:
             self._attend_journal()
             if self._journal.file is None:
@@ -206,7 +210,13 @@ class Orchestrator:
         state.last = LastRun(run.planned_at, run.started_at)
         state.run = run
         try:
-            state.child = Child(command, self._environment, limit=task.limit, started=self._clock.monotonic())
+            state.child = Child(
+                command,
+                self._environment,
+                limit=task.limit,
+                kill_after=task.kill_after,
+                started=self._clock.monotonic(),
+            )
         except OSError as exc:
             logger.error("%s cannot be started: %s", task.name, exc, extra={"action": "task_not_started"})
             self._journal.record(run)
@@ -304,7 +314,9 @@ class Orchestrator:
         is_saved = self._journal.save_alerts(task.name, state.alerts, notice)
         if notice is not None:
             logger.warning("notice: %s", notice.subject, extra={"action": "task_alert"})
-            if not is_saved:
+            if is_saved:
+                self._deliver_outbox()
+            else:
                 self._mail_directly(notice)
 
     # Telling
@@ -323,17 +335,17 @@ class Orchestrator:
 
     def _deliver_outbox(self) -> None:
         """Deliver what the outbox owes, in case the run that failed did not come to it."""
-        settings = self._settings
+        settings, now = self._settings, self._clock.now
 
         def errand() -> bool:
             from shared.notifier import Mailer
             from shared.outbox import deliver_due_notices
 
             with Database(settings.database.dsn, application_name="a1_to_a2 messenger") as database:
-                counts = deliver_due_notices(database, Mailer(settings.mail.server), datetime.now(UTC))
+                counts = deliver_due_notices(database, Mailer(settings.mail.server), now())
             return counts.failed == 0
 
-        self._messenger.send(errand, key="outbox")
+        self._messenger.send(Errand(errand, key="outbox"))
 
     def _mail_directly(self, notice: Notice) -> None:
         """Without the outbox, because the database is away: that, too, must come to somebody's ears."""
@@ -348,7 +360,7 @@ class Orchestrator:
                 raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
             return True
 
-        self._messenger.send(errand)
+        self._messenger.send(Errand(errand))
 
     def _ping(self, state: _State, kind: Signal, text: str = "") -> None:
         url, run_id = self._settings.heartbeat_url, state.heartbeat_id
@@ -358,7 +370,7 @@ class Orchestrator:
             return True
 
         if url:
-            self._messenger.send(errand)
+            self._messenger.send(Errand(errand))
 
     def _tell_service(self) -> None:
         if not self._service.is_there:
@@ -468,7 +480,7 @@ class Orchestrator:
                 state.alerts = {}  # whoever acts counts now
         if not is_ours:
             return
-        for name, last in self._journal.last_runs(list(self._tasks)).items():
+        for name, last in self._journal.last_runs(list(self._tasks), self._clock.now()).items():
             self._learn(self._states[name], last)
         for name, alerts in self._journal.alerts().items():
             if name in self._states and not self._states[name].alerts:
@@ -484,7 +496,7 @@ class Orchestrator:
         if not self._journal.lock_task(name):
             logger.info("%s is still running, started by another process", name)
             return False
-        for last in self._journal.last_runs([name]).values():
+        for last in self._journal.last_runs([name], self._clock.now()).values():
             self._learn(state, last)
         return True
 

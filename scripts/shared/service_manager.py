@@ -51,7 +51,8 @@ class ServiceManager:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.setblocking(False)  # a manager that does not listen must not hold up the loop
                 connection.sendto(message.encode(), self._address)
         except OSError as exc:
             logger.warning("systemd could not be told %s: %s", message.split("=")[0], exc)
