@@ -17,13 +17,16 @@ INSTALLED := $(VENV)/.installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
 
-.PHONY: help test demo lint check format clean
+.PHONY: help test test-zones demo lint check format clean
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 10
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
 	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
+
+test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
+	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

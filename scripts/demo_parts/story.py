@@ -8,8 +8,10 @@ import re
 import shlex
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import requests
@@ -21,6 +23,8 @@ from simulators.samples import SampleFile, campaign_files, few_files
 
 UPLOADER = "a1_to_a2_box_uploader.py"
 RETRY_TOOL = "a1_retry.py"
+ORCHESTRATOR = "orchestrator-prod.py"
+REPORT = "daily_report.py"
 WIDTH = 100
 GUTTER = 12
 SHOWN_QUERIES = ("dashboard", "near_failure", "failed", "status_all", "outbox")
@@ -99,6 +103,7 @@ class Demo:
         self.files_come_late()
         self.files_never_come()
         self.status_was_wrong()
+        self.a_weekend()
         self.look_back()
 
     # --- the acts ---
@@ -252,6 +257,56 @@ class Demo:
         self.nothing_was_asked_about(campaign)
         self.in_dam(campaign, "A0")
         self.tell.say("✓", "It is gone from the runs, its row says so, and nobody had to reset anything.")
+
+    def a_weekend(self) -> None:
+        self.tell.act("ACT 4, THE ORCHESTRATOR: from Friday evening to Monday morning")
+        arguments = ("--explain", "--at", "2026-01-30T18:54", "--hours", "58.3")
+        self.tell.say("you", "ask when each task would run, and why; the time is passed in, not waited for:")
+        self.tell.quote(f"python scripts/{ORCHESTRATOR} {' '.join(arguments)}")
+        done = self.world.run_script(ORCHESTRATOR, *arguments, "--json")
+        self.expect(f"--explain ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
+        runs = done.report["runs"]
+        self.tell.show(in_stretches(runs))
+        counted = Counter(run["rule"] for run in runs)
+        self.expect("runs of the weekend, by rule", {"in_hours": 66, "off_hours": 55, "daily": 3}, counted)
+        off_slot = [
+            run["at"] for run in runs if run["rule"] == "off_hours" and run["at"][14:16] not in ("00", "30")
+        ]
+        self.expect("off-hours runs beside minutes 0 and 30", [], off_slot)
+        self.tell.say(
+            "✓", "Off-hours the uploader runs once an hour instead of 20 times; the report comes at 19:00 on"
+            " all three days."
+        )  # fmt: skip
+
+        campaign = self.campaign("C-4001", "Monday Launch")
+        sources = self.world.deliver(campaign.id, few_files("Monday Launch"))
+        self.tell.say("dam", f"{campaign} is set to A1, with {len(sources)} files.")
+        self.report()
+        self.tell.say("you", "let the orchestrator do what is due, as cron does each minute:")
+        self.tell.quote(f"python scripts/{ORCHESTRATOR} --once")
+        # Whatever the time of day is here, the demo's office is open.
+        done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false")
+        (self.world.output / "runs" / "once.log").write_text(done.stderr, encoding="utf-8")
+        self.expect(f"--once ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
+        self.tell.show([line.partition(" orchestrator: ")[2] for line in done.stderr.splitlines()])
+        mails = [mail.subject for mail in self.collect_mails()]
+        self.expect("e-mails of --once", [success_subject(campaign, len(sources))], mails)
+        self.in_box(campaign, sources)
+        self.row(campaign, "A2", 0, is_failed=False)
+        planned = self.world.sql("SELECT count(*) FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")
+        self.expect("runs on record", "1", str(planned[0]["count"]))
+        self.tell.say("✓", "The uploader ran as a process of its own, and the database remembers the run.")
+
+    def report(self) -> None:
+        """The daily report, whatever the time of day."""
+        done = self.world.run_script(REPORT)
+        self.expect(f"{REPORT} ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
+        mails = self.collect_mails()
+        for mail in mails:
+            self.tell.say("inbox", mail.subject)
+        self.expect("one daily report", ["📊 Daily Report"], [mail.subject[:14] for mail in mails])
+        again = self.world.run_script(REPORT)
+        self.expect("a second report of the day", (0, []), (again.exit_code, self.collect_mails()))
 
     def look_back(self) -> None:
         """What must hold over the whole story."""
@@ -477,6 +532,38 @@ def in_words(entry: Mapping[str, object]) -> str:
         "failed": f"failed: {entry['error']}",
     }
     return words.get(str(entry["outcome"]), str(entry["outcome"]))
+
+
+def in_stretches(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """The runs of `--explain`, those of one task that follow each other evenly on one line."""
+    reasons = {
+        "in_hours": "in office hours",
+        "off_hours": "off-hours: 30 minutes more, at minutes 0 and 30 only",
+        "daily": "daily, whatever the hour",
+    }
+    stretches: list[list[Mapping[str, str]]] = []
+    for run in runs:
+        at = datetime.fromisoformat(run["at"])
+        for stretch in stretches[-3:]:
+            last = datetime.fromisoformat(stretch[-1]["at"])
+            gap = last - datetime.fromisoformat(stretch[-2]["at"]) if len(stretch) > 1 else at - last
+            is_same = stretch[-1]["task"] == run["task"] and stretch[-1]["rule"] == run["rule"]
+            if is_same and at - last == gap and gap < timedelta(hours=2):
+                stretch.append(run)
+                break
+        else:
+            stretches.append([run])
+    lines = []
+    for stretch in stretches:
+        first, last = (datetime.fromisoformat(stretch[index]["at"]) for index in (0, -1))
+        span = f"{first:%a %H:%M}"
+        reason = reasons[stretch[0]["rule"]]
+        if len(stretch) > 1:
+            span += f" to {last:%a %H:%M}"
+            minutes = (last - first) // timedelta(minutes=len(stretch) - 1)
+            reason = f"{len(stretch)} runs, every {minutes} minutes, {reason}"
+        lines.append(f"{span:<24}{stretch[0]['task']:<14}{reason}")
+    return lines
 
 
 def to_mail(number: int, run: int, received: Received) -> Mail:

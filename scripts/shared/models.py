@@ -168,11 +168,15 @@ class NoticeKind(StrEnum):
     PERMANENT = "a1_to_a2_permanent_failure"
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
+    TASK_ALERT = "orchestrator_task_alert"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One rendered e-mail. message_id never changes, so that a repeated delivery is recognisable."""
+    """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
+
+    campaign_id: "" when it is about no campaign.
+    """
 
     id: str
     kind: NoticeKind

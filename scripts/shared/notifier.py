@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
+from shared.alerts import AlertNews
 from shared.errors import NotifyError
 from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
 
@@ -209,7 +211,7 @@ class Composer:
         **facts: str | int,
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
-        values = {
+        values: dict[str, Any] = {
             "name": one_line(campaign.name) or number or campaign_id,
             "number": number or "(none)",
             "campaign_id": campaign_id,
@@ -218,20 +220,62 @@ class Composer:
             "sent": _local_time(now, self.timezone),
             **facts,
         }
-        subject = _render(f"{kind}.subject.txt.j2", values)
-        return Notice(
-            id=str(uuid4()),
-            kind=kind,
-            campaign_id=campaign.id,
-            subject=subject,
-            text=_render(f"{kind}.txt.j2", values) + "\n",
-            html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
-            recipients=recipients,
-            created_at=now,
-        )
+        return _rendered(kind, campaign.id, recipients, values, now)
 
 
-def _render(template: str, values: dict[str, str | int]) -> str:
+EXIT_CODE_MEANINGS: Final = {
+    "exit code 2": "its settings or credentials are faulty; the lines below name them",
+    "exit code 3": "a bug; the traceback is in the log",
+    "exit code 4": "a part of its work failed",
+    "exit code 75": "it could not work: a system is out of reach, or another run holds the lock",
+}
+
+
+def task_alert(
+    news: AlertNews,
+    *,
+    tail: Sequence[str],
+    host: str,
+    recipients: tuple[str, ...],
+    timezone: ZoneInfo,
+    now: datetime,
+) -> Notice:
+    """A task of the orchestrator that fails again and again, or does so no more.
+
+    tail: the last lines it wrote, secrets already taken out.
+    """
+    meanings = [EXIT_CODE_MEANINGS[ending] for ending in news.endings if ending in EXIT_CODE_MEANINGS]
+    values: dict[str, Any] = {
+        "news": news.kind,
+        "task": one_line(news.task),
+        "endings": one_line(", ".join(news.endings)),
+        "meaning": "; ".join(meanings) or "it was ended from outside; see the log",
+        "failures": news.failures,
+        "began": _local_time(news.began_at, timezone),
+        "host": one_line(host),
+        "tail": [one_line(line, 300) for line in tail],
+        "sent": _local_time(now, timezone),
+    }
+    return _rendered(NoticeKind.TASK_ALERT, "", recipients, values, now)
+
+
+def _rendered(
+    kind: NoticeKind, campaign_id: str, recipients: tuple[str, ...], values: dict[str, Any], now: datetime
+) -> Notice:
+    subject = _render(f"{kind}.subject.txt.j2", values)
+    return Notice(
+        id=str(uuid4()),
+        kind=kind,
+        campaign_id=campaign_id,
+        subject=subject,
+        text=_render(f"{kind}.txt.j2", values) + "\n",
+        html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
+        recipients=recipients,
+        created_at=now,
+    )
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
     return _templates().get_template(template).render(values).strip()
 
 
@@ -320,7 +364,8 @@ def build_message(notice: Notice, sender: str) -> EmailMessage:
     message["Message-ID"] = f"<{notice.id}@{parseaddr(sender)[1].rpartition('@')[2] or 'localhost'}>"
     message["Auto-Submitted"] = "auto-generated"
     message["X-Auto-Response-Suppress"] = "All"  # Exchange's word for the line above
-    message["X-Campaign-Id"] = Header(one_line(notice.campaign_id), "utf-8").encode(linesep="")
+    if notice.campaign_id:
+        message["X-Campaign-Id"] = Header(one_line(notice.campaign_id), "utf-8").encode(linesep="")
     # Quoted-printable keeps every line short, whatever the text.
     message.set_content(notice.text, charset="utf-8", cte="quoted-printable")
     message.add_alternative(notice.html, subtype="html", charset="utf-8", cte="quoted-printable")

@@ -171,15 +171,15 @@ class Installation:
 
     # --- the product's scripts ---
 
-    def run_script(self, script: str, *arguments: str) -> Finished:
-        """Run one of the product's scripts to its end, with these settings and no others."""
+    def run_script(self, script: str, *arguments: str, **variables: str) -> Finished:
+        """Run one of the product's scripts to its end, with these settings, and variables that win over."""
         # An env file of the user's own, or variables of a real installation, must not get in here.
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         started = time.monotonic()
         done = subprocess.run(  # noqa: S603 - a list, never a shell: the project's own scripts
             [sys.executable, SCRIPTS / script, *arguments, "--env-file", self.env_file],
             cwd=REPOSITORY,
-            env={**inherited, "LANG": "C.UTF-8"},
+            env={**inherited, "LANG": "C.UTF-8", **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
