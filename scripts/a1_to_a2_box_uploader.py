@@ -143,6 +143,7 @@ class Pass:
         self._has_failed = False
         self._has_bug = False
         self._is_interrupted = False
+        self._has_stopped = False
         self._is_over = False
         self._composer = Composer(
             timezone=settings.timezone,
@@ -181,8 +182,8 @@ class Pass:
     def _react(self, *, at_most: int) -> None:
         """Do what the workers left word of, until at most so many campaigns are under way."""
         while True:
-            if self._is_stopping() and not self._is_interrupted:
-                self._is_interrupted = True
+            if self._is_stopping() and not self._has_stopped:
+                self._has_stopped = True
                 for work in list(self._under_way.values()):
                     self._stop(work)
             is_full = len(self._under_way) > at_most
@@ -367,7 +368,8 @@ class Pass:
                 error = exc
             self._events.put(lambda: self._on_receipt(work, error))
 
-        courier.pool.submit(campaign.id, Job(len(content), write))
+        # Not in the campaign's own queue: once all files are there, a stop waits for the receipt and A2.
+        courier.pool.submit(f"receipt of {campaign.id}", Job(len(content), write))
 
     def _on_receipt(self, work: Work, error: Exception | None) -> None:
         """Everything of the campaign is in Box, the receipt too: the DAM may say A2."""

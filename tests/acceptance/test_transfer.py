@@ -221,6 +221,30 @@ def test_sigterm__stops_a_large_file_at_its_next_part(world: World) -> None:
     assert_film_is_whole(world, campaign)
 
 
+def test_sigterm__with_nothing_left_to_do_is_no_interruption(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    receipt = world.box.fail(r"POST .*/files/content", delay=1.0, skip=1, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: receipt.hits == 1)
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"})
+    assert len(world.receipts()) == 1
+
+
+def test_killed__while_the_receipt_is_written(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    receipt = world.box.fail(r"POST .*/files/content", delay=3.0, skip=1, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: receipt.hits == 1)
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    assert world.dam.status(campaign) == "A1"
+    run = world.upload()
+    assert run.exit_code == 0, run.stderr
+    assert [document["run_id"] for document in world.receipts().values()] == [run.report["run_id"]]
+
+
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_download__that_breaks_goes_on_where_it_broke(world: World, has_ranges: bool) -> None:
     campaign, _ = add_film(world)

@@ -1,0 +1,175 @@
+"""HTTP itself: proxies, connections that end, answers that come early, bodies that stop short."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+import pytest
+
+from conftest import Tls
+from shared.wire import NoAnswerError, Wire, default_context, retry_after_seconds
+from simulators.box import BoxSimulator
+
+Serve = Callable[[socket.socket], None]
+
+
+@contextmanager
+def serving(serve: Serve) -> Iterator[str]:
+    """A server whose every connection is handed to `serve`; its address as HOST:PORT."""
+    threads: list[threading.Thread] = []
+
+    def handle(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                threads.append(threading.Thread(target=handle, args=(connection,)))
+                threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+    for thread in threads:
+        thread.join(timeout=10)
+
+
+def read_head(connection: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(4096)
+    return head
+
+
+def test_proxy__is_taken_from_the_environment(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS goes through a tunnel, plain HTTP by the full address; the proxy's login to the proxy alone."""
+    heads: list[bytes] = []
+
+    def relay(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        if not heads[-1].startswith(b"CONNECT"):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nproxy")
+            return
+        host, _, port = heads[-1].split()[1].decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as onward:
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=pump, args=(onward, connection))
+            back.start()
+            pump(connection, onward)
+            back.join()
+
+    with BoxSimulator(ssl_context=tls.server_context) as box, serving(relay) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://user:pass%20word@{proxy}")
+        monkeypatch.setenv("http_proxy", f"http://user:pass%20word@{proxy}")
+        wire = Wire(default_context(str(tls.ca_path)), 5)
+        for _ in range(2):
+            with wire.send("GET", f"{box.url}/2.0/users/me", {}) as reply:
+                assert reply.status == 401
+        assert [call.headers.get("proxy-authorization") for call in box.requests] == [None, None]
+        with wire.send("GET", "http://plain.example.com/x", {}) as reply:
+            assert reply.read() == b"proxy"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        before = len(heads)
+        wire.close()
+        straight = Wire(default_context(str(tls.ca_path)), 5)
+        with straight.send("GET", box.url, {}) as reply:
+            assert reply.status == 401
+        straight.close()
+    assert len(heads) == before
+    assert heads[0].startswith(b"CONNECT 127.0.0.1:")
+    assert heads[-1].startswith(b"GET http://plain.example.com/x HTTP/1.1")
+    assert all(b"Basic dXNlcjpwYXNzIHdvcmQ=" in head for head in heads)
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while block := source.recv(65536):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_early_answer__is_heard_although_the_body_was_cut_off() -> None:
+    """A server may refuse by 401 or 429 and hang up before it has read a large body."""
+
+    def refuse(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    with serving(refuse) as address:
+        wire = Wire(None, 5)
+        with wire.send("PUT", f"http://{address}/", {}, (bytes(8_000_000),)) as reply:
+            assert (reply.status, reply.headers.get("Retry-After")) == (429, "7")
+        wire.close()
+
+
+def test_silence__ends_by_the_time_out() -> None:
+    def say_nothing(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.recv(1)
+
+    with serving(say_nothing) as address:
+        wire = Wire(None, 0.2)
+        with pytest.raises(TimeoutError):
+            wire.send("GET", f"http://{address}/", {})
+        wire.close()
+
+
+def test_body__that_stops_short_is_told() -> None:
+    def cut(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+        connection.close()
+
+    with serving(cut) as address:
+        wire = Wire(None, 5)
+        with pytest.raises(NoAnswerError):
+            wire.send("GET", f"http://{address}/", {}).read()
+        view = memoryview(bytearray(10))
+        reply = wire.send("GET", f"http://{address}/", {})
+        assert reply.readinto(view) == 5
+        assert reply.readinto(view) == 0
+        reply.close()
+        wire.close()
+
+
+@pytest.mark.parametrize("address", ["/a b", "/a\r\nX: y", "/a\x00"])
+def test_address__that_would_forge_a_request_is_refused(box: BoxSimulator, address: str) -> None:
+    wire = Wire(None, 5)
+    with pytest.raises(NoAnswerError):
+        wire.send("GET", box.url + address, {})
+    with pytest.raises(NoAnswerError):
+        wire.send("GET", box.url, {"X-Name": "a\r\nX-Forged: 1"})
+    assert not box.requests
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("-3", 0.0),
+        ("soon", None),
+        ("inf", None),
+        ("nan", None),
+        ("Tue, 24 Nov 2026 00:00:30 GMT", 30.0),
+        ("Tue, 24 Nov 2020 00:00:00 GMT", 0.0),
+    ],
+)
+def test_retry_after__seconds_dates_and_nonsense(value: str | None, wanted: float | None) -> None:
+    assert retry_after_seconds(value, datetime(2026, 11, 24, tzinfo=UTC)) == wanted
