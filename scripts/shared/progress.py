@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ LONG_FILE_BYTES = 1_000_000_000
 """Above, the log has a line for every tenth of the file."""
 SHOWN_FILES = 3
 NAME_WIDTH = 24
+WIDEST_LINE = 200
 
 
 @dataclass(slots=True)
@@ -97,9 +99,9 @@ class Progress:
                 self._draw(now)
 
     def advance(self, asset: Asset, count: int) -> None:
-        """So many more bytes of an asset have been read."""
+        """So many more bytes of an asset in hand have been read."""
         with self._lock:
-            _, before = self._in_hand.get(asset.id, (asset, 0))
+            _, before = self._in_hand[asset.id]
             after = before + count
             self._in_hand[asset.id] = (asset, after)
             if self._screen is not None:
@@ -113,10 +115,9 @@ class Progress:
                 )  # fmt: skip
 
     def rewind(self, asset: Asset, count: int) -> None:
-        """So many bytes of an asset will be read once more."""
+        """So many bytes of an asset in hand will be read once more."""
         with self._lock:
-            if asset.id in self._in_hand:
-                self._in_hand[asset.id] = (asset, max(0, self._in_hand[asset.id][1] - count))
+            self._in_hand[asset.id] = (asset, self._in_hand[asset.id][1] - count)
 
     def sent_part(self) -> None:
         """A part of a large file has arrived."""
@@ -147,17 +148,15 @@ class Progress:
         moving = list(self._in_hand.values())
         moved = self._finished_bytes + sum(count for _, count in moving)
         elapsed = now - (now if self._began_at is None else self._began_at)
-        self._screen.write(
-            "\r\x1b[K"
-            + live_line(
-                files=self.figures.files,
-                of_files=self._expected_files,
-                moved=moved,
-                of_bytes=self._expected_bytes,
-                elapsed_seconds=elapsed,
-                in_flight=[(asset.name, count, asset.size_bytes) for asset, count in moving],
-            )
+        line = live_line(
+            files=self.figures.files,
+            of_files=self._expected_files,
+            moved=moved,
+            of_bytes=self._expected_bytes,
+            elapsed_seconds=elapsed,
+            in_flight=[(asset.name, count, asset.size_bytes) for asset, count in moving],
         )
+        self._screen.write(f"\r\x1b[K{line[: _columns(self._screen) - 1]}")
         self._screen.flush()
 
 
@@ -183,6 +182,14 @@ def live_line(
         f"{files}/{of_files} files  {moved / 1e6:,.1f}/{of_bytes / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s"
         f"  {left} left  {', '.join(shown)}"
     )
+
+
+def _columns(screen: TextIO) -> int:
+    """The terminal's width: a line that wraps could not be taken away again."""
+    try:
+        return os.get_terminal_size(screen.fileno()).columns or WIDEST_LINE
+    except OSError:
+        return WIDEST_LINE
 
 
 def _clock_time(seconds: float) -> str:

@@ -109,10 +109,13 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
         else:
             files[asset.id] = file
 
+    progress.expect([asset for asset in sides.found.assets if asset.id in files])
+
     def check(asset: Asset) -> str | None:
         file = files[asset.id]
         try:
-            sha1 = read_sha1(dam, asset, progress)
+            with progress.in_hand(asset):
+                sha1 = read_sha1(dam, asset, progress)
         except DamError as exc:
             return f"asset {asset.id} ({asset.name}) cannot be read: {exc}"
         if (file.size_bytes, file.sha1) == (asset.size_bytes, sha1):
