@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
-from uuid import uuid4
 
 from shared.alerts import AlertNews
 from shared.errors import NotifyError
@@ -262,6 +261,8 @@ def task_alert(
 def _rendered(
     kind: NoticeKind, campaign_id: str, recipients: tuple[str, ...], values: dict[str, Any], now: datetime
 ) -> Notice:
+    from uuid import uuid4
+
     subject = _render(f"{kind}.subject.txt.j2", values)
     return Notice(
         id=str(uuid4()),
