@@ -140,11 +140,15 @@ class NoticeKind(StrEnum):
     PERMANENT = "a1_to_a2_permanent_failure"
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
+    DAILY_REPORT = "daily_report"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One rendered e-mail. message_id never changes, so that a repeated delivery is recognisable."""
+    """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
+
+    campaign_id: "" when it is about no single campaign.
+    """
 
     id: str
     kind: NoticeKind
