@@ -181,8 +181,9 @@ def local_day(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
 def report_day(day: date, now: datetime, zone: ZoneInfo, previous: tuple[date, datetime] | None) -> ReportDay:
     """What the report of a date covers when it is made now.
 
-    previous: the latest earlier report as (its date, when it was made). It told of nothing that came after it
-    was made, nor after its own day. Raises ValueError for a date that has not begun and for a naive now.
+    previous: the latest report of an earlier date as (that date, when it was made). It told of nothing that
+    came after it was made, nor after its own day. Raises ValueError for a date that has not begun and for a
+    naive now.
     """
     if now.tzinfo is None:
         raise ValueError(f"expected an aware time, got {now!r}")
@@ -194,5 +195,5 @@ def report_day(day: date, now: datetime, zone: ZoneInfo, previous: tuple[date, d
         previous_date, made_at = previous
         ended_at = min(made_at, local_day(previous_date, zone)[1])
         if start - LOOK_BACK <= ended_at:
-            since = min(ended_at, start)
+            since = ended_at
     return ReportDay(day, start, min(end, now), since, is_over=now >= end)

@@ -246,4 +246,5 @@ def test_upload__is_recorded_with_its_duration(world: World, zone: ZoneInfo) -> 
     assert (row["campaign_id"], row["assets"], row["bytes"]) == (campaign, 2, 3)
     assert row["run_id"] == run.report["run_id"]
     assert row["report_date"] is None
-    assert begun_at < row["started_at"] < row["completed_at"] < datetime.now(UTC)
+    (first,) = world.sql("SELECT min(verified_at) AS at FROM campaign_assets")
+    assert begun_at < row["started_at"] < first["at"] < row["completed_at"] < datetime.now(UTC)

@@ -146,6 +146,8 @@ def test_local_day__days_join_without_gap(day: date, zone: str) -> None:
                      id="days without a report"),
         pytest.param((date(2026, 11, 22), datetime(2026, 11, 23, 9, tzinfo=UTC)), "2026-11-22T23:00:00",
                      id="yesterday's, made today: it told of yesterday to its end"),
+        pytest.param((date(2026, 11, 20), datetime(2026, 11, 23, 9, tzinfo=UTC)), "2026-11-20T23:00:00",
+                     id="an older day's, made today: it told of that day alone"),
         pytest.param((date(2026, 11, 10), datetime(2026, 11, 10, 18, tzinfo=UTC)), "2026-11-22T23:00:00",
                      id="too long ago"),
     ],
@@ -295,6 +297,30 @@ def test_quiet__nothing_may_stand(section: str) -> None:
     assert not report.is_quiet
     for part in parts(report):
         assert "Nothing happened" not in part
+
+
+@pytest.mark.parametrize("backlog", [Backlog(1, NOW - HOUR, 0), Backlog(0, None, 1)])
+def test_quiet__nothing_may_be_owed(backlog: Backlog) -> None:
+    report = replace(quiet(), backlog=backlog)
+    assert not report.is_quiet
+    for part in parts(report):
+        assert ("1 not taken by the mail server" in part) is bool(backlog.waiting)
+        assert ("1 given up" in part) is bool(backlog.given_up)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        TaskRuns("t", 1, late=1),
+        TaskRuns("t", 1, failed=1),
+        TaskRuns("t", 1, again=1),
+        TaskRuns("t", 1, lost=1),
+    ],
+)
+def test_quiet__no_run_may_have_had_trouble(runs: TaskRuns) -> None:
+    assert not replace(quiet(), runs=(runs,)).is_quiet
+    assert not replace(quiet(), runs_before=(runs,)).is_quiet
+    assert replace(quiet(), runs_before=(TaskRuns("t", 1),)).is_quiet
 
 
 @pytest.mark.parametrize(
