@@ -33,6 +33,7 @@ def read_report(
     """Everything the report of this day tells, with one statement a section."""
     uploads, uploads_before = database.reported_uploads(day, is_preview=is_preview)
     runs, runs_before = database.ended_runs(day)
+    alerts = (alert for of_task in database.task_alerts().values() for alert in of_task.values())
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
     return DayReport(
         day=day,
@@ -43,7 +44,7 @@ def read_report(
         failed=database.failed_campaigns(),
         failures=database.lasting_failures(),
         failures_over=database.failures_over(day),
-        alerts=database.open_task_alerts(),
+        alerts=tuple(alert for alert in alerts if alert.is_announced),
         runs=runs,
         runs_before=runs_before,
         backlog=database.outbox_backlog(day),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 
 import psycopg2
 import psycopg2.errors
-import psycopg2.extensions
+from psycopg2.extensions import parse_dsn
 
+from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
+from shared.cadence import LastRun
 from shared.errors import DbError, ExitCode
 from shared.models import (
     Asset,
@@ -38,7 +41,6 @@ from shared.report import (
     ReportDay,
     Row,
     Section,
-    TaskAlert,
     TaskRuns,
     Upload,
     UploadSection,
@@ -49,17 +51,27 @@ logger = logging.getLogger(__name__)
 
 DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
 CONNECT_TIMEOUT_SECONDS = 10
+ANSWER_TIMEOUT_SECONDS = 30
+"""How long sent bytes may stay unacknowledged before the connection counts as lost."""
 LOCK_CLASS = 0xA1A2
 """First key of our advisory locks; the second tells them apart."""
 UPLOADER_LOCK = 1
 MIGRATION_LOCK = 2
-REMINDER_INTERVAL = timedelta(days=1)
+ORCHESTRATOR_LOCK = 3
+TASK_LOCK_CLASS = 0xA1A3
+"""First key of the locks of single tasks; the second is drawn from the task's name."""
+KEPT_TASK_RUNS = timedelta(days=35)
 GONE = "GONE"
 """The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
+
+# A host that vanishes with a lock in hand (power, network) is noticed by the server within a minute; its own
+# default is hours.
+_SERVER_OPTIONS = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
 
 _LOGIN_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
+TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
 
 # Who holds an advisory lock, by the application_name that every run sets.
 LOCK_HOLDER = """
@@ -237,6 +249,39 @@ FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 RETURNING campaign_id
 """
 
+# The last run of each task: one look into the index a task, whatever the history.
+LAST_TASK_RUNS = """
+SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
+FROM unnest(%(tasks)s) AS t (task) CROSS JOIN LATERAL (
+    SELECT planned_at, started_at, finished_at, exit_code FROM orchestrator_task_runs
+    WHERE task = t.task AND started_at <= %(now)s ORDER BY started_at DESC LIMIT 1) r
+"""
+
+RECORD_TASK_RUN = """
+INSERT INTO orchestrator_task_runs (run_id, task, planned_at, started_at, finished_at, exit_code, ending,
+                                    host)
+VALUES (%(run_id)s, %(task)s, %(planned_at)s, %(started_at)s, %(finished_at)s, %(exit_code)s, %(ending)s,
+        %(host)s)
+ON CONFLICT (run_id) DO UPDATE SET
+    finished_at = EXCLUDED.finished_at, exit_code = EXCLUDED.exit_code, ending = EXCLUDED.ending
+"""
+
+PRUNE_TASK_RUNS = "DELETE FROM orchestrator_task_runs WHERE started_at < %(before)s"
+
+TASK_ALERTS = """
+SELECT task, ending, failures, began_at, last_failed_at, is_announced, last_notice_at
+FROM orchestrator_task_alerts
+"""
+
+DELETE_TASK_ALERTS = "DELETE FROM orchestrator_task_alerts WHERE task = %(task)s"
+
+INSERT_TASK_ALERT = """
+INSERT INTO orchestrator_task_alerts (task, ending, failures, began_at, last_failed_at, is_announced,
+                                      last_notice_at)
+VALUES (%(task)s, %(ending)s, %(failures)s, %(began_at)s, %(last_failed_at)s, %(is_announced)s,
+        %(last_notice_at)s)
+"""
+
 
 # An upload is completed. It began when this run began it (started_at, NULL when it did not), or with the
 # first file that an earlier run brought over since the campaign's last completed upload.
@@ -322,11 +367,6 @@ WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign
 ORDER BY n.campaign_id LIMIT %(limit)s
 """
 
-OPEN_TASK_ALERTS = """
-SELECT task, ending, failures, began_at FROM orchestrator_task_alerts
-WHERE is_announced ORDER BY began_at, task
-"""
-
 # Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
 # the next run of its task started, at the latest a day after its own start.
 ENDED_RUNS = """
@@ -372,6 +412,20 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One run of a task by the orchestrator. exit_code: minus the signal's number when a signal ended it."""
+
+    run_id: str
+    task: str
+    planned_at: datetime
+    started_at: datetime
+    host: str
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    ending: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DueNotice:
     """A notice with the recipients that it is due to now, and how often each was tried."""
 
@@ -396,6 +450,8 @@ class Database:
         with _translated():
             self._connection = psycopg2.connect(
                 dsn,
+                options=f"{parse_dsn(dsn).get('options', '')} {_SERVER_OPTIONS}".strip(),
+                tcp_user_timeout=ANSWER_TIMEOUT_SECONDS * 1000,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 application_name=application_name,
                 client_encoding="UTF8",
@@ -414,6 +470,15 @@ class Database:
     def close(self) -> None:
         """Give the connection back, and with it any advisory lock."""
         self._connection.close()
+
+    @property
+    def file(self) -> int:
+        """The connection's socket: it can be read when the server ended the connection."""
+        return int(self._connection.fileno())
+
+    def ask_for_life(self) -> None:
+        """Raise DbError when the connection is gone."""
+        self._run("SELECT 1")
 
     @property
     def is_closed(self) -> bool:
@@ -442,10 +507,10 @@ class Database:
 
     # Single run, migrations
 
-    def lock_or_holder(self, lock: int) -> str | None:
+    def lock_or_holder(self, lock: int, *, is_shared: bool = False) -> str | None:
         """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
-        if self._row(TRY_LOCK, keys)[0]:
+        if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
         holders = self._rows(LOCK_HOLDER, keys)
         if not holders:
@@ -681,6 +746,43 @@ class Database:
             }
             self._run(MARK_REFUSED, values)
 
+    # The orchestrator
+
+    def lock_task(self, task: str) -> bool:
+        """Take the lock of one task for as long as this connection lives; False when another run has it."""
+        keys = {"lock_class": TASK_LOCK_CLASS, "lock": zlib.crc32(task.encode()) >> 1}
+        return bool(self._row(TRY_LOCK, keys)[0])
+
+    def last_task_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
+        """{task: its last run}; those that never ran are left out.
+
+        A run that lies in the future, because the clock was set back, counts for nothing.
+        """
+        rows = self._rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
+        return {row[0]: LastRun(*row[1:]) for row in rows}
+
+    def record_task_run(self, run: TaskRun) -> None:
+        """Enter a run that begins, or the end of one."""
+        self._run(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
+
+    def prune_task_runs(self, now: datetime) -> int:
+        """Forget the runs of more than KEPT_TASK_RUNS ago; how many there were."""
+        return self._run(PRUNE_TASK_RUNS, {"before": now - KEPT_TASK_RUNS})
+
+    def task_alerts(self) -> dict[str, Alerts]:
+        """{task: {ending: alert}} of everything that counts failures at present."""
+        found: dict[str, dict[str, TaskAlert]] = {}
+        for row in self._rows(TASK_ALERTS):
+            alert = TaskAlert(*row)
+            found.setdefault(alert.task, {})[alert.ending] = alert
+        return dict(found)
+
+    def replace_task_alerts(self, task: str, alerts: Alerts) -> None:
+        """Let a task's alerts be these; inside a transaction, with the notice they brought."""
+        self._run(DELETE_TASK_ALERTS, {"task": task})
+        for alert in alerts.values():
+            self._run(INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__})
+
     # Daily report
 
     def daily_report_queued_at(self, report_date: date) -> datetime | None:
@@ -754,10 +856,6 @@ class Database:
         }
         rows = self._rows(FAILURES_OVER, values)
         return _section(rows, [_campaign(row) for row in rows])
-
-    def open_task_alerts(self) -> tuple[TaskAlert, ...]:
-        """Tasks that keep failing and were told of."""
-        return tuple(TaskAlert(*row) for row in self._rows(OPEN_TASK_ALERTS))
 
     def ended_runs(self, day: ReportDay) -> tuple[tuple[TaskRuns, ...], tuple[TaskRuns, ...]]:
         """The runs that ended in the day, by task, and those that ended since the report before it."""

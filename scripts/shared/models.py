@@ -141,13 +141,14 @@ class NoticeKind(StrEnum):
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
     DAILY_REPORT = "daily_report"
+    TASK_ALERT = "orchestrator_task_alert"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
-    campaign_id: "" when it is about no single campaign.
+    campaign_id: "" when it is about no campaign.
     """
 
     id: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
+from shared.alerts import AlertNews
 from shared.errors import NotifyError
 from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
 from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
@@ -205,14 +206,12 @@ class Composer:
 
     def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:
         """What happened in a local day. notice_id: the id under which the day is already marked as told."""
-        return self._compose(
-            NoticeKind.DAILY_REPORT,
-            "",
-            self.report_recipients,
-            now,
-            _report_values(report, self.timezone, self.retry_command, now),
-            notice_id,
-        )
+        values = _report_values(report, self.timezone, self.retry_command, now) | {
+            "folder": one_line(self.folder_name),
+            "max_attempts": self.max_attempts,
+            "sent": _local_time(now, self.timezone),
+        }
+        return _rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
 
     def _notice(
         self,
@@ -223,43 +222,77 @@ class Composer:
         **facts: str | int,
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
-        values = {
+        values: dict[str, Any] = {
             "name": one_line(campaign.name) or number or campaign_id,
             "number": number or "(none)",
             "campaign_id": campaign_id,
-            **facts,
-        }
-        return self._compose(kind, campaign.id, recipients, now, values, str(uuid4()))
-
-    def _compose(
-        self,
-        kind: NoticeKind,
-        campaign_id: str,
-        recipients: tuple[str, ...],
-        now: datetime,
-        facts: Mapping[str, object],
-        notice_id: str,
-    ) -> Notice:
-        values = {
             "folder": one_line(self.folder_name),
             "max_attempts": self.max_attempts,
             "sent": _local_time(now, self.timezone),
             **facts,
         }
-        subject = _render(f"{kind}.subject.txt.j2", values)
-        return Notice(
-            id=notice_id,
-            kind=kind,
-            campaign_id=campaign_id,
-            subject=subject,
-            text=_render(f"{kind}.txt.j2", values) + "\n",
-            html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
-            recipients=recipients,
-            created_at=now,
-        )
+        return _rendered(kind, campaign.id, recipients, values, now)
 
 
-def _render(template: str, values: Mapping[str, object]) -> str:
+EXIT_CODE_MEANINGS: Final = {
+    "exit code 2": "its settings or credentials are faulty; the lines below name them",
+    "exit code 3": "a bug; the traceback is in the log",
+    "exit code 4": "a part of its work failed",
+    "exit code 75": "it could not work: a system is out of reach, or another run holds the lock",
+}
+
+
+def task_alert(
+    news: AlertNews,
+    *,
+    tail: Sequence[str],
+    host: str,
+    recipients: tuple[str, ...],
+    timezone: ZoneInfo,
+    now: datetime,
+) -> Notice:
+    """A task of the orchestrator that fails again and again, or does so no more.
+
+    tail: the last lines it wrote, secrets already taken out.
+    """
+    meanings = [EXIT_CODE_MEANINGS[ending] for ending in news.endings if ending in EXIT_CODE_MEANINGS]
+    values: dict[str, Any] = {
+        "news": news.kind,
+        "task": one_line(news.task),
+        "endings": one_line(", ".join(news.endings)),
+        "meaning": "; ".join(meanings) or "it was ended from outside; see the log",
+        "failures": news.failures,
+        "began": _local_time(news.began_at, timezone),
+        "host": one_line(host),
+        "tail": [one_line(line, 300) for line in tail],
+        "sent": _local_time(now, timezone),
+    }
+    return _rendered(NoticeKind.TASK_ALERT, "", recipients, values, now)
+
+
+def _rendered(
+    kind: NoticeKind,
+    campaign_id: str,
+    recipients: tuple[str, ...],
+    values: dict[str, Any],
+    now: datetime,
+    notice_id: str | None = None,
+) -> Notice:
+    """The notice of these values. notice_id: None for a new one."""
+    subject = _render(f"{kind}.subject.txt.j2", values)
+    return Notice(
+        id=notice_id or str(uuid4()),
+        kind=kind,
+        campaign_id=campaign_id,
+        subject=subject,
+        text=_render(f"{kind}.txt.j2", values) + "\n",
+        html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
+        recipients=recipients,
+        created_at=now,
+    )
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
     return _templates().get_template(template).render(values).strip()
 
 
@@ -328,7 +361,7 @@ def _rounded_size(size_bytes: int) -> str:
 # --- the daily report ---------------------------------------------------------------------------------------
 
 # What the templates are given of a report: strings and numbers that are safe to stand in a line.
-_Row = dict[str, object]
+_Row = dict[str, Any]
 
 
 def _report_values(report: DayReport, zone: ZoneInfo, retry_command: str, now: datetime) -> _Row:

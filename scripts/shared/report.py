@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Generic, TypeVar
 from zoneinfo import ZoneInfo
 
+from shared.alerts import TaskAlert
 from shared.models import Campaign
 
 SHOWN_ROWS = 40
@@ -93,16 +94,6 @@ class LastingFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskAlert:
-    """A task that fails in the same way again and again, and was told of."""
-
-    task: str
-    ending: str
-    failures: int
-    began_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class TaskRuns:
     """The runs of a task that ended in a time, by how. late: of all of them, whatever their end."""
 
@@ -133,7 +124,10 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
-    """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now."""
+    """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
+
+    alerts: of the tasks that keep failing, those that were announced.
+    """
 
     day: ReportDay
     next_run_at: datetime

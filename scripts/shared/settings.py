@@ -60,6 +60,14 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CadenceSettings:
+    """When tasks run, by whose clock."""
+
+    timezone: ZoneInfo
+    off_hours: OffHours
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything one run of the uploader needs."""
 
@@ -96,6 +104,25 @@ class OperatorSettings:
     database: DatabaseSettings
     log: LogSettings
     max_retries: int
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorSettings:
+    """What the loop itself needs; its tasks read their own settings.
+
+    alert_after_failures: runs that fail in the same way before a notice tells of it. heartbeat_url: "" for
+    none. stop_seconds: how long running tasks get to finish when the loop is told to stop. secrets: also
+    those of the tasks, whose output passes through the loop's log.
+    """
+
+    database: DatabaseSettings
+    mail: MailSettings
+    log: LogSettings
+    cadence: CadenceSettings
+    alert_after_failures: int
+    heartbeat_url: str = field(repr=False)
+    stop_seconds: float
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -174,18 +201,66 @@ def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
     return settings
 
 
+def load_cadence_settings(env: Mapping[str, str]) -> CadenceSettings:
+    """When tasks run: no credentials needed. Raises ConfigError with every fault at once."""
+    reader = _Reader(env)
+    settings = _cadence(reader)
+    reader.finish()
+    return settings
+
+
+def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
+    """The settings of the loop. Raises ConfigError with every fault at once."""
+    reader = _Reader(env)
+    settings = OrchestratorSettings(
+        database=_database(reader),
+        mail=_mail(reader),
+        log=_log(reader),
+        cadence=_cadence(reader),
+        alert_after_failures=reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
+        heartbeat_url=_heartbeat_url(reader),
+        stop_seconds=reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
+        secrets=_every_secret(env),
+    )
+    reader.finish()
+    return settings
+
+
+def _every_secret(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Whatever any script would keep secret, as far as it can be read; faults are somebody else's to tell."""
+    reader = _Reader(env)
+    _ask_everything(reader)
+    return tuple(reader.secrets_seen)
+
+
 def variable_names() -> tuple[str, ...]:
     """Every variable that is read, in the order of reading: what `.env.example` and the docs must list."""
     reader = _Reader({})
+    _ask_everything(reader)
+    return tuple(dict.fromkeys(reader.names_asked))
+
+
+def _ask_everything(reader: _Reader) -> None:
     _database(reader)
     _dam(reader, None)
     _box(reader)
     _mail(reader)
     _log(reader)
     reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000)
-    reader.zone("ORCHESTRATOR_TIMEZONE")
-    _off_hours(reader)
-    return tuple(dict.fromkeys(reader.names_asked))
+    _cadence(reader)
+    reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000)
+    _heartbeat_url(reader)
+    reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300)
+
+
+def _cadence(reader: _Reader) -> CadenceSettings:
+    return CadenceSettings(reader.zone("ORCHESTRATOR_TIMEZONE"), _off_hours(reader))
+
+
+def _heartbeat_url(reader: _Reader) -> str:
+    """An https address whose path is a secret: whoever knows it can silence the watchman."""
+    url = reader.secret("HEARTBEAT_URL")
+    return reader.checked_url("HEARTBEAT_URL", url.strip(), "an https address", shown=False) if url else ""
 
 
 def _database(reader: _Reader) -> DatabaseSettings:
@@ -493,7 +568,11 @@ class _Reader:
 
     def url(self, name: str, *, default: str = "", hint: str = "an https address") -> str:
         """An https address without a trailing slash; plain http is for loopback alone."""
-        value = self.text(name, default).rstrip("/")
+        return self.checked_url(name, self.text(name, default), hint, shown=True)
+
+    def checked_url(self, name: str, text: str, hint: str, *, shown: bool) -> str:
+        """The same for a text at hand; shown: whether a fault may quote it."""
+        value = text.rstrip("/")
         if not value:
             self.fault(name, f"missing, expected {hint}")
             return value
@@ -504,7 +583,7 @@ class _Reader:
             host, port_is_good = None, False
         if not host or not port_is_good or parts.scheme not in ("http", "https") or parts.query:
             if not self.is_faulty("DAM_BASE_URL") or name != "DAM_TOKEN_URL":
-                self.fault(name, f"expected {hint}, got {value!r}")
+                self.fault(name, f"expected {hint}" + (f", got {value!r}" if shown else ""))
         elif parts.username or parts.password:
             self.fault(name, "must not carry a user name or password")
         elif parts.scheme == "http" and host not in LOOPBACK_HOSTS:

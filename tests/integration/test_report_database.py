@@ -26,7 +26,7 @@ from shared.models import (
     UploadTotals,
 )
 from shared.notifier import Composer
-from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskAlert, TaskRuns, report_day
+from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
 from shared.settings import load_report_settings
 
 ROME = ZoneInfo("Europe/Rome")
@@ -230,7 +230,7 @@ def test_runs__without_an_end_are_lost_when_the_next_one_has_started(database: D
 # --- what stands --------------------------------------------------------------------------------------------
 
 
-def test_standing__retry_failed_errors_alerts_and_backlog(database: Database) -> None:
+def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
     for campaign_id, status, attempts, failed in (
         ("retry", "A1", 2, False), ("fresh", "A1", 0, False), ("left", "B1", 1, False),
         ("unknown", "A1", 1, None), ("failed", "A1", 3, True), ("failed elsewhere", "B1", 3, True),
@@ -262,14 +262,6 @@ def test_standing__retry_failed_errors_alerts_and_backlog(database: Database) ->
         database.queue_notice(notice(kind, campaign_id, at))
     day = day_of(database, TODAY, NOW)
     assert [campaign.id for campaign in database.failures_over(day).rows] == ["over"]
-
-    for ending, announced in (("exit code 75", True), ("exit code 4", False)):
-        database._run(
-            "INSERT INTO orchestrator_task_alerts"
-            " VALUES ('a1_to_a2', %(ending)s, 3, %(at)s, %(at)s, %(told)s)",
-            {"ending": ending, "at": NOW - HOUR, "told": announced},
-        )
-    assert database.open_task_alerts() == (TaskAlert("a1_to_a2", "exit code 75", 3, NOW - HOUR),)
 
     assert database.outbox_backlog(day) == Backlog()
     refused = DeliveryResult(refused={"support@example.com": (450, "later")})

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from playwright.sync_api import sync_playwright
 
+from shared.alerts import TaskAlert
 from shared.models import Attempt, Campaign, Notice, UploadTotals
 from shared.notifier import Composer
 from shared.report import (
@@ -26,7 +27,6 @@ from shared.report import (
     EmptyCampaign,
     LastingFailure,
     Section,
-    TaskAlert,
     TaskRuns,
     Upload,
     UploadSection,
@@ -129,7 +129,7 @@ def busy_day() -> DayReport:
             1,
         ),
         failures_over=Section((sample("C-1001", "Summer Launch"),), 1),
-        alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5),),
+        alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5, REPORT_AT),),
         runs=(
             TaskRuns("a1_to_a2", done=270, late=2, failed=1, again=9, lost=1),
             TaskRuns("daily_report", done=1),

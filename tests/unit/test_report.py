@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared.alerts import TaskAlert
 from shared.models import Campaign, Notice, NoticeKind
 from shared.notifier import Composer, build_message
 from shared.report import (
@@ -23,7 +24,6 @@ from shared.report import (
     LastingFailure,
     ReportDay,
     Section,
-    TaskAlert,
     TaskRuns,
     Upload,
     UploadSection,
@@ -62,7 +62,7 @@ def busy(campaign: Campaign = CAMPAIGN, text: str = EMPTY, task: str = "a1_to_a2
         failed=Section((EmptyCampaign(campaign, 3, NOW - 76 * HOUR, text),), 1),
         failures=Section((LastingFailure(campaign, text, text, NOW - 25 * HOUR),), 1),
         failures_over=Section((campaign,), 1),
-        alerts=(TaskAlert(task, text, 4, NOW - HOUR / 5),),
+        alerts=(TaskAlert(task, text, 4, NOW - HOUR / 5, NOW),),
         runs=(TaskRuns(task, done=270, late=2, failed=1, again=9, lost=3),),
         runs_before=(TaskRuns(task, done=61),),
         backlog=Backlog(waiting=2, oldest_at=NOW - HOUR / 2, given_up=1),

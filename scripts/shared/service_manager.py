@@ -1,0 +1,66 @@
+"""systemd's notification protocol (sd_notify(3)): a datagram of NAME=value lines to $NOTIFY_SOCKET."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What systemd tells this process and no child of it."""
+
+
+class ServiceManager:
+    """Tells systemd how the service is; does nothing where systemd did not start it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog_seconds = _watchdog_seconds(environment) if address else None
+        """How often the watchdog wants to be fed; None: there is none."""
+        self._last_status = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether systemd started this process and listens."""
+        return bool(self._address)
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        self._send("RELOADING=1")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def feed_watchdog(self) -> None:
+        if self.watchdog_seconds is not None:
+            self._send("WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """The line that `systemctl status` shows; sent when it changes."""
+        if text != self._last_status:
+            self._last_status = text
+            self._send(f"STATUS={text}")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.setblocking(False)  # a manager that does not listen must not hold up the loop
+                connection.sendto(message.encode(), self._address)
+        except OSError as exc:
+            logger.warning("systemd could not be told %s: %s", message.split("=")[0], exc)
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    """Half of the watchdog's patience, as sd_watchdog_enabled(3) advises."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 2_000_000 if microseconds.isdecimal() and int(microseconds) > 0 else None

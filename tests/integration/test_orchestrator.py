@@ -1,0 +1,543 @@
+"""The loop on a real PostgreSQL with real children; the time is passed in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg2
+import pytest
+
+from shared.cadence import Daily, Interval
+from shared.orchestrator import Orchestrator, Task, gravest
+from shared.settings import OrchestratorSettings, load_orchestrator_settings
+from simulated_clock import SimulatedClock
+from simulators.mail import MailSink
+from simulators.postgres import EmbeddedPostgres
+
+ROME = ZoneInfo("Europe/Rome")
+MIGRATIONS = Path(__file__).resolve().parents[2] / "database" / "migrations"
+
+
+def rome(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ROME).astimezone(UTC)
+
+
+@dataclass
+class Stage:
+    """Where the loop plays: a database, an inbox, a folder for the children's scripts."""
+
+    url: str
+    mail: MailSink
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "DATABASE_URL": self.url,
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": str(self.mail.port),
+            "SMTP_SECURITY": "none",
+            "MAIL_FROM": "a1-to-a2@example.com",
+            "ERROR_NOTIFICATION_EMAILS": "support@example.com",
+            "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+            **self.variables,
+        }
+
+    def settings(self) -> OrchestratorSettings:
+        return load_orchestrator_settings(self.env)
+
+    def script(self, name: str, body: str) -> str:
+        path = self.folder / f"{name}.py"
+        path.write_text(body, encoding="utf-8")
+        return str(path)
+
+    def task(self, body: str = "", **changes: Any) -> Task:
+        name = changes.pop("name", "work")
+        fields = {"schedule": Interval(3), "limit": timedelta(seconds=30), **changes}
+        return Task(name, self.script(name, body), **fields)
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        connection = psycopg2.connect(self.url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def runs(self, task: str = "work") -> list[str]:
+        """The planned minutes of a task, local, in order."""
+        rows = self.sql("SELECT task, planned_at FROM orchestrator_task_runs ORDER BY 2")
+        return [at.astimezone(ROME).strftime("%a %H:%M") for name, at in rows if name == task]
+
+    def endings(self) -> list[tuple[Any, ...]]:
+        return self.sql("SELECT exit_code, ending FROM orchestrator_task_runs ORDER BY started_at")
+
+    def play(
+        self,
+        *tasks: Task,
+        start: str,
+        end: str,
+        events: list[tuple[str, Callable[[SimulatedClock], None]]] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> SimulatedClock:
+        """Let the loop run from start to end."""
+        clock: SimulatedClock
+        planned = [
+            (rome(at), lambda act=act: act(clock))  # type: ignore[misc]
+            for at, act in events or []
+        ]
+        clock = SimulatedClock(rome(start), rome(end), planned)
+        loop = Orchestrator(
+            tasks, self.settings, clock=clock, environment={**os.environ, **(environment or {})}
+        )
+        clock.is_busy = lambda: bool(loop._children())
+        assert loop.run_forever() == 0
+        return clock
+
+    @property
+    def subjects(self) -> list[str]:
+        return [str(received.message["Subject"]) for received in self.mail.messages]
+
+
+@pytest.fixture(autouse=True)
+def quiet_root_logger() -> Iterator[None]:
+    """The loop configures the log of its process; here that is pytest's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def stage(database_url: str, mail: MailSink, tmp_path: Path) -> Stage:
+    return Stage(database_url, mail, tmp_path)
+
+
+# When
+
+
+def test_loop__friday_evening_to_saturday(stage: Stage) -> None:
+    report = stage.task(name="report", schedule=Daily(time(19)))
+    stage.play(stage.task(), report, start="2026-01-30T21:50:20", end="2026-01-31T20:10:00")
+    assert stage.runs()[:6] == ["Fri 21:50", "Fri 21:53", "Fri 21:56", "Fri 21:59", "Fri 23:00", "Sat 00:00"]
+    assert len(stage.runs()) == 4 + 22
+    assert stage.runs("report") == ["Fri 19:00", "Sat 19:00"]  # the first is late: the loop was not there
+
+
+def test_loop__restarts_neither_repeat_nor_forget(stage: Stage) -> None:
+    tasks = (stage.task(), stage.task(name="report", schedule=Daily(time(19))))
+    stage.play(*tasks, start="2026-01-28T18:50:00", end="2026-01-28T18:59:59")
+    stage.play(*tasks, start="2026-01-28T18:59:59", end="2026-01-28T19:00:30")
+    stage.play(*tasks, start="2026-01-28T19:00:31", end="2026-01-28T19:07:00")
+    assert stage.runs() == [f"Wed {at}" for at in
+                            ("18:50", "18:53", "18:56", "18:59", "19:02", "19:05")]  # fmt: skip
+    assert stage.runs("report") == ["Wed 19:00"]
+    stage.play(*tasks, start="2026-01-28T21:59:10", end="2026-01-28T22:31:00")
+    stage.play(*tasks, start="2026-01-28T22:31:01", end="2026-01-28T23:29:00")
+    assert stage.runs()[6:] == ["Wed 21:59", "Wed 23:00"]
+
+
+def test_loop__clock_set_back_and_forward_and_a_sleep(stage: Stage) -> None:
+    report = stage.task(name="report", schedule=Daily(time(19)))
+    stage.play(
+        stage.task(), report, start="2026-01-28T18:00:00", end="2026-01-28T21:00:00",
+        events=[
+            ("2026-01-28T18:10:30", lambda clock: clock.set_clock(timedelta(hours=-2))),
+            ("2026-01-28T16:30:30", lambda clock: clock.set_clock(timedelta(hours=3))),
+            ("2026-01-28T19:50:00", lambda clock: clock.sleep_machine(2700)),
+        ],
+    )  # fmt: skip
+    started = [
+        row[0].astimezone(ROME).strftime("%H:%M")
+        for row in stage.sql("SELECT started_at FROM orchestrator_task_runs WHERE task = 'work' ORDER BY 1")
+    ]
+    assert len(set(started)) == len(started)
+    back = started[: started.index("18:00")]
+    assert back == [f"16:{minute}" for minute in range(10, 30, 3)]  # at once, then as ever
+    assert "19:30" in started
+    assert started[-1] > "20:50"
+    assert [at for at in started if "19:50" < at < "20:35"] == []
+    assert stage.runs("report") == ["Wed 19:00"]
+
+
+# Children
+
+
+def wait_until_gone(pid: int) -> None:
+    """Until the process is dead, buried or not; a killed one takes a moment."""
+    for _ in range(500):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        threading.Event().wait(0.01)
+    pytest.fail(f"process {pid} lives on")
+
+
+@pytest.mark.parametrize(
+    ("body", "limit", "wanted"),
+    [
+        pytest.param("import time; time.sleep(60)", 0.3, (-15, "time limit"), id="hangs"),
+        pytest.param(
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+            0.5, (-9, "time limit"), id="ignores TERM",
+        ),
+        pytest.param("import os; os.kill(os.getpid(), 11)", 20, (-11, "killed by SIGSEGV"), id="crashes"),
+        *(
+            pytest.param(f"raise SystemExit({code})", 20, (code, f"exit code {code}"), id=f"code {code}")
+            for code in (0, 1, 2, 3, 4, 75, 255)
+        ),
+    ],
+)  # fmt: skip
+def test_child__ends(stage: Stage, body: str, limit: float, wanted: tuple[int, str]) -> None:
+    task = stage.task(
+        body, limit=timedelta(seconds=limit), kill_after=timedelta(seconds=0.3), schedule=Interval(60)
+    )
+    stage.play(task, start="2026-01-28T10:00:00", end="2026-01-28T10:30:00")
+    [(code, ending)] = stage.endings()
+    assert code == wanted[0]
+    assert wanted[1] in ending
+
+
+def test_child__leaves_nothing_behind(stage: Stage) -> None:
+    body = (
+        "import os, sys, time\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n    time.sleep(60)\n"
+        "open('child.pid', 'w').write(str(pid))\n"
+    )
+    old = Path.cwd()
+    os.chdir(stage.folder)
+    try:
+        stage.play(
+            stage.task(body, schedule=Interval(60)), start="2026-01-28T10:00:00", end="2026-01-28T10:10:00"
+        )
+    finally:
+        os.chdir(old)
+    wait_until_gone(int((stage.folder / "child.pid").read_text()))
+
+
+def test_child__a_megabyte_of_output(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    body = (
+        "import sys\n"
+        "sys.stdout.write('x' * 1_000_000 + '\\n')\n"
+        "for i in range(5000): print('line', i)\n"
+        "sys.stdout.buffer.write(b'\\xff\\x1b[31mred\\n no end of line')\n"
+    )
+    stage.play(
+        stage.task(body, schedule=Interval(60)), start="2026-01-28T10:00:00", end="2026-01-28T10:01:00"
+    )
+    lines = [line for line in capsys.readouterr().err.splitlines() if " | " in line]
+    assert sum(line.count("x" * 64) for line in lines) >= 1_000_000 // 64 - 100
+    numbered = [line for line in lines if " | line " in line]
+    assert len(numbered) == 5000
+    assert all("work[" in line for line in lines)
+    assert any(line.endswith("no end of line") for line in lines)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_child__is_not_started_twice_and_does_not_see_the_manager(stage: Stage) -> None:
+    body = (
+        "import os, time\n"
+        "assert 'NOTIFY_SOCKET' not in os.environ and 'WATCHDOG_USEC' not in os.environ\n"
+        "time.sleep(1.2)\n"
+    )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(stage.folder / "notify"))
+    told: list[str] = []
+
+    def listen() -> None:
+        while not told or told[-1] != "over":
+            told.append(listener.recv(1000).decode())
+
+    manager = threading.Thread(target=listen)
+    manager.start()
+    environment = {"NOTIFY_SOCKET": str(stage.folder / "notify"), "WATCHDOG_USEC": "400000"}
+    stage.play(
+        stage.task(body, schedule=Interval(1)), start="2026-01-28T10:00:59.5", end="2026-01-28T10:02:30",
+        environment=environment,
+    )  # fmt: skip
+    # 10:01 came while the first run was at work; it made one run, right after.
+    assert stage.runs() == ["Wed 10:00", "Wed 10:01", "Wed 10:02"]
+    assert [code for code, _ in stage.endings()] == [0, 0, 0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+        last.sendto(b"over", str(stage.folder / "notify"))
+    manager.join()
+    listener.close()
+    assert told.index("READY=1") < told.index("STOPPING=1")
+    assert told.count("WATCHDOG=1") > 5
+    assert any(line.startswith("STATUS=work running since 2026-01-28T") for line in told)
+    assert any(line.startswith("STATUS=work next at 2026-01-28T10:0") for line in told)
+
+
+def test_loop__stopping_lets_a_run_finish_and_a_second_signal_does_not(stage: Stage) -> None:
+    slow = stage.task("import time; time.sleep(1); print('finished')", schedule=Interval(60))
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    stage.play(slow, start="2026-01-28T10:00:00", end="2026-01-28T12:00:00")
+    assert stage.endings() == [(0, "exit code 0")]
+    hanging = stage.task("import time; time.sleep(60)", schedule=Interval(60), name="hanging")
+    for seconds in (0.4, 0.8):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    stage.play(hanging, start="2026-01-28T14:00:00", end="2026-01-28T16:00:00")
+    assert stage.endings()[1:] == [(-15, "the orchestrator was stopped")]
+    assert stage.mail.messages == []
+
+
+def test_loop__a_script_that_is_not_there_is_a_failure_and_no_crash(stage: Stage) -> None:
+    task = Task("work", "no_such_script.py", Interval(3), timedelta(seconds=20))
+    stage.play(task, start="2026-01-28T10:00:00", end="2026-01-28T10:05:00")
+    assert [code for code, _ in stage.endings()] == [2, 2]  # Python's own word for a file it cannot open
+
+
+# The database
+
+
+@pytest.fixture
+def own_server(worker: str) -> Iterator[EmbeddedPostgres]:
+    """A server with the product's database that comes back on the same port after a stop."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix=f"a1-to-a2-loop-{worker}-"))
+    try:
+        with EmbeddedPostgres(folder, port=port, password="only-for-tests") as server:
+            for file in sorted(MIGRATIONS.glob("*.sql")):
+                assert server.psql("--quiet", "-f", file).returncode == 0
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_loop__database_away_for_a_while(
+    own_server: EmbeddedPostgres, mail: MailSink, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(own_server.url, mail, tmp_path)
+    stage.play(
+        stage.task(), start="2026-01-28T10:00:00", end="2026-01-28T11:00:00",
+        events=[
+            ("2026-01-28T10:10:00", lambda _: own_server.stop("immediate")),
+            ("2026-01-28T10:40:00", lambda _: own_server.start()),
+        ],
+    )  # fmt: skip
+    assert stage.runs() == [f"Wed 10:{minute:02}" for minute in range(0, 60, 3)]
+    assert {ending for _, ending in stage.endings()} == {"exit code 0"}
+    told = capsys.readouterr().err
+    assert told.count("the database is away") == 1
+    assert told.count("the database is back") == 1
+
+
+def test_loop__connection_cut_by_the_server_is_taken_up_again(stage: Stage) -> None:
+    def cut(_: SimulatedClock) -> None:
+        stage.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'a1_to_a2 orchestrator%' AND datname = current_database()"
+        )
+
+    stage.play(
+        stage.task(), start="2026-01-28T10:00:00", end="2026-01-28T10:20:00",
+        events=[("2026-01-28T10:07:00", cut)],
+    )  # fmt: skip
+    assert stage.runs() == [f"Wed 10:{minute:02}" for minute in range(0, 20, 3)]
+
+
+# E-mails of the loop
+
+
+def test_alerts__a_dam_that_is_down_all_weekend_costs_four_mails(stage: Stage) -> None:
+    state = stage.folder / "down"
+    body = (
+        f"import pathlib, sys\nif pathlib.Path({str(state)!r}).exists():\n"
+        "    print('the DAM dam.example.com is out of reach'); sys.exit(75)\n"
+    )
+    state.touch()
+    stage.play(
+        stage.task(body), start="2026-01-30T18:00:00", end="2026-02-02T09:30:00",
+        events=[("2026-02-02T09:00:00", lambda _: state.unlink())],
+    )  # fmt: skip
+    host = socket.gethostname()
+    assert stage.subjects == [
+        f"🛑 Task Failing - work on {host}",
+        f"🛑 Task Still Failing - work on {host}",
+        f"🛑 Task Still Failing - work on {host}",
+        f"✅ Task Recovered - work on {host}",
+    ]
+    text = stage.mail.messages[0].message.get_body(("plain",)).get_content()
+    assert "exit code 75" in text
+    assert "the DAM dam.example.com is out of reach" in text
+    assert len(stage.runs()) > 100
+
+
+def test_alerts__restarts_and_flapping_make_no_more_mail(stage: Stage) -> None:
+    counter = stage.folder / "count"
+    counter.write_text("0")
+    body = (
+        f"import pathlib\npath = pathlib.Path({str(counter)!r})\n"
+        "n = int(path.read_text()) + 1; path.write_text(str(n))\n"
+        "raise SystemExit(0 if n % 4 == 0 else 3)\n"
+    )
+    for hour in range(9, 13):
+        stage.play(stage.task(body), start=f"2026-01-28T{hour:02}:00:00", end=f"2026-01-28T{hour:02}:58:00")
+    assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Failing", "✅ Task Recovered"]
+
+
+def test_alerts__failures_the_task_told_itself_are_not_told_again(stage: Stage) -> None:
+    task = stage.task("raise SystemExit(4)", own_failures=frozenset({4}))
+    stage.play(task, start="2026-01-28T10:00:00", end="2026-01-28T10:30:00")
+    assert stage.subjects == []
+    assert len(stage.runs()) == 10
+
+
+def test_alerts__the_database_being_away_is_told_without_it(
+    own_server: EmbeddedPostgres, mail: MailSink, tmp_path: Path
+) -> None:
+    stage = Stage(own_server.url, mail, tmp_path)
+    own_server.stop()
+    stage.play(stage.task("raise SystemExit(75)"), start="2026-01-28T10:00:00", end="2026-01-28T10:30:00")
+    assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Failing"]
+
+
+def test_alerts__secrets_in_a_childs_output_are_blanked(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.variables |= {"BOX_CLIENT_SECRET": "hush-hush-box"}
+    stage.play(
+        stage.task("print('using hush-hush-box'); raise SystemExit(3)"),
+        start="2026-01-28T10:00:00", end="2026-01-28T10:08:00",
+    )  # fmt: skip
+    [received] = stage.mail.messages
+    assert "using ***" in received.message.get_body(("plain",)).get_content()
+    assert "hush" not in received.message.as_string() + capsys.readouterr().err
+
+
+# Settings
+
+
+def test_loop__hangup_reads_the_settings_again_or_keeps_them(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(**variables: str) -> Callable[[SimulatedClock], None]:
+        def act(_: SimulatedClock) -> None:
+            stage.variables = variables
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        return act
+
+    stage.play(
+        stage.task(), start="2026-01-28T22:00:00", end="2026-01-29T01:59:00",
+        events=[
+            ("2026-01-28T23:10:00", change(OFF_HOURS_END="25:99")),
+            ("2026-01-29T00:10:00", change(OFF_HOURS_ENABLED="false")),
+        ],
+    )  # fmt: skip
+    runs = stage.runs()
+    assert runs[:3] == ["Wed 22:00", "Wed 23:00", "Thu 00:00"]
+    assert runs[3:6] == ["Thu 00:10", "Thu 00:13", "Thu 00:16"]
+    told = capsys.readouterr().err
+    assert "OFF_HOURS_END" in told
+    assert "stay as they were" in told
+
+
+# Heartbeat
+
+
+@contextmanager
+def watchman(delay: float = 0) -> Iterator[tuple[str, list[str]]]:
+    """A dead man's switch that writes down what it is sent."""
+    paths: list[str] = []
+    patience = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            paths.append(self.path)
+            patience.wait(delay)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/ping/abc", paths
+    finally:
+        patience.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_heartbeat__start_success_and_failure(stage: Stage) -> None:
+    counter = stage.folder / "count"
+    counter.write_text("")
+    body = (
+        f"import pathlib\npath = pathlib.Path({str(counter)!r})\npath.write_text(path.read_text() + 'x')\n"
+        "raise SystemExit([0, 3, 75][len(path.read_text()) - 1])\n"
+    )
+    with watchman() as (url, paths):
+        stage.variables["HEARTBEAT_URL"] = url
+        stage.play(
+            stage.task(body, has_heartbeat=True), start="2026-01-28T10:00:00", end="2026-01-28T10:08:00"
+        )
+    names = [path.split("?")[0] for path in paths]
+    assert names == [
+        "/ping/abc/start", "/ping/abc", "/ping/abc/start", "/ping/abc/fail", "/ping/abc/start",
+        "/ping/abc/log",
+    ]  # fmt: skip
+    run_ids = [path.split("?rid=")[1] for path in paths]
+    assert run_ids[0::2] == run_ids[1::2]
+    assert len(set(run_ids)) == 3
+
+
+def test_heartbeat__one_that_never_answers_holds_nothing_up(stage: Stage) -> None:
+    with watchman(delay=3) as (url, paths):
+        stage.variables["HEARTBEAT_URL"] = url
+        clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T10:04:00"), [])
+        loop = Orchestrator([stage.task(has_heartbeat=True)], stage.settings, clock=clock)
+        clock.is_busy = lambda: bool(loop._children())
+        loop.run_forever()
+        assert len(stage.runs()) == 2
+        assert paths[0].startswith("/ping/abc/start")
+
+
+# One round
+
+
+def test_once__runs_what_is_due_and_says_how_it_went(stage: Stage) -> None:
+    def once(at: str, *tasks: Task) -> int:
+        clock = SimulatedClock(rome(at), rome("2026-02-28T10:00:00"), [])
+        loop = Orchestrator(tasks, stage.settings, clock=clock)
+        clock.is_busy = lambda: bool(loop._children())
+        return loop.run_once()
+
+    good, bad = stage.task(), stage.task("raise SystemExit(4)", name="bad")
+    assert once("2026-01-28T10:00:05", good, bad) == 4
+    assert once("2026-01-28T10:01:05", good, bad) == 0
+    assert once("2026-01-28T10:03:05", good, bad) == 4
+    assert stage.runs() == ["Wed 10:00", "Wed 10:03"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "wanted"), [([], 0), ([0, 0], 0), ([75, 4, 0], 4), ([4, 2], 2), ([75, -9], 3), ([1], 3)]
+)
+def test_gravest__table(codes: list[int], wanted: int) -> None:
+    assert gravest(codes) == wanted
