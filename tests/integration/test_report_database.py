@@ -324,6 +324,15 @@ def test_claim__that_is_rolled_back_leaves_the_date_and_the_uploads(database: Da
     assert claim(database, TODAY, NOW) == (["c"], [])
 
 
+def test_claim__again_after_its_row_was_deleted_tells_the_same(database: Database) -> None:
+    add_upload(database, "evening", NOW - 20 * HOUR)
+    add_upload(database, "today", NOW - HOUR)
+    told = claim(database, TODAY, NOW)
+    assert told == (["today"], ["evening"])
+    database._run("DELETE FROM daily_reports")
+    assert claim(database, TODAY, NOW + HOUR) == told
+
+
 def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(database_url: str) -> None:
     class Interrupted(Database):
         def reported_uploads(self, day: ReportDay, *, is_preview: bool) -> Any:
