@@ -148,9 +148,9 @@ class Orchestrator:
                 self._attend_journal()
                 if not self._stops and self._journal.role is Role.ACTING:
                     self._start_due()
-                self._attend_children()
                 self._tell_service()
                 self._handle(self._wait(), signals)
+                self._attend_children()
         self._end()
         return ExitCode.OK
 
@@ -168,8 +168,8 @@ class Orchestrator:
             self._start_due()
             while self._children():
                 self._attend_journal()
-                self._attend_children()
                 self._handle(self._wait(), signals)
+                self._attend_children()
         self._end()
         return gravest(self._codes)
 
@@ -396,6 +396,8 @@ class Orchestrator:
             for name, state in self._states.items()
             if state.child is None and not self._stops and self._journal.role is Role.ACTING
         ]
+        if self._journal.is_shared:
+            instants = []  # one round: nothing is started any more
         now = self._clock.monotonic()
         seconds = [child.deadline - now for _, _, child in self._children()]
         if self._journal.retry_at is not None:

@@ -443,7 +443,7 @@ def test_one_line__long_text_is_no_trap() -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(name=hostile_text, text=hostile_text, campaign_id=hostile_text)
+@given(name=hostile_text, text=hostile_text, campaign_id=hostile_text.filter(bool))
 @example("x\r\nBcc: evil@example.com", "\r\n.\r\nMAIL FROM:<x@y>", "a\r\nX-Evil: 1")
 @example("=?utf-8?q?a=0D=0ABcc:_evil=40example.com?=", "</title><script>", "=?utf-8?b?Cg==?=")
 @example("a" * 3000, "b" * 3000, "'; DROP TABLE campaign_status; --")
