@@ -216,6 +216,7 @@ class Pass:
     def _upload(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
         from shared.transfer import TransferJob, transfer_campaign
 
+        started_at = self._clock()
         totals = transfer_campaign(
             TransferJob(
                 campaign=campaign,
@@ -239,13 +240,17 @@ class Pass:
         after = self._dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
         if after is None or after.status != dam.status_a2:
             logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
-        self._leave(after or campaign, after.status if after else None, found=after is not None)
+        self._leave(
+            after or campaign, after.status if after else None, found=after is not None, started_at=started_at
+        )
 
-    def _leave(self, campaign: Campaign, status: str | None, *, found: bool) -> None:
+    def _leave(
+        self, campaign: Campaign, status: str | None, *, found: bool, started_at: datetime | None = None
+    ) -> None:
         """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
 
         An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is
-        completed here by the next one.
+        completed here by the next one. started_at: when this run began to upload, None when it did not.
         """
         if self._is_dry_run:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
@@ -259,6 +264,9 @@ class Pass:
                     is_completed = True
                     self._database.reset_a1_retry(campaign.id)
                     totals = self._database.upload_totals(campaign.id)
+                    self._database.record_campaign_upload(
+                        campaign.id, totals, self._report.run_id, started_at
+                    )
                     notice = self._composer.success(
                         campaign, totals, box_folder_id=followed.box_folder_id or "", now=self._clock()
                     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
-RULES = {"errors", "models", "cadence", "retry", "names", "alerts"}
+RULES = {"errors", "models", "cadence", "retry", "names", "alerts", "report"}
 SYSTEMS = {
     "dam": {"dam", "dam_session", "dam_answers", "client_certificate"},
     "box": {"box"},
