@@ -20,7 +20,7 @@ PIP_VERSION := 26.3
 .PHONY: help test test-zones demo lint check format clean
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
 	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.database import Database
-from shared.errors import AppError, ConfigError, ExitCode
+from shared.errors import ExitCode
 from shared.logs import configure_logging, escape_line, use_utf8
+from shared.script import exit_code_of
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 
 logger = logging.getLogger("a1_retry")
@@ -154,25 +155,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Read the settings and do what the command asks for."""
+    settings = load_operator_settings(read_environment(arguments.env_file))
+    configure_logging(settings.log.format, settings.log.level, run_id="operator", secrets=settings.secrets)
+    with Database(settings.database.dsn, application_name="a1_to_a2 operator") as database:
+        result: int = arguments.action(database, arguments, settings)
+        return result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     arguments = parse_arguments(argv)
     configure_logging("text", "INFO", run_id="operator", secrets=())
-    try:
-        settings = load_operator_settings(read_environment(arguments.env_file))
-        configure_logging(
-            settings.log.format, settings.log.level, run_id="operator", secrets=settings.secrets
-        )
-        with Database(settings.database.dsn, application_name="a1_to_a2 operator") as database:
-            result: int = arguments.action(database, arguments, settings)
-            return result
-    except ConfigError as exc:
-        for fault in exc.faults:
-            logger.error("%s", fault)
-        return ExitCode.BAD_CONFIG
-    except AppError as exc:
-        logger.error("%s", exc)
-        return exc.exit_code
+    return exit_code_of(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -99,11 +99,12 @@ class Failure:
 
 @dataclass(slots=True)
 class Work:
-    """A campaign that is being worked on; transfer: from when its assets are on their way."""
+    """A campaign that is being worked on; transfer and started_at: from when its assets are on their way."""
 
     campaign: Campaign
     retry: RetryStatus
     transfer: CampaignTransfer | None = None
+    started_at: datetime | None = None
 
 
 class Pass:
@@ -296,6 +297,7 @@ class Pass:
             self._settings.box.root_folder_id,
             lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
         )
+        work.started_at = self._clock()
         self._under_way[work.campaign.id] = work
         work.transfer.start(found)
         if not work.transfer.pending:
@@ -378,16 +380,18 @@ class Pass:
         with self._isolated(work):
             if error is not None:
                 raise error
-            self._say_a2(work.campaign)
+            self._say_a2(work)
             self._under_way.pop(work.campaign.id, None)
 
-    def _say_a2(self, campaign: Campaign) -> None:
+    def _say_a2(self, work: Work) -> None:
+        campaign = work.campaign
         self._database.request_a2(campaign.id)
         dam = self._settings.dam
         after = self._dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
         if after is None or after.status != dam.status_a2:
             logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
-        self._leave(after or campaign, after.status if after else None, found=after is not None)
+        status = after.status if after else None
+        self._leave(after or campaign, status, found=after is not None, started_at=work.started_at)
 
     def _stop(self, work: Work) -> None:
         """Begin nothing more of a campaign; what is in hand is finished, large files at their next part."""
@@ -446,11 +450,13 @@ class Pass:
         """Let large files that are in hand stop at their next part, when the run ends before they do."""
         self._is_over = True
 
-    def _leave(self, campaign: Campaign, status: str | None, *, found: bool) -> None:
+    def _leave(
+        self, campaign: Campaign, status: str | None, *, found: bool, started_at: datetime | None = None
+    ) -> None:
         """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
 
         An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is
-        completed here by the next one.
+        completed here by the next one. started_at: when this run began to upload, None when it did not.
         """
         if self._is_dry_run:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
@@ -464,6 +470,9 @@ class Pass:
                     is_completed = True
                     self._database.reset_a1_retry(campaign.id)
                     totals = self._database.upload_totals(campaign.id)
+                    self._database.record_campaign_upload(
+                        campaign.id, totals, self._report.run_id, started_at
+                    )
                     notice = self._composer.success(
                         campaign, totals, box_folder_id=followed.box_folder_id or "", now=self._clock()
                     )

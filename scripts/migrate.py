@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.database import MIGRATION_LOCK, Database, migration_files
-from shared.errors import AppError, ConfigError, ExitCode
+from shared.errors import ConfigError, ExitCode
 from shared.logs import configure_logging
+from shared.script import exit_code_of
 from shared.settings import load_operator_settings, read_environment
 
 logger = logging.getLogger("migrate")
@@ -55,24 +56,21 @@ def apply_pending(database: Database) -> int:
     return ExitCode.OK
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Read the settings, and show or apply."""
+    settings = load_operator_settings(read_environment(arguments.env_file))
+    configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
+    with Database(settings.database.dsn, application_name="a1_to_a2 migrate") as database:
+        return show_status(database) if arguments.status else apply_pending(database)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--status", action="store_true", help="list them; exit 1 when some are pending")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     arguments = parser.parse_args(argv)
     configure_logging("text", "INFO", run_id="migrate", secrets=())
-    try:
-        settings = load_operator_settings(read_environment(arguments.env_file))
-        configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
-        with Database(settings.database.dsn, application_name="a1_to_a2 migrate") as database:
-            return show_status(database) if arguments.status else apply_pending(database)
-    except ConfigError as exc:
-        for fault in exc.faults:
-            logger.error("%s", fault)
-        return ExitCode.BAD_CONFIG
-    except AppError as exc:
-        logger.error("%s", exc)
-        return exc.exit_code
+    return exit_code_of(lambda: run(arguments))
 
 
 if __name__ == "__main__":

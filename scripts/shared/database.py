@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from psycopg2.extensions import parse_dsn
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
-from shared.errors import DbError
+from shared.errors import DbError, ExitCode
 from shared.models import (
     Asset,
     Attempt,
@@ -34,6 +34,20 @@ from shared.models import (
     UploadTotals,
 )
 from shared.rate import Bucket, Grant, pause, take
+from shared.report import (
+    LATE_AFTER,
+    LOST_AFTER,
+    SHOWN_ROWS,
+    Backlog,
+    EmptyCampaign,
+    LastingFailure,
+    ReportDay,
+    Row,
+    Section,
+    TaskRuns,
+    Upload,
+    UploadSection,
+)
 from shared.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -311,6 +325,117 @@ VALUES (%(task)s, %(ending)s, %(failures)s, %(began_at)s, %(last_failed_at)s, %(
 """
 
 
+# An upload is completed. It began when this run began it (started_at, NULL when it did not), or with the
+# first file that an earlier run brought over since the campaign's last completed upload.
+RECORD_CAMPAIGN_UPLOAD = """
+INSERT INTO campaign_uploads (campaign_id, started_at, assets, bytes, run_id)
+SELECT %(campaign_id)s, least(%(started_at)s::timestamptz, min(verified_at), now()),
+       %(assets)s, %(bytes)s, %(run_id)s
+FROM campaign_assets
+WHERE campaign_id = %(campaign_id)s
+  AND verified_at > coalesce((SELECT max(completed_at) FROM campaign_uploads
+                              WHERE campaign_id = %(campaign_id)s), '-infinity')
+"""
+
+DAILY_REPORT_QUEUED_AT = "SELECT queued_at FROM daily_reports WHERE report_date = %(report_date)s"
+
+PREVIOUS_DAILY_REPORT = """
+SELECT report_date, queued_at FROM daily_reports WHERE report_date < %(report_date)s
+ORDER BY report_date DESC LIMIT 1
+"""
+
+# Of two processes with the same date, the second waits here for the first and then inserts nothing.
+CLAIM_DAILY_REPORT = """
+INSERT INTO daily_reports (report_date, notice_id, queued_at)
+VALUES (%(report_date)s, %(notice_id)s, %(queued_at)s)
+ON CONFLICT (report_date) DO NOTHING
+"""
+
+ASSIGN_UPLOADS = """
+UPDATE campaign_uploads SET report_date = %(report_date)s
+WHERE report_date IS NULL AND completed_at < %(until)s
+"""
+
+# The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
+# also shows those that the report would claim.
+REPORTED_UPLOADS = """
+SELECT is_before, total, total_assets, total_bytes, campaign_id, coalesce(campaign_number, ''),
+       coalesce(campaign_name, ''), c.status, assets, bytes, started_at, completed_at
+FROM (SELECT u.*, u.completed_at < %(start)s AS is_before, count(*) OVER section AS total,
+             sum(u.assets) OVER section AS total_assets, sum(u.bytes) OVER section::bigint AS total_bytes,
+             row_number() OVER (PARTITION BY u.completed_at < %(start)s
+                                ORDER BY u.completed_at, u.campaign_id) AS place
+      FROM campaign_uploads u
+      WHERE u.report_date = %(report_date)s
+         OR (u.report_date IS NOT NULL AND u.completed_at >= %(start)s AND u.completed_at < %(until)s)
+         OR (%(is_preview)s AND u.report_date IS NULL AND u.completed_at < %(until)s)
+      WINDOW section AS (PARTITION BY u.completed_at < %(start)s)) numbered
+LEFT JOIN campaign_status c USING (campaign_id)
+WHERE place <= %(limit)s
+ORDER BY is_before, place
+"""
+
+CAMPAIGNS_IN_RETRY = """
+SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
+       a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, '')
+FROM campaign_status
+WHERE status = %(status)s AND a1_retry_count > 0 AND NOT coalesce(a1_permanently_failed, FALSE)
+ORDER BY a1_retry_count DESC, a1_last_retry_at, campaign_id LIMIT %(limit)s
+"""
+
+FAILED_CAMPAIGNS = """
+SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
+       coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_failure_reason, '')
+FROM campaign_status
+WHERE a1_permanently_failed
+ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
+"""
+
+LASTING_FAILURES = """
+SELECT count(*) OVER (), e.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
+       c.status, e.kind, e.message, e.began_at
+FROM campaign_errors e LEFT JOIN campaign_status c USING (campaign_id)
+ORDER BY e.began_at DESC, e.campaign_id, e.kind LIMIT %(limit)s
+"""
+
+# Campaigns that an error notice was about and that fail no more.
+FAILURES_OVER = """
+SELECT count(*) OVER (), n.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
+       c.status
+FROM (SELECT DISTINCT campaign_id FROM notices
+      WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s AND campaign_id <> '') n
+LEFT JOIN campaign_status c USING (campaign_id)
+WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
+ORDER BY n.campaign_id LIMIT %(limit)s
+"""
+
+# Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
+# the next run of its task started, at the latest a day after its own start.
+ENDED_RUNS = """
+SELECT ended_at < %(start)s, task,
+       count(*) FILTER (WHERE NOT is_lost AND exit_code = 0),
+       count(*) FILTER (WHERE started_at > planned_at + %(late_after)s),
+       count(*) FILTER (WHERE NOT is_lost AND exit_code IS DISTINCT FROM 0
+                          AND exit_code IS DISTINCT FROM %(try_later)s),
+       count(*) FILTER (WHERE NOT is_lost AND exit_code = %(try_later)s),
+       count(*) FILTER (WHERE is_lost)
+FROM (SELECT task, planned_at, started_at, exit_code, finished_at IS NULL AS is_lost,
+             coalesce(finished_at, least(lead(started_at) OVER (PARTITION BY task ORDER BY started_at),
+                                         started_at + %(lost_after)s)) AS ended_at
+      FROM orchestrator_task_runs
+      WHERE started_at >= %(since)s - %(lost_after)s AND started_at < %(until)s) runs
+WHERE ended_at >= %(since)s AND ended_at < %(until)s
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+OUTBOX_BACKLOG = """
+SELECT count(*), min(n.created_at),
+       (SELECT count(*) FROM notice_deliveries WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s)
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LastingError:
     """A failure that has been seen before, or begins now. is_notice_due: when it begins, then once a day."""
@@ -568,6 +693,24 @@ class Database:
         """What the ledger holds of a campaign."""
         return UploadTotals(*self._row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
 
+    def record_campaign_upload(
+        self, campaign_id: str, totals: UploadTotals, run_id: str, started_at: datetime | None
+    ) -> None:
+        """Enter a completed upload, in the transaction that completes it, for the daily report.
+
+        started_at: when this run began to upload; None when an earlier run had moved everything.
+        """
+        self._run(
+            RECORD_CAMPAIGN_UPLOAD,
+            {
+                "campaign_id": campaign_id,
+                "started_at": started_at,
+                "assets": totals.assets,
+                "bytes": totals.size_bytes,
+                "run_id": run_id,
+            },
+        )
+
     # Upload sessions
 
     def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None:
@@ -739,6 +882,98 @@ class Database:
         for alert in alerts.values():
             self._run(INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__})
 
+    # Daily report
+
+    def daily_report_queued_at(self, report_date: date) -> datetime | None:
+        """When the report of a local date was put into the outbox; None: not yet."""
+        rows = self._rows(DAILY_REPORT_QUEUED_AT, {"report_date": report_date})
+        return rows[0][0] if rows else None
+
+    def previous_daily_report(self, report_date: date) -> tuple[date, datetime] | None:
+        """The latest report of an earlier date, as (its date, when it was made)."""
+        rows = self._rows(PREVIOUS_DAILY_REPORT, {"report_date": report_date})
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def claim_daily_report(self, day: ReportDay, notice_id: str, now: datetime) -> bool:
+        """Take the report of a date, and the uploads that no report has told of, in the caller's transaction.
+
+        False when the date is taken; then nothing has been changed.
+        """
+        values = {"report_date": day.date, "notice_id": notice_id, "queued_at": now, "until": day.until}
+        if self._run(CLAIM_DAILY_REPORT, values) == 0:
+            return False
+        self._run(ASSIGN_UPLOADS, values)
+        return True
+
+    def reported_uploads(self, day: ReportDay, *, is_preview: bool) -> tuple[UploadSection, UploadSection]:
+        """The uploads of the day, and those before it that no earlier report told of.
+
+        is_preview: with those that the report would claim, did it not only look.
+        """
+        rows = self._rows(
+            REPORTED_UPLOADS,
+            {
+                "report_date": day.date,
+                "start": day.start,
+                "until": day.until,
+                "is_preview": is_preview,
+                "limit": SHOWN_ROWS,
+            },
+        )
+
+        def section(wanted: bool) -> UploadSection:
+            chosen = [row for row in rows if row[0] is wanted]
+            if not chosen:
+                return UploadSection()
+            uploads = tuple(Upload(_campaign(row[3:]), *row[8:]) for row in chosen)
+            return UploadSection(uploads, *chosen[0][1:4])
+
+        return section(False), section(True)
+
+    def campaigns_in_retry(self, status: str) -> Section[EmptyCampaign]:
+        """Campaigns in this status that have spent an attempt and will be looked at again."""
+        rows = self._rows(CAMPAIGNS_IN_RETRY, {"status": status, "limit": SHOWN_ROWS})
+        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
+
+    def failed_campaigns(self) -> Section[EmptyCampaign]:
+        """Every permanently failed campaign, the latest first."""
+        rows = self._rows(FAILED_CAMPAIGNS, {"limit": SHOWN_ROWS})
+        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
+
+    def lasting_failures(self) -> Section[LastingFailure]:
+        """Failures of campaigns that are not over, the latest first."""
+        rows = self._rows(LASTING_FAILURES, {"limit": SHOWN_ROWS})
+        return _section(rows, [LastingFailure(_campaign(row), *row[5:]) for row in rows])
+
+    def failures_over(self, day: ReportDay) -> Section[Campaign]:
+        """Campaigns that an error notice was about in the report's time, and that fail no more."""
+        values = {
+            "kind": NoticeKind.ERROR.value,
+            "since": day.since,
+            "until": day.until,
+            "limit": SHOWN_ROWS,
+        }
+        rows = self._rows(FAILURES_OVER, values)
+        return _section(rows, [_campaign(row) for row in rows])
+
+    def ended_runs(self, day: ReportDay) -> tuple[tuple[TaskRuns, ...], tuple[TaskRuns, ...]]:
+        """The runs that ended in the day, by task, and those that ended since the report before it."""
+        values = {
+            "start": day.start,
+            "since": day.since,
+            "until": day.until,
+            "late_after": LATE_AFTER,
+            "lost_after": LOST_AFTER,
+            "try_later": ExitCode.TRY_LATER.value,
+        }
+        rows = self._rows(ENDED_RUNS, values)
+        on_the_day = tuple(TaskRuns(*row[1:]) for row in rows if not row[0])
+        return on_the_day, tuple(TaskRuns(*row[1:]) for row in rows if row[0])
+
+    def outbox_backlog(self, day: ReportDay) -> Backlog:
+        """E-mails that the mail server has been given and did not take."""
+        return Backlog(*self._row(OUTBOX_BACKLOG, {"since": day.since, "until": day.until}))
+
     # Operators
 
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -771,6 +1006,16 @@ class Database:
             self.statements += 1
             cursor.execute(sql, values)
             return cursor.rowcount
+
+
+def _campaign(row: tuple[Any, ...]) -> Campaign:
+    """The campaign of a row that begins with a count and then has id, number, name and status."""
+    return Campaign(*row[1:5])
+
+
+def _section(rows: list[tuple[Any, ...]], parsed: Sequence[Row]) -> Section[Row]:
+    """The parsed rows, with the count of all of them that each row begins with."""
+    return Section(tuple(parsed), rows[0][0] if rows else 0)
 
 
 def migration_files() -> list[Path]:

@@ -168,6 +168,7 @@ class NoticeKind(StrEnum):
     PERMANENT = "a1_to_a2_permanent_failure"
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
+    DAILY_REPORT = "daily_report"
     TASK_ALERT = "orchestrator_task_alert"
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from shared.alerts import AlertNews
 from shared.errors import NotifyError
 from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
+from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
 if TYPE_CHECKING:
     import smtplib
@@ -123,6 +124,7 @@ class Composer:
     folder_name: str
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
+    report_recipients: tuple[str, ...] = ()
     retry_command: str = RETRY_COMMAND
 
     def retry(
@@ -201,6 +203,15 @@ class Composer:
             attempt=counted_attempts,
         )
 
+    def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:
+        """What happened in a local day. notice_id: the id under which the day is already marked as told."""
+        values = _report_values(report, self.timezone, self.retry_command, now) | {
+            "folder": one_line(self.folder_name),
+            "max_attempts": self.max_attempts,
+            "sent": _local_time(now, self.timezone),
+        }
+        return _rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
+
     def _notice(
         self,
         kind: NoticeKind,
@@ -259,13 +270,19 @@ def task_alert(
 
 
 def _rendered(
-    kind: NoticeKind, campaign_id: str, recipients: tuple[str, ...], values: dict[str, Any], now: datetime
+    kind: NoticeKind,
+    campaign_id: str,
+    recipients: tuple[str, ...],
+    values: dict[str, Any],
+    now: datetime,
+    notice_id: str | None = None,
 ) -> Notice:
+    """The notice of these values. notice_id: None for a new one."""
     from uuid import uuid4
 
     subject = _render(f"{kind}.subject.txt.j2", values)
     return Notice(
-        id=str(uuid4()),
+        id=notice_id or str(uuid4()),
         kind=kind,
         campaign_id=campaign_id,
         subject=subject,
@@ -299,23 +316,164 @@ def _local_time(instant: datetime, zone: ZoneInfo) -> str:
     if instant.tzinfo is None:
         raise ValueError(f"expected an aware time, got {instant!r}")
     local = instant.astimezone(zone)
+    return f"{local:%H:%M} {_abbreviation(local)} on {local:%A} {local.day} {local:%B} {local.year} ({zone})"
+
+
+def _short_time(instant: datetime, zone: ZoneInfo) -> str:
+    """`23 Nov 14:03 CET`, where the year and the zone are told elsewhere."""
+    local = instant.astimezone(zone)
+    return f"{local.day} {local:%b} {local:%H:%M} {_abbreviation(local)}"
+
+
+def _abbreviation(local: datetime) -> str:
     abbreviation = local.strftime("%Z")
-    if not abbreviation.isalpha():
-        abbreviation = f"UTC{abbreviation}"
-    return f"{local:%H:%M} {abbreviation} on {local:%A} {local.day} {local:%B} {local.year} ({zone})"
+    return abbreviation if abbreviation.isalpha() else f"UTC{abbreviation}"
+
+
+def _duration(span: timedelta) -> str:
+    """`3 d 4 h`, `2 h 5 min`, `12 min 3 s`, `8 s`: the two largest units; a negative span is none."""
+    seconds = max(0, round(span.total_seconds()))
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
 def _human_size(size_bytes: int) -> str:
     """`73.4 MB (73,400,320 bytes)`, in powers of 1000."""
     exact = f"{size_bytes:,} byte{'' if size_bytes == 1 else 's'}"
+    return exact if size_bytes < 1000 else f"{_rounded_size(size_bytes)} ({exact})"
+
+
+def _rounded_size(size_bytes: int) -> str:
+    """`73.4 MB`, in powers of 1000; below that, the exact number."""
     if size_bytes < 1000:
-        return exact
+        return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
     units = ["kB", "MB", "GB", "TB", "PB"]
     size = size_bytes / 1000
     while size >= 999.95 and len(units) > 1:
         size /= 1000
         units.pop(0)
-    return f"{size:,.1f} {units[0]} ({exact})"
+    return f"{size:,.1f} {units[0]}"
+
+
+# --- the daily report ---------------------------------------------------------------------------------------
+
+# What the templates are given of a report: strings and numbers that are safe to stand in a line.
+_Row = dict[str, Any]
+
+
+def _report_values(report: DayReport, zone: ZoneInfo, retry_command: str, now: datetime) -> _Row:
+    day = report.day
+    since, until = _short_time(day.since, zone), day.until.astimezone(zone)
+    return {
+        "date": day.date.isoformat(),
+        "weekday": f"{day.date:%A} {day.date.day} {day.date:%B} {day.date.year}",
+        "zone": str(zone),
+        "until": "" if day.is_over else f"{until:%H:%M} {_abbreviation(until)}",
+        "since": since if day.since < day.start else "",
+        "is_quiet": report.is_quiet,
+        "tone": "red" if report.needs_somebody else "amber" if report.has_trouble else "green",
+        "uploads": _section(report.uploads, [_upload_row(row, zone) for row in report.uploads.rows]),
+        "uploads_before": _section(
+            report.uploads_before, [_upload_row(row, zone) for row in report.uploads_before.rows]
+        ),
+        "uploaded_assets": report.uploads.assets,
+        "uploaded_size": _human_size(report.uploads.size_bytes),
+        "in_retry": _section(
+            report.in_retry, [_empty_row(row, report, zone, now) for row in report.in_retry.rows]
+        ),
+        "next_run": _short_time(report.next_run_at, zone),
+        "failed": _section(
+            report.failed,
+            [
+                _empty_row(row, report, zone, now)
+                | {"command": reset_command(row.campaign.id, retry_command)}
+                for row in report.failed.rows
+            ],
+        ),
+        "reset_all_command": f"{retry_command} reset --all-failed",
+        "failures": _section(
+            report.failures, [_failure_row(row, report, zone, now) for row in report.failures.rows]
+        ),
+        "failures_over": _section(
+            report.failures_over, [{"label": _label(campaign)} for campaign in report.failures_over.rows]
+        ),
+        "alerts": [
+            {
+                "task": one_line(alert.task),
+                "ending": one_line(alert.ending),
+                "failures": alert.failures,
+                "since": _short_time(alert.began_at, zone),
+                "age": _duration(now - alert.began_at),
+            }
+            for alert in report.alerts
+        ],
+        "runs": [_runs_row(task) for task in report.runs],
+        "runs_before": [_runs_row(task) for task in report.runs_before],
+        "runs_total": sum(task.total for task in report.runs),
+        "runs_in_trouble": sum(task.total - task.done for task in report.runs),
+        "runs_late": sum(task.late for task in report.runs),
+        "waiting": report.backlog.waiting,
+        "waiting_since": _short_time(report.backlog.oldest_at, zone) if report.backlog.oldest_at else "",
+        "given_up": report.backlog.given_up,
+    }
+
+
+def _section(section: Section[Any], rows: Sequence[_Row]) -> _Row:
+    return {"rows": rows, "total": section.total, "more": section.more}
+
+
+def _label(campaign: Campaign) -> str:
+    """Number and name; the id when there is neither."""
+    return one_line(campaign.label, limit=120) or one_line(campaign.id)
+
+
+def _upload_row(upload: Upload, zone: ZoneInfo) -> _Row:
+    return {
+        "label": _label(upload.campaign),
+        "assets": upload.assets,
+        "size": _rounded_size(upload.size_bytes),
+        "duration": _duration(upload.completed_at - upload.started_at),
+        "at": _short_time(upload.completed_at, zone),
+    }
+
+
+def _empty_row(row: EmptyCampaign, report: DayReport, zone: ZoneInfo, now: datetime) -> _Row:
+    last = row.last_attempt_at
+    return {
+        "label": _label(row.campaign),
+        "attempt": row.attempts,
+        "status": one_line(row.campaign.status or "", limit=40),
+        "at": _short_time(last, zone) if last else "",
+        "age": _duration(now - last) if last else "",
+        "is_new": last is not None and last >= report.day.since,
+        "reason": one_line(row.reason, limit=200),
+    }
+
+
+def _failure_row(row: LastingFailure, report: DayReport, zone: ZoneInfo, now: datetime) -> _Row:
+    return {
+        "label": _label(row.campaign),
+        "kind": one_line(row.kind, limit=80),
+        "message": one_line(row.message, limit=300),
+        "since": _short_time(row.began_at, zone),
+        "age": _duration(now - row.began_at),
+        "is_new": row.began_at >= report.day.since,
+    }
+
+
+def _runs_row(runs: TaskRuns) -> _Row:
+    return {
+        "task": one_line(runs.task, limit=60),
+        "done": runs.done,
+        "late": runs.late,
+        "failed": runs.failed,
+        "again": runs.again,
+        "lost": runs.lost,
+    }
 
 
 # --- delivering ---------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class MailSettings:
     server: MailServer
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
+    report_recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,21 @@ class Settings:
     max_retries: int
     timezone: ZoneInfo
     off_hours: OffHours
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """What the daily report needs: the database, the mail, and the words of the uploader it tells of."""
+
+    database: DatabaseSettings
+    mail: MailSettings
+    log: LogSettings
+    max_retries: int
+    timezone: ZoneInfo
+    off_hours: OffHours
+    status_a1: str
+    master_assets_folder: str
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -150,6 +166,24 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
         max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
         timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
         off_hours=_off_hours(reader),
+        secrets=tuple(reader.secrets_seen),
+    )
+    reader.finish()
+    return settings
+
+
+def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
+    """The settings of the daily report. Raises ConfigError with every fault at once."""
+    reader = _Reader(env)
+    settings = ReportSettings(
+        database=_database(reader),
+        mail=_mail(reader),
+        log=_log(reader),
+        max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
+        off_hours=_off_hours(reader),
+        status_a1=_status_a1(reader),
+        master_assets_folder=_master_assets_folder(reader),
         secrets=tuple(reader.secrets_seen),
     )
     reader.finish()
@@ -292,8 +326,8 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
         number_field_id=reader.required("DAM_NUMBER_FIELD_ID"),
         search_operator_id=reader.text("DAM_SEARCH_OPERATOR_ID", "ARTESIA.OPERATOR.CHAR.CONTAINS"),
         search_config_id=reader.text("DAM_SEARCH_CONFIG_ID", "3"),
-        master_assets_folder=reader.text("DAM_MASTER_ASSETS_FOLDER", "Master Assets"),
-        status_a1=reader.text("DAM_STATUS_A1", "A1"),
+        master_assets_folder=_master_assets_folder(reader),
+        status_a1=_status_a1(reader),
         status_a2=reader.text("DAM_STATUS_A2", "A2"),
         lock_style=cast("LockStyle", reader.choice("DAM_LOCK_STYLE", "bulk", ("bulk", "single", "none"))),
         patch_resource=cast(
@@ -304,6 +338,14 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
         page_size=reader.whole_number("DAM_PAGE_SIZE", 200, 1, 10_000),
         timeout_seconds=reader.seconds("DAM_TIMEOUT_SECONDS", 60),
     )
+
+
+def _master_assets_folder(reader: _Reader) -> str:
+    return reader.text("DAM_MASTER_ASSETS_FOLDER", "Master Assets")
+
+
+def _status_a1(reader: _Reader) -> str:
+    return reader.text("DAM_STATUS_A1", "A1")
 
 
 def _box(reader: _Reader) -> BoxSettings:
@@ -363,6 +405,7 @@ def _mail(reader: _Reader) -> MailSettings:
     sender = reader.addresses("MAIL_FROM", required=True)
     if len(sender) > 1:
         reader.fault("MAIL_FROM", "expected one address")
+    error_recipients = reader.addresses("ERROR_NOTIFICATION_EMAILS", required=True)
     return MailSettings(
         server=MailServer(
             host=host,
@@ -373,8 +416,9 @@ def _mail(reader: _Reader) -> MailSettings:
             sender=sender[0] if sender else "",
             ca_bundle=reader.readable_path("SMTP_CA_BUNDLE"),
         ),
-        error_recipients=reader.addresses("ERROR_NOTIFICATION_EMAILS", required=True),
+        error_recipients=error_recipients,
         success_recipients=reader.addresses("SUCCESS_NOTIFICATION_EMAILS", required=False),
+        report_recipients=reader.addresses("REPORT_EMAILS", required=False) or error_recipients,
     )
 
 

@@ -1,4 +1,4 @@
-"""Render the four e-mails with sample data into MARKDOWN_DOCS/images/. Run by hand:
+"""Render the e-mails with sample data into MARKDOWN_DOCS/images/. Run by hand:
 
     pip install playwright; apt-get install chromium fonts-noto-color-emoji
     PYTHONPATH=scripts python tests/tools/screenshot_mails.py
@@ -11,34 +11,54 @@ from __future__ import annotations
 
 import argparse
 import os
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from playwright.sync_api import sync_playwright
 
+from shared.alerts import TaskAlert
 from shared.models import Attempt, Campaign, Notice, UploadTotals
 from shared.notifier import Composer
+from shared.report import (
+    Backlog,
+    DayReport,
+    EmptyCampaign,
+    LastingFailure,
+    Section,
+    TaskRuns,
+    Upload,
+    UploadSection,
+    report_day,
+)
 
 IMAGES = Path(__file__).parents[2] / "MARKDOWN_DOCS" / "images"
 WIDTHS = {"desktop": 680, "phone": 360}
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+REPORT_AT = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+EMPTY = 'the folder "Master Assets" holds no live assets'
 
 
-def sample_notices() -> list[Notice]:
-    """One notice of each kind."""
+ROME = ZoneInfo("Europe/Rome")
+
+
+def sample_notices() -> dict[str, Notice]:
+    """One notice of each kind, by the name of its picture; two daily reports."""
     composer = Composer(
-        timezone=ZoneInfo("Europe/Rome"),
+        timezone=ROME,
         max_attempts=3,
         folder_name="Master Assets",
         error_recipients=("support@example.com",),
         success_recipients=("campaigns@example.com",),
+        report_recipients=("managers@example.com",),
     )
     campaign = Campaign("5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f", "C-1001", "Summer Launch", "A1")
     reason = 'the folder "Master Assets" holds no live assets'
     success = composer.success(campaign, UploadTotals(14, 73_400_320), box_folder_id="312345678901", now=NOW)
     assert success is not None
-    return [
+    notices = [
         composer.retry(
             campaign,
             Attempt(1, counted=True, permanently_failed=False),
@@ -60,7 +80,73 @@ def sample_notices() -> list[Notice]:
             counted_attempts=1,
             now=NOW,
         ),
+        composer.daily_report(busy_day(), notice_id="busy", now=REPORT_AT),
     ]
+    quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
+    return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet}
+
+
+def quiet_day() -> DayReport:
+    """A day without anything to tell."""
+    day = report_day(date(2026, 11, 23), REPORT_AT, ROME, (date(2026, 11, 22), REPORT_AT - DAY))
+    runs = (TaskRuns("a1_to_a2", done=281), TaskRuns("daily_report", done=1))
+    return DayReport(day=day, next_run_at=REPORT_AT + timedelta(minutes=3), runs=runs)
+
+
+def busy_day() -> DayReport:
+    """A day with something in every section."""
+    return replace(
+        quiet_day(),
+        uploads=UploadSection(
+            (
+                upload("C-1001", "Summer Launch", 14, 73_400_320, minutes=12, hours_ago=6),
+                upload("C-1007", "Größe & Übergröße", 3, 1_290_000_000, minutes=38, hours_ago=2),
+            ),
+            total=2,
+            assets=17,
+            size_bytes=1_363_400_320,
+        ),
+        uploads_before=UploadSection(
+            (upload("C-0998", "Autumn Outlet", 1, 48_000, minutes=0.1, hours_ago=22),), 1, 1, 48_000
+        ),
+        in_retry=Section((EmptyCampaign(sample("C-1012", "Easter"), 2, REPORT_AT - HOUR / 20, EMPTY),), 1),
+        failed=Section(
+            (
+                EmptyCampaign(sample("C-1010", "Café Crème"), 3, REPORT_AT - 3 * HOUR, EMPTY),
+                EmptyCampaign(sample("C-0911", "Winter Magic", "B1"), 3, REPORT_AT - 9 * DAY, EMPTY),
+            ),
+            2,
+        ),
+        failures=Section(
+            (
+                LastingFailure(
+                    sample("C-1013", "Spring"),
+                    "Box/forbidden",
+                    "Box refused to create the campaign's folder: 403 access_denied_insufficient_permissions",
+                    REPORT_AT - 25 * HOUR,
+                ),
+            ),
+            1,
+        ),
+        failures_over=Section((sample("C-1001", "Summer Launch"),), 1),
+        alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5, REPORT_AT),),
+        runs=(
+            TaskRuns("a1_to_a2", done=270, late=2, failed=1, again=9, lost=1),
+            TaskRuns("daily_report", done=1),
+        ),
+        runs_before=(TaskRuns("a1_to_a2", done=61),),
+        backlog=Backlog(waiting=2, oldest_at=REPORT_AT - HOUR / 2, given_up=1),
+    )
+
+
+def sample(number: str, name: str, status: str = "A1") -> Campaign:
+    return Campaign(f"{sum(map(ord, number + name)):040x}", number, name, status)
+
+
+def upload(number: str, name: str, assets: int, size_bytes: int, *, minutes: float, hours_ago: int) -> Upload:
+    done_at = REPORT_AT - hours_ago * HOUR
+    begun_at = done_at - timedelta(minutes=minutes)
+    return Upload(sample(number, name, "A2"), assets, size_bytes, begun_at, done_at)
 
 
 def main() -> int:
@@ -77,9 +163,9 @@ def main() -> int:
             page = browser.new_page(
                 viewport={"width": width, "height": 400}, color_scheme="dark" if options.dark else "light"
             )
-            for notice in sample_notices():
+            for name, notice in sample_notices().items():
                 page.set_content(notice.html)
-                page.screenshot(path=folder / f"mail_{notice.kind}_{device}.png", full_page=True)
+                page.screenshot(path=folder / f"mail_{name}_{device}.png", full_page=True)
         browser.close()
     return 0
 

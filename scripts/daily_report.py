@@ -1,0 +1,146 @@
+"""The daily report: what happened in a local day, by e-mail, once for each date.
+
+The report and the mark that its day has been told of are one transaction; a second start finds the mark and
+only delivers what the outbox still owes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.database import Database
+from shared.errors import ConfigError, ExitCode
+from shared.logs import configure_logging, use_utf8
+from shared.notifier import Composer, Mailer
+from shared.outbox import deliver_due_notices
+from shared.report import DayReport, ReportDay, report_day
+from shared.script import exit_code_of
+from shared.settings import ReportSettings, load_report_settings, read_environment
+
+logger = logging.getLogger("report")
+
+
+def read_report(
+    database: Database, settings: ReportSettings, day: ReportDay, now: datetime, *, is_preview: bool
+) -> DayReport:
+    """Everything the report of this day tells, with one statement a section."""
+    uploads, uploads_before = database.reported_uploads(day, is_preview=is_preview)
+    runs, runs_before = database.ended_runs(day)
+    alerts = (alert for of_task in database.task_alerts().values() for alert in of_task.values())
+    planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
+    return DayReport(
+        day=day,
+        next_run_at=planned.at,
+        uploads=uploads,
+        uploads_before=uploads_before,
+        in_retry=database.campaigns_in_retry(settings.status_a1),
+        failed=database.failed_campaigns(),
+        failures=database.lasting_failures(),
+        failures_over=database.failures_over(day),
+        alerts=tuple(alert for alert in alerts if alert.is_announced),
+        runs=runs,
+        runs_before=runs_before,
+        backlog=database.outbox_backlog(day),
+    )
+
+
+def queue_report(
+    database: Database, settings: ReportSettings, composer: Composer, day: ReportDay, now: datetime
+) -> None:
+    """Put the report of this day into the outbox, unless that has been done; both at once or neither."""
+    notice_id = str(uuid4())
+    with database.transaction():
+        is_ours = database.claim_daily_report(day, notice_id, now)
+        if is_ours:
+            report = read_report(database, settings, day, now, is_preview=False)
+            database.queue_notice(composer.daily_report(report, notice_id=notice_id, now=now))
+    if is_ours:
+        logger.info("the report of %s is queued", day.date, extra={"action": "report_queued"})
+    else:
+        queued_at = database.daily_report_queued_at(day.date)
+        logger.info(
+            "the report of %s was queued at %s; nothing is sent again",
+            day.date, f"{queued_at.astimezone(settings.timezone):%Y-%m-%d %H:%M:%S %Z}" if queued_at else "?",
+            extra={"action": "report_exists"},
+        )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
+    """Print the report, or queue it and deliver what is due."""
+    settings = load_report_settings(read_environment(arguments.env_file))
+    configure_logging(
+        settings.log.format,
+        "DEBUG" if arguments.verbose else settings.log.level,
+        run_id=run_id,
+        secrets=settings.secrets,
+    )
+    today = now.astimezone(settings.timezone).date()
+    chosen: date = arguments.date or today
+    if chosen > today:
+        raise ConfigError(f"--date: {chosen} is in the future; today is {today} in {settings.timezone}")
+    composer = Composer(
+        timezone=settings.timezone,
+        max_attempts=settings.max_retries,
+        folder_name=settings.master_assets_folder,
+        error_recipients=settings.mail.error_recipients,
+        success_recipients=settings.mail.success_recipients,
+        report_recipients=settings.mail.report_recipients,
+    )
+    name = f"a1_to_a2 daily report {run_id}"
+    with Database(settings.database.dsn, settings.max_retries, application_name=name) as database:
+        pending = database.pending_migrations()
+        if pending:
+            names = ", ".join(path.name for path in pending)
+            raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+        day = report_day(chosen, now, settings.timezone, database.previous_daily_report(chosen))
+        if arguments.dry_run:
+            report = read_report(database, settings, day, now, is_preview=True)
+            sys.stdout.write(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
+            return ExitCode.OK
+        queue_report(database, settings, composer, day, now)
+        delivered = deliver_due_notices(database, Mailer(settings.mail.server), now)
+        logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
+    return ExitCode.OK
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="daily_report.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--date", type=_date, metavar="YYYY-MM-DD", help="a local date; default: today, as far as it has gone"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the report, write and send nothing")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
+    return parser.parse_args(argv)
+
+
+def _date(text: str) -> date:
+    """A date as people write it in ISO form; Python would also take `20260131` and `2026-W05-6`."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.isoformat() != text:
+        raise argparse.ArgumentTypeError(f"expected a date such as 2026-01-31, got {text!r}")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    use_utf8()
+    arguments = parse_arguments(argv)
+    run_id = uuid4().hex[:12]
+    configure_logging("text", "INFO", run_id=run_id, secrets=())
+    return exit_code_of(lambda: run(arguments, run_id, datetime.now(UTC)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,406 @@
+"""The daily report's questions, on a real PostgreSQL: days, what each report tells once, two at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daily_report import queue_report
+from shared import database as statements
+from shared.database import Database
+from shared.errors import DbError
+from shared.models import (
+    Asset,
+    BoxFile,
+    Campaign,
+    DamFolder,
+    DeliveryResult,
+    Notice,
+    NoticeKind,
+    UploadTotals,
+)
+from shared.notifier import Composer
+from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
+from shared.settings import load_report_settings
+
+ROME = ZoneInfo("Europe/Rome")
+TODAY = date(2026, 11, 23)
+NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
+HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
+ASSET = Asset("a1", "a.jpg", DamFolder("f", "Master Assets", None), 5, "1")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with Database(database_url) as opened:
+        yield opened
+
+
+def day_of(database: Database, day: date, now: datetime) -> ReportDay:
+    return report_day(day, now, ROME, database.previous_daily_report(day))
+
+
+def add_upload(database: Database, campaign_id: str, completed_at: datetime, assets: int = 1) -> None:
+    database._run(
+        "INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)"
+        " VALUES (%(id)s, %(at)s, %(at)s, %(assets)s, 10 * %(assets)s, 'r')",
+        {"id": campaign_id, "at": completed_at, "assets": assets},
+    )
+
+
+def add_run(
+    database: Database,
+    started_at: datetime,
+    *,
+    minutes: float | None = 1,
+    exit_code: int | None = 0,
+    late: timedelta = timedelta(),
+    task: str = "a1_to_a2",
+) -> None:
+    database._run(
+        "INSERT INTO orchestrator_task_runs"
+        " (run_id, task, planned_at, started_at, finished_at, exit_code, host)"
+        " VALUES (%(id)s, %(task)s, %(planned)s, %(started)s, %(finished)s, %(code)s, 'h')",
+        {
+            "id": uuid4().hex,
+            "task": task,
+            "planned": started_at - late,
+            "started": started_at,
+            "finished": None if minutes is None else started_at + timedelta(minutes=minutes),
+            "code": exit_code,
+        },
+    )
+
+
+def notice(kind: NoticeKind, campaign_id: str, at: datetime) -> Notice:
+    return Notice(str(uuid4()), kind, campaign_id, "s", "t", "h", ("support@example.com",), at)
+
+
+def claim(database: Database, day: date, now: datetime) -> tuple[list[str], list[str]]:
+    """Make the report of a date; the campaigns it tells of: of its day, and earlier."""
+    with database.transaction():
+        wanted = day_of(database, day, now)
+        assert database.claim_daily_report(wanted, str(uuid4()), now)
+        on_the_day, before = database.reported_uploads(wanted, is_preview=False)
+    return [row.campaign.id for row in on_the_day.rows], [row.campaign.id for row in before.rows]
+
+
+# --- uploads ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"),
+    [
+        pytest.param(date(2026, 3, 29), 23, id="spring"),
+        pytest.param(date(2026, 10, 25), 25, id="autumn"),
+        pytest.param(date(2026, 11, 23), 24, id="ordinary"),
+    ],
+)
+def test_uploads__borders_of_the_day(database: Database, day: date, hours: int) -> None:
+    midnight = datetime.combine(day, datetime.min.time(), ROME).astimezone(UTC)
+    add_upload(database, "23:59:59 before", midnight - SECOND)
+    add_upload(database, "00:00:00", midnight)
+    add_upload(database, "23:59:59", midnight + hours * HOUR - SECOND)
+    add_upload(database, "24:00:00", midnight + hours * HOUR)
+    told = claim(database, day, midnight + 40 * HOUR)
+    assert told == (["00:00:00", "23:59:59"], ["23:59:59 before"])
+    assert claim(database, day + timedelta(days=1), midnight + 40 * HOUR) == (["24:00:00"], [])
+
+
+def test_uploads__each_is_told_once_whenever_reports_are_made(database: Database) -> None:
+    for hour in range(-60, 40, 2):
+        add_upload(database, f"{hour}", NOW + hour * HOUR)
+    told: list[str] = []
+    for day, now in ((21, NOW - 50 * HOUR), (22, NOW - 20 * HOUR), (23, NOW), (25, NOW + 40 * HOUR)):
+        for section in claim(database, date(2026, 11, day), now):
+            told += section
+    assert sorted(told, key=int) == [f"{hour}" for hour in range(-60, 40, 2)]
+
+
+def test_uploads__one_that_commits_late_is_not_lost(database_url: str, database: Database) -> None:
+    with Database(database_url) as uploader:
+        uploader._run("BEGIN")
+        add_upload(uploader, "slow", NOW - SECOND)
+        assert claim(database, TODAY, NOW) == ([], [])
+        uploader._run("COMMIT")
+    assert claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR) == ([], ["slow"])
+
+
+def test_uploads__preview_shows_what_would_be_told_and_changes_nothing(database: Database) -> None:
+    add_upload(database, "yesterday evening", NOW - 20 * HOUR)
+    add_upload(database, "today", NOW - HOUR)
+    day = day_of(database, TODAY, NOW)
+    for _ in range(2):
+        on_the_day, before = database.reported_uploads(day, is_preview=True)
+        assert [row.campaign.id for row in on_the_day.rows] == ["today"]
+        assert [row.campaign.id for row in before.rows] == ["yesterday evening"]
+    assert claim(database, TODAY, NOW) == (["today"], ["yesterday evening"])
+
+
+def test_uploads__preview_of_a_reported_day_is_the_whole_day(database: Database) -> None:
+    add_upload(database, "afternoon", NOW - HOUR)
+    claim(database, TODAY, NOW)
+    add_upload(database, "evening", NOW + HOUR)
+    claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR)
+    again = day_of(database, TODAY, NOW + 30 * HOUR)
+    on_the_day, before = database.reported_uploads(again, is_preview=True)
+    assert [row.campaign.id for row in on_the_day.rows] == ["afternoon", "evening"]
+    assert before.total == 0
+
+
+def test_uploads__totals_count_the_rows_not_shown(database: Database) -> None:
+    for number in range(SHOWN_ROWS + 5):
+        add_upload(database, f"c{number}", NOW - HOUR - number * SECOND, assets=2)
+    section, _ = database.reported_uploads(day_of(database, TODAY, NOW), is_preview=True)
+    assert len(section.rows) == SHOWN_ROWS
+    assert (section.total, section.more, section.assets, section.size_bytes) == (
+        SHOWN_ROWS + 5, 5, 2 * (SHOWN_ROWS + 5), 20 * (SHOWN_ROWS + 5),
+    )  # fmt: skip
+
+
+def test_record__began_with_the_first_file_since_the_last_upload(database: Database) -> None:
+    def times() -> dict[str, Any]:
+        row = database._row(
+            "SELECT now() - started_at, completed_at, assets, bytes FROM campaign_uploads"
+            " ORDER BY completed_at DESC LIMIT 1"
+        )
+        return dict(zip(("ago", "completed_at", "assets", "bytes"), row, strict=True))
+
+    database.record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
+    database._run("UPDATE campaign_assets SET verified_at = now() - interval '3 hours'")
+    database.record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
+    first = times()
+    assert 3 * HOUR <= first["ago"] < 3 * HOUR + 30 * SECOND
+    assert (first["assets"], first["bytes"]) == (1, 5)
+
+    database.record_campaign_upload("c", UploadTotals(1, 5), "r3", datetime.now(UTC) - 60 * SECOND)
+    assert 60 * SECOND <= times()["ago"] < 90 * SECOND, "the files of the upload before do not count"
+    database.record_campaign_upload("c", UploadTotals(1, 5), "r4", datetime.now(UTC) + HOUR)
+    assert timedelta() <= times()["ago"] < 30 * SECOND, "never begun after its end"
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_runs__are_counted_by_how_they_ended(database: Database) -> None:
+    for code in (0, 0, 2, 3, 4, -9, 75, None):
+        add_run(database, NOW - 3 * HOUR, exit_code=code)
+    add_run(database, NOW - 2 * HOUR, late=timedelta(seconds=61))
+    add_run(database, NOW - 2 * HOUR, late=timedelta(seconds=60))
+    add_run(database, NOW - 2 * HOUR, task="daily_report")
+    day = day_of(database, TODAY, NOW)
+    assert database.ended_runs(day) == (
+        (TaskRuns("a1_to_a2", done=4, late=1, failed=5, again=1), TaskRuns("daily_report", done=1)),
+        (),
+    )
+
+
+def test_runs__each_is_counted_in_one_report(database: Database) -> None:
+    midnight = datetime(2026, 11, 22, 23, tzinfo=UTC)
+    database._run(
+        "INSERT INTO daily_reports VALUES ('2026-11-22', gen_random_uuid(), '2026-11-22 18:00:03+00')"
+    )
+    add_run(database, midnight - 6 * HOUR, minutes=30)  # ended at 18:30 local: the report before told of it
+    add_run(database, midnight - 5 * HOUR, minutes=30, exit_code=4)  # ran while that report was made
+    add_run(database, midnight - SECOND, minutes=1, exit_code=75)  # ended after midnight
+    add_run(database, NOW - SECOND, minutes=1)  # has not ended
+    day = day_of(database, TODAY, NOW)
+    assert database.ended_runs(day) == (
+        (TaskRuns("a1_to_a2", again=1),),
+        (TaskRuns("a1_to_a2", failed=1),),
+    )
+
+
+def test_runs__without_an_end_are_lost_when_the_next_one_has_started(database: Database) -> None:
+    add_run(database, NOW - 3 * HOUR, minutes=None, exit_code=None)
+    add_run(database, NOW - 2 * HOUR)
+    add_run(database, NOW - HOUR, minutes=None, exit_code=None)  # may run still
+    add_run(database, NOW - 30 * HOUR, minutes=None, exit_code=None, task="gone")  # for more than a day
+    on_the_day, before = database.ended_runs(day_of(database, TODAY, NOW))
+    assert on_the_day == (TaskRuns("a1_to_a2", done=1, lost=1), TaskRuns("gone", lost=1))
+    assert before == ()
+
+
+# --- what stands --------------------------------------------------------------------------------------------
+
+
+def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
+    for campaign_id, status, attempts, failed in (
+        ("retry", "A1", 2, False), ("fresh", "A1", 0, False), ("left", "B1", 1, False),
+        ("unknown", "A1", 1, None), ("failed", "A1", 3, True), ("failed elsewhere", "B1", 3, True),
+    ):  # fmt: skip
+        database._run(
+            "ALTER TABLE campaign_status ALTER a1_permanently_failed DROP NOT NULL;"
+            "INSERT INTO campaign_status (campaign_id, campaign_number, status, a1_retry_count,"
+            " a1_permanently_failed, a1_last_retry_at)"
+            " VALUES (%(id)s, 'C-1', %(status)s, %(n)s, %(failed)s, %(at)s)",
+            {"id": campaign_id, "status": status, "n": attempts, "failed": failed, "at": NOW - HOUR},
+        )
+    database._run("UPDATE campaign_status SET a1_last_retry_at = NULL WHERE campaign_id = 'failed elsewhere'")
+    retry = database.campaigns_in_retry("A1")
+    assert [(row.campaign.id, row.attempts) for row in retry.rows] == [("retry", 2), ("unknown", 1)]
+    failed_ones = database.failed_campaigns()
+    assert [(row.campaign, row.last_attempt_at) for row in failed_ones.rows] == [
+        (Campaign("failed", "C-1", "", "A1"), NOW - HOUR),
+        (Campaign("failed elsewhere", "C-1", "", "B1"), None),
+    ]
+
+    database.note_error("retry", "Box/locked", "still locked")
+    (failure,) = database.lasting_failures().rows
+    assert (failure.campaign.number, failure.kind, failure.message) == ("C-1", "Box/locked", "still locked")
+    for campaign_id, kind, at in (
+        ("retry", NoticeKind.ERROR, NOW - HOUR), ("over", NoticeKind.ERROR, NOW - HOUR),
+        ("over", NoticeKind.ERROR, NOW - 2 * HOUR), ("long over", NoticeKind.ERROR, NOW - 30 * HOUR),
+        ("", NoticeKind.ERROR, NOW - HOUR), ("other", NoticeKind.RETRY, NOW - HOUR),
+    ):  # fmt: skip
+        database.queue_notice(notice(kind, campaign_id, at))
+    day = day_of(database, TODAY, NOW)
+    assert [campaign.id for campaign in database.failures_over(day).rows] == ["over"]
+
+    assert database.outbox_backlog(day) == Backlog()
+    refused = DeliveryResult(refused={"support@example.com": (450, "later")})
+    waiting, lost = (notice(NoticeKind.RETRY, "c", NOW - age * HOUR) for age in (5, 120))
+    for one, next_try in ((waiting, NOW), (lost, None)):
+        database.queue_notice(one)
+        database.record_delivery(one.id, refused, NOW - HOUR, {"support@example.com": next_try})
+    assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
+    assert database.outbox_backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
+
+
+def test_names__come_back_as_they_are(database: Database) -> None:
+    name = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉\n'
+    database.record_in_a1(Campaign("c", "C-1", name, "A1"))
+    add_upload(database, "c", NOW - HOUR)
+    section, _ = database.reported_uploads(day_of(database, TODAY, NOW), is_preview=True)
+    assert section.rows[0].campaign == Campaign("c", "C-1", name, "A1")
+
+
+# --- once a date --------------------------------------------------------------------------------------------
+
+
+def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
+    won: list[bool] = []
+    start = threading.Barrier(6)
+
+    def report() -> None:
+        with Database(database_url) as own:
+            day = day_of(own, TODAY, NOW)
+            start.wait(10)
+            with own.transaction():
+                notice_id = str(uuid4())
+                is_ours = own.claim_daily_report(day, notice_id, NOW)
+                if is_ours:
+                    own.queue_notice(notice(NoticeKind.DAILY_REPORT, "", NOW))
+            won.append(is_ours)
+
+    threads = [threading.Thread(target=report) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 5 + [True]
+    with Database(database_url) as database:
+        assert database._rows("SELECT kind FROM notices") == [("daily_report",)]
+        assert database.daily_report_queued_at(TODAY) == NOW
+
+
+def test_claim__that_is_rolled_back_leaves_the_date_and_the_uploads(database: Database) -> None:
+    add_upload(database, "c", NOW - HOUR)
+
+    def claim_and_fail() -> None:
+        with database.transaction():
+            assert database.claim_daily_report(day_of(database, TODAY, NOW), str(uuid4()), NOW)
+            database._run("SELECT 1/0")
+
+    with pytest.raises(DbError):
+        claim_and_fail()
+    assert database.daily_report_queued_at(TODAY) is None
+    assert claim(database, TODAY, NOW) == (["c"], [])
+
+
+def test_claim__again_after_its_row_was_deleted_tells_the_same(database: Database) -> None:
+    add_upload(database, "evening", NOW - 20 * HOUR)
+    add_upload(database, "today", NOW - HOUR)
+    told = claim(database, TODAY, NOW)
+    assert told == (["today"], ["evening"])
+    database._run("DELETE FROM daily_reports")
+    assert claim(database, TODAY, NOW + HOUR) == told
+
+
+def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(database_url: str) -> None:
+    class Interrupted(Database):
+        def reported_uploads(self, day: ReportDay, *, is_preview: bool) -> Any:
+            with Database(database_url) as uploader:
+                add_upload(uploader, "meanwhile", NOW - SECOND)
+            return super().reported_uploads(day, is_preview=is_preview)
+
+    settings = load_report_settings(
+        {
+            "DATABASE_URL": database_url,
+            "SMTP_HOST": "h",
+            "MAIL_FROM": "a@example.com",
+            "ERROR_NOTIFICATION_EMAILS": "b@example.com",
+            "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+        }
+    )
+    composer = Composer(
+        timezone=ROME,
+        max_attempts=3,
+        folder_name="Master Assets",
+        error_recipients=(),
+        success_recipients=(),
+        report_recipients=settings.mail.report_recipients,
+    )
+    with Interrupted(database_url) as database:
+        queue_report(database, settings, composer, day_of(database, TODAY, NOW), NOW)
+        ((text,),) = database._rows("SELECT body_text FROM notices")
+    assert "Nothing happened" in text
+    with Database(database_url) as database:
+        assert claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR) == ([], ["meanwhile"])
+
+
+# --- cost ---------------------------------------------------------------------------------------------------
+
+
+def test_cost__no_statement_reads_the_history(database: Database) -> None:
+    database._run("""
+        INSERT INTO campaign_status (campaign_id, status, a1_retry_count)
+            SELECT 'c' || n, 'A2', 0 FROM generate_series(1, 20000) n;
+        INSERT INTO campaign_uploads
+            (campaign_id, completed_at, started_at, assets, bytes, run_id, report_date)
+            SELECT 'c' || n, at, at, 1, 1, 'r', at::date FROM generate_series(1, 20000) n,
+                LATERAL (SELECT '2026-11-20'::timestamptz - n * interval '1 hour') t(at);
+        INSERT INTO orchestrator_task_runs
+            (run_id, task, planned_at, started_at, finished_at, exit_code, host)
+            SELECT n::text, 'a1_to_a2', at, at, at, 0, 'h' FROM generate_series(1, 20000) n,
+                LATERAL (SELECT '2026-11-23'::timestamptz - n * interval '3 minutes') t(at);
+        INSERT INTO notices
+            SELECT gen_random_uuid(), 'a1_to_a2_error', 'c' || n, '', '', '',
+                   '2026-11-20'::timestamptz - n * interval '1 hour' FROM generate_series(1, 20000) n;
+        INSERT INTO notice_deliveries (notice_id, recipient, tries, next_try_at, sent_at)
+            SELECT id, 'a', 1, created_at, created_at FROM notices;
+        INSERT INTO daily_reports
+            SELECT '2026-11-20'::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
+    """)
+    database._run("ANALYZE")
+    day = report_day(TODAY, NOW, ROME, None)
+    values = {
+        "report_date": day.date, "start": day.start, "since": day.since, "until": day.until,
+        "is_preview": True, "limit": SHOWN_ROWS, "status": "A1", "kind": "a1_to_a2_error",
+        "late_after": SECOND, "lost_after": 24 * HOUR, "try_later": 75,
+    }  # fmt: skip
+    for name in (
+        "DAILY_REPORT_QUEUED_AT", "PREVIOUS_DAILY_REPORT", "ASSIGN_UPLOADS", "REPORTED_UPLOADS",
+        "CAMPAIGNS_IN_RETRY", "FAILED_CAMPAIGNS", "LASTING_FAILURES", "FAILURES_OVER", "ENDED_RUNS",
+        "OUTBOX_BACKLOG",
+    ):  # fmt: skip
+        plan = "\n".join(row[0] for row in database._rows(f"EXPLAIN {getattr(statements, name)}", values))
+        for table in ("campaign_status", "campaign_uploads", "orchestrator_task_runs", "notices",
+                      "notice_deliveries", "daily_reports"):  # fmt: skip
+            assert f"Seq Scan on {table}" not in plan, f"{name}\n{plan}"
