@@ -35,8 +35,9 @@ from shared.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
+    from shared.courier import Courier
     from shared.dam import DamClient
-    from shared.transfer import CampaignTransfer, Courier, Delivered
+    from shared.transfer import CampaignTransfer, Delivered
 
 logger = logging.getLogger("uploader")
 
@@ -425,9 +426,9 @@ class Pass:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
         if self._courier is None:
             from shared.box import BoxClient
+            from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
             from shared.limiter import BoxGate
             from shared.pool import Pool
-            from shared.transfer import DIRECT_UPLOAD_LIMIT, Courier
 
             limits = self._settings.transfer
             gate = BoxGate(
