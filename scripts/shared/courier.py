@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
 """Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
-READ_SIZE = 1024 * 1024
+READ_SIZE = 256 * 1024
 TRIES_PER_ASSET = 3
 DOWNLOAD_TRIES = 3
 MISMATCHES = ("digest_mismatch", "checksum_mismatch")
@@ -261,13 +261,14 @@ class _Copy:
                     raise StoppedError
                 buffer = lane.buffer()
                 view = memoryview(buffer)[: min(session.part_size, size - offset)]
-                download.fill(view)
+                own = hashlib.sha1(usedforsecurity=False)
+                download.fill(view, own)
+                digest = own.digest()
                 there = known.get(offset)
                 if there is None:
-                    lane.send(buffer, self._sending(session, offset, view, parts))
+                    lane.send(buffer, self._sending(session, offset, view, digest, parts))
                     continue
-                digest = hashlib.sha1(view, usedforsecurity=False).hexdigest()
-                if (there.size, there.sha1) != (len(view), digest):
+                if (there.size, there.sha1) != (len(view), digest.hex()):
                     raise SessionSpoiledError(
                         f"asset {asset.id} ({asset.name!r}): the upload session has other bytes at {offset}"
                     )
@@ -279,10 +280,9 @@ class _Copy:
         return list(parts.values()), download.sha1.digest()
 
     def _sending(
-        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part]
+        self, session: UploadSession, offset: int, view: memoryview, digest: bytes, parts: dict[int, Part]
     ) -> Callable[[], None]:
         def send() -> None:
-            digest = hashlib.sha1(view, usedforsecurity=False).digest()
             size = self._asset.size_bytes
             parts[offset] = self._box.send_part(session, offset, view, digest, size)
             self._courier.progress.sent_part()
@@ -345,10 +345,11 @@ class _Download:
             if not is_whole:
                 self._progress.rewind(self._asset, self._count)
 
-    def fill(self, view: memoryview) -> None:
+    def fill(self, view: memoryview, own: Any = None) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
         broke, as long as each brings something.
 
+        own: a digest of the view alone, made along with the file's while the processor's cache has the bytes.
         Raises DamError.
         """
         tries = 0
@@ -367,6 +368,8 @@ class _Download:
             if got:
                 tries = 0
                 self.sha1.update(block[:got])
+                if own is not None:
+                    own.update(block[:got])
                 if self._md5 is not None:
                     self._md5.update(block[:got])
                 at += got

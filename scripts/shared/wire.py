@@ -48,6 +48,9 @@ class Reply:
         self._response = response
         self.status = response.status
         self.headers = response.headers
+        sock = connection.tls
+        self._straight = None if response.chunked or response.length is None else sock
+        self._is_buffered = True
 
     def __enter__(self) -> Reply:
         return self
@@ -68,10 +71,33 @@ class Reply:
     def readinto(self, view: memoryview) -> int:
         """Fill the view as far as the body goes; 0 at its end, also when the connection ended too soon."""
         try:
-            return self._response.readinto(view)
+            if self._straight is None or self._response.isclosed():
+                return self._response.readinto(view)
+            return self._read_straight(self._straight, view)
         except BaseException:
             self._drop()
             raise
+
+    def _read_straight(self, sock: ssl.SSLSocket, view: memoryview) -> int:
+        """From TLS into the view. http.client's buffer would cost a quarter more processor time, because TLS
+        brings 16 KiB at a time; what it took in with the head is used up first.
+        """
+        response = self._response
+        if self._is_buffered:
+            self._is_buffered = False
+            got = len(response.fp.peek(1))
+            return response.readinto(view[: max(1, got)])
+        left = response.length or 0
+        end, at = min(left, len(view)), 0
+        while at < end:
+            count: int = sock.recv_into(view[at:end])
+            if not count:
+                break
+            at += count
+        response.length = left - at
+        if at == left or at < end:
+            response.close()
+        return at
 
     def close(self) -> None:
         """Give the connection back, when little enough of the body is left."""
@@ -227,6 +253,12 @@ class _Connection:
                 return _answer_on(sock, method)
             raise
         return _answer_on(sock, method)
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The socket, when it speaks TLS."""
+        sock = self._http.sock
+        return sock if isinstance(sock, ssl.SSLSocket) else None
 
     def is_usable(self) -> bool:
         """Whether the other side has neither closed nor sent anything since the last answer."""
