@@ -29,7 +29,13 @@ from simulators.postgres import PostgresError
 
 PRODUCT_PORT = 5437
 MARKER = ".made-by-the-demo"
-KINDS = {"⚠️": "retry notices", "❌": "permanent failures", "✅": "successes", "🛑": "errors"}
+KINDS = {
+    "⚠️": "retry notices",
+    "❌": "permanent failures",
+    "✅": "successes",
+    "🛑": "errors",
+    "📊": "daily report",
+}
 
 
 class CannotStartError(Exception):

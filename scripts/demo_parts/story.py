@@ -288,7 +288,10 @@ class Demo:
         done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false")
         (self.world.output / "runs" / "once.log").write_text(done.stderr, encoding="utf-8")
         self.expect(f"--once ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
-        self.tell.show([line.partition(" orchestrator: ")[2] for line in done.stderr.splitlines()])
+        said = [line.partition(" orchestrator: ")[2] for line in done.stderr.splitlines()]
+        self.tell.show(
+            [re.sub(r"\[\w+\] \| \S+ (?:INFO|WARNING) run=\w+ [\w.]+:", " |", line) for line in said]
+        )
         mails = [mail.subject for mail in self.collect_mails()]
         self.expect("e-mails of --once", [success_subject(campaign, len(sources))], mails)
         self.in_box(campaign, sources)
@@ -538,7 +541,7 @@ def in_stretches(runs: Sequence[Mapping[str, str]]) -> list[str]:
     """The runs of `--explain`, those of one task that follow each other evenly on one line."""
     reasons = {
         "in_hours": "in office hours",
-        "off_hours": "off-hours: 30 minutes more, at minutes 0 and 30 only",
+        "off_hours": "off-hours: 30 more, at minutes 0 and 30",
         "daily": "daily, whatever the hour",
     }
     stretches: list[list[Mapping[str, str]]] = []

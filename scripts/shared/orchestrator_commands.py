@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -14,9 +13,10 @@ from zoneinfo import ZoneInfo
 
 from shared.cadence import Daily, Schedule, timeline, whole_minute
 from shared.database import ORCHESTRATOR_LOCK, Database
-from shared.errors import AppError, ConfigError, ExitCode
+from shared.errors import ConfigError, ExitCode
 from shared.logs import configure_logging, use_utf8
 from shared.orchestrator import TASKS, Orchestrator
+from shared.script import exit_code_of
 from shared.settings import (
     CadenceSettings,
     OrchestratorSettings,
@@ -26,8 +26,6 @@ from shared.settings import (
     load_settings,
     read_environment,
 )
-
-logger = logging.getLogger("orchestrator")
 
 LONGEST_EXPLANATION_HOURS = 20 * 366 * 24
 
@@ -194,17 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     configure_logging("text", "INFO", run_id="orchestrator", secrets=())
     try:
-        return act(arguments)
-    except ConfigError as exc:
-        for fault in exc.faults:
-            logger.error("%s", fault, extra={"action": "bad_configuration"})
-        return ExitCode.BAD_CONFIG
-    except AppError as exc:
-        logger.error("%s", exc, extra={"action": "failed", "kind": exc.kind})
-        return exc.exit_code
+        return exit_code_of(lambda: act(arguments))
     except BrokenPipeError:  # nobody reads on, as after `| head`
         sys.stderr.close()
         return ExitCode.OK
-    except Exception:  # a bug: logged with its traceback, told by the exit code
-        logger.exception("a bug ended the orchestrator")
-        return ExitCode.BUG

@@ -11,9 +11,14 @@ logger = logging.getLogger("script")
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a script's work and return its exit code; whatever it raises is logged and made into one."""
+    """Do a script's work and return its exit code; what it raises is logged and made into one.
+
+    A reader of standard output who has left (BrokenPipeError) is no failure and is raised on.
+    """
     try:
         return work()
+    except BrokenPipeError:
+        raise
     except ConfigError as exc:
         for fault in exc.faults:
             logger.error("%s", fault, extra={"action": "bad_configuration"})

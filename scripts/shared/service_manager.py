@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd tells this process and no child of it."""
 
+SEND_TIMEOUT_SECONDS = 1.0
+"""A manager that does not listen must not hold up the loop."""
+
 
 class ServiceManager:
     """Tells systemd how the service is; does nothing where systemd did not start it."""
@@ -52,7 +55,7 @@ class ServiceManager:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-                connection.setblocking(False)  # a manager that does not listen must not hold up the loop
+                connection.settimeout(SEND_TIMEOUT_SECONDS)
                 connection.sendto(message.encode(), self._address)
         except OSError as exc:
             logger.warning("systemd could not be told %s: %s", message.split("=")[0], exc)

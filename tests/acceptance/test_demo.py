@@ -31,8 +31,12 @@ KEY_LINES = (
     "C-2002: there is no folder, attempt 1 of 3",
     "ACT 3, WRONG STATUS",
     "row       C-3001: status = A0, a1_retry_count = 1, a1_permanently_failed = FALSE",
-    "e-mails   12: 7 retry notices, 2 permanent failures, 3 successes",
-    "files     16, 60.0 MB, in Box with the SHA-1 of their source",
+    "ACT 4, THE ORCHESTRATOR",
+    "Fri 22:30 to Mon 04:30  a1_to_a2      55 runs, every 60 minutes, off-hours",
+    "a1_to_a2 | done in ",
+    "inbox     📊 Daily Report - ",
+    "e-mails   14: 7 retry notices, 2 permanent failures, 4 successes, 1 daily report",
+    "files     18, 60.0 MB, in Box with the SHA-1 of their source",
 )
 
 
@@ -104,15 +108,15 @@ def test_demo__plays_the_story(tmp_path: Path, temporary: Path) -> None:
     assert "✗" not in story
 
     stems = {path.stem for path in (output / "mails").iterdir()}
-    assert stems == {f"{number:04d}" for number in range(1, 13)}
-    assert len(list((output / "mails").iterdir())) == 3 * 12
+    assert stems == {f"{number:04d}" for number in range(1, 15)}
+    assert len(list((output / "mails").iterdir())) == 3 * 14
     assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
     spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
     assert (spring / "Film" / "Masters" / "TV spot 30s master.mxf").stat().st_size == 60_000_000
     assert (spring / "Asia" / "春のキャンペーン.jpg").read_bytes().startswith(b"\xff\xd8")
     assert (spring / "to be delivered.txt").stat().st_size == 0
     assert len([path for path in spring.iterdir() if path.name.lower().startswith("logo")]) == 2
-    assert len(list((output / "runs").glob("*.log"))) == 13
+    assert len(list((output / "runs").glob("*.log"))) == 14  # thirteen of the uploader, one of --once
     rows = (output / "database" / "campaign_status.txt").read_text(encoding="utf-8")
     assert "permanently_failed" in rows
     assert re.search(r"C-3001 +\| Autumn Outlet +\| A0 +\| +1 \| f", rows)
@@ -130,7 +134,7 @@ def check_page(page: str) -> None:
     assert "Brief &lt;b&gt;draft" in page
     assert "<b>draft" not in page
     assert "Winter &lt;Magic&gt; 冬" in page
-    assert page.count('<iframe sandbox=""') == 12
+    assert page.count('<iframe sandbox=""') == 14
     assert "<script" not in page
     outside = re.sub(r'srcdoc="[^"]*"', "", page)
     assert not re.search(r"(src|href)=\"?(https?:)?//", outside)
