@@ -30,13 +30,14 @@ from shared.logs import configure_logging, use_utf8
 from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer, Mailer
 from shared.outbox import DeliveryCounts, deliver_due_notices
-from shared.progress import Progress
+from shared.progress import Figures, Progress
 from shared.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
+    from shared.courier import Courier
     from shared.dam import DamClient
-    from shared.transfer import CampaignTransfer, Courier, Delivered
+    from shared.transfer import CampaignTransfer, Delivered
 
 logger = logging.getLogger("uploader")
 
@@ -63,7 +64,7 @@ class Report:
     queued: int = 0
     delivered: DeliveryCounts = field(default_factory=DeliveryCounts)
     error: str | None = None
-    transfer: dict[str, float] = field(default_factory=dict)
+    transfer: Figures = field(default_factory=Figures)
     differences: list[str] | None = None
     """What --verify found; None without it."""
 
@@ -79,7 +80,7 @@ class Report:
                 "sent": self.delivered.sent,
                 "failed": self.delivered.failed,
             },
-            "transfer": self.transfer,
+            "transfer": self.transfer.to_json(),
         }
         if self.differences is not None:
             document["differences"] = self.differences
@@ -291,6 +292,10 @@ class Pass:
     def _begin_transfer(self, work: Work, found: MasterAssets) -> None:
         from shared.transfer import CampaignTransfer
 
+        if "Box" not in self._systems_that_answered:
+            for failure in self._waiting:
+                if failure.error.system == "Box":
+                    raise failure.error  # the next campaign would wait as long to learn the same
         work.transfer = CampaignTransfer(
             self._made_courier(),
             work.campaign,
@@ -421,9 +426,9 @@ class Pass:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
         if self._courier is None:
             from shared.box import BoxClient
+            from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
             from shared.limiter import BoxGate
             from shared.pool import Pool
-            from shared.transfer import DIRECT_UPLOAD_LIMIT, Courier
 
             limits = self._settings.transfer
             gate = BoxGate(
@@ -634,7 +639,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             return single.run(arguments.campaign)
         finally:
             progress.erase()
-            report.transfer = progress.figures.to_json()
+            report.transfer = progress.figures
             if not arguments.dry_run and not database.is_closed:
                 report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from shared.box import BoxClient
 from shared.box_session import NameTakenError
+from shared.courier import Place, Source, read_sha1
 from shared.errors import BoxError, DamError
 from shared.models import Asset, BoxFile, Campaign, LedgerEntry, MasterAssets, ReceiptEntry
 from shared.names import SHORT_ID_LENGTH, distinguish, name_key
 from shared.progress import Progress
-from shared.transfer import RECEIPT_NAME, Place, Source, read_sha1
+from shared.transfer import RECEIPT_NAME
 
 logger = logging.getLogger(__name__)
 

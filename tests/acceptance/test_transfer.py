@@ -138,6 +138,26 @@ def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:
     assert run.outcomes == dict.fromkeys(ids, "uploaded")
 
 
+def test_memory__does_not_grow_with_the_file(world: World) -> None:
+    """The peak of 400 MB is the one of 64 MB; both have the five buffers of 8 MiB that a file may have."""
+    peaks = []
+    for number, size in enumerate((64, 400)):
+        campaign = world.dam.add_campaign(f"Film {number}", f"F-{number}")
+        folder = world.dam.master_assets_folder(campaign)
+        world.dam.add_asset(folder, "film.mp4", GeneratedContent(size * MEBIBYTE, seed=number))
+        process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+        peak = 0
+        while process.poll() is None:
+            with suppress(OSError, StopIteration):
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+                peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+            time.sleep(0.01)
+        assert world.finish(process).outcomes == {campaign: "uploaded"}
+        peaks.append(peak)
+    assert peaks[1] <= 1.1 * peaks[0], peaks
+    assert peaks[1] <= 110_000, "kB, of which about 40,000 are the program itself"
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Killed and gone on with
 
@@ -447,6 +467,15 @@ def test_429__holds_up_everybody(world: World, as_date: bool) -> None:
     world.finish(process)
     assert world.dam.status(campaign) == "A1"
     assert time.time() - run_at < 30
+
+
+@pytest.mark.parametrize(("setting", "counted"), [("false", 2), ("true", 27)])
+def test_parts__count_as_uploads_when_told_so(world: World, setting: str, counted: int) -> None:
+    """The session and the receipt do in any case."""
+    campaign, _ = add_film(world)
+    assert world.upload(BOX_PARTS_COUNT_AS_UPLOADS=setting).outcomes == {campaign: "uploaded"}
+    (bucket,) = world.sql("SELECT counts FROM rate_buckets WHERE bucket = 'box_uploads'")
+    assert counted <= sum(bucket["counts"]) <= counted + 8, "leave is taken in batches of four at most"
 
 
 def test_limits__are_kept_over_consecutive_runs(world: World) -> None:

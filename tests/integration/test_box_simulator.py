@@ -882,3 +882,52 @@ def test_by_hand__runs_until_told_to_stop(tmp_path: Path) -> None:
         assert process.wait(10) == 0
     assert json.loads(config.read_text())["enterpriseID"] == "900001"
     assert config.stat().st_mode & 0o077 == 0
+
+
+# --- versions, downloads, limits, the end of sessions
+
+
+def test_versions__promoting_copies_on_top(sim: BoxSimulator, box: BoxClient) -> None:
+    file_id = sim.add_file(sim.root_id, "a.txt", b"old")
+    old = box.files.get_file_by_id(file_id).file_version
+    assert old is not None
+    box.uploads.upload_file_version(file_id, UploadFileVersionAttributes(name="a.txt"), io.BytesIO(b"bad"))
+    bad = box.files.get_file_by_id(file_id).file_version
+    assert bad is not None
+    box.file_versions.promote_file_version(file_id, id=old.id, type="file_version")
+    box.file_versions.delete_file_version_by_id(file_id, bad.id)
+    assert sim.content(file_id) == b"old"
+    now = box.files.get_file_by_id(file_id).file_version
+    assert now is not None
+    assert now.id not in (old.id, bad.id)
+    assert sim.files()[0].versions == 2
+    with pytest.raises(BoxAPIError):
+        box.file_versions.delete_file_version_by_id(file_id, bad.id)
+
+
+def test_download__is_somewhere_else_and_wants_no_token(sim: BoxSimulator, raw: requests.Session) -> None:
+    file_id = sim.add_file(sim.root_id, "a.txt", b"content")
+    answer = raw.get(f"{sim.url}/2.0/files/{file_id}/content", allow_redirects=False, timeout=5)
+    assert answer.status_code == 302
+    assert requests.get(answer.headers["Location"], timeout=5).content == b"content"
+    assert raw.get(answer.headers["Location"], timeout=5).status_code == 400
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_limits__tell_when_to_come_again(sim: BoxSimulator, raw: requests.Session, as_date: bool) -> None:
+    sim.options.calls_per_minute, sim.options.retry_after_as_date = 1, as_date
+    assert raw.get(f"{sim.url}/2.0/users/me", timeout=5).status_code == 200
+    refused = raw.get(f"{sim.url}/2.0/users/me", timeout=5)
+    assert refused.status_code == 429
+    asked = refused.headers["Retry-After"]
+    assert asked.endswith(" GMT") if as_date else 58 <= int(asked) <= 60
+
+
+def test_sessions__can_be_brought_to_their_end(sim: BoxSimulator, box: BoxClient) -> None:
+    session = box.chunked_uploads.create_file_upload_session(sim.root_id, 2 * 1024 * 1024, "a.bin")
+    assert session.id is not None
+    sim.expire_sessions()
+    with pytest.raises(BoxAPIError) as caught:
+        box.chunked_uploads.get_file_upload_session_by_id(session.id)
+    assert caught.value.response_info.status_code == 404
+    assert [left.expired for left in sim.open_sessions()] == [True]

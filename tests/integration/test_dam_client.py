@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from raw_server import read_head, serving
 from shared.dam import DamClient
 from shared.errors import AppError, ConfigError, DamError, ExitCode
 from shared.settings import load_settings
@@ -220,3 +222,38 @@ def test_listing__of_deleted_files_alone_is_empty(dam: DamSimulator) -> None:
     assert found.folder_id is not None
     assert found.assets == ()
     client.close()
+
+
+def test_content__redirected_elsewhere_is_not_shown_the_token(dam: DamSimulator, tls: Tls) -> None:
+    """An object store gets the request, neither the token nor the cookies."""
+    heads: list[bytes] = []
+
+    def store(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbytes")
+
+    def redirect(connection: socket.socket) -> None:
+        while True:
+            head = read_head(connection)
+            if b"/oauth2/token" in head:
+                answer = b'{"access_token": "the-token"}'
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nSet-Cookie: node=7; Path=/\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer)
+                )
+                continue
+            heads.append(head)
+            location = f"Location: http://{elsewhere}/key\r\n".encode()
+            connection.sendall(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n" + location + b"\r\n")
+
+    with serving(store) as elsewhere, serving(redirect) as address:
+        client = client_for(dam, tls.pfx(), DAM_BASE_URL=f"http://{address}", DAM_TOKEN_URL="")
+        view = memoryview(bytearray(10))
+        with client.open_asset("a" * 40) as stream:
+            assert stream.readinto(view) == 5
+        client.close()
+    assert b"Authorization: Bearer the-token" in heads[0]
+    assert b"Cookie: node=7" in heads[0]
+    assert heads[1].startswith(b"GET /key HTTP/1.1")
+    assert b"Authorization" not in heads[1]
+    assert b"Cookie" not in heads[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -216,10 +217,46 @@ def test_docs__sql_blocks_run(database_url: str) -> None:
             database._run(block)
 
 
+def test_transaction__keeps_other_threads_out(database_url: str) -> None:
+    """What another thread writes meanwhile must not be rolled back with it."""
+    with Database(database_url) as database:
+        is_open, may_end = threading.Event(), threading.Event()
+
+        def fail() -> None:
+            with contextlib.suppress(ValueError), database.transaction():
+                database._run("INSERT INTO rate_buckets (bucket) VALUES ('lost')")
+                is_open.set()
+                may_end.wait(10)
+                raise ValueError
+
+        def write() -> None:
+            is_open.wait(10)
+            database._run("INSERT INTO rate_buckets (bucket) VALUES ('kept')")
+
+        threads = [threading.Thread(target=fail), threading.Thread(target=write)]
+        for thread in threads:
+            thread.start()
+        is_open.wait(10)
+        time.sleep(0.1)
+        may_end.set()
+        for thread in threads:
+            thread.join()
+        assert database._rows("SELECT bucket FROM rate_buckets") == [("kept",)]
+
+
+def test_take_calls__runs_share_one_minute(database_url: str) -> None:
+    with Database(database_url) as first, Database(database_url) as second:
+        granted = sum(database.take_calls("b", 50, 240).count for database in (first, second) * 5)
+        assert 120 <= granted <= 124, "half of the limit at once, then four a second"
+        first.pause_calls("b", 30)
+        assert second.take_calls("b", 1, 240).count == 0
+        assert 29 < second.take_calls("b", 1, 240).wait_seconds <= 30
+
+
 def test_idle_run__loads_only_what_it_needs() -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts'); import a1_to_a2_box_uploader;"
-        "late = ('box_sdk_gen', 'jinja2', 'smtplib', 'requests', 'cryptography');"
+        "late = ('box_sdk_gen', 'jinja2', 'smtplib', 'requests', 'cryptography', 'http', 'shared.box');"
         "print([name for name in late if name in sys.modules])"
     )
     done = subprocess.run(

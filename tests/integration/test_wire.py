@@ -4,53 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 
 from conftest import Tls
+from raw_server import read_head, serving
 from shared.wire import NoAnswerError, Wire, default_context, retry_after_seconds
 from simulators.box import BoxSimulator
-
-Serve = Callable[[socket.socket], None]
-
-
-@contextmanager
-def serving(serve: Serve) -> Iterator[str]:
-    """A server whose every connection is handed to `serve`; its address as HOST:PORT."""
-    threads: list[threading.Thread] = []
-
-    def handle(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            serve(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                threads.append(threading.Thread(target=handle, args=(connection,)))
-                threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
-        accepting.join()
-    for thread in threads:
-        thread.join(timeout=10)
-
-
-def read_head(connection: socket.socket) -> bytes:
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += connection.recv(4096)
-    return head
 
 
 def test_proxy__is_taken_from_the_environment(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,433 @@
+"""The courier: single assets from the DAM into their Box folders, every byte accounted for.
+
+An asset counts as transferred when the size the DAM declared, its checksum where it declares one, the bytes
+read, and the size and SHA-1 that Box reports all agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shared.box import BoxClient, Part, UploadSession
+from shared.box_session import NameTakenError
+from shared.errors import AppError, BoxError, DamError, StoppedError
+from shared.models import Asset, BoxFile, BoxFolderListing, LedgerEntry, OpenUpload
+from shared.names import distinguish, name_key, strict_name
+from shared.pool import Pool
+from shared.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
+"""Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
+READ_SIZE = 1024 * 1024
+TRIES_PER_ASSET = 3
+DOWNLOAD_TRIES = 3
+MISMATCHES = ("digest_mismatch", "checksum_mismatch")
+NAME_REFUSALS = ("item_name_invalid", "item_name_too_long")
+
+
+class Readable(Protocol):
+    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end."""
+
+    def readinto(self, view: memoryview) -> int: ...
+
+
+class Source(Protocol):
+    """Where assets come from."""
+
+    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]: ...
+
+
+class Ledger(Protocol):
+    """What must outlive a run: which asset is in Box, whose folder is whose, what is half uploaded."""
+
+    def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]: ...
+    def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None: ...
+    def box_folder_of(self, campaign_id: str) -> str | None: ...
+    def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool: ...
+    def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None: ...
+    def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None: ...
+    def forget_upload(self, session_id: str) -> None: ...
+
+
+class SessionSpoiledError(BoxError):
+    """The upload session holds other bytes than the DAM sends now, or is over: a new one is needed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="session_spoiled", retryable=True)
+
+
+@dataclass(slots=True)
+class Place:
+    """A folder in Box and what it is known to hold."""
+
+    folder_id: str
+    path: str
+    files_by_id: dict[str, BoxFile] = field(default_factory=dict)
+    files_by_key: dict[str, BoxFile] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder_id: str, path: str, listing: BoxFolderListing) -> Place:
+        return cls(
+            folder_id,
+            path,
+            {file.id: file for file in listing.files},
+            {name_key(file.name): file for file in listing.files},
+            {name: folder for folder, name in listing.folders.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One asset to bring into its place."""
+
+    campaign_id: str
+    asset: Asset
+    place: Place
+    entry: LedgerEntry | None
+
+
+class Courier:
+    """Brings assets into Box. Every method may be called by any thread."""
+
+    def __init__(
+        self,
+        dam: Source,
+        box: BoxClient,
+        ledger: Ledger,
+        pool: Pool,
+        progress: Progress,
+        *,
+        run_id: str,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.box = box
+        self.ledger = ledger
+        self.pool = pool
+        self.progress = progress
+        self.run_id = run_id
+        self.is_stopping = is_stopping
+        self._dam = dam
+
+    def bring(self, errand: Errand) -> BoxFile:
+        """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
+        asset, entry = errand.asset, errand.entry
+        if entry is not None and entry.revision == asset.revision:
+            file = self.box.read_file(entry.box_file_id)  # perhaps a person moved it
+            if file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1):
+                self.progress.skip(asset)
+                return file
+        with self.progress.in_hand(asset):
+            file = self._copy_patiently(errand)
+        self.ledger.record_upload(errand.campaign_id, asset, file, self.run_id)
+        logger.info(
+            "asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
+            asset.id, file.id, file.name, file.size_bytes, file.sha1,
+            extra={"action": "asset_uploaded", "asset_id": asset.id, "bytes": file.size_bytes},
+        )  # fmt: skip
+        return file
+
+    def _copy_patiently(self, errand: Errand) -> BoxFile:
+        """Copy; on a fault that may pass, read and send the file again; on a name that is refused, change it.
+
+        Bytes that came out different at the other end are taken back and moved once more from the start.
+        """
+        asset, place = errand.asset, errand.place
+        name = place.names[asset.id]
+        existing = place.files_by_key.get(name_key(name))
+        copy = _Copy(self, errand, self._dam)
+        mismatches = 0
+        for tries in range(1, TRIES_PER_ASSET + 1):
+            try:
+                return copy.run(name, existing)
+            except (BoxError, DamError) as exc:
+                mismatches += exc.kind in MISMATCHES
+                if tries == TRIES_PER_ASSET or mismatches == 2:
+                    raise
+                if isinstance(exc, NameTakenError):
+                    if exc.is_folder or exc.existing_id is None:
+                        name = distinguish(name, asset.id)
+                    else:
+                        existing = self.box.read_file(exc.existing_id)
+                elif exc.kind in NAME_REFUSALS:
+                    name = strict_name(name, asset.id)
+                elif exc.kind not in MISMATCHES and (
+                    exc.is_out_of_reach or not exc.retryable or (exc.status_code or 0) >= 500
+                ):
+                    raise  # the client has tried patiently already
+                logger.info("asset %s, try %d: %s", asset.id, tries, exc)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+class _Copy:
+    """One asset's way over, tried several times."""
+
+    def __init__(self, courier: Courier, errand: Errand, dam: Source) -> None:
+        self._courier = courier
+        self._box = courier.box
+        self._errand = errand
+        self._asset = errand.asset
+        self._dam = dam
+        self._sha1_seen: str | None = None
+        """Of the bytes of an earlier try that came through whole."""
+
+    def run(self, name: str, existing: BoxFile | None) -> BoxFile:
+        """Move the bytes, unless Box has them under this name already; verified either way."""
+        if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
+            return self._copy_small(name, existing)
+        if existing is not None and existing.size_bytes == self._asset.size_bytes:
+            if self._sha1_seen is None:
+                self._sha1_seen = read_sha1(self._dam, self._asset, self._courier.progress)
+            if existing.sha1 == self._sha1_seen:
+                return existing
+        return self._copy_large(name, existing)
+
+    def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
+        asset = self._asset
+        download = _Download(self._dam, asset, self._courier.progress)
+        view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
+        with download.opened():
+            download.fill(view)
+            download.finish()
+        sha1 = download.sha1.hexdigest()
+        if existing is not None and _matches(existing, asset, sha1):
+            return existing
+        replaces = existing.id if existing else None
+        place = self._errand.place
+        file = self._box.upload_file(place.folder_id, name, view, sha1, replaces=replaces)
+        return self._verified(file, sha1, existing)
+
+    def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
+        session, known = self._session(name, existing)
+        try:
+            parts, sha1 = self._send_parts(session, known)
+            self._sha1_seen = sha1.hex()
+            file = self._box.commit(session, parts, sha1, name)
+        except AppError as exc:
+            # What may pass is gone on with, in this run or the next; the rest is given up here and now.
+            is_over = isinstance(exc, BoxError) and exc.status_code in (404, 410)
+            if is_over or not exc.retryable or isinstance(exc, (SessionSpoiledError, NameTakenError)):
+                self._give_up(session)
+            if is_over:
+                raise SessionSpoiledError(f"the upload session ended too soon: {exc.message}") from exc
+            raise
+        self._courier.ledger.forget_upload(session.id)
+        return self._verified(file, self._sha1_seen, existing)
+
+    def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
+        """The session that was left open for just this, with the parts it has, or else a new one."""
+        asset, ledger = self._asset, self._courier.ledger
+        folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
+        left = ledger.open_upload(self._errand.campaign_id, asset.id)
+        if left is not None:
+            wanted = (asset.revision, asset.size_bytes, folder_id, replaces)
+            if (left.revision, left.size_bytes, left.folder_id, left.replaces) == wanted:
+                session = self._box.read_session(left.session_id)
+                if session is not None:
+                    return session, self._box.list_parts(session)
+                logger.info("asset %s: the upload session of an earlier run is over", asset.id)
+            else:
+                self._box.abort(left.session_id)
+            ledger.forget_upload(left.session_id)
+        session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
+        upload = OpenUpload(
+            self._errand.campaign_id,
+            asset.id,
+            session.id,
+            asset.revision,
+            asset.size_bytes,
+            folder_id,
+            replaces,
+        )
+        ledger.remember_upload(upload, session.part_size, self._courier.run_id)
+        return session, {}
+
+    def _send_parts(self, session: UploadSession, known: dict[int, Part]) -> tuple[list[Part], bytes]:
+        """Read the whole file, because its SHA-1 needs all of it, and send the parts that Box lacks."""
+        asset, progress, size = self._asset, self._courier.progress, self._asset.size_bytes
+        download = _Download(self._dam, asset, progress)
+        parts: dict[int, Part] = {}
+        with self._courier.pool.lane(session.part_size) as lane, download.opened():
+            for offset in range(0, size, session.part_size):
+                if self._courier.is_stopping():
+                    raise StoppedError
+                buffer = lane.buffer()
+                view = memoryview(buffer)[: min(session.part_size, size - offset)]
+                download.fill(view)
+                there = known.get(offset)
+                if there is None:
+                    lane.send(buffer, self._sending(session, offset, view, parts))
+                    continue
+                digest = hashlib.sha1(view, usedforsecurity=False).hexdigest()
+                if (there.size, there.sha1) != (len(view), digest):
+                    raise SessionSpoiledError(
+                        f"asset {asset.id} ({asset.name!r}): the upload session has other bytes at {offset}"
+                    )
+                parts[offset] = there
+                progress.resumed(len(view))
+                lane.give_back(buffer)
+            download.finish()
+            lane.finish()
+        return list(parts.values()), download.sha1.digest()
+
+    def _sending(
+        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part]
+    ) -> Callable[[], None]:
+        def send() -> None:
+            digest = hashlib.sha1(view, usedforsecurity=False).digest()
+            size = self._asset.size_bytes
+            parts[offset] = self._box.send_part(session, offset, view, digest, size)
+            self._courier.progress.sent_part()
+
+        return send
+
+    def _give_up(self, session: UploadSession) -> None:
+        try:
+            self._box.abort(session.id)
+        except BoxError as exc:
+            logger.warning("%s; it is tried again later", exc)
+            return
+        self._courier.ledger.forget_upload(session.id)
+
+    def _verified(self, file: BoxFile, sha1: str, existing: BoxFile | None) -> BoxFile:
+        """The file, if Box says that it holds what was read; when an answer denies it, Box is asked once
+        more, and a copy that stays bad is taken back.
+        """
+        asset = self._asset
+        if _matches(file, asset, sha1):
+            return file
+        again = self._box.read_file(file.id)
+        if again is not None and _matches(again, asset, sha1):
+            return again
+        shown = again or file
+        try:
+            self._box.remove_bad_copy(shown, existing)
+        except BoxError as exc:
+            logger.warning("asset %s: the bad copy is still in Box: %s", asset.id, exc)
+        raise BoxError(
+            f"asset {asset.id} ({asset.name!r}): read {asset.size_bytes} bytes with SHA-1 {sha1},"
+            f" Box holds {shown.size_bytes} bytes with SHA-1 {shown.sha1}",
+            kind="digest_mismatch",
+            item_id=asset.id,
+        )
+
+
+class _Download:
+    """An asset's bytes, in order and with their digests, over as many connections as it takes."""
+
+    def __init__(self, dam: Source, asset: Asset, progress: Progress) -> None:
+        self._dam = dam
+        self._asset = asset
+        self._progress = progress
+        self._count = 0
+        self._stream: Readable | None = None
+        self._opened: AbstractContextManager[Readable] | None = None
+        self.sha1 = hashlib.sha1(usedforsecurity=False)
+        self._md5: Any = hashlib.md5(usedforsecurity=False) if asset.md5 else None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While this lasts the bytes may be read; what was counted is taken back unless they all come."""
+        is_whole = False
+        try:
+            yield
+            is_whole = True
+        finally:
+            self._close()
+            if not is_whole:
+                self._progress.rewind(self._asset, self._count)
+
+    def fill(self, view: memoryview) -> None:
+        """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
+        broke, as long as each brings something.
+
+        Raises DamError.
+        """
+        tries = 0
+        at = 0
+        while at < len(view):
+            block = view[at : at + READ_SIZE]
+            broken: DamError | None = None
+            try:
+                got = self._open().readinto(block)
+            except DamError as exc:
+                if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
+                    raise self._wrong_size(str(self._count)) from exc
+                if exc.kind != "broken_download":
+                    raise
+                got, broken = 0, exc
+            if got:
+                tries = 0
+                self.sha1.update(block[:got])
+                if self._md5 is not None:
+                    self._md5.update(block[:got])
+                at += got
+                self._count += got
+                self._progress.advance(self._asset, got)
+                continue
+            self._close()
+            tries += 1
+            # A small file is simply read again from the start.
+            if tries == DOWNLOAD_TRIES or self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
+                raise broken or self._wrong_size(str(self._count))
+
+    def finish(self) -> None:
+        """Raises DamError when there are more bytes than declared, or their checksum is another."""
+        asset = self._asset
+        if self._open().readinto(memoryview(bytearray(1))):
+            raise self._wrong_size(f"more than {asset.size_bytes}")
+        if self._md5 is not None and self._md5.hexdigest() != asset.md5:
+            raise DamError(
+                f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"
+                f" its bytes have {self._md5.hexdigest()}",
+                kind="checksum_mismatch",
+                hint="import the file anew, or set DAM_COMPARE_CHECKSUMS=false if the checksums are no MD5s",
+                item_id=asset.id,
+            )
+
+    def _open(self) -> Readable:
+        if self._stream is None:
+            self._opened = self._dam.open_asset(self._asset.id, self._count)
+            self._stream = self._opened.__enter__()
+        return self._stream
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.__exit__(None, None, None)
+        self._opened = self._stream = None
+
+    def _wrong_size(self, got: str) -> DamError:
+        asset = self._asset
+        return DamError(
+            f"asset {asset.id} ({asset.name!r}): the DAM declared {asset.size_bytes} bytes and sent {got}",
+            kind="size_mismatch",
+            retryable=True,
+            item_id=asset.id,
+        )
+
+
+def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
+    """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
+    download = _Download(dam, asset, progress)
+    view = memoryview(bytearray(min(READ_SIZE, asset.size_bytes)))
+    left = asset.size_bytes
+    with download.opened():
+        while left:
+            block = view[: min(READ_SIZE, left)]
+            download.fill(block)
+            left -= len(block)
+        download.finish()
+    progress.rewind(asset, asset.size_bytes)
+    return download.sha1.hexdigest()
+
+
+def _matches(file: BoxFile, asset: Asset, sha1: str) -> bool:
+    return (file.size_bytes, file.sha1) == (asset.size_bytes, sha1)
