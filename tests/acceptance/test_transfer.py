@@ -140,6 +140,7 @@ def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:
 
 def test_memory__does_not_grow_with_the_file(world: World) -> None:
     """Of 64 MB as of 400 MB no more is in memory than the five buffers of 8 MiB that a file may have."""
+    world.box.options.upload_delay = 0.15  # so that all of them are in use
     peaks = []
     for number, size in enumerate((64, 400)):
         campaign = world.dam.add_campaign(f"Film {number}", f"F-{number}")
