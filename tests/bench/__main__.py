@@ -1,0 +1,149 @@
+"""`make bench`: the uploader beside its peers, in turn, each result checked.
+
+Exit codes: 0 measured, whether or not the bars are met; 1 with --strict when one is not; 2 when something is
+missing; 4 when a contender's result was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
+from bench.contenders import Task, rclone_binary, run_contender
+from bench.dam_front import NginxFront
+from bench.report import describe_machine, first_line, record, summarise, to_markdown
+from bench.sets import KB, MB, FileSet
+from bench.stage import REPOSITORY, Cost, Stage, WrongResultError, make_certificates, remove_folder
+from bench.tools import MissingToolError, install_tools
+
+UPLOADER = REPOSITORY / "scripts" / "a1_to_a2_box_uploader.py"
+QUICK_DIVISOR = 50
+QUICK_ROUNDS = 2
+WARM_UP = FileSet("warm-up", ((1, 24 * MB), (3, 20 * KB)))
+
+
+def parse_arguments(argv: Sequence[str] | None, known: Sequence[Case]) -> argparse.Namespace:
+    """The options; faults end the program with 2."""
+    keys = [case.key for case in known]
+    parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=…", description=__doc__)
+    parser.add_argument("--case", action="append", choices=[*keys, "all"], metavar="KEY", dest="cases",
+                        help="repeatable, see --list; or all (default: those not marked there)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="rounds of every case (default: 5 or as the case says)")
+    parser.add_argument("--scale", type=int, default=1, metavar="N", help="divide counts and sizes by N")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"--scale {QUICK_DIVISOR} --rounds {QUICK_ROUNDS}"
+    )
+    parser.add_argument("--limited-count", type=int, default=LIMITED_COUNT, metavar="N",
+                        help=f"files of the case `limits` (default: {LIMITED_COUNT})")  # fmt: skip
+    parser.add_argument("--ranges", action="store_true", help="let the DAM answer Range requests")
+    parser.add_argument("--uploader", type=Path, default=UPLOADER, help="another checkout's script")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench.json"), help="the record (default: %(default)s)"
+    )
+    parser.add_argument("--work", type=Path, help="folder for the files to be moved (default: the system's)")
+    parser.add_argument("--list", action="store_true", help="show the cases and stop")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a bar is not met")
+    given = parser.parse_args(argv)
+    given.uploader = given.uploader.resolve()
+    if not given.uploader.is_file():
+        parser.error(f"--uploader: {given.uploader} is no file")
+    if given.scale < 1 or (given.rounds is not None and given.rounds < 1):
+        parser.error("--scale and --rounds begin at 1")
+    return given
+
+
+def choose(given: argparse.Namespace) -> list[Case]:
+    """The cases asked for, scaled."""
+    cases = all_cases(given.limited_count, QUICK_DIVISOR if given.quick else given.scale)
+    wanted = given.cases or [case.key for case in cases if case.is_default]
+    rounds = QUICK_ROUNDS if given.quick else given.rounds
+    return [
+        replace(case, rounds=rounds or case.rounds) for case in cases if case.key in wanted or "all" in wanted
+    ]
+
+
+def measure(stage: Stage, case: Case) -> Costs:
+    """All rounds of a case; who begins changes from round to round."""
+    costs: dict[str, list[Cost]] = {entry.label: [] for entry in case.entries}
+    for number in range(case.rounds):
+        first = number % len(case.entries)
+        for entry in [*case.entries[first:], *case.entries[:first]]:
+            cost = run_contender(entry.contender, stage, entry.task)
+            costs[entry.label].append(cost)
+            say(f"  round {number + 1}: {entry.label:10} {cost.wall_s:8.2f} s, CPU {cost.cpu_s:7.2f} s,"
+                f" {cost.peak_bytes / 1e6:6.1f} MB")  # fmt: skip
+    return costs
+
+
+def warm_up(stage: Stage, cases: Sequence[Case]) -> None:
+    """One small run of each, so that the first round does not pay for compiling modules."""
+    for name in dict.fromkeys(entry.contender for case in cases for entry in case.entries):
+        groups = WARM_UP.groups[:1] if name == "sdk" else WARM_UP.groups
+        run_contender(name, stage, Task(FileSet(f"warm-up {len(groups)}", groups)))
+
+
+def say(text: str) -> None:
+    """Progress goes to standard error: the table alone is on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    given = parse_arguments(argv, all_cases())
+    cases = choose(given)
+    if given.list:
+        for case in all_cases(given.limited_count):
+            print(f"{case.key:14} {case.title}{'' if case.is_default else ' (only when asked for)'}")
+        return 0
+    machine = describe_machine()
+    try:
+        nginx = install_tools()
+    except MissingToolError as exc:
+        say(str(exc))
+        return 2
+    folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-bench-", dir=given.work))
+    folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else, who must get to its own folder
+    summaries = []
+    try:
+        certificates = make_certificates(folder)
+        delays = tuple(sorted({entry.task.delay_ms for case in cases for entry in case.entries} | {0}))
+        with (
+            NginxFront(folder, nginx, certificates.server, delays_ms=delays, ranges=given.ranges) as front,
+            Stage(folder, front, certificates, given.uploader) as stage,
+        ):
+            say("warming up")
+            warm_up(stage, cases)
+            for case in cases:
+                say(f"{case.key}: {case.title}")
+                summaries.append(summarise(case, measure(stage, case)))
+    except WrongResultError as exc:
+        say(f"wrong result: {exc}")
+        return 4
+    finally:
+        remove_folder(folder)
+    document = record(
+        summaries,
+        machine=machine,
+        versions={
+            "nginx": first_line(nginx, "-v"),
+            "rclone": first_line(rclone_binary(), "version"),
+            "curl": " ".join(first_line("curl", "--version").split()[:2]),
+            "uploader": first_line("git", "-C", given.uploader.parent, "describe", "--always", "--dirty"),
+        },
+        scale=QUICK_DIVISOR if given.quick else given.scale,
+        ranges=given.ranges,
+    )
+    given.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(to_markdown(document))
+    is_met = all(bar["met"] for summary in summaries for bar in summary["bars"])
+    return 1 if given.strict and not is_met else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
