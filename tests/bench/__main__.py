@@ -19,7 +19,7 @@ from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
 from bench.report import describe_machine, first_line, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
-from bench.stage import REPOSITORY, Cost, Stage, WrongResultError, make_certificates, remove_folder
+from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, make_certificates, remove_folder
 from bench.tools import MissingToolError, install_tools
 
 UPLOADER = REPOSITORY / "scripts" / "a1_to_a2_box_uploader.py"
@@ -113,9 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         certificates = make_certificates(folder)
         delays = tuple(sorted({entry.task.delay_ms for case in cases for entry in case.entries} | {0}))
+        # The uploader's checkout may be another one than the harness's, and so may its migrations.
+        migrations = given.uploader.parents[1] / "database" / "migrations"
         with (
+            Databases(folder / "postgres", migrations) as databases,
             NginxFront(folder, nginx, certificates.server, delays_ms=delays, ranges=given.ranges) as front,
-            Stage(folder, front, certificates, given.uploader) as stage,
+            Stage(folder, front, certificates, given.uploader, databases.fresh) as stage,
         ):
             say("warming up")
             warm_up(stage, cases)

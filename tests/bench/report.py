@@ -1,8 +1,8 @@
 """From rounds to figures: medians, spreads and ratios, as JSON and as a Markdown table.
 
-By hand, to show a record or to put it into the page:
+By hand, to show one record or several, or to put them into the page:
 
-    python -m bench.report bench.json [--into MARKDOWN_DOCS/PERFORMANCE.md]
+    python -m bench.report bench.json [MORE.json] [--into MARKDOWN_DOCS/PERFORMANCE.md]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.cases import Case, Costs
+from bench.cases import Case, Costs, all_cases
 from bench.stage import Cost
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -120,6 +120,21 @@ def record(cases: Sequence[Json], **about: Any) -> Json:
     }
 
 
+def merge(documents: Sequence[Json]) -> Json:
+    """Several records as one; of a case that is in more than one the last counts.
+
+    Raises ValueError when they are not of the same programs and scale.
+    """
+    last = documents[-1]
+    for document in documents:
+        for name in ("versions", "scale", "ranges"):
+            if document.get(name) != last.get(name):
+                raise ValueError(f"the records differ in {name}")
+    by_key = {case["case"]: case for document in documents for case in document["cases"]}
+    order = [case.key for case in all_cases()]
+    return {**last, "cases": sorted(by_key.values(), key=lambda case: order.index(case["case"]))}
+
+
 def to_markdown(document: Json) -> str:
     """Where and when, the bars, and the figures behind them."""
     return "\n".join([*_heading(document), "", *_bars(document), "", *_table(document), ""])
@@ -177,12 +192,13 @@ def put_into(page: Path, markdown: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Show a record, or put it into a page."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("record", type=Path)
+    parser.add_argument("records", type=Path, nargs="+", metavar="RECORD")
     parser.add_argument(
         "--into", type=Path, metavar="PAGE", help="replace the table between the page's marks"
     )
     given = parser.parse_args(argv)
-    markdown = to_markdown(json.loads(given.record.read_text(encoding="utf-8")))
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in given.records]
+    markdown = to_markdown(merge(documents))
     if given.into is None:
         print(markdown)
     else:

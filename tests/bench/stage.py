@@ -1,4 +1,4 @@
-"""Everything around the contenders: PostgreSQL, the DAM, the Box stand-in, an inbox; and a run's cost."""
+"""Everything around the contenders: databases, the DAM, the Box stand-in, an inbox; and a run's cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,47 +123,66 @@ class BoxSink:
         self._process.stdout.close()
 
 
-class Stage:
-    """A context manager: all systems up, a database per run, sets made when first asked for."""
+class Databases:
+    """A PostgreSQL of our own, and a new database for every run; a context manager."""
 
-    def __init__(self, folder: Path, front: Front, certificates: Certificates, uploader: Path) -> None:
+    def __init__(self, folder: Path, migrations: Path) -> None:
+        # fsync on, as on a server: what the uploader writes to its ledger is part of what it costs.
+        self._postgres = EmbeddedPostgres(folder, password=secrets.token_urlsafe(12), durable=True)
+        self._migrations = migrations
+        self._number = 0
+
+    def __enter__(self) -> Databases:
+        self._postgres.start()
+        self._postgres.create_database(TEMPLATE)
+        for migration in sorted(self._migrations.glob("*.sql")):
+            done = self._postgres.psql("--quiet", "-f", migration, database=TEMPLATE)
+            if done.returncode:
+                raise RuntimeError(f"psql -f {migration}: {done.stderr}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._postgres.stop()
+
+    def fresh(self) -> str:
+        """The URL of a database without a memory; the one before it is dropped."""
+        self._postgres.drop_database(f"bench_{self._number}")
+        self._number += 1
+        return self._postgres.create_database(f"bench_{self._number}", template=TEMPLATE)
+
+
+class Stage:
+    """A context manager: the systems up, sets made when first asked for.
+
+    `fresh_database` yields the URL of a database with all migrations and nothing in it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        front: Front,
+        certificates: Certificates,
+        uploader: Path,
+        fresh_database: Callable[[], str],
+    ) -> None:
         self.folder = folder
         self.front = front
         self.certificates = certificates
         self.uploader = uploader
+        self._fresh_database = fresh_database
         self._stack = ExitStack()
         self._sets: dict[str, tuple[str, list[SourceFile], str]] = {}
-        self._databases = 0
 
     def __enter__(self) -> Stage:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
+        self.mail = self._stack.enter_context(MailSink())
+        self.box = BoxSink(self.certificates.server)
+        self._stack.callback(self.box.close)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _start(self) -> None:
-        # fsync on, as on a server: what the uploader writes to its ledger is part of what it costs.
-        self.postgres = EmbeddedPostgres(
-            self.folder / "postgres", password=secrets.token_urlsafe(12), durable=True
-        )
-        self._stack.callback(self.postgres.stop)
-        self.postgres.start()
-        self.postgres.create_database(TEMPLATE)
-        # The uploader's own checkout may be another one than the harness's.
-        for migration in sorted((self.uploader.parents[1] / "database" / "migrations").glob("*.sql")):
-            done = self.postgres.psql("--quiet", "-f", migration, database=TEMPLATE)
-            if done.returncode:
-                raise RuntimeError(f"psql -f {migration}: {done.stderr}")
-        self.mail = self._stack.enter_context(MailSink())
-        self.box = BoxSink(self.certificates.server)
-        self._stack.callback(self.box.close)
-
-    # --- sets and databases ---
+    # --- what a run needs ---
 
     def prepare(self, files: FileSet) -> tuple[str, list[SourceFile], str]:
         """The set's name below /files/, its files, and the campaign that holds them in the DAM."""
@@ -175,17 +194,11 @@ class Stage:
         read_once(prepared[1])
         return prepared
 
-    def fresh_database(self) -> str:
-        """The URL of a database without a memory; the one before it is dropped."""
-        self.postgres.drop_database(f"bench_{self._databases}")
-        self._databases += 1
-        return self.postgres.create_database(f"bench_{self._databases}", template=TEMPLATE)
-
     def uploader_environment(self, *, tls: bool, delay_ms: int) -> dict[str, str]:
         """The variables of one run of the uploader, on a fresh database."""
         dam, box_url = self.front.dam, self.box.url(tls=tls)
         return {
-            "DATABASE_URL": self.fresh_database(),
+            "DATABASE_URL": self._fresh_database(),
             "DAM_BASE_URL": self.front.url(tls=tls, delay_ms=delay_ms),
             "DAM_CA_BUNDLE": str(self.certificates.ca),
             "DAM_CLIENT_ID": dam.client_id,
