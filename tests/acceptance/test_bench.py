@@ -12,7 +12,7 @@ from bench.box_sink import Behaviour
 from bench.cases import all_cases
 from bench.contenders import Task, check_arrival, run_contender
 from bench.dam_front import PlainFront
-from bench.report import BEGIN, END, put_into, record, summarise, to_markdown
+from bench.report import BEGIN, END, merge, put_into, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
 from bench.stage import Cost, Stage, WrongResultError, make_certificates
 from world import SCRIPTS
@@ -70,7 +70,9 @@ def test_report__says_which_bars_are_met(tmp_path: Path) -> None:
     machine = {"cores": 2, "processor": "Z80", "system": "CP/M", "python": "3.11"}
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    put_into(page, to_markdown(record([summary], machine=machine, versions={})))
+    document = record(machine=machine, versions={})
+    document["cases"].append(summary)
+    put_into(page, to_markdown(merge([document, document])))
     text = page.read_text(encoding="utf-8")
     assert "| 1 GB upload session, 0 ms | CPU ÷ Box SDK | 1.00 (1.00–1.00) | ≤ 0.95 | **not met** |" in text
     assert "old" not in text

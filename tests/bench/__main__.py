@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
 from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
-from bench.report import describe_machine, first_line, record, summarise, to_markdown
+from bench.report import Json, describe_machine, first_line, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
 from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, make_certificates, remove_folder
 from bench.tools import MissingToolError, install_tools
@@ -81,11 +82,13 @@ def measure(stage: Stage, case: Case) -> Costs:
     return costs
 
 
-def warm_up(stage: Stage, cases: Sequence[Case]) -> None:
-    """One small run of each, so that the first round does not pay for compiling modules."""
-    for name in dict.fromkeys(entry.contender for case in cases for entry in case.entries):
-        groups = WARM_UP.groups[:1] if name == "sdk" else WARM_UP.groups
-        run_contender(name, stage, Task(FileSet(f"warm-up {len(groups)}", groups)))
+def warm_up(stage: Stage, case: Case) -> None:
+    """A small run of each contender, so that the first round does not pay for compiling modules."""
+    for name in dict.fromkeys(entry.contender for entry in case.entries):
+        if name not in stage.warm:
+            groups = WARM_UP.groups[:1] if name == "sdk" else WARM_UP.groups
+            run_contender(name, stage, Task(FileSet(f"warm-up {len(groups)}", groups)))
+            stage.warm.add(name)
 
 
 def say(text: str) -> None:
@@ -101,38 +104,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in all_cases(given.limited_count):
             print(f"{case.key:14} {case.title}{'' if case.is_default else ' (only when asked for)'}")
         return 0
-    machine = describe_machine()
     try:
         nginx = install_tools()
     except MissingToolError as exc:
         say(str(exc))
         return 2
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that nothing is left running
     folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-bench-", dir=given.work))
     folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else, who must get to its own folder
-    summaries = []
     try:
-        certificates = make_certificates(folder)
-        delays = tuple(sorted({entry.task.delay_ms for case in cases for entry in case.entries} | {0}))
-        # The uploader's checkout may be another one than the harness's, and so may its migrations.
-        migrations = given.uploader.parents[1] / "database" / "migrations"
-        with (
-            Databases(folder / "postgres", migrations) as databases,
-            NginxFront(folder, nginx, certificates.server, delays_ms=delays, ranges=given.ranges) as front,
-            Stage(folder, front, certificates, given.uploader, databases.fresh) as stage,
-        ):
-            say("warming up")
-            warm_up(stage, cases)
-            for case in cases:
-                say(f"{case.key}: {case.title}")
-                summaries.append(summarise(case, measure(stage, case)))
-    except WrongResultError as exc:
-        say(f"wrong result: {exc}")
-        return 4
+        document = measure_all(given, cases, nginx, folder)
     finally:
         remove_folder(folder)
+    print(to_markdown(document))
+    for wrong in document["wrong_results"]:
+        say(f"wrong result: {wrong}")
+    if document["wrong_results"]:
+        return 4
+    is_met = all(bar["met"] for case in document["cases"] for bar in case["bars"])
+    return 1 if given.strict and not is_met else 0
+
+
+def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, folder: Path) -> Json:
+    """The record of all cases, written anew after each of them. A wrong result ends its own case only."""
     document = record(
-        summaries,
-        machine=machine,
+        machine=describe_machine(),
         versions={
             "nginx": first_line(nginx, "-v"),
             "rclone": first_line(rclone_binary(), "version"),
@@ -142,10 +140,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         scale=QUICK_DIVISOR if given.quick else given.scale,
         ranges=given.ranges,
     )
-    given.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(to_markdown(document))
-    is_met = all(bar["met"] for summary in summaries for bar in summary["bars"])
-    return 1 if given.strict and not is_met else 0
+    certificates = make_certificates(folder)
+    delays = tuple(sorted({entry.task.delay_ms for case in cases for entry in case.entries} | {0}))
+    # The uploader's checkout may be another one than the harness's, and so may its migrations.
+    migrations = given.uploader.parents[1] / "database" / "migrations"
+    with (
+        Databases(folder / "postgres", migrations) as databases,
+        NginxFront(folder, nginx, certificates.server, delays_ms=delays, ranges=given.ranges) as front,
+        Stage(folder, front, certificates, given.uploader, databases.fresh) as stage,
+    ):
+        for case in cases:
+            say(f"{case.key}: {case.title}")
+            try:
+                warm_up(stage, case)
+                document["cases"].append(summarise(case, measure(stage, case)))
+            except WrongResultError as exc:
+                say(f"  wrong result: {exc}")
+                document["wrong_results"].append(f"{case.key}: {exc}")
+            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+            given.json.write_text(text, encoding="utf-8")
+    return document
 
 
 if __name__ == "__main__":

@@ -111,13 +111,10 @@ def first_line(*command: str | Path) -> str:
     return (done.stdout or done.stderr).strip().partition("\n")[0]
 
 
-def record(cases: Sequence[Json], **about: Any) -> Json:
-    """The whole record of a run."""
-    return {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **about,
-        "cases": list(cases),
-    }
+def record(**about: Any) -> Json:
+    """An empty record of a run."""
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"made_at": made_at, **about, "cases": [], "wrong_results": []}
 
 
 def merge(documents: Sequence[Json]) -> Json:
@@ -132,7 +129,9 @@ def merge(documents: Sequence[Json]) -> Json:
                 raise ValueError(f"the records differ in {name}")
     by_key = {case["case"]: case for document in documents for case in document["cases"]}
     order = [case.key for case in all_cases()]
-    return {**last, "cases": sorted(by_key.values(), key=lambda case: order.index(case["case"]))}
+    cases = sorted(by_key.values(), key=lambda case: order.index(case["case"]))
+    wrong = [line for document in documents for line in document["wrong_results"]]
+    return {**last, "cases": cases, "wrong_results": wrong}
 
 
 def to_markdown(document: Json) -> str:
@@ -147,6 +146,8 @@ def _heading(document: Json) -> Iterator[str]:
     yield f"{document['made_at'][:10]}, {place}, Python {machine['python']}; {versions}."
     if document.get("scale", 1) != 1:
         yield f"\n**Sizes and counts divided by {document['scale']}: no figure to be compared with a bar.**"
+    for wrong in document.get("wrong_results", ()):
+        yield f"\n**Wrong result, {wrong.splitlines()[0][:200]}**"
 
 
 def _bars(document: Json) -> Iterator[str]:

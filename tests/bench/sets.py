@@ -10,6 +10,7 @@ from pathlib import Path
 KB, MB, GB = 1000, 1000**2, 1000**3
 STAMPED_FROM = 64 * MB
 """From this size on files are sparse: all zero, but for a number at the start of each MiB."""
+CACHED_UP_TO = 4 * GB
 STEP = 1024 * 1024
 
 
@@ -90,9 +91,11 @@ def _write(path: Path, seed: int, size: int) -> str:
 
 
 def read_once(files: list[SourceFile]) -> None:
-    """Bring them into the page cache."""
+    """Bring them into the page cache, but for those that could push others out."""
     block = bytearray(STEP)
     for source in files:
+        if source.size > CACHED_UP_TO:
+            continue
         with source.path.open("rb", buffering=0) as file:
             while file.readinto(block):
                 pass

@@ -169,6 +169,8 @@ class Stage:
         self.front = front
         self.certificates = certificates
         self.uploader = uploader
+        self.warm: set[str] = set()
+        """Contenders that have run once."""
         self._fresh_database = fresh_database
         self._stack = ExitStack()
         self._sets: dict[str, tuple[str, list[SourceFile], str]] = {}
