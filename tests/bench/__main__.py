@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
 from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
-from bench.report import Json, describe_machine, first_line, record, summarise, to_markdown
+from bench.report import Json, describe_checkout, describe_machine, first_line, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
 from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, make_certificates, remove_folder
 from bench.tools import MissingToolError, install_tools
@@ -135,7 +135,7 @@ def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, fo
             "nginx": first_line(nginx, "-v"),
             "rclone": first_line(rclone_binary(), "version"),
             "curl": " ".join(first_line("curl", "--version").split()[:2]),
-            "uploader": first_line("git", "-C", given.uploader.parent, "describe", "--always", "--dirty"),
+            "uploader": f"uploader {describe_checkout(given.uploader.parents[1])}",
         },
         scale=QUICK_DIVISOR if given.quick else given.scale,
         ranges=given.ranges,

@@ -111,6 +111,12 @@ def first_line(*command: str | Path) -> str:
     return (done.stdout or done.stderr).strip().partition("\n")[0]
 
 
+def describe_checkout(folder: Path) -> str:
+    """The commit, or the folder's name when it is no checkout."""
+    described = first_line("git", "-C", folder, "describe", "--always", "--dirty")
+    return folder.name if described.startswith("fatal") else described
+
+
 def record(**about: Any) -> Json:
     """An empty record of a run."""
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
