@@ -48,12 +48,12 @@ Contender = Callable[[Stage, Task], Cost]
 def run_contender(name: str, stage: Stage, task: Task) -> Cost:
     """One run on clean ground, checked. Raises WrongResultError."""
     stage.box.reset(task.behaviour)
-    stage.front.take_call_count()
+    stage.front.take_calls()
     cost = CONTENDERS[name](stage, task)
     report = stage.box.report()
     return replace(
         cost,
-        dam_calls=stage.front.take_call_count(),
+        dam_calls=stage.front.take_calls(),
         box_calls=report["calls"],
         box_statuses=report["statuses"],
     )

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
@@ -95,8 +96,8 @@ class Front(Protocol):
     def publish(self, files: FileSet, sources: list[SourceFile], name: str) -> str:
         """Make a campaign of them and return its id."""
 
-    def take_call_count(self) -> int:
-        """Requests since the last time it was asked."""
+    def take_calls(self) -> dict[str, int]:
+        """Requests by kind since the last time it was asked."""
 
 
 class NginxFront:
@@ -175,13 +176,13 @@ class NginxFront:
             (self._folder / "contents" / asset_id).hardlink_to(source.path)
         return campaign
 
-    def take_call_count(self) -> int:
+    def take_calls(self) -> dict[str, int]:
         """By nginx's own log."""
         with (self._folder / "access.log").open("rb") as log:
             log.seek(self._log_read)
-            count = log.read().count(b"\n")
+            lines = log.read().decode("utf-8", "replace").splitlines()
             self._log_read = log.tell()
-        return count
+        return dict(Counter(kind_of(*line.split(" ")[:2]) for line in lines))
 
 
 class PlainFront:
@@ -222,11 +223,11 @@ class PlainFront:
             self.dam.add_asset(folder_id, source.path.name, source.path.read_bytes())
         return campaign
 
-    def take_call_count(self) -> int:
+    def take_calls(self) -> dict[str, int]:
         """By the simulator's log."""
-        count = len(self.dam.requests)
+        calls = Counter(kind_of(request.method, request.path) for request in self.dam.requests)
         self.dam.clear_requests()
-        return count
+        return dict(calls)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
@@ -234,6 +235,12 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+def kind_of(method: str, path: str) -> str:
+    """A request without the ids in its path."""
+    steps = path.removeprefix("/otmmapi/v6").strip("/").split("/")
+    return f"{method} {'/'.join('*' if re.search('[0-9]', step) else step for step in steps)}"
 
 
 def new_campaign(dam: DamSimulator, name: str) -> tuple[str, str]:

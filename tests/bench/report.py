@@ -72,11 +72,12 @@ def _figures(costs: Sequence[Cost], files: int, size: int) -> Json:
         "wall_s": spread([cost.wall_s for cost in costs]),
         "cpu_s": spread([cost.cpu_s for cost in costs]),
         "peak_mb": spread([cost.peak_bytes / 1e6 for cost in costs]),
+        "foreign": spread([cost.foreign for cost in costs]),
         "rounds": [cost.to_json() for cost in costs],
     }
     if files:
         cpu, wall = figures["cpu_s"]["median"], figures["wall_s"]["median"]
-        calls = median(cost.dam_calls + sum(cost.box_calls.values()) for cost in costs)
+        calls = median(sum(cost.dam_calls.values()) + sum(cost.box_calls.values()) for cost in costs)
         figures |= {
             "files": files,
             "bytes": size,
@@ -170,8 +171,8 @@ def _bars(document: Json) -> Iterator[str]:
 
 def _table(document: Json) -> Iterator[str]:
     columns = ["work", "who", "n", "wall s", "MB/s", "files/s", "CPU s", "per GB", "per 1,000 files"]
-    yield "| " + " | ".join([*columns, "peak MB", "calls/file"]) + " |"
-    yield "|---" * (len(columns) + 2) + "|"
+    yield "| " + " | ".join([*columns, "peak MB", "calls/file", "others"]) + " |"
+    yield "|---" * (len(columns) + 3) + "|"
     for case in document["cases"]:
         for who, figures in case["contenders"].items():
             cells = [case["title"], who, len(figures["rounds"]), _spread(figures["wall_s"])]
@@ -179,6 +180,7 @@ def _table(document: Json) -> Iterator[str]:
             cells += [_spread(figures["cpu_s"])]
             cells += [figures.get(name, "–") for name in ("cpu_s_per_gb", "cpu_s_per_1000_files")]
             cells += [f"{figures['peak_mb']['median']:.0f}", figures.get("calls_per_file", "–")]
+            cells += [f"{figures['foreign']['median']:.0%}"]
             yield "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -20,6 +20,7 @@ import trustme
 
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
+from bench.load import Load
 from bench.sets import FileSet, SourceFile, make_files, read_once
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
@@ -61,7 +62,9 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_bytes: int
-    dam_calls: int = 0
+    foreign: float = 0.0
+    """The share of the machine's cores that others had meanwhile."""
+    dam_calls: dict[str, int] = field(default_factory=dict)
     box_calls: dict[str, int] = field(default_factory=dict)
     box_statuses: dict[str, int] = field(default_factory=dict)
 
@@ -230,6 +233,7 @@ class Stage:
         """Run a contender to its end. Raises WrongResultError when it fails or takes too long."""
         cost, out, err = (self.folder / name for name in ("cost", "stdout", "stderr"))
         cost.unlink(missing_ok=True)
+        before = Load.now()
         inherited = {name: os.environ[name] for name in UPLOADER_ENVIRONMENT if name in os.environ}
         trust = {name: str(self.certificates.ca) for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")}
         # Compiled modules are kept, but never in somebody's checkout.
@@ -255,7 +259,8 @@ class Stage:
         if code != "0":
             tail = (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")[-3000:]
             raise WrongResultError(f"{' '.join(map(str, command))[:300]} ended with {code}: {tail}")
-        return Cost(float(wall), float(cpu), int(peak))
+        foreign = Load.now().foreign_since(before)
+        return Cost(float(wall), float(cpu), int(peak), foreign)
 
     @property
     def stdout(self) -> str:
