@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
 from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
+from bench.load import wait_for_quiet
 from bench.report import Json, describe_checkout, describe_machine, first_line, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
 from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, make_certificates, remove_folder
@@ -27,6 +28,7 @@ UPLOADER = REPOSITORY / "scripts" / "a1_to_a2_box_uploader.py"
 QUICK_DIVISOR = 50
 QUICK_ROUNDS = 2
 ROUND_TRIES = 4
+QUIET_PATIENCE_SECONDS = 300.0
 WARM_UP = FileSet("warm-up", ((1, 24 * MB), (3, 20 * KB)))
 
 
@@ -44,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None, known: Sequence[Case]) -> argpar
     parser.add_argument("--limited-count", type=int, default=LIMITED_COUNT, metavar="N",
                         help=f"files of the case `limits` (default: {LIMITED_COUNT})")  # fmt: skip
     parser.add_argument("--undisturbed", type=float, default=100.0, metavar="PERCENT",
-                        help="measure a round again in which others had more of the machine")  # fmt: skip
+                        help="wait while others have more of the machine, repeat such rounds")  # fmt: skip
     parser.add_argument("--ranges", action="store_true", help="let the DAM answer Range requests")
     parser.add_argument("--uploader", type=Path, default=UPLOADER, help="another checkout's script")
     parser.add_argument(
@@ -75,12 +77,14 @@ def choose(given: argparse.Namespace) -> list[Case]:
 def measure(stage: Stage, case: Case, most_foreign: float) -> Costs:
     """All rounds of a case; who begins changes from round to round.
 
-    A round in which others had more of the machine than `most_foreign` is measured again, as a whole, and
-    counts when that has happened ROUND_TRIES times.
+    It is waited until others have no more of the machine than `most_foreign`. A round in which they had is
+    measured again, as a whole; the last of ROUND_TRIES counts whatever they did.
     """
     costs: dict[str, list[Cost]] = {entry.label: [] for entry in case.entries}
     for number in range(case.rounds):
         for tries in range(1, ROUND_TRIES + 1):
+            if not wait_for_quiet(most_foreign, QUIET_PATIENCE_SECONDS):
+                say("  others do not leave the machine alone")
             results = measure_round(stage, case, number)
             if tries == ROUND_TRIES or max(cost.foreign for cost in results.values()) <= most_foreign:
                 break

@@ -32,6 +32,19 @@ class Load:
         return max(0.0, foreign / ((self.at - before.at) * (os.cpu_count() or 1)))
 
 
+def wait_for_quiet(most_foreign: float, patience_s: float) -> bool:
+    """Wait for two seconds in which others have no more than that; False when there were none in time."""
+    if most_foreign >= 1:
+        return True
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        before = Load.now()
+        time.sleep(2)
+        if Load.now().foreign_since(before) <= most_foreign:
+            return True
+    return False
+
+
 def _own_seconds() -> float:
     """This process, all that live below it, and all of them that have ended and were waited for."""
     seconds: dict[int, float] = {}
