@@ -48,6 +48,7 @@ def parse_arguments(argv: Sequence[str] | None, known: Sequence[Case]) -> argpar
     parser.add_argument("--undisturbed", type=float, default=100.0, metavar="PERCENT",
                         help="wait while others have more of the machine, repeat such rounds")  # fmt: skip
     parser.add_argument("--ranges", action="store_true", help="let the DAM answer Range requests")
+    parser.add_argument("--checksums", action="store_true", help="let the DAM declare each file's MD5")
     parser.add_argument("--uploader", type=Path, default=UPLOADER, help="another checkout's script")
     parser.add_argument(
         "--json", type=Path, default=Path("bench.json"), help="the record (default: %(default)s)"
@@ -163,6 +164,7 @@ def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, fo
         },
         scale=QUICK_DIVISOR if given.quick else given.scale,
         ranges=given.ranges,
+        checksums=given.checksums,
     )
     certificates = make_certificates(folder)
     delays = tuple(sorted({entry.task.delay_ms for case in cases for entry in case.entries} | {0}))
@@ -170,7 +172,14 @@ def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, fo
     migrations = given.uploader.parents[1] / "database" / "migrations"
     with (
         Databases(folder / "postgres", migrations) as databases,
-        NginxFront(folder, nginx, certificates.server, delays_ms=delays, ranges=given.ranges) as front,
+        NginxFront(
+            folder,
+            nginx,
+            certificates.server,
+            delays_ms=delays,
+            ranges=given.ranges,
+            checksums=given.checksums,
+        ) as front,
         Stage(folder, front, certificates, given.uploader, databases.fresh) as stage,
     ):
         for case in cases:

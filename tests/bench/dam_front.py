@@ -7,6 +7,7 @@ the test that keeps the harness alive.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import socket
@@ -104,7 +105,14 @@ class NginxFront:
     """nginx before a DamSimulator; a context manager."""
 
     def __init__(
-        self, folder: Path, nginx: str, certificate: Path, *, delays_ms: tuple[int, ...], ranges: bool
+        self,
+        folder: Path,
+        nginx: str,
+        certificate: Path,
+        *,
+        delays_ms: tuple[int, ...],
+        ranges: bool = False,
+        checksums: bool = False,
     ) -> None:
         self.dam = DamSimulator()
         self._folder = folder
@@ -112,6 +120,7 @@ class NginxFront:
         self._certificate = certificate
         self._ports = {delay_ms: (free_port(), free_port()) for delay_ms in delays_ms}
         self._ranges = ranges
+        self._checksums = checksums
         self._process: subprocess.Popen[bytes] | None = None
         self._log_read = 0
 
@@ -168,11 +177,12 @@ class NginxFront:
         return f"{self.url(tls=tls, delay_ms=delay_ms)}/files/{name}/"
 
     def publish(self, files: FileSet, sources: list[SourceFile], name: str) -> str:
-        """The simulator knows size and name alone; the bytes are nginx's, which declares no checksum."""
+        """The simulator knows size and name, and the MD5 when wanted; the bytes are nginx's."""
         campaign, folder_id = new_campaign(self.dam, name)
         for number, source in enumerate(sources):
             content = GeneratedContent(source.size, number)
-            asset_id = self.dam.add_asset(folder_id, source.path.name, content)
+            checksum = _md5(source.path) if self._checksums else None
+            asset_id = self.dam.add_asset(folder_id, source.path.name, content, checksum=checksum)
             (self._folder / "contents" / asset_id).hardlink_to(source.path)
         return campaign
 
@@ -235,6 +245,11 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def kind_of(method: str, path: str) -> str:

@@ -131,7 +131,7 @@ def merge(documents: Sequence[Json]) -> Json:
     """
     last = documents[-1]
     for document in documents:
-        for name in ("versions", "scale", "ranges"):
+        for name in ("versions", "scale", "ranges", "checksums"):
             if document.get(name) != last.get(name):
                 raise ValueError(f"the records differ in {name}")
     by_key = {case["case"]: case for document in documents for case in document["cases"]}
@@ -153,6 +153,9 @@ def _heading(document: Json) -> Iterator[str]:
     yield f"{document['made_at'][:10]}, {place}, Python {machine['python']}; {versions}."
     if document.get("scale", 1) != 1:
         yield f"\n**Sizes and counts divided by {document['scale']}: no figure to be compared with a bar.**"
+    for name, text in (("ranges", "answers Range requests"), ("checksums", "declares MD5 checksums")):
+        if document.get(name):
+            yield f"\nThe DAM {text}."
     for wrong in document.get("wrong_results", ()):
         yield f"\n**Wrong result, {wrong.splitlines()[0][:200]}**"
 
