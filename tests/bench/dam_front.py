@@ -60,6 +60,7 @@ _SERVER = """
     server {{
         listen 127.0.0.1:{plain};
         listen 127.0.0.1:{tls} ssl;
+        ssl_protocols TLSv1.2 TLSv1.3;
         ssl_certificate {certificate};
         ssl_certificate_key {certificate};
         {delay}
