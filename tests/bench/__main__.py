@@ -27,8 +27,8 @@ from bench.tools import MissingToolError, install_tools
 UPLOADER = REPOSITORY / "scripts" / "a1_to_a2_box_uploader.py"
 QUICK_DIVISOR = 50
 QUICK_ROUNDS = 2
-ROUND_TRIES = 4
-QUIET_PATIENCE_SECONDS = 300.0
+ROUND_TRIES = 3
+QUIET_PATIENCE_SECONDS = 60.0
 WARM_UP = FileSet("warm-up", ((1, 24 * MB), (3, 20 * KB)))
 
 
