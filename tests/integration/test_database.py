@@ -87,6 +87,19 @@ def test_transaction__rolls_an_attempt_back(database_url: str) -> None:
         assert database.get_a1_retry_status(CAMPAIGN).retry_count == 0
 
 
+def test_connection__lets_the_server_notice_a_vanished_host_within_a_minute(database_url: str) -> None:
+    with Database(database_url) as database:
+        shown = [
+            int(database._row(f"SHOW tcp_keepalives_{name}")[0]) for name in ("idle", "interval", "count")
+        ]
+    idle, interval, count = shown
+    assert 0 < idle + interval * count < 60
+    separator = "&" if "?" in database_url else "?"
+    with Database(f"{database_url}{separator}options=-c%20work_mem%3D5MB") as database:
+        assert database._row("SHOW work_mem")[0] == "5MB"  # the user's own options stay
+        assert database._row("SHOW tcp_keepalives_idle")[0] == str(idle)
+
+
 def test_lock__names_its_holder_and_ends_with_it(database_url: str) -> None:
     with Database(database_url, application_name="the holder") as first, Database(database_url) as second:
         assert first.lock_or_holder(UPLOADER_LOCK) is None

@@ -1,0 +1,80 @@
+"""The bench's own parts, small and without nginx, rclone and clocks: what it measures must stay true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.box_sink import Behaviour
+from bench.cases import all_cases
+from bench.contenders import Task, check_arrival, run_contender
+from bench.dam_front import PlainFront
+from bench.report import BEGIN, END, merge, put_into, record, summarise, to_markdown
+from bench.sets import KB, MB, FileSet
+from bench.stage import Cost, Stage, WrongResultError, make_certificates
+from world import SCRIPTS
+
+FILES = FileSet("tiny", ((1, 24 * MB), (3, 20 * KB)))
+LARGE = FileSet("one", ((1, 24 * MB),))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, database_url: str) -> Iterator[Stage]:
+    """The bench's systems, the DAM by the simulator alone."""
+    uploader = SCRIPTS / "a1_to_a2_box_uploader.py"
+    certificates = make_certificates(tmp_path)
+    with (
+        PlainFront(tmp_path) as front,
+        Stage(tmp_path, front, certificates, uploader, lambda: database_url) as opened,
+    ):
+        yield opened
+
+
+@pytest.mark.parametrize(("name", "files"), [("ours", FILES), ("requests", FILES), ("sdk", LARGE)])
+def test_contender__moves_every_byte(stage: Stage, name: str, files: FileSet) -> None:
+    cost = run_contender(name, stage, Task(files, part_size=5 * MB))
+    assert cost.cpu_s > 0
+    assert sum(cost.box_calls.values()) >= files.count
+    assert cost.box_calls.get("PUT files/upload_sessions/*", 0) in (0, 5)
+    assert set(cost.box_statuses) <= {"200", "201"}
+
+
+def test_contender__a_wrong_byte_or_a_missing_file_is_told(stage: Stage) -> None:
+    _, sources, _ = stage.prepare(FILES)
+    run_contender("requests", stage, Task(FILES))
+    check_arrival(stage, sources)
+    with pytest.raises(WrongResultError, match=r"1 of 4 .* file-00002"):
+        check_arrival(
+            stage, [replace(source, sha1="0") if "2" in source.path.name else source for source in sources]
+        )
+    with pytest.raises(WrongResultError, match="1 of 3"):
+        check_arrival(stage, sources[:3])
+
+
+def test_contender__a_failure_is_told_and_429_is_one(stage: Stage) -> None:
+    with pytest.raises(WrongResultError, match="429"):
+        run_contender("requests", stage, Task(FILES, uploads_per_minute=2))
+    assert stage.box.report()["statuses"] == {"201": 2, "429": 1}
+    stage.box.reset(Behaviour())
+    assert stage.box.report()["files"] == {}
+
+
+def test_report__says_which_bars_are_met(tmp_path: Path) -> None:
+    case = next(case for case in all_cases() if case.key == "session-0ms")
+    costs = {"ours": [Cost(8, 9, 10**8)] * 3, "sdk": [Cost(10, 9, 10**8)] * 3}
+    summary = summarise(case, costs)
+    assert [(bar["value"], bar["met"]) for bar in summary["bars"]] == [(0.8, True), (1.0, False)]
+    machine = {"cores": 2, "processor": "Z80", "system": "CP/M", "python": "3.11"}
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    document = record(machine=machine, versions={})
+    document["cases"].append(summary)
+    put_into(page, to_markdown(merge([document, document])))
+    text = page.read_text(encoding="utf-8")
+    assert "| 1 GB upload session, 0 ms | CPU ÷ Box SDK | 1.00 (1.00–1.00) | ≤ 0.95 | **not met** |" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")

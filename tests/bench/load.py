@@ -1,0 +1,68 @@
+"""Who else was at work: the machine's CPU time less our own, from /proc."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Load:
+    """A moment: seconds on the clock, CPU seconds of the whole machine and of ourselves."""
+
+    at: float
+    machine: float
+    ours: float
+
+    @classmethod
+    def now(cls) -> Load:
+        """Interrupts are left out: they are nobody's, and many of them are our own network traffic."""
+        first = (PROC / "stat").read_text(encoding="ascii").partition("\n")[0].split()[1:]
+        user, nice, system, _, _, _, _, steal, *_ = map(int, first)
+        return cls(time.monotonic(), (user + nice + system + steal) / TICK, _own_seconds())
+
+    def foreign_since(self, before: Load) -> float:
+        """The share of all cores that others had since then; steal counts as others'."""
+        foreign = (self.machine - before.machine) - (self.ours - before.ours)
+        return max(0.0, foreign / ((self.at - before.at) * (os.cpu_count() or 1)))
+
+
+def wait_for_quiet(most_foreign: float, patience_s: float) -> bool:
+    """Wait for two seconds in which others have no more than that; False when there were none in time."""
+    if most_foreign >= 1:
+        return True
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        before = Load.now()
+        time.sleep(2)
+        if Load.now().foreign_since(before) <= most_foreign:
+            return True
+    return False
+
+
+def _own_seconds() -> float:
+    """This process, all that live below it, and all of them that have ended and were waited for."""
+    seconds: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    for folder in PROC.iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            text = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # it has just ended
+        fields = text.rpartition(")")[2].split()
+        pid, parent = int(folder.name), int(fields[1])
+        seconds[pid] = sum(map(int, fields[11:15])) / TICK
+        children.setdefault(parent, []).append(pid)
+    total, waiting = 0.0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        total += seconds.get(pid, 0.0)
+        waiting += children.get(pid, [])
+    return total
