@@ -126,8 +126,10 @@ class Pass:
         is_dry_run: bool,
         is_stopping: Callable[[], bool],
         progress: Progress,
+        open_ledger: Callable[[], Database],
     ) -> None:
         self._settings = settings
+        self._open_ledger = open_ledger
         self._database = database
         self._dam = dam
         self._report = report
@@ -430,9 +432,11 @@ class Pass:
             from shared.limiter import BoxGate
             from shared.pool import Pool
 
+            # A connection of the workers' own: they wait neither for our transactions nor for the disk.
+            ledger = self._resources.enter_context(self._open_ledger())
             limits = self._settings.transfer
             gate = BoxGate(
-                self._database,
+                ledger,
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
             )
@@ -443,7 +447,7 @@ class Pass:
             self._courier = Courier(
                 self._dam,
                 box,
-                self._database,
+                ledger,
                 pool,
                 self._progress,
                 run_id=self._report.run_id,
@@ -634,6 +638,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
+            open_ledger=lambda: Database(
+                settings.database.dsn, application_name=name, waits_for_disk=False
+            ),
         )  # fmt: skip
         try:
             return single.run(arguments.campaign)

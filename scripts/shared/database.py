@@ -481,11 +481,18 @@ class Database:
     Any thread may call it: a transaction keeps the others waiting until it ends, a statement likewise.
 
     dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES.
+    waits_for_disk: False for what may be lost when the server itself crashes, because it would then be found
+    out anew; a later commit that does wait takes it to the disk with it.
     Raises DbError for whatever PostgreSQL refuses; retryable when it was out of reach.
     """
 
     def __init__(
-        self, dsn: str, max_retries: int = DEFAULT_MAX_RETRIES, *, application_name: str = "a1_to_a2"
+        self,
+        dsn: str,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        *,
+        application_name: str = "a1_to_a2",
+        waits_for_disk: bool = True,
     ) -> None:
         self._max_retries = max_retries
         self._is_in_transaction = False
@@ -493,9 +500,12 @@ class Database:
         self.statements = 0
         """Statements sent so far, for the run's own accounting."""
         with _translated():
+            options = [parse_dsn(dsn).get("options", ""), _SERVER_OPTIONS]
+            if not waits_for_disk:
+                options.append("-c synchronous_commit=off")
             self._connection = psycopg2.connect(
                 dsn,
-                options=f"{parse_dsn(dsn).get('options', '')} {_SERVER_OPTIONS}".strip(),
+                options=" ".join(options).strip(),
                 tcp_user_timeout=ANSWER_TIMEOUT_SECONDS * 1000,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 application_name=application_name,

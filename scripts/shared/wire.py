@@ -83,11 +83,14 @@ class Reply:
         brings 16 KiB at a time; what it took in with the head is used up first.
         """
         response = self._response
-        if self._is_buffered:
-            self._is_buffered = False
-            got = len(response.fp.peek(1))
-            return response.readinto(view[: max(1, got)])
         left = response.length or 0
+        if not left:
+            response.close()
+            return 0
+        if self._is_buffered:
+            got = len(response.fp.peek(1))
+            self._is_buffered = got > len(view)
+            return response.readinto(view[: max(1, got)])
         end, at = min(left, len(view)), 0
         while at < end:
             count: int = sock.recv_into(view[at:end])

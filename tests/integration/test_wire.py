@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 from contextlib import suppress
@@ -76,6 +77,31 @@ def test_early_answer__is_heard_although_the_body_was_cut_off() -> None:
         wire = Wire(None, 5)
         with wire.send("PUT", f"http://{address}/", {}, (bytes(8_000_000),)) as reply:
             assert (reply.status, reply.headers.get("Retry-After")) == (429, "7")
+        wire.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 5_000, 8_192, 100_000, 3_000_000])
+@pytest.mark.parametrize("step", [1_000, 8_000, 300_000])
+def test_body__is_the_same_however_it_is_read(tls: Tls, is_tls: bool, size: int, step: int) -> None:
+    """In steps smaller and larger than what came with the head; the connection is then used again."""
+    content = random.Random(size).randbytes(size)  # noqa: S311 - any bytes will do
+
+    def serve(raw: socket.socket) -> None:
+        connection = tls.server_context.wrap_socket(raw, server_side=True) if is_tls else raw
+        for _ in range(2):
+            read_head(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + content)
+        connection.close()
+
+    with serving(serve) as address:
+        wire = Wire(default_context(str(tls.ca_path)), 5)
+        for _ in range(2):
+            whole, view = bytearray(), memoryview(bytearray(step))
+            with wire.send("GET", f"{'https' if is_tls else 'http'}://{address}/", {}) as reply:
+                while count := reply.readinto(view):
+                    whole += view[:count]
+            assert whole == content
         wire.close()
 
 
