@@ -72,7 +72,8 @@ def test_report__says_which_bars_are_met(tmp_path: Path) -> None:
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     document = record(machine=machine, versions={})
     document["cases"].append(summary)
-    put_into(page, to_markdown(merge([document, document])))
+    (merged,) = merge([document, document])
+    put_into(page, to_markdown(merged))
     text = page.read_text(encoding="utf-8")
     assert "| 1 GB upload session, 0 ms | CPU ÷ Box SDK | 1.00 (1.00–1.00) | ≤ 0.95 | **not met** |" in text
     assert "old" not in text

@@ -124,21 +124,21 @@ def record(**about: Any) -> Json:
     return {"made_at": made_at, **about, "cases": [], "wrong_results": []}
 
 
-def merge(documents: Sequence[Json]) -> Json:
-    """Several records as one; of a case that is in more than one the last counts.
-
-    Raises ValueError when they are not of the same programs and scale.
-    """
-    last = documents[-1]
+def merge(documents: Sequence[Json]) -> list[Json]:
+    """Records of the same programs and options as one; of a case that is in more than one the last counts."""
+    groups: dict[str, list[Json]] = {}
     for document in documents:
-        for name in ("versions", "scale", "ranges", "checksums"):
-            if document.get(name) != last.get(name):
-                raise ValueError(f"the records differ in {name}")
+        alike = [document.get(name) for name in ("versions", "scale", "ranges", "checksums")]
+        groups.setdefault(json.dumps(alike), []).append(document)
+    return [_merge_alike(group) for group in groups.values()]
+
+
+def _merge_alike(documents: Sequence[Json]) -> Json:
     by_key = {case["case"]: case for document in documents for case in document["cases"]}
     order = [case.key for case in all_cases()]
     cases = sorted(by_key.values(), key=lambda case: order.index(case["case"]))
     wrong = [line for document in documents for line in document["wrong_results"]]
-    return {**last, "cases": cases, "wrong_results": wrong}
+    return {**documents[-1], "cases": cases, "wrong_results": wrong}
 
 
 def to_markdown(document: Json) -> str:
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(argv)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in given.records]
-    markdown = to_markdown(merge(documents))
+    markdown = "\n".join(to_markdown(document) for document in merge(documents))
     if given.into is None:
         print(markdown)
     else:
