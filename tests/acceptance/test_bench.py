@@ -67,12 +67,15 @@ def test_report__says_which_bars_are_met(tmp_path: Path) -> None:
     costs = {"ours": [Cost(8, 9, 10**8)] * 3, "sdk": [Cost(10, 9, 10**8)] * 3}
     summary = summarise(case, costs)
     assert [(bar["value"], bar["met"]) for bar in summary["bars"]] == [(0.8, True), (1.0, False)]
+    noisy = {label: [*quiet, Cost(99, 99, 1, foreign=0.5)] for label, quiet in costs.items()}
+    assert summarise(case, noisy, 0.1)["bars"] == summary["bars"]
     machine = {"cores": 2, "processor": "Z80", "system": "CP/M", "python": "3.11"}
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     document = record(machine=machine, versions={})
     document["cases"].append(summary)
-    put_into(page, to_markdown(merge([document, document])))
+    (merged,) = merge([document, document])
+    put_into(page, to_markdown(merged))
     text = page.read_text(encoding="utf-8")
     assert "| 1 GB upload session, 0 ms | CPU ÷ Box SDK | 1.00 (1.00–1.00) | ≤ 0.95 | **not met** |" in text
     assert "old" not in text

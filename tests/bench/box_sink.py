@@ -43,6 +43,8 @@ BLOCK_BYTES = 256 * 1024
 PARTS_AHEAD = 8
 """So many parts may wait for the whole file's digest before the next one is held up."""
 ROOT_ID = "0"
+RECEIPT_NAME = "_manifest.json"
+"""The uploader's own file, which is none of those that were to be moved."""
 STAMP = "2026-01-01T00:00:00+00:00"
 Json = dict[str, Any]
 Item = TypeVar("Item")
@@ -180,6 +182,7 @@ class State:
         self.sessions: dict[str, Session] = {}
         self.calls: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
+        self.uploaded_at: list[float] = []
         options = Options()
         options.uploads_per_minute = behaviour.uploads_per_minute
         options.calls_per_minute = behaviour.calls_per_minute
@@ -236,6 +239,7 @@ class State:
             "calls": dict(self.calls),
             "statuses": {str(status): count for status, count in self.statuses.items()},
             "open_sessions": len(self.sessions),
+            "upload_span_s": max(self.uploaded_at, default=0.0) - min(self.uploaded_at, default=0.0),
         }
 
 
@@ -389,6 +393,8 @@ class Service:
         name = attributes.get("name") or (replaces.name if replaces else "")
         target = replaces or state.folder(attributes["parent"]["id"])
         file = state.add_file(target, name, len(content), sha1)
+        if name != RECEIPT_NAME:
+            state.uploaded_at.append(time.monotonic())
         return Answer(201, {"total_count": 1, "entries": [show(file)]})
 
     def _open_session(self, state: State, given: Json, replaces: File | None, base: str) -> Answer:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.box_sink import Behaviour
+from bench.box_sink import RECEIPT_NAME, Behaviour
 from bench.sets import FileSet, SourceFile
 from bench.stage import BENCH, Cost, Stage, WrongResultError
 
 RUN_LIMIT_SECONDS = 1800
-MANIFEST = "_manifest.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ def run_contender(name: str, stage: Stage, task: Task) -> Cost:
         dam_calls=stage.front.take_calls(),
         box_calls=report["calls"],
         box_statuses=report["statuses"],
+        upload_span_s=report["upload_span_s"],
     )
 
 
@@ -65,7 +65,7 @@ def check_arrival(stage: Stage, sources: list[SourceFile], below: str = "Agency"
     arrived = {}
     for path, (size, sha1) in report["files"].items():
         folder, _, name = path.rpartition("/")
-        if name != MANIFEST:
+        if name != RECEIPT_NAME:
             arrived[name] = (size, sha1)
         if not folder.startswith(below):
             raise WrongResultError(f"{path} is not below {below}")

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -34,10 +34,23 @@ def spread(values: Sequence[float]) -> Json:
     }
 
 
-def summarise(case: Case, costs: Costs) -> Json:
-    """One case as it goes into the record."""
+def disturbance(costs: Iterable[Cost]) -> float:
+    """The greatest share that others had in any of these runs."""
+    return max(cost.foreign for cost in costs)
+
+
+def summarise(case: Case, all_costs: Costs, most_foreign: float = 1.0) -> Json:
+    """One case as it goes into the record.
+
+    Rounds in which others had more of the machine than `most_foreign` are left out of the figures, for all
+    contenders alike. When that would leave none, all are taken and the case is marked as disturbed.
+    """
     bars = []
-    rounds = min(len(of_one) for of_one in costs.values())
+    every = list(zip(*all_costs.values(), strict=True))
+    quiet = [number for number, costs in enumerate(every) if disturbance(costs) <= most_foreign]
+    chosen = quiet or range(len(every))
+    costs = {label: [of_one[number] for number in chosen] for label, of_one in all_costs.items()}
+    rounds = len(chosen)
     for bar in case.bars:
         value = bar.measure(costs)
         each = [
@@ -59,6 +72,8 @@ def summarise(case: Case, costs: Costs) -> Json:
         "title": case.title,
         "note": case.note,
         "rounds": rounds,
+        "left_out": len(every) - rounds,
+        "disturbed": not quiet,
         "contenders": {
             entry.label: _figures(costs[entry.label], entry.task.files.count, entry.task.files.size)
             for entry in case.entries
@@ -124,21 +139,21 @@ def record(**about: Any) -> Json:
     return {"made_at": made_at, **about, "cases": [], "wrong_results": []}
 
 
-def merge(documents: Sequence[Json]) -> Json:
-    """Several records as one; of a case that is in more than one the last counts.
-
-    Raises ValueError when they are not of the same programs and scale.
-    """
-    last = documents[-1]
+def merge(documents: Sequence[Json]) -> list[Json]:
+    """Records of the same programs and options as one; of a case that is in more than one the last counts."""
+    groups: dict[str, list[Json]] = {}
     for document in documents:
-        for name in ("versions", "scale", "ranges", "checksums"):
-            if document.get(name) != last.get(name):
-                raise ValueError(f"the records differ in {name}")
+        alike = [document.get(name) for name in ("versions", "scale", "ranges", "checksums")]
+        groups.setdefault(json.dumps(alike), []).append(document)
+    return [_merge_alike(group) for group in groups.values()]
+
+
+def _merge_alike(documents: Sequence[Json]) -> Json:
     by_key = {case["case"]: case for document in documents for case in document["cases"]}
     order = [case.key for case in all_cases()]
     cases = sorted(by_key.values(), key=lambda case: order.index(case["case"]))
     wrong = [line for document in documents for line in document["wrong_results"]]
-    return {**last, "cases": cases, "wrong_results": wrong}
+    return {**documents[-1], "cases": cases, "wrong_results": wrong}
 
 
 def to_markdown(document: Json) -> str:
@@ -166,6 +181,8 @@ def _bars(document: Json) -> Iterator[str]:
     for case in document["cases"]:
         for bar in case["bars"]:
             met = "met" if bar["met"] else "**not met**"
+            if case.get("disturbed"):
+                met += ", disturbed"
             if document.get("scale", 1) != 1:
                 met = "–"
             reached = f"{bar['value']:.2f} ({bar['min']:.2f}–{bar['max']:.2f})"
@@ -210,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(argv)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in given.records]
-    markdown = to_markdown(merge(documents))
+    markdown = "\n".join(to_markdown(document) for document in merge(documents))
     if given.into is None:
         print(markdown)
     else:

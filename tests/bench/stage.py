@@ -64,6 +64,8 @@ class Cost:
     peak_bytes: int
     foreign: float = 0.0
     """The share of the machine's cores that others had meanwhile."""
+    upload_span_s: float = 0.0
+    """From the first upload by one request to the last."""
     dam_calls: dict[str, int] = field(default_factory=dict)
     box_calls: dict[str, int] = field(default_factory=dict)
     box_statuses: dict[str, int] = field(default_factory=dict)
