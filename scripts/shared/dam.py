@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -224,11 +224,24 @@ class DamClient:
             return items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
 
         seen: set[str] = set()
-        for item in all_pages(fetch, what, folder_id):
-            if item["asset_id"] not in seen:
-                seen.add(item["asset_id"])
-                if not is_gone(item):
-                    yield item
+        with self._pages(fetch) as pages:
+            for item in all_pages(pages, what, folder_id):
+                if item["asset_id"] not in seen:
+                    seen.add(item["asset_id"])
+                    if not is_gone(item):
+                        yield item
+
+    @contextmanager
+    def _pages(self, fetch: Callable[[int], list[dict[str, Any]]]) -> Iterator[Callable[[int], list[Any]]]:
+        """The same pages, for a long listing some of them at once; a run without one need not import it."""
+        first = fetch(0)
+        if len(first) < self._settings.page_size:
+            yield lambda after: first if after == 0 else fetch(after)
+            return
+        from shared.pages_ahead import PagesAhead
+
+        with closing(PagesAhead(fetch, self._settings.page_size, first)) as pages:
+            yield pages
 
     # Writing
 

@@ -13,7 +13,7 @@ RULES = {"errors", "models", "cadence", "retry", "names", "rate", "alerts", "rep
 WIRE = {"wire"}
 """HTTP itself, which knows no system."""
 SYSTEMS = {
-    "dam": {"dam", "dam_session", "dam_answers", "client_certificate"},
+    "dam": {"dam", "dam_session", "dam_answers", "pages_ahead", "client_certificate"},
     "box": {"box", "box_session"},
     "database": {"database"},
     "notifier": {"notifier"},
