@@ -16,8 +16,10 @@ VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
+UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 
-.PHONY: help test test-zones demo lint check format clean
+.PHONY: help test test-zones demo lint audit pins check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
@@ -31,10 +33,26 @@ test-zones: $(INSTALLED) ## the cadence over every clock change of every time zo
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
 
-lint: $(INSTALLED) ## formatting, ruff and mypy, changing nothing
+lint: $(INSTALLED) ## formatting, ruff, mypy and bandit, changing nothing
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m bandit --quiet --recursive scripts --configfile pyproject.toml
+
+audit: $(INSTALLED) ## look the pinned packages up in the database of known vulnerabilities, when it can be reached
+	@if ! $(VENV_PYTHON) -c 'import socket; socket.create_connection(("pypi.org", 443), 10).close()' 2>/dev/null; then \
+		echo "audit: pypi.org, which holds the database of known vulnerabilities, cannot be reached; nothing was looked up."; \
+	else \
+		$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION) && \
+		$(VENV_PYTHON) -m pip_audit --progress-spinner off --disable-pip --require-hashes -r requirements.txt; \
+	fi
+
+pins: $(INSTALLED) ## make requirements.txt anew from pyproject.toml: exact versions and hashes, for every platform
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	sed -n '/^#/!q;p' requirements.txt > requirements.new
+	$(VENV)/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+		--generate-hashes --no-header --upgrade >> requirements.new
+	mv requirements.new requirements.txt
 
 check: lint test ## lint, then test
 
@@ -58,5 +76,6 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 		"$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(INSTALLED)

@@ -36,9 +36,10 @@ from shared.database import Database, TaskRun
 from shared.errors import ConfigError, ExitCode, NotifyError
 from shared.heartbeat import Signal, ping
 from shared.journal import RECONNECT_SECONDS, Journal, Role
-from shared.logs import configure_logging, redact, spellings
+from shared.logs import configure_logging
 from shared.messenger import Errand, Messenger
 from shared.models import Notice
+from shared.redaction import redact, spellings
 from shared.service_manager import ServiceManager
 from shared.settings import OrchestratorSettings
 from shared.wall_clock import WallClock

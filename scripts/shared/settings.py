@@ -6,14 +6,17 @@ quotes one.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import time
 from pathlib import Path
 from typing import Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
@@ -21,6 +24,8 @@ from shared.errors import ConfigError
 from shared.models import BoxSettings, DamSettings, TransferSettings
 from shared.notifier import MailServer
 from shared.retry import DEFAULT_MAX_RETRIES
+
+logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -130,6 +135,7 @@ class OrchestratorSettings:
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The process environment over an env file (given, else `.env` here, else in the repository).
 
+    A file that others than its owner may open is used, with a warning that names the cure.
     Raises ConfigError when a given file is missing, or when any file has a line that cannot be read.
     """
     if env_file is None:
@@ -140,9 +146,15 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
 
     try:
         with env_file.open(encoding="utf-8") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             bindings = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{env_file}: the env file cannot be read: {exc}") from exc
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        logger.warning(
+            "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
+            env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
+        )  # fmt: skip
     unreadable = [binding.original.line for binding in bindings if binding.error]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
@@ -277,16 +289,19 @@ def _database(reader: _Reader) -> DatabaseSettings:
         if not url.startswith(("postgresql://", "postgres://")):
             reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
         try:
-            url_password = urlsplit(url).password
+            parts = urlsplit(url)
+            in_query = parse_qs(parts.query)
         except ValueError:
             reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
         else:
-            reader.remember_secret(url_password)
+            for secret in (parts.password, *in_query.get("password", ()), *in_query.get("sslpassword", ())):
+                reader.remember_secret(secret)
+                reader.remember_secret(unquote(secret or ""))
         return DatabaseSettings(url)
     if password is None:
         reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
-    parts = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
-    return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in parts.items()))
+    words = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
+    return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in words.items()))
 
 
 def _quote_libpq(value: str) -> str:
