@@ -19,7 +19,7 @@ PIP_VERSION := 26.3
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 
-.PHONY: help test test-zones demo lint audit pins check format clean
+.PHONY: help test test-zones test-migrations demo lint audit pins check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of 
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
 	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
+
+test-migrations: $(INSTALLED) ## the migrations on five million rows in use: nobody waits 200 ms
+	$(VENV_PYTHON) -m pytest -m migrations -s tests/integration/test_migrations.py
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import time
 from pathlib import Path
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SECONDS")
+"""What the orchestrator alone reads; none of its tasks is shown them."""
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 DamAuth = Literal["pfx-v2", "password"]
@@ -168,7 +170,13 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
     Raises ConfigError with every fault at once, each naming its variable.
     """
     reader = _Reader(env)
-    settings = Settings(
+    settings = _uploader(reader, dam_auth)
+    reader.finish()
+    return settings
+
+
+def _uploader(reader: _Reader, dam_auth: DamAuth | None) -> Settings:
+    return Settings(
         database=_database(reader),
         dam=_dam(reader, dam_auth),
         box=_box(reader),
@@ -180,14 +188,18 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
         off_hours=_off_hours(reader),
         secrets=tuple(reader.secrets_seen),
     )
-    reader.finish()
-    return settings
 
 
 def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
     """The settings of the daily report. Raises ConfigError with every fault at once."""
     reader = _Reader(env)
-    settings = ReportSettings(
+    settings = _report(reader)
+    reader.finish()
+    return settings
+
+
+def _report(reader: _Reader) -> ReportSettings:
+    return ReportSettings(
         database=_database(reader),
         mail=_mail(reader),
         log=_log(reader),
@@ -198,8 +210,6 @@ def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
         master_assets_folder=_master_assets_folder(reader),
         secrets=tuple(reader.secrets_seen),
     )
-    reader.finish()
-    return settings
 
 
 def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
@@ -252,6 +262,29 @@ def variable_names() -> tuple[str, ...]:
     reader = _Reader({})
     _ask_everything(reader)
     return tuple(dict.fromkeys(reader.names_asked))
+
+
+def uploader_variables() -> frozenset[str]:
+    """What the uploader reads."""
+    reader = _Reader({})
+    _uploader(reader, None)
+    return frozenset(reader.names_asked)
+
+
+def report_variables() -> frozenset[str]:
+    """What the daily report reads: neither the DAM's secrets nor Box's."""
+    reader = _Reader({})
+    _report(reader)
+    return frozenset(reader.names_asked)
+
+
+def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment less our variables that a task does not read; None: less those of the loop alone.
+
+    What is not ours stays: a path, a proxy, a locale.
+    """
+    unread = set(LOOP_VARIABLES) if reads is None else set(variable_names()) - set(reads)
+    return {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in unread}
 
 
 def _ask_everything(reader: _Reader) -> None:

@@ -207,7 +207,7 @@ def test_token__goes_to_no_stranger(exposed: Exposed) -> None:
         back = f"{exposed.dam.address}/otmmapi/v6/whoami"
         stranger.attacks.append(("", says(f"302 Found\r\nLocation: {back}\r\n{LENGTH}0", b"")))
         moved = says(f"302 Found\r\nSet-Cookie: evil=1\r\nLocation: {stranger.address}/x\r\n{LENGTH}0", b"")
-        exposed.dam.attacks += [(CONTENT + r".*\?never|" + CONTENT, moved)]
+        exposed.dam.attacks.append((CONTENT, moved))
         run = exposed.run()
         assert run.exit_code == 4, run.stderr
         assert stranger.heard
@@ -218,7 +218,9 @@ def test_token__goes_to_no_stranger(exposed: Exposed) -> None:
         exposed.dam.attacks.clear()
         stranger.heard.clear()
         urls = {name: f"{stranger.address}/{name}" for name in ("upload_part", "list_parts", "commit")}
-        exposed.box.attacks.append((r"^POST .*/upload_sessions$", session(session_endpoints=urls)))
+        exposed.box.attacks.append(
+            (r"^(GET|POST) .*/upload_sessions(/\w+)?$", session(session_endpoints=urls))
+        )
         run = exposed.run()
         assert run.exit_code == 4, run.stderr
         assert stranger.heard == []
