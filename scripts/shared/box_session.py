@@ -101,7 +101,7 @@ class BoxSession:
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
         self._login_lock = threading.Lock()
-        self._token = ""
+        self._token = ""  # nosec B105 - none yet
 
     def close(self) -> None:
         """Drop the connections."""

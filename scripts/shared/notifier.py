@@ -65,7 +65,7 @@ def one_line(text: str, limit: int = 500) -> str:
 def reset_sql(campaign_id: str) -> str:
     """The statement that resets this campaign, on one line, for people to paste into psql."""
     return (
-        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608 - quoted below
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
         " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
         f" WHERE campaign_id = {_sql_literal(campaign_id)};"
     )

@@ -433,4 +433,4 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 
 def backoff_seconds(tries: int) -> float:
     """How long to wait after so many failed tries: doubling, with jitter."""
-    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - jitter, no secret

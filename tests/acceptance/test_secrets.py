@@ -44,7 +44,7 @@ SECRETS = {
 
 
 class Watch:
-    """Looks at the command lines of all processes, and at the environment of those that are given as children."""
+    """Looks at the command lines of all processes, and at the environment of every uploader."""
 
     def __init__(self) -> None:
         self.found: set[str] = set()
@@ -210,8 +210,8 @@ def drive(world: World, postgres: PostgresServer) -> list[Run]:
 
     # Everything else, as it should be.
     for script, *arguments in (
-        ("migrate.py", "--status"), ("migrate.py",), ("a1_retry.py", "status", "--json"), ("a1_retry.py", "failed"),
-        ("a1_retry.py", "reset", "--all-failed", "--yes"), ("daily_report.py", "--dry-run", "-v"),
+        ("migrate.py", "--status"), ("migrate.py",),
+        ("a1_retry.py", "status", "--json"), ("a1_retry.py", "failed"), ("a1_retry.py", "reset", "--all-failed", "--yes"), ("daily_report.py", "--dry-run", "-v"),
         ("daily_report.py", "-v"), ("orchestrator-prod.py", "--check"), ("orchestrator-prod.py", "--list"),
         ("orchestrator-prod.py", "--explain", "--hours", "1"), ("orchestrator-prod.py", "--once", "-v"),
     ):  # fmt: skip
@@ -365,7 +365,7 @@ def test_role__migrations_are_told_to_run_as_the_owner(role: str) -> None:
 
 
 def test_role__is_enough_for_the_scenarios(marked: World) -> None:
-    """Temporary, persistent with a reset, wrong status, a large file, an error, the report, the orchestrator."""
+    """Temporary, persistent, reset, wrong status, a large file, an error, the report, the orchestrator."""
     temporary, persistent = (
         marked.dam.add_campaign("Temporary", "C-1"),
         marked.dam.add_campaign("Persistent", "C-2"),
