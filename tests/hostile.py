@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -75,17 +76,21 @@ class Relay:
 
 
 @contextmanager
-def relaying(upstream: str = "") -> Iterator[Relay]:
-    """A started relay; without an upstream it only answers by its attacks."""
+def relaying(upstream: str = "", ssl_context: ssl.SSLContext | None = None) -> Iterator[Relay]:
+    """A started relay; without an upstream it only answers by its attacks. ssl_context: to speak TLS."""
     relay = Relay(upstream)
     threads: list[threading.Thread] = []
 
     def handle(connection: socket.socket) -> None:
         with connection, suppress(OSError, ValueError):
-            relay.serve(connection)
+            if ssl_context is None:
+                relay.serve(connection)
+                return
+            with ssl_context.wrap_socket(connection, server_side=True) as encrypted:
+                relay.serve(encrypted)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        relay.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        relay.address = f"http{'' if ssl_context is None else 's'}://127.0.0.1:{listening.getsockname()[1]}"
 
         def accept() -> None:
             while True:

@@ -209,13 +209,20 @@ def drive(world: World, postgres: PostgresServer) -> list[Run]:
     runs.append(world.run(uploader, "--env-file", str(env_file)))
 
     # Everything else, as it should be.
-    for script, *arguments in (
-        ("migrate.py", "--status"), ("migrate.py",),
-        ("a1_retry.py", "status", "--json"), ("a1_retry.py", "failed"), ("a1_retry.py", "reset", "--all-failed", "--yes"), ("daily_report.py", "--dry-run", "-v"),
-        ("daily_report.py", "-v"), ("orchestrator-prod.py", "--check"), ("orchestrator-prod.py", "--list"),
-        ("orchestrator-prod.py", "--explain", "--hours", "1"), ("orchestrator-prod.py", "--once", "-v"),
-    ):  # fmt: skip
-        runs.append(world.run(script, *arguments))
+    for words in (
+        "migrate.py --status",
+        "migrate.py",
+        "a1_retry.py status --json",
+        "a1_retry.py failed",
+        "a1_retry.py reset --all-failed --yes",
+        "daily_report.py --dry-run -v",
+        "daily_report.py -v",
+        "orchestrator-prod.py --check",
+        "orchestrator-prod.py --list",
+        "orchestrator-prod.py --explain --hours 1",
+        "orchestrator-prod.py --once -v",
+    ):
+        runs.append(world.run(*words.split()))
     return runs
 
 
