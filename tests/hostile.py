@@ -17,6 +17,42 @@ from urllib.parse import urlsplit
 
 from world import TIMEOUT_SECONDS, World
 
+ATTACKS = [
+    "'; DROP TABLE campaign_status; --",
+    "\\'; DROP TABLE campaign_status; --",
+    "$$; DROP TABLE campaign_status; $$",
+    "' OR '1'='1",
+    "%(campaign_id)s %s %%",
+    ":'campaign_id' :role \\! touch canary",
+    "$(touch canary) `touch canary` ; touch canary #",
+    "'\"; touch canary; \"'",
+    "!! !$ ~ * ? [a-z] {a,b}",
+    "a\r\nBcc: evil@example.com\r\n\r\n<script>alert(1)</script>",
+    "=?utf-8?q?a=0D=0ABcc:_evil=40example.com?=",
+    "</title><script>alert(1)</script>",
+    "{{ 7*7 }} {% raw %} ${jndi:ldap://x}",
+    "\n2026-11-23T13:00:00.000Z ERROR run=x uploader: forged",
+    '", "level": "ERROR", "message": "forged',
+    "\x1b]0;owned\x07\x1b[2J",
+    "\u202etxt.exe",
+    "\u2028forged\u2029\x85forged",
+    "../../../etc/passwd",
+    "..",
+    ".",
+    "-rf",
+    "--all-failed",
+    "NUL\0byte",
+    "half \ud800 letter",
+    "é" * 300,
+    "👩‍👩‍👧" * 60,
+    "x" * 5000,
+    ".jpg",
+    "con.jpg ",
+    "",
+    " ",
+]
+"""Texts that would do harm somewhere: in SQL, a shell, HTML, a header, a log, a path, a terminal."""
+
 Attack = Callable[[socket.socket], None]
 
 

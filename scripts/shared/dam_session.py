@@ -51,7 +51,7 @@ FORM = "application/x-www-form-urlencoded"
 LONGEST_COOKIES = 8192
 """What all cookies together may take; servers refuse more in one request."""
 
-_COOKIE = re.compile(r"[!#-+\--:<-~]+=[!#-+\--:<-\[\]-~\" ]*")
+_COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
 _REFUSED_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",
@@ -151,7 +151,7 @@ class DamSession:
         found = answer.mapping
         if found is None:
             raise DamError(
-                f"{what}: the DAM answered {answer.status} without usable JSON",
+                f"{what}: the DAM answered {answer.status} without usable JSON ({len(answer.body)} bytes)",
                 kind="bad_answer",
                 retryable=True,
                 item_id=item_id,
@@ -374,7 +374,7 @@ class DamSession:
     def _remember_cookies(self, headers: HTTPMessage) -> None:
         """Cookies make a session login; with a token they may still tie us to one node of a cluster.
 
-        What no cookie may look like (RFC 6265) is dropped, and so is what would make requests too long.
+        What would not be one cookie in one line is dropped, and so is what would make requests too long.
         """
         for line in headers.get_all("Set-Cookie") or ():
             pair = str(line).partition(";")[0].strip()

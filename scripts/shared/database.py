@@ -591,8 +591,8 @@ class Database:
     def apply_migration(self, sql: str, name: str, sha256: str) -> None:
         """Run one file, statement by statement (see `migrations`), and record it.
 
-        Stopped anywhere, it is begun again from the start the next time. Raises DbError, also when a lock
-        could not be had in GIVE_UP_SECONDS.
+        Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
+        when a lock could not be had in GIVE_UP_SECONDS.
         """
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         for statement in statements(sql):
@@ -606,9 +606,15 @@ class Database:
                         self._run(statement)
                     break
                 except DbError as exc:
-                    is_queue = isinstance(exc.__cause__, psycopg2.errors.LockNotAvailable)
-                    if not is_queue or time.monotonic() > give_up_at:
+                    if not isinstance(exc.__cause__, psycopg2.errors.LockNotAvailable):
                         raise
+                    if time.monotonic() > give_up_at:
+                        raise DbError(
+                            f"{name}: others held the table for {GIVE_UP_SECONDS:.0f} s",
+                            kind="locked",
+                            hint="end their long transactions, then start again",
+                            retryable=True,
+                        ) from exc
                     logger.info("%s waits for others to let it have its lock", name)
                     time.sleep(PAUSE_SECONDS)
         self._run(RECORD_MIGRATION, {"name": name, "sha256": sha256})
