@@ -18,11 +18,14 @@ INSTALLED := $(VENV)/.installed
 PIP_VERSION := 26.3
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
+# Fails where PyPI, or a mirror in its place, has no answer about a package that we pin.
+ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
+	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
 .PHONY: help test test-zones test-migrations demo lint audit pins check format clean
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
 	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
@@ -43,11 +46,12 @@ lint: $(INSTALLED) ## formatting, ruff, mypy and bandit, changing nothing
 	$(VENV_PYTHON) -m bandit --quiet --recursive scripts --configfile pyproject.toml
 
 audit: $(INSTALLED) ## look the pinned packages up in the database of known vulnerabilities, when it can be reached
-	@if ! $(VENV_PYTHON) -c 'import socket; socket.create_connection(("pypi.org", 443), 10).close()' 2>/dev/null; then \
-		echo "audit: pypi.org, which holds the database of known vulnerabilities, cannot be reached; nothing was looked up."; \
+	@if ! $(VENV_PYTHON) -c '$(ASK_PYPI)' 2>/dev/null; then \
+		echo "audit: PyPI's database of known vulnerabilities, or its word on our versions, cannot be had from here;" \
+			"nothing was looked up."; \
 	else \
 		$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION) && \
-		$(VENV_PYTHON) -m pip_audit --progress-spinner off --disable-pip --require-hashes -r requirements.txt; \
+		$(VENV_PYTHON) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.txt; \
 	fi
 
 pins: $(INSTALLED) ## make requirements.txt anew from pyproject.toml: exact versions and hashes, for every platform
