@@ -140,3 +140,25 @@ def test_box_token__is_shown_to_box_alone(url: str, is_trusted: bool) -> None:
             session.call("GET", url, what="asking")
     gateway = box_settings("https://gateway.example", "https://gateway.example/api")
     assert not BoxSession(gateway, OpenGate()).trusts(url), "a gateway's installation knows no other"
+
+
+def test_cookies__that_would_break_requests_are_dropped(dam: DamSimulator) -> None:
+    """A folded cookie went into every later request as a line break, which ended the session for good."""
+    odd = ["bad=a\r\n b", "=nameless", "long=" + "x" * 20_000, "caf\xe9=1", "good=1, 2; Path=/"]
+    with relaying(dam.url) as front:
+        fields = "".join(f"Set-Cookie: {cookie}\r\n" for cookie in odd)
+        body = b'{"search_result_resource": {"search_result": {}}}'
+        answer = f"200 OK\r\n{fields}Content-Length: {len(body)}"
+        front.attacks.append((r"/search/text", says(answer, body)))
+        env = {
+            **REQUIRED,
+            **{"DAM_BASE_URL": front.address, "DAM_AUTH": "password", "DAM_CAMPAIGNS_FOLDER_ID": dam.root_id},
+            **{"DAM_USERNAME": dam.username, "DAM_PASSWORD": dam.password},
+        }
+        client = DamClient(load_settings(env).dam, now=datetime.now(UTC))
+        for _ in range(2):
+            assert client.find_campaigns() == []
+        client.close()
+        assert b"good=1, 2" in front.heard[-1].head
+        assert b"bad" not in front.heard[-1].head
+        assert b"long" not in front.heard[-1].head
