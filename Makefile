@@ -18,11 +18,16 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
+UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
+# Fails where PyPI, or a mirror in its place, has no answer about a package that we pin.
+ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
+	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
-.PHONY: help test test-zones demo bench lint check format clean
+.PHONY: help test test-zones test-migrations demo bench lint audit pins check format clean
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
 	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
@@ -30,16 +35,36 @@ test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
 	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
 
+test-migrations: $(INSTALLED) ## the migrations on five million rows in use: nobody waits 200 ms
+	$(VENV_PYTHON) -m pytest -m migrations -s tests/integration/test_migrations.py
+
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
 
 bench: $(BENCH_INSTALLED) ## measure the uploader beside its peers; BENCH_ARGS="--help" for its options
 	PYTHONPATH=tests:scripts $(VENV_PYTHON) -m bench $(BENCH_ARGS)
 
-lint: $(INSTALLED) ## formatting, ruff and mypy, changing nothing
+lint: $(INSTALLED) ## formatting, ruff, mypy and bandit, changing nothing
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m bandit --quiet --recursive scripts --configfile pyproject.toml
+
+audit: $(INSTALLED) ## look the pinned packages up in the database of known vulnerabilities, when it can be reached
+	@if ! $(VENV_PYTHON) -c '$(ASK_PYPI)' 2>/dev/null; then \
+		echo "audit: PyPI's database of known vulnerabilities, or its word on our versions, cannot be had from here;" \
+			"nothing was looked up."; \
+	else \
+		$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION) && \
+		$(VENV_PYTHON) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.txt; \
+	fi
+
+pins: $(INSTALLED) ## make requirements.txt anew from pyproject.toml: exact versions and hashes, for every platform
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	sed -n '/^#/!q;p' requirements.txt > requirements.new
+	$(VENV)/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+		--generate-hashes --no-header --upgrade >> requirements.new
+	mv requirements.new requirements.txt
 
 check: lint test ## lint, then test
 
@@ -63,6 +88,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 		"$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(INSTALLED)
 

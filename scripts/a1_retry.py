@@ -18,7 +18,8 @@ from typing import Any
 
 from shared.database import Database
 from shared.errors import ExitCode
-from shared.logs import configure_logging, escape_line, use_utf8
+from shared.logs import configure_logging, use_utf8
+from shared.redaction import escape_line
 from shared.script import exit_code_of
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 

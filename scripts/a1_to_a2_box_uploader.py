@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, Retry
 from shared.notifier import Composer, Mailer
 from shared.outbox import DeliveryCounts, deliver_due_notices
 from shared.progress import Figures, Progress
+from shared.redaction import escape_json, redact, spellings
 from shared.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings, load_settings, read_environment
 
@@ -67,6 +68,8 @@ class Report:
     transfer: Figures = field(default_factory=Figures)
     differences: list[str] | None = None
     """What --verify found; None without it."""
+    secrets: Collection[str] = field(default=(), repr=False)
+    """What must not be printed, whoever brought it into a message."""
 
     def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
         document: dict[str, object] = {
@@ -86,7 +89,7 @@ class Report:
             document["differences"] = self.differences
         if self.error is not None:
             document["error"] = self.error
-        return json.dumps(document, ensure_ascii=False)
+        return redact(escape_json(json.dumps(document, ensure_ascii=False)), spellings(self.secrets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,6 +609,7 @@ class Pass:
 def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> ExitCode:
     """Read the settings, take the lock, work, and deliver what the outbox owes."""
     settings = load_settings(read_environment(arguments.env_file), arguments.dam_auth)
+    report.secrets = settings.secrets
     configure_logging(
         settings.log.format,
         "DEBUG" if arguments.verbose else settings.log.level,

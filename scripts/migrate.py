@@ -1,4 +1,4 @@
-"""Apply the pending migrations, in order: what `psql -f` would do, recorded and by one process at a time."""
+"""Apply the pending migrations, in order: what `psql -f` would do, recorded, by one process at a time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def apply_pending(database: Database) -> int:
     for path, digest in digests.items():
         if path.stem in applied:
             continue
-        logger.info("applying %s", path.name)
+        logger.info("applying %s", path.name)  # may be stopped and begun again at any point
         database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
         logger.info("applied %s", path.name)
     logger.info("the database is up to date")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg2
 import psycopg2.extras
@@ -65,14 +65,21 @@ class World:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {**inherited, **self.env, **self.changes, **changes}
 
-    def start(self, script: str, *arguments: str, **changes: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        script: str,
+        *arguments: str,
+        stdout: int | IO[str] = subprocess.PIPE,
+        stderr: int | IO[str] = subprocess.PIPE,
+        **changes: str,
+    ) -> subprocess.Popen[str]:
         """Start a script as a user would, its settings in the environment."""
         return subprocess.Popen(
             [sys.executable, SCRIPTS / script, *arguments],
             cwd=self.folder,
             env=self.environment(**changes),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             stdin=subprocess.DEVNULL,
             text=True,
         )

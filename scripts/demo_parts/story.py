@@ -468,7 +468,7 @@ class Demo:
         ledger = {
             row["asset_id"]: row["box_file_id"]
             for row in self.world.sql(
-                f"SELECT asset_id, box_file_id FROM campaign_assets WHERE campaign_id = '{campaign.id}'"  # noqa: S608 - our own hex id
+                f"SELECT asset_id, box_file_id FROM campaign_assets WHERE campaign_id = '{campaign.id}'"  # noqa: S608  # nosec B608 - our own id
             )
         }
         self.expect(

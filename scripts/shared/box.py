@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from shared.box_session import BoxSession, Gate
+from shared.box_session import BoxSession, Gate, safe_id, storable
 from shared.errors import BoxError
 from shared.models import BoxFile, BoxFolderListing, BoxSettings
 from shared.wire import backoff_seconds
@@ -23,6 +23,11 @@ from shared.wire import backoff_seconds
 logger = logging.getLogger(__name__)
 
 LISTING_PAGE = 1000
+MOST_PAGES = 1000
+"""A listing that goes on for longer is none."""
+LARGEST_PART = 128 * 1024 * 1024
+"""Box's own parts are 8 to 64 MB; a buffer of a part's size is what an upload costs in memory."""
+SMALL_FILE_LIMIT = 64 * 1024 * 1024
 COMMIT_PATIENCE_SECONDS = 900.0
 PARTS_MISMATCH_TRIES = 6
 FILE_FIELDS = "id,type,name,size,sha1,file_version"
@@ -80,7 +85,7 @@ class BoxClient:
         answer = self._session.call(
             "POST", f"{self._api}/folders?fields=id,name", what=what, json_body=wanted
         )
-        return _text(answer.mapping, "id", what)
+        return _id(answer.mapping, "id", what)
 
     def list_folder(self, folder_id: str) -> BoxFolderListing:
         """Everything in a folder, read by marker to the last page."""
@@ -92,17 +97,18 @@ class BoxClient:
             f"?fields={FILE_FIELDS}&usemarker=true&limit={LISTING_PAGE}"
         )
         marker = ""
-        while True:
+        for _ in range(MOST_PAGES):
             url = f"{address}&marker={quote(marker, safe='')}" if marker else address
             page = self._session.call("GET", url, what=what).mapping
             for item in _entries(page, what):
                 if item.get("type") == "file":
                     files.append(_file(item, what))
                 elif item.get("type") == "folder":
-                    folders[_text(item, "id", what)] = _text(item, "name", what)
-            marker = str(page.get("next_marker") or "")
+                    folders[_id(item, "id", what)] = _text(item, "name", what)
+            marker = storable(page.get("next_marker") or "")
             if not marker:
                 return BoxFolderListing(tuple(files), folders)
+        raise _endless(what)
 
     # Files
 
@@ -115,10 +121,12 @@ class BoxClient:
     def read_content(self, file_id: str) -> bytes:
         """The bytes of a small file."""
         what = f"downloading Box file {file_id}"
-        answer = self._session.call("GET", f"{self._api}/files/{_in_path(file_id)}/content", what=what)
+        url = f"{self._api}/files/{_in_path(file_id)}/content"
+        answer = self._session.call("GET", url, what=what, limit=SMALL_FILE_LIMIT)
         if answer.status != 302:
             return answer.content
-        return self._session.fetch(answer.headers.get("Location") or "", what=what)
+        location = answer.headers.get("Location") or ""
+        return self._session.fetch(location, what=what, limit=SMALL_FILE_LIMIT)
 
     def upload_file(
         self, folder_id: str, name: str, content: bytes | memoryview, sha1: str, *, replaces: str | None
@@ -195,13 +203,14 @@ class BoxClient:
         """{offset: part} of what Box has of a session."""
         what = f"listing the parts of the upload session {session.id}"
         parts: dict[int, Part] = {}
-        while True:
+        for _ in range(MOST_PAGES):
             url = f"{session.parts_url}?offset={len(parts)}&limit={LISTING_PAGE}"
             entries = _entries(self._session.call("GET", url, what=what).mapping, what)
             known = len(parts)
             parts |= {part.offset: part for part in (_part(entry, what) for entry in entries)}
             if len(parts) == known:
                 return parts
+        raise _endless(what)
 
     def send_part(
         self, session: UploadSession, offset: int, content: memoryview, sha1: bytes, total_bytes: int
@@ -283,17 +292,29 @@ class BoxClient:
                 raise
 
     def _upload_session(self, found: Mapping[str, Any], what: str) -> UploadSession:
-        """The addresses are Box's; where it leaves one out, the documented one stands in."""
-        session_id = _text(found, "id", what)
+        """The addresses are Box's; where it leaves one out, or names a stranger's, which our token must not
+        reach, the documented one stands in.
+        """
+        session_id = _id(found, "id", what)
+        part_size = _number(found, "part_size", what)
+        if not 1 <= part_size <= LARGEST_PART:
+            raise BoxError(
+                f"{what}: Box asks for parts of {part_size} bytes", kind="bad_answer", retryable=True
+            )
         given = found.get("session_endpoints")
         urls: Mapping[str, Any] = given if isinstance(given, dict) else {}
         own = f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}"
+
+        def address(name: str, documented: str) -> str:
+            url = urls.get(name)
+            return url if isinstance(url, str) and self._session.trusts(url) else documented
+
         return UploadSession(
             id=session_id,
-            part_size=_number(found, "part_size", what),
-            part_url=str(urls.get("upload_part") or own),
-            parts_url=str(urls.get("list_parts") or f"{own}/parts"),
-            commit_url=str(urls.get("commit") or f"{own}/commit"),
+            part_size=part_size,
+            part_url=address("upload_part", own),
+            parts_url=address("list_parts", f"{own}/parts"),
+            commit_url=address("commit", f"{own}/commit"),
         )
 
     def _read_or_none(self, url: str, what: str) -> dict[str, Any] | None:
@@ -317,17 +338,28 @@ def _senseless(what: str, lacks: str) -> BoxError:
     return BoxError(f"{what}: Box's answer lacks {lacks}", kind="bad_answer", retryable=True)
 
 
+def _endless(what: str) -> BoxError:
+    return BoxError(f"{what}: Box's list has no end", kind="unfinished_listing", retryable=True)
+
+
 def _text(found: Mapping[str, Any], name: str, what: str) -> str:
     value = found.get(name)
     if value is None or isinstance(value, dict | list):
         raise _senseless(what, f'"{name}"')
-    return str(value)
+    return storable(value)
+
+
+def _id(found: Mapping[str, Any], name: str, what: str) -> str:
+    value = safe_id(found.get(name))
+    if value is None:
+        raise _senseless(what, f'a usable "{name}"')
+    return value
 
 
 def _number(found: Mapping[str, Any], name: str, what: str) -> int:
     try:
         return int(found[name])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _senseless(what, f'a number as "{name}"') from None
 
 
@@ -350,11 +382,11 @@ def _part(found: Mapping[str, Any], what: str) -> Part:
 def _file(found: Mapping[str, Any], what: str) -> BoxFile:
     version = found.get("file_version")
     return BoxFile(
-        id=_text(found, "id", what),
+        id=_id(found, "id", what),
         name=_text(found, "name", what),
         size_bytes=_number(found, "size", what),
         sha1=_text(found, "sha1", what).lower(),
-        version_id=str(version.get("id") or "") if isinstance(version, dict) else "",
+        version_id=safe_id(version.get("id")) or "" if isinstance(version, dict) else "",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import ssl
 import threading
@@ -21,13 +22,19 @@ from urllib.parse import urlencode, urlsplit
 
 from shared.errors import BoxError, ConfigError
 from shared.models import BoxSettings
+from shared.redaction import redact, spellings
 from shared.wire import (
+    ANSWER_LIMIT,
     LONGEST_WAIT_SECONDS,
     Body,
     NoAnswerError,
+    Reply,
+    UnfitError,
     Wire,
     backoff_seconds,
     default_context,
+    json_object,
+    origin_of,
     retry_after_seconds,
 )
 
@@ -38,6 +45,12 @@ OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_AUDIENCE = "https://api.box.com/oauth2/token"
 JWT_LIFETIME_SECONDS = 45
+BOX_DOMAIN = ".box.com"
+LONGEST_TEXT = 2000
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
 class Gate(Protocol):
@@ -70,11 +83,7 @@ class Answer:
     @property
     def mapping(self) -> dict[str, Any]:
         """The JSON object that came, {} when none did."""
-        try:
-            found = json.loads(self.content)
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return json_object(self.content) or {}
 
 
 class BoxSession:
@@ -92,11 +101,24 @@ class BoxSession:
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
         self._login_lock = threading.Lock()
-        self._token = ""
+        self._token = ""  # nosec B105 - none yet
 
     def close(self) -> None:
         """Drop the connections."""
         self._wire.close()
+
+    def trusts(self, url: str) -> bool:
+        """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
+        settings = self._settings
+        try:
+            ours = {origin_of(settings.api_url), origin_of(settings.upload_url)}
+            scheme, host, port = origin_of(url)
+        except UnfitError:
+            return False
+        is_box = any(known.endswith(BOX_DOMAIN) for _, known, _ in ours)
+        return (scheme, host, port) in ours or (
+            is_box and (scheme, port) == ("https", 443) and host.endswith(BOX_DOMAIN)
+        )
 
     def call(
         self,
@@ -108,14 +130,17 @@ class BoxSession:
         json_body: object = None,
         body: Body = b"",
         is_upload: bool = False,
+        limit: int = ANSWER_LIMIT,
     ) -> Answer:
         """One call, repeated with patience; success and a redirection are answers. Raises BoxError, among
-        them NameTakenError.
+        them NameTakenError. limit: the longest answer that is read.
         """
         sent = dict(headers or {})
         if json_body is not None:
             body = json.dumps(json_body).encode()
             sent["Content-Type"] = "application/json"
+        if not self.trusts(url):
+            raise BoxError(f"{what}: no token is sent to {url!r:.200}", kind="foreign_address")
         is_renewed = False
         tries = 0
         while True:
@@ -123,7 +148,7 @@ class BoxSession:
             self._gate.wait(is_upload=is_upload)
             tries += 1
             sent["Authorization"] = f"Bearer {token}"
-            answer = self._exchange(method, url, sent, body, what, tries)
+            answer = self._exchange(method, url, sent, body, what, tries, limit)
             if answer is not None and answer.status == 401 and not is_renewed:
                 is_renewed = True
                 self._log_in(token)
@@ -133,26 +158,37 @@ class BoxSession:
             self._wait(answer, tries, what)
         if 200 <= answer.status < 300 or answer.status == 302:
             return answer
-        raise _api_error(what, answer)
+        raise self._api_error(what, answer)
 
-    def fetch(self, url: str, *, what: str) -> bytes:
-        """What lies at an address that Box pointed to; it is not shown our token."""
+    def fetch(self, url: str, *, what: str, limit: int) -> bytes:
+        """What lies at an address that Box pointed to; it is not shown our token, and TLS is not left."""
+        if self._settings.api_url.startswith("https:") and not url.startswith("https://"):
+            raise BoxError(f"{what}: Box points out of https, to {url!r:.200}", kind="foreign_address")
         for tries in range(1, MAX_TRIES + 1):
-            answer = self._exchange("GET", url, {}, b"", what, tries)
+            answer = self._exchange("GET", url, {}, b"", what, tries, limit)
             if answer is not None and answer.status == 200:
                 return answer.content
             if answer is not None and (tries == MAX_TRIES or not _may_pass(answer.status)):
-                raise _api_error(what, answer)
+                raise self._api_error(what, answer)
             self._wait(answer, tries, what)
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _exchange(
-        self, method: str, url: str, headers: dict[str, str], body: Body, what: str, tries: int
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body,
+        what: str,
+        tries: int,
+        limit: int = ANSWER_LIMIT,
     ) -> Answer | None:
         """Whatever answer came; None when there was none and it may be tried again."""
         try:
             with self._wire.send(method, url, {"User-Agent": "a1-to-a2", **headers}, body) as reply:
-                return Answer(reply.status, reply.headers, reply.read())
+                return Answer(reply.status, reply.headers, _content(reply, limit))
+        except UnfitError as exc:
+            raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
         except NoAnswerError as exc:
             if isinstance(exc, ssl.SSLCertVerificationError):
                 raise ConfigError(
@@ -199,7 +235,7 @@ class BoxSession:
                     return token
                 raise BoxError(f"{what}: Box sent no token", kind="bad_answer", retryable=True)
             if answer is not None:
-                refusal = _api_error(what, answer)
+                refusal = self._api_error(what, answer)
                 if tries == MAX_TRIES or not refusal.retryable:
                     raise refusal
             self._wait(answer, tries, what)
@@ -216,6 +252,56 @@ class BoxSession:
                 "box_subject_id": settings.enterprise_id,
             }
         return self._jwt.grant(time.time())
+
+    def _api_error(self, what: str, answer: Answer) -> BoxError:
+        """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
+        what has not the form of a code is none.
+        """
+        status, body = answer.status, answer.mapping
+        code = _slug(body.get("code") or body.get("error"))
+        request_id = _slug(body.get("request_id"))
+        said = f"{what}: HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+        if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
+            described = storable(body.get("error_description", ""))
+            ours = (
+                self._token,
+                self._settings.client_secret or "",
+                self._jwt.client_secret if self._jwt else "",
+            )
+            shown = redact(described, spellings(ours))[:200]
+            return BoxError(
+                f"{what}: Box refused the credentials ({code}: {shown})",
+                kind="login_refused",
+                hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
+                " and that the app is authorised in Box's admin console",
+                retryable="jti" in described,
+                status_code=status,
+            )
+        if status == 409 and code == "item_name_in_use":
+            context = body.get("context_info")
+            conflicts = context.get("conflicts") if isinstance(context, dict) else None
+            conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
+            found = conflict if isinstance(conflict, dict) else {}
+            return NameTakenError(
+                said, existing_id=safe_id(found.get("id")), is_folder=found.get("type") == "folder"
+            )
+        hints = {
+            "storage_limit_exceeded": "the Box account is full",
+            "file_size_limit_exceeded": "the Box account does not take files of this size",
+        }
+        if status in OUT_OF_REACH_STATUSES:
+            kind = "out_of_reach"
+        elif status == 401:
+            kind = "not_logged_in"
+        else:
+            kind = code or ("forbidden" if status == 403 else "not_found" if status == 404 else "box_error")
+        return BoxError(
+            said,
+            kind=kind,
+            hint=hints.get(kind, ""),
+            retryable=status >= 500 or status in (401, 409, 429) or code in ("bad_digest", "digest_mismatch"),
+            status_code=status,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +357,16 @@ def _read_jwt_config(settings: BoxSettings) -> _JwtConfig:
         raise ConfigError(f"BOX_JWT_CONFIG: {path} is not the JSON file that Box hands out for JWT") from exc
 
 
+def _content(reply: Reply, limit: int) -> bytes:
+    """The body of an answer; of a failure that says too much, nothing: its status tells enough."""
+    try:
+        return reply.read(limit)
+    except UnfitError:
+        if 200 <= reply.status < 300:
+            raise
+        return b""
+
+
 def _host(url: str) -> str:
     return urlsplit(url).netloc
 
@@ -279,42 +375,16 @@ def _may_pass(status: int) -> bool:
     return status == 429 or status >= 500
 
 
-def _api_error(what: str, answer: Answer) -> BoxError:
-    """An error answer as BoxError, with Box's own code as its kind."""
-    status, body = answer.status, answer.mapping
-    code = str(body.get("code") or body.get("error") or "")
-    request = f", request {body['request_id']}" if body.get("request_id") else ""
-    said = f"{what}: HTTP {status} {code}{request}".rstrip()
-    if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
-        described = str(body.get("error_description", ""))
-        return BoxError(
-            f"{what}: Box refused the credentials ({code}: {described[:200]})",
-            kind="login_refused",
-            hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
-            " and that the app is authorised in Box's admin console",
-            retryable="jti" in described,
-            status_code=status,
-        )
-    if status == 409 and code == "item_name_in_use":
-        context = body.get("context_info")
-        conflicts = context.get("conflicts") if isinstance(context, dict) else None
-        conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
-        found = conflict if isinstance(conflict, dict) else {}
-        return NameTakenError(said, existing_id=found.get("id"), is_folder=found.get("type") == "folder")
-    hints = {
-        "storage_limit_exceeded": "the Box account is full",
-        "file_size_limit_exceeded": "the Box account does not take files of this size",
-    }
-    if status in OUT_OF_REACH_STATUSES:
-        kind = "out_of_reach"
-    elif status == 401:
-        kind = "not_logged_in"
-    else:
-        kind = code or ("forbidden" if status == 403 else "not_found" if status == 404 else "box_error")
-    return BoxError(
-        said,
-        kind=kind,
-        hint=hints.get(kind, ""),
-        retryable=status >= 500 or status in (401, 409, 429) or code in ("bad_digest", "digest_mismatch"),
-        status_code=status,
-    )
+def safe_id(value: object) -> str | None:
+    """An id of Box that is safe in an address; None for anything else."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if _ID.fullmatch(text) else None
+
+
+def storable(value: object) -> str:
+    """Text of Box's as it can be stored anywhere: no NUL, no half characters."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)[:LONGEST_TEXT])
+
+
+def _slug(value: object) -> str:
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""

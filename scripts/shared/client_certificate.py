@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared.errors import ConfigError
 from shared.models import DamSettings
+from shared.wire import default_context
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,7 @@ def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
             "the client certificate %s expires on %s, in %d days", path, expires_at.date(), days,
             extra={"action": "certificate_expires_soon"},
         )  # fmt: skip
-    context = ssl.create_default_context(cafile=settings.ca_bundle)
-    if settings.ca_bundle is None:
-        import certifi
-
-        context.load_verify_locations(certifi.where())
+    context = default_context(settings.ca_bundle)
     passphrase = os.urandom(32).hex().encode()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
     chain = [certificate, *others]

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shared.dam_answers import (
+    MOST_ITEMS,
     all_pages,
     as_list,
     asset_of,
@@ -24,6 +25,7 @@ from shared.dam_answers import (
     field_code,
     is_folder,
     is_gone,
+    is_safe_id,
     items_of,
     mapping,
     search_page,
@@ -34,6 +36,9 @@ from shared.errors import DamError
 from shared.models import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 
 logger = logging.getLogger(__name__)
+
+DEEPEST_FOLDER = 64
+"""How many sub-folders may lie in one another: more than people make, and an end to a trap."""
 
 
 class DamClient:
@@ -103,7 +108,7 @@ class DamClient:
         folder = mapping(mapping(answer, "folder_resource", what), "folder", what)
         if folder.get("asset_id") not in (None, campaign_id):
             raise DamError(
-                f"{what}: the DAM answered with {folder['asset_id']!r}",
+                f"{what}: the DAM answered with {folder['asset_id']!r:.80}",
                 kind="bad_answer",
                 retryable=True,
                 item_id=campaign_id,
@@ -183,15 +188,24 @@ class DamClient:
         root = DamFolder(roots[0]["asset_id"], name, None)
         assets: dict[str, Asset] = {}
         seen = {root.id}
-        waiting = deque([root])
+        waiting = deque([(root, 0)])
         while waiting:
-            folder = waiting.popleft()
+            folder, depth = waiting.popleft()
+            if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
+                raise DamError(
+                    f"campaign {campaign_id} has more than {DEEPEST_FOLDER} folders in one another,"
+                    f" or more than {MOST_ITEMS} items",
+                    kind="unfinished_listing",
+                    hint=f'tidy its "{name}" folder',
+                    item_id=campaign_id,
+                )
             for item in self._list_children(folder.id):
                 item_id = item["asset_id"]
                 if is_folder(item):
                     if item_id not in seen:
                         seen.add(item_id)
-                        waiting.append(DamFolder(item_id, clean_text(item.get("name")) or item_id, folder))
+                        below = DamFolder(item_id, clean_text(item.get("name")) or item_id, folder)
+                        waiting.append((below, depth + 1))
                 elif item_id not in assets:
                     asset = asset_of(item, folder)
                     trusted = asset if self._settings.compares_checksums else replace(asset, md5=None)
@@ -322,6 +336,9 @@ class DamClient:
 
 
 def _in_path(item_id: str) -> str:
+    """An id as a step of a path. Raises DamError for one that would lead elsewhere (`--campaign ..`)."""
+    if not is_safe_id(item_id):
+        raise DamError(f"{item_id!r:.80} is no id of the DAM", kind="bad_id", hint="an id has 40 hex digits")
     return quote(item_id, safe="")
 
 

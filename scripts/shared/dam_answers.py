@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,19 +13,35 @@ from shared.models import Asset, DamFolder
 
 GONE_STATES = ("DELETED", "SEL_DEL")
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+LONGEST_TEXT = 2000
+"""Above any name or message that people write; what is longer ends in an ellipsis."""
+LONGEST_CODE = 200
+LARGEST_SIZE = 2**63 - 1
+MOST_ITEMS = 250_000
+"""A listing that goes on for longer is no listing of campaigns or of their files."""
+
+_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")  # dots alone would lead a path elsewhere
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def clean_text(value: object) -> str:
-    """A name as it can be stored and sent anywhere: no NUL, no half characters, no outer blanks."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value).strip() if isinstance(value, str) else ""
+    """A name as it can be stored and sent anywhere: no NUL, no half characters, no outer blanks, an end."""
+    return _storable(value.strip(), LONGEST_TEXT).strip() if isinstance(value, str) else ""
+
+
+def _storable(text: str, limit: int) -> str:
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def is_safe_id(value: object) -> bool:
+    """Whether an id is safe in a path, in SQL shown to people and on a command line."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _checked_id(value: object, what: str) -> str:
-    """An id that is safe in a path, in SQL shown to people and on a command line."""
-    if isinstance(value, str) and _ID.fullmatch(value):
+    if isinstance(value, str) and is_safe_id(value):
         return value
     raise DamError(f"{what}: the DAM answered with the id {value!r:.80}", kind="bad_answer", retryable=True)
 
@@ -73,7 +90,8 @@ def all_pages(
     fetch: Callable[[int], list[dict[str, Any]]], what: str, item_id: str | None
 ) -> Iterator[dict[str, Any]]:
     """What `fetch(after)` brings until a page is empty, and never by a count: counts are at times wrong, and
-    pages may be shorter than asked for. Raises DamError when the server repeats a page instead of going on.
+    pages may be shorter than asked for. Raises DamError when the server repeats a page instead of going on,
+    or goes on for ever.
     """
     after = 0
     previous: list[str] = []
@@ -88,6 +106,13 @@ def all_pages(
             )
         yield from page
         after += len(page)
+        if after > MOST_ITEMS:
+            raise DamError(
+                f"{what}: the DAM lists more than {MOST_ITEMS} items, and still goes on",
+                kind="unfinished_listing",
+                retryable=True,
+                item_id=item_id,
+            )
         previous = ids
 
 
@@ -110,9 +135,10 @@ def size_of(item: Mapping[str, Any]) -> int | None:
     if size is None:
         master = item.get("master_content_info")
         size = master.get("content_size") if isinstance(master, dict) else None
-    if isinstance(size, str) and size.isdecimal():
+    if isinstance(size, str) and size.isdecimal() and len(size) <= len(str(LARGEST_SIZE)):
         size = int(size)
-    return size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST_SIZE
+    return size if is_size else None
 
 
 def _checksum_of(item: Mapping[str, Any]) -> str | None:
@@ -137,9 +163,17 @@ def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
         name=clean_text(item.get("name")) or asset_id,
         folder=folder,
         size_bytes=size,
-        revision=f"{item.get('version', '')}/{item.get('date_last_updated', '')}/{size}",
+        revision=_revision_of(item, size),
         md5=_checksum_of(item),
     )
+
+
+def _revision_of(item: Mapping[str, Any], size: int) -> str:
+    """What changes when the file does; something absurdly long stands there by its digest."""
+    text = f"{item.get('version', '')}/{item.get('date_last_updated', '')}"
+    if len(text) > LONGEST_CODE or _UNSTORABLE.search(text):
+        text = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text}/{size}"
 
 
 def _find_field(node: object, field_id: str) -> dict[str, Any] | None:
@@ -170,4 +204,6 @@ def _code_of(field: Mapping[str, Any]) -> str | None:
             break
         inner = value.get("field_value")
         value = inner if inner is not None else value.get("value")
-    return None if value is None or isinstance(value, dict | list) else str(value)
+    if value is None or isinstance(value, dict | list):
+        return None
+    return _storable(str(value), LONGEST_CODE)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPMessage
 from typing import Any, Protocol, TypeVar
@@ -20,13 +20,17 @@ from shared.client_certificate import client_context
 from shared.dam_answers import clean_text, mapping
 from shared.errors import ConfigError, DamError
 from shared.models import DamSettings
+from shared.redaction import redact, spellings
 from shared.wire import (
     LONGEST_WAIT_SECONDS,
     NoAnswerError,
     Reply,
+    UnfitError,
     Wire,
     backoff_seconds,
     default_context,
+    json_object,
+    origin_of,
     retry_after_seconds,
 )
 
@@ -42,7 +46,12 @@ OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
 RETRIED_STATUSES = (500, *OUT_OF_REACH_STATUSES)
 REDIRECTS = (301, 302, 303, 307, 308)
 REPEATABLE_METHODS = ("GET", "PUT", "DELETE")
+AGENT = {"User-Agent": "a1-to-a2"}
 FORM = "application/x-www-form-urlencoded"
+LONGEST_COOKIES = 8192
+"""What all cookies together may take; servers refuse more in one request."""
+
+_COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
 _REFUSED_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",
@@ -66,11 +75,12 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer that was read to its end."""
+    """An answer that was read to its end. said: the DAM's own words on a failure, our secrets taken out."""
 
     status: int
     headers: HTTPMessage
     body: bytes
+    secrets: tuple[str, ...] = field(repr=False)
 
     @property
     def is_html(self) -> bool:
@@ -79,11 +89,13 @@ class _Answer:
     @property
     def mapping(self) -> dict[str, Any] | None:
         """The JSON object that the answer is, or None."""
-        try:
-            answer = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-        return answer if isinstance(answer, dict) else None
+        return json_object(self.body)
+
+    @property
+    def said(self) -> str:
+        body = (self.mapping or {}).get("exception_body")
+        words = clean_text(body.get("message")) if isinstance(body, dict) else ""
+        return redact(words, spellings(self.secrets))[:300]
 
 
 class DamSession:
@@ -104,7 +116,7 @@ class DamSession:
             self._wire = Wire(client_context(settings, now), settings.timeout_seconds)
         elif settings.ca_bundle is not None:
             self._wire = self._elsewhere = Wire(default_context(settings.ca_bundle), settings.timeout_seconds)
-        self._origin = _origin(settings.base_url)
+        self._origin = origin_of(settings.base_url)
         self._login_lock = threading.Lock()
         self._logins = 0
         self._credentials: dict[str, str] = {}
@@ -139,13 +151,13 @@ class DamSession:
         found = answer.mapping
         if found is None:
             raise DamError(
-                f"{what}: the DAM answered {answer.status} without usable JSON",
+                f"{what}: the DAM answered {answer.status} without usable JSON ({len(answer.body)} bytes)",
                 kind="bad_answer",
                 retryable=True,
                 item_id=item_id,
                 status_code=answer.status,
             )
-        _raise_for_exception_body(found, what, item_id, answer.status)
+        _raise_for_exception_body(answer, what, item_id)
         return found
 
     def write(
@@ -167,7 +179,7 @@ class DamSession:
         found = answer.mapping
         if found is None:
             return {}
-        _raise_for_exception_body(found, what, item_id, answer.status)
+        _raise_for_exception_body(answer, what, item_id)
         return found
 
     @contextmanager
@@ -190,7 +202,7 @@ class DamSession:
                     item_id=item_id,
                     status_code=206,
                 )
-            body = _Body(reply, what, item_id)
+            body = _Body(self, reply, what, item_id)
             if reply.status != 206:
                 body.skip(start)
             yield body
@@ -235,15 +247,33 @@ class DamSession:
         raise _not_logged_in(what, item_id, answer.status)
 
     def _follow(self, url: str, headers: Mapping[str, str], what: str, item_id: str) -> tuple[Reply, bool]:
-        """The reply at the end of the redirections, and whether there were any (to an object store, say)."""
+        """The reply at the end of the redirections, and whether there were any (to an object store, say).
+
+        Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
+        """
+        is_at_home = True
         for count in range(LONGEST_REDIRECTION + 1):
-            reply = self._patiently("GET", url, headers, b"", what, item_id, is_repeatable=True)
+            reply = self._patiently(
+                "GET", url, headers, b"", what, item_id, is_repeatable=True, is_at_home=is_at_home
+            )
             location = reply.headers.get("Location")
             if reply.status not in REDIRECTS or not location or count == LONGEST_REDIRECTION:
                 break
             reply.close()
-            url = urljoin(url, location)
+            url = self._redirected(url, location, what, item_id)
+            is_at_home = is_at_home and origin_of(url) == self._origin
         return reply, count > 0
+
+    def _redirected(self, url: str, location: str, what: str, item_id: str) -> str:
+        """Where a redirection leads; never out of TLS, so that nobody in between chooses what is copied."""
+        try:
+            target = urljoin(url, location)
+            scheme, host, _ = origin_of(target)
+        except (ValueError, UnfitError) as exc:
+            raise self.unfit(f"a redirection to {location!r:.200}", what, item_id) from exc
+        if scheme != "https" and origin_of(url)[0] == "https":
+            raise self.unfit(f"a redirection out of https to {host}", what, item_id)
+        return target
 
     def _exchange(
         self,
@@ -262,20 +292,40 @@ class DamSession:
             tries -= 1
             reply = self._patiently(method, url, headers, body, what, item_id, is_repeatable=is_repeatable)
             try:
-                content = reply.read()
+                content = self._content(reply, what, item_id)
             except NoAnswerError as exc:
                 if not tries:
                     raise self._transport_error(exc, what, item_id) from exc
                 time.sleep(backoff_seconds(READ_TRIES - 1 - tries))
                 continue
-            self._remember_cookies(reply.headers)
-            return _Answer(reply.status, reply.headers, content)
+            if origin_of(url) == self._origin:
+                self._remember_cookies(reply.headers)
+            return _Answer(reply.status, reply.headers, content, self._secrets())
 
     def _read(self, reply: Reply, what: str, item_id: str) -> _Answer:
         try:
-            return _Answer(reply.status, reply.headers, reply.read())
+            content = self._content(reply, what, item_id)
         except NoAnswerError as exc:
             raise self._transport_error(exc, what, item_id) from exc
+        return _Answer(reply.status, reply.headers, content, self._secrets())
+
+    def _content(self, reply: Reply, what: str, item_id: str | None) -> bytes:
+        """The body of an answer; of a failure that says too much, nothing: its status tells enough."""
+        try:
+            return reply.read()
+        except UnfitError as exc:
+            if 200 <= reply.status < 300:
+                raise self.unfit(exc, what, item_id) from exc
+            return b""
+
+    def _secrets(self) -> tuple[str, ...]:
+        """What an answer must not bring into a message: it may quote the request."""
+        settings = self._settings
+        known = (settings.client_secret, settings.password, settings.pfx_password)
+        live = (*self._credentials.values(), *self._cookies.values())
+        return tuple(
+            secret for secret in (*known, *(word for text in live for word in text.split())) if secret
+        )
 
     def _patiently(
         self,
@@ -287,14 +337,20 @@ class DamSession:
         item_id: str | None,
         *,
         is_repeatable: bool,
+        is_at_home: bool = True,
     ) -> Reply:
-        """The head of an answer; what may pass is tried again where that can do no harm."""
-        is_ours = _origin(url) == self._origin or url == self._settings.token_url
-        wire = self._wire if _origin(url) == self._origin else self._elsewhere
+        """The head of an answer; what may pass is tried again where that can do no harm.
+
+        is_at_home: False once a redirection led away: nothing of ours is shown any more.
+        """
+        is_ours = is_at_home and origin_of(url) == self._origin
+        wire = self._wire if is_ours else self._elsewhere
         for tries in range(1, READ_TRIES + 1):
             is_last = tries == READ_TRIES or not is_repeatable
             try:
-                reply = wire.send(method, url, {**(self._headers() if is_ours else {}), **headers}, body)
+                reply = wire.send(method, url, {**(self._headers() if is_ours else AGENT), **headers}, body)
+            except UnfitError as exc:
+                raise self.unfit(exc, what, item_id) from exc
             except NoAnswerError as exc:
                 is_refusal = isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError)
                 if is_last or is_refusal:  # what TLS refuses does not heal by repetition
@@ -309,18 +365,23 @@ class DamSession:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _headers(self) -> dict[str, str]:
-        headers = {"User-Agent": "a1-to-a2", **self._credentials}
+        headers = {**AGENT, **self._credentials}
         cookies = self._cookies
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         return headers
 
     def _remember_cookies(self, headers: HTTPMessage) -> None:
-        """Cookies make a session login; with a token they may still tie us to one node of a cluster."""
+        """Cookies make a session login; with a token they may still tie us to one node of a cluster.
+
+        What would not be one cookie in one line is dropped, and so is what would make requests too long.
+        """
         for line in headers.get_all("Set-Cookie") or ():
-            name, _, value = str(line).partition(";")[0].partition("=")
-            if name.strip():
-                self._cookies = {**self._cookies, name.strip(): value.strip()}
+            pair = str(line).partition(";")[0].strip()
+            name, _, value = pair.partition("=")
+            cookies = {**self._cookies, name: value}
+            if _COOKIE.fullmatch(pair) and sum(map(len, (*cookies, *cookies.values()))) <= LONGEST_COOKIES:
+                self._cookies = cookies
 
     # Logging in
 
@@ -405,6 +466,16 @@ class DamSession:
     def _url(self, path: str) -> str:
         return f"{self._settings.base_url}{API}{path}"
 
+    def unfit(self, why: object, what: str, item_id: str | None) -> DamError:
+        """An answer or address that is not dealt with, and would be no better the next time."""
+        return DamError(
+            f"{what}: the DAM sent {why}",
+            kind="bad_answer",
+            hint="if it is a listing that is too large, lower DAM_PAGE_SIZE",
+            retryable=True,
+            item_id=item_id,
+        )
+
     def _transport_error(self, exc: Exception, what: str, item_id: str | None) -> DamError | ConfigError:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
         host = urlsplit(self._settings.base_url).netloc
@@ -435,7 +506,8 @@ class DamSession:
 class _Body:
     """A reply's bytes; what breaks while they arrive becomes a DamError."""
 
-    def __init__(self, reply: Reply, what: str, asset_id: str) -> None:
+    def __init__(self, session: DamSession, reply: Reply, what: str, asset_id: str) -> None:
+        self._session = session
         self._reply = reply
         self._what = what
         self._asset_id = asset_id
@@ -443,6 +515,8 @@ class _Body:
     def readinto(self, view: memoryview) -> int:
         try:
             return self._reply.readinto(view)
+        except UnfitError as exc:
+            raise self._session.unfit(exc, self._what, self._asset_id) from exc
         except NoAnswerError as exc:
             raise DamError(
                 f"{self._what}: the connection broke before the end ({type(exc).__name__})",
@@ -477,11 +551,6 @@ def _not_logged_in(what: str, item_id: str | None, status: int) -> DamError:
     )
 
 
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
-
-
 def _shown_url(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
@@ -499,7 +568,7 @@ def _raise_for_status(answer: _Answer, what: str, item_id: str | None) -> None:
     status = answer.status
     if 200 <= status < 300:
         return
-    said = _said(answer)
+    said = "an HTML page in place of JSON, as a proxy sends it" if answer.is_html else answer.said
     if status in OUT_OF_REACH_STATUSES:
         kind = "out_of_reach"
     else:
@@ -518,23 +587,15 @@ def _raise_for_status(answer: _Answer, what: str, item_id: str | None) -> None:
     )
 
 
-def _said(answer: _Answer) -> str:
-    """The DAM's own words on a failure, or what stands in their place."""
-    if answer.is_html:
-        return "an HTML page in place of JSON, as a proxy sends it"
+def _raise_for_exception_body(answer: _Answer, what: str, item_id: str | None) -> None:
     body = (answer.mapping or {}).get("exception_body")
-    return clean_text(body.get("message"))[:300] if isinstance(body, dict) else ""
-
-
-def _raise_for_exception_body(answer: Mapping[str, Any], what: str, item_id: str | None, status: int) -> None:
-    body = answer.get("exception_body")
     if isinstance(body, dict):
         raise DamError(
-            f"{what}: HTTP {status} carrying an error: {clean_text(body.get('message'))[:300]}",
+            f"{what}: HTTP {answer.status} carrying an error: {answer.said}",
             kind="dam_error",
             retryable=True,
             item_id=item_id,
-            status_code=status,
+            status_code=answer.status,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from psycopg2.extensions import parse_dsn
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
 from shared.errors import DbError, ExitCode
+from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
     Asset,
     Attempt,
@@ -85,6 +87,14 @@ WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = %(loc
 """
 
 APPLIED_MIGRATIONS = "SELECT name, sha256 FROM schema_migrations"
+
+LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
+
+# What CREATE INDEX CONCURRENTLY leaves when it is stopped: there by name, and used by nobody.
+UNUSABLE_INDEX = """
+SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE c.relname = %(name)s AND pg_table_is_visible(c.oid) AND NOT i.indisvalid
+"""
 
 RECORD_MIGRATION = """
 INSERT INTO schema_migrations (name, sha256) VALUES (%(name)s, %(sha256)s)
@@ -589,10 +599,43 @@ class Database:
         return [path for path in migration_files() if path.stem not in applied]
 
     def apply_migration(self, sql: str, name: str, sha256: str) -> None:
-        """Run one file and record it, in one transaction."""
-        with self.transaction():
-            self._run(sql)
-            self._run(RECORD_MIGRATION, {"name": name, "sha256": sha256})
+        """Run one file, statement by statement (see `migrations`), and record it.
+
+        Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
+        when a lock could not be had in GIVE_UP_SECONDS.
+        """
+        give_up_at = time.monotonic() + GIVE_UP_SECONDS
+        for statement in statements(sql):
+            index = index_of(statement)
+            while True:
+                try:
+                    if index is not None:
+                        self._build_index(index, statement)
+                    else:
+                        self._run(LOCK_TIMEOUT, {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)})
+                        self._run(statement)
+                    break
+                except DbError as exc:
+                    if not isinstance(exc.__cause__, psycopg2.errors.LockNotAvailable):
+                        raise
+                    if time.monotonic() > give_up_at:
+                        raise DbError(
+                            f"{name}: others held the table for {GIVE_UP_SECONDS:.0f} s",
+                            kind="locked",
+                            hint="end their long transactions, then start again",
+                            retryable=True,
+                        ) from exc
+                    logger.info("%s waits for others to let it have its lock", name)
+                    time.sleep(PAUSE_SECONDS)
+        self._run(RECORD_MIGRATION, {"name": name, "sha256": sha256})
+
+    def _build_index(self, name: str, statement: str) -> None:
+        """Build an index that others write past; it waits for them, they do not wait for it."""
+        self._run(LOCK_TIMEOUT, {"milliseconds": 0})
+        if self._rows(UNUSABLE_INDEX, {"name": name}):
+            logger.info("the index %s was left half built; it is made anew", name)
+            self._run(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
+        self._run(statement)
 
     # Retry state
 
@@ -1049,10 +1092,17 @@ def _translated() -> Iterator[None]:
                 kind="login_refused",
                 hint="check DATABASE_URL or DB_USER and DB_PASSWORD",
             ) from exc
-        missing = isinstance(exc, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn)
         raise DbError(
             f"PostgreSQL: {text}",
             kind="out_of_reach" if lost else "database_error",
-            hint="apply the migrations: python scripts/migrate.py" if missing else "",
+            hint=_cure_of(exc),
             retryable=lost,
         ) from exc
+
+
+def _cure_of(exc: psycopg2.Error) -> str:
+    if isinstance(exc, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
+        return "apply the migrations: python scripts/migrate.py"
+    if isinstance(exc, psycopg2.errors.InsufficientPrivilege):
+        return "migrations run as the owner; for every other script apply database/roles.sql"
+    return ""

@@ -15,14 +15,16 @@ Signal = Literal["start", "success", "failure", "log"]
 
 def ping(url: str, signal: Signal, run_id: str, text: str = "") -> None:
     """Send one signal. run_id: a UUID that joins the start of a run with its end. Never raises."""
-    import http.client
-    import urllib.request
+    from shared.wire import NoAnswerError, Wire
 
     address = f"{url}{SUFFIXES[signal]}?rid={run_id}"
     headers = {"User-Agent": "a1-to-a2", "Content-Type": "text/plain; charset=utf-8"}
-    request = urllib.request.Request(address, data=text.encode(), headers=headers)  # noqa: S310 - checked url
+    wire = Wire(None, PING_TIMEOUT_SECONDS)
     try:
-        with urllib.request.urlopen(request, timeout=PING_TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
-            answer.read(1000)
-    except (OSError, http.client.HTTPException, ValueError) as exc:
+        with wire.send("POST", address, headers, text.encode()) as reply:
+            if reply.status >= 300:
+                logger.warning("the heartbeat %s was answered with HTTP %d", signal, reply.status)
+    except NoAnswerError as exc:
         logger.warning("the heartbeat %s could not be sent: %s", signal, type(exc).__name__)
+    finally:
+        wire.close()

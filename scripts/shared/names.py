@@ -73,6 +73,7 @@ def _shorten(name: str, addition: str) -> str:
     extension = match[0] if match and match.start() > 0 else ""
     stem = name[: len(name) - len(extension)]
     room = MAX_UNITS - _units(addition) - _units(extension)
+    stem = stem[:MAX_UNITS]  # a letter takes a unit at least, and each cut below looks at all that is left
     while _units(stem) > room:
         stem = stem[:-1]
     return (stem.rstrip() if addition or extension else stem).rstrip() + addition + extension

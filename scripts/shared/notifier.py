@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from shared.alerts import AlertNews
 from shared.errors import NotifyError
 from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
+from shared.redaction import redact, spellings
 from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def one_line(text: str, limit: int = 500) -> str:
 def reset_sql(campaign_id: str) -> str:
     """The statement that resets this campaign, on one line, for people to paste into psql."""
     return (
-        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608 - quoted below
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
         " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
         f" WHERE campaign_id = {_sql_literal(campaign_id)};"
     )
@@ -628,7 +629,7 @@ class Mailer:
             except (OSError, UnicodeError) as exc:
                 self._hang_up()
                 raise self._trouble(exc) from exc
-            return {one: (code, _said(text)) for one, (code, text) in answers.items()}
+            return {one: (code, self._hidden(_said(text))) for one, (code, text) in answers.items()}
 
     def _envelope_sender(self) -> str:
         from email.utils import parseaddr
@@ -785,8 +786,13 @@ class Mailer:
             )
         return self._error("out_of_reach", f"cannot be reached: {_said(exc.strerror or str(exc))}", cure)
 
+    def _hidden(self, text: str) -> str:
+        """What a server said, less our password, should it have quoted that."""
+        return redact(text, spellings((self._server.password or "",)))
+
     def _error(self, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:
         where = f"{one_line(self._server.host)}:{self._server.port}"
+        said = self._hidden(said)
         is_temporary = kind == "out_of_reach" or (code is not None and 400 <= code < 500)
         return NotifyError(
             f"mail server {where} {said}", kind=kind, hint=hint, retryable=is_temporary, status_code=code

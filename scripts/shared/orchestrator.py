@@ -36,11 +36,17 @@ from shared.database import Database, TaskRun
 from shared.errors import ConfigError, ExitCode, NotifyError
 from shared.heartbeat import Signal, ping
 from shared.journal import RECONNECT_SECONDS, Journal, Role
-from shared.logs import configure_logging, redact, spellings
+from shared.logs import configure_logging
 from shared.messenger import Errand, Messenger
 from shared.models import Notice
+from shared.redaction import redact, spellings
 from shared.service_manager import ServiceManager
-from shared.settings import OrchestratorSettings
+from shared.settings import (
+    OrchestratorSettings,
+    environment_for,
+    report_variables,
+    uploader_variables,
+)
 from shared.wall_clock import WallClock
 
 logger = logging.getLogger("orchestrator")
@@ -56,7 +62,8 @@ class Task:
 
     script: below scripts/. limit: after which a run is asked to end; kill_after: how long it may then still
     take, so that the file in hand is finished. has_heartbeat: whether its runs are pinged.
-    own_failures: exit codes of which the task itself has told people already.
+    own_failures: exit codes of which the task itself has told people already. reads: the variables of ours
+    that its script reads, and of which alone it is shown; None: all but those of the loop.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Task:
     arguments: tuple[str, ...] = ()
     has_heartbeat: bool = False
     own_failures: frozenset[int] = frozenset()
+    reads: frozenset[str] | None = None
 
 
 TASKS = (
@@ -77,8 +85,15 @@ TASKS = (
         limit=timedelta(hours=12),
         has_heartbeat=True,
         own_failures=frozenset({ExitCode.SOME_FAILED}),
+        reads=uploader_variables(),
     ),
-    Task("daily_report", "daily_report.py", Daily(time_of_day(19, 0)), limit=timedelta(minutes=15)),
+    Task(
+        "daily_report",
+        "daily_report.py",
+        Daily(time_of_day(19, 0)),
+        limit=timedelta(minutes=15),
+        reads=report_variables(),
+    ),
 )
 """What the loop does. To add a task: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""
 
@@ -212,7 +227,7 @@ class Orchestrator:
         try:
             state.child = Child(
                 command,
-                self._environment,
+                environment_for(task.reads, self._environment),
                 limit=task.limit,
                 kill_after=task.kill_after,
                 started=self._clock.monotonic(),

@@ -6,14 +6,17 @@ quotes one.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+import shlex
+import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import time
 from pathlib import Path
 from typing import Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
@@ -22,9 +25,13 @@ from shared.models import BoxSettings, DamSettings, TransferSettings
 from shared.notifier import MailServer
 from shared.retry import DEFAULT_MAX_RETRIES
 
+logger = logging.getLogger(__name__)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SECONDS")
+"""What the orchestrator alone reads; none of its tasks is shown them."""
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 DamAuth = Literal["pfx-v2", "password"]
@@ -130,6 +137,7 @@ class OrchestratorSettings:
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The process environment over an env file (given, else `.env` here, else in the repository).
 
+    A file that others than its owner may open is used, with a warning that names the cure.
     Raises ConfigError when a given file is missing, or when any file has a line that cannot be read.
     """
     if env_file is None:
@@ -140,9 +148,15 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
 
     try:
         with env_file.open(encoding="utf-8") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             bindings = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{env_file}: the env file cannot be read: {exc}") from exc
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        logger.warning(
+            "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
+            env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
+        )  # fmt: skip
     unreadable = [binding.original.line for binding in bindings if binding.error]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
@@ -156,7 +170,13 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
     Raises ConfigError with every fault at once, each naming its variable.
     """
     reader = _Reader(env)
-    settings = Settings(
+    settings = _uploader(reader, dam_auth)
+    reader.finish()
+    return settings
+
+
+def _uploader(reader: _Reader, dam_auth: DamAuth | None) -> Settings:
+    return Settings(
         database=_database(reader),
         dam=_dam(reader, dam_auth),
         box=_box(reader),
@@ -168,14 +188,18 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
         off_hours=_off_hours(reader),
         secrets=tuple(reader.secrets_seen),
     )
-    reader.finish()
-    return settings
 
 
 def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
     """The settings of the daily report. Raises ConfigError with every fault at once."""
     reader = _Reader(env)
-    settings = ReportSettings(
+    settings = _report(reader)
+    reader.finish()
+    return settings
+
+
+def _report(reader: _Reader) -> ReportSettings:
+    return ReportSettings(
         database=_database(reader),
         mail=_mail(reader),
         log=_log(reader),
@@ -186,8 +210,6 @@ def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
         master_assets_folder=_master_assets_folder(reader),
         secrets=tuple(reader.secrets_seen),
     )
-    reader.finish()
-    return settings
 
 
 def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
@@ -242,6 +264,29 @@ def variable_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(reader.names_asked))
 
 
+def uploader_variables() -> frozenset[str]:
+    """What the uploader reads."""
+    reader = _Reader({})
+    _uploader(reader, None)
+    return frozenset(reader.names_asked)
+
+
+def report_variables() -> frozenset[str]:
+    """What the daily report reads: neither the DAM's secrets nor Box's."""
+    reader = _Reader({})
+    _report(reader)
+    return frozenset(reader.names_asked)
+
+
+def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment less our variables that a task does not read; None: less those of the loop alone.
+
+    What is not ours stays: a path, a proxy, a locale.
+    """
+    unread = set(LOOP_VARIABLES) if reads is None else set(variable_names()) - set(reads)
+    return {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in unread}
+
+
 def _ask_everything(reader: _Reader) -> None:
     _database(reader)
     _dam(reader, None)
@@ -277,16 +322,19 @@ def _database(reader: _Reader) -> DatabaseSettings:
         if not url.startswith(("postgresql://", "postgres://")):
             reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
         try:
-            url_password = urlsplit(url).password
+            parts = urlsplit(url)
+            in_query = parse_qs(parts.query)
         except ValueError:
             reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
         else:
-            reader.remember_secret(url_password)
+            for secret in (parts.password, *in_query.get("password", ()), *in_query.get("sslpassword", ())):
+                reader.remember_secret(secret)
+                reader.remember_secret(unquote(secret or ""))
         return DatabaseSettings(url)
     if password is None:
         reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
-    parts = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
-    return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in parts.items()))
+    words = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
+    return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in words.items()))
 
 
 def _quote_libpq(value: str) -> str:

@@ -8,6 +8,8 @@ buffer that is sent on (MARKDOWN_DOCS/TRANSFER.md has the figures).
 from __future__ import annotations
 
 import http.client
+import io
+import json
 import os
 import random
 import re
@@ -15,10 +17,12 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -28,28 +32,49 @@ SHARED_PACKET = 64 * 1024
 """A body up to here goes out in one piece with the head."""
 DRAIN_LIMIT = 256 * 1024
 """An answer that nobody reads is read up to here to keep its connection; a longer one is cut off."""
+ANSWER_LIMIT = 16 * 1024 * 1024
+"""The longest answer that is read into memory as a whole, unless more is asked for."""
+MOST_VALUES = 1_000_000
+"""How many values a JSON answer may hold: each costs some 80 bytes, however few it took to send."""
+HEAD_LIMIT = 256 * 1024
+"""What the head of an answer may take, 1xx answers before it included."""
+FRAMING_FACTOR = 8
+"""How many bytes may come for each byte of a body: one byte a chunk takes six."""
+SLOWEST_BYTES_PER_SECOND = 1000
+"""What comes more slowly than this, over twice the longest silence, counts as no answer."""
 
 NoAnswerError = (OSError, http.client.HTTPException)
 """What `Wire.send` and a reply's reading raise when the other side cannot be reached or hangs up."""
+
+
+class UnfitError(http.client.HTTPException):
+    """An address that cannot be sent, or an answer that is not read: too large, without end, encoded.
+
+    Among NoAnswerError; to be caught before it where it matters that repetition does not help.
+    """
+
 
 Body = bytes | Sequence[bytes | memoryview]
 """What is sent: one piece, or several in a row."""
 
 
 _UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class Reply:
     """An answer whose body is still on its way. To be closed, or read to the end."""
 
-    def __init__(self, wire: Wire, connection: _Connection, response: http.client.HTTPResponse) -> None:
+    def __init__(
+        self, wire: Wire, connection: _Connection, response: http.client.HTTPResponse, incoming: _Incoming
+    ) -> None:
         self._wire = wire
         self._connection: _Connection | None = connection
         self._response = response
+        self._incoming = incoming
         self.status = response.status
         self.headers = response.headers
-        sock = connection.tls
-        self._straight = None if response.chunked or response.length is None else sock
+        self._straight = connection.speaks_tls and not response.chunked and response.length is not None
         self._is_buffered = True
 
     def __enter__(self) -> Reply:
@@ -58,27 +83,47 @@ class Reply:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self) -> bytes:
-        """All that is left of the body."""
+    def read(self, limit: int = ANSWER_LIMIT) -> bytes:
+        """All that is left of the body. Raises UnfitError when that is more than `limit` bytes."""
         try:
-            content = self._response.read()
+            self._incoming.allow(limit)
+            content = self._read_whole(limit)
         except BaseException:
             self._drop()
             raise
         self.close()
         return content
 
+    def _read_whole(self, limit: int) -> bytes:
+        response = self._response
+        self._refuse_encoding()
+        declared = response.length
+        if declared is not None and declared > limit:
+            raise UnfitError(f"an answer of {declared} bytes, which is more than {limit}")
+        pieces: list[bytes] = []
+        size = 0
+        while piece := response.read(SHARED_PACKET):  # never as much at once as a length promises
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise UnfitError(f"an answer of more than {limit} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(pieces)
+
     def readinto(self, view: memoryview) -> int:
         """Fill the view as far as the body goes; 0 at its end, also when the connection ended too soon."""
         try:
-            if self._straight is None or self._response.isclosed():
-                return self._response.readinto(view)
-            return self._read_straight(self._straight, view)
+            self._refuse_encoding()
+            self._incoming.allow(len(view))
+            if self._straight and not self._response.isclosed():
+                return self._read_straight(view)
+            return self._response.readinto(view)
         except BaseException:
             self._drop()
             raise
 
-    def _read_straight(self, sock: ssl.SSLSocket, view: memoryview) -> int:
+    def _read_straight(self, view: memoryview) -> int:
         """From TLS into the view. http.client's buffer would cost a quarter more processor time, because TLS
         brings 16 KiB at a time; what it took in with the head is used up first.
         """
@@ -93,7 +138,7 @@ class Reply:
             return response.readinto(view[: max(1, got)])
         end, at = min(left, len(view)), 0
         while at < end:
-            count: int = sock.recv_into(view[at:end])
+            count = self._incoming.readinto(view[at:end])
             if not count:
                 break
             at += count
@@ -101,6 +146,12 @@ class Reply:
         if at == left or at < end:
             response.close()
         return at
+
+    def _refuse_encoding(self) -> None:
+        """Nothing is unpacked: what we ask for is the bytes themselves, and a bomb stays packed."""
+        encoding = self.headers.get("Content-Encoding") or "identity"
+        if encoding.strip().lower() != "identity":
+            raise UnfitError(f"an answer packed as {encoding!r:.40}, which was not asked for")
 
     def close(self) -> None:
         """Give the connection back, when little enough of the body is left."""
@@ -113,7 +164,9 @@ class Reply:
                 self._drop()
                 return
             try:
-                self._response.read()
+                self._incoming.allow(left)
+                while self._response.read(SHARED_PACKET):
+                    pass
             except NoAnswerError:
                 self._drop()
                 return
@@ -144,20 +197,21 @@ class Wire:
         self._is_closed = False
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: Body = b"") -> Reply:
-        """Send a request; the reply's body is not read yet. Raises OSError or HTTPException.
+        """Send a request; the reply's body is not read yet. Raises OSError or HTTPException, among them
+        UnfitError for an address that is none.
 
         A kept connection that the other side has closed meanwhile is found out before it is used.
         """
-        parts = urlsplit(url)
+        parts = _checked(url)
         origin = (parts.scheme, parts.netloc)
         connection = self._take(origin) or self._connect(origin)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            response = connection.exchange(method, target, headers, body)
+            response, incoming = connection.exchange(method, target, headers, body)
         except BaseException:
             connection.close()
             raise
-        return Reply(self, connection, response)
+        return Reply(self, connection, response, incoming)
 
     def keep(self, connection: _Connection) -> None:
         """Take a connection back for the next request (called by replies)."""
@@ -225,10 +279,8 @@ class _Connection:
 
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: Body
-    ) -> http.client.HTTPResponse:
+    ) -> tuple[http.client.HTTPResponse, _Incoming]:
         """One request and the head of its answer."""
-        if _UNFIT_FOR_A_LINE.search(target):
-            raise http.client.InvalidURL(f"the address {target!r:.200} cannot be sent")
         sock = self._http.sock
         if sock is None:
             self._http.connect()
@@ -237,12 +289,16 @@ class _Connection:
         pieces: Sequence[bytes | memoryview] = (body,) if isinstance(body, bytes) else body
         size = sum(len(piece) for piece in pieces)
         lines = [f"{method} {self._prefix}{target} HTTP/1.1", f"Host: {self.origin[1]}"]
+        lines.append("Accept-Encoding: identity")
         lines += [f"{name}: {value}" for name, value in {**headers, **self._proxy_headers}.items()]
         if size or method not in ("GET", "HEAD", "DELETE"):
             lines.append(f"Content-Length: {size}")
-        if any("\r" in line or "\n" in line for line in lines):
-            raise http.client.InvalidURL("a header holds a line break")
-        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        if any("\r" in line or "\n" in line or "\0" in line for line in lines):
+            raise UnfitError("a header holds a line break")
+        try:
+            head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        except UnicodeEncodeError as exc:
+            raise UnfitError("the address or a header holds letters that HTTP cannot carry") from exc
         try:
             if size <= SHARED_PACKET:
                 sock.sendall(b"".join((head, *pieces)))
@@ -253,15 +309,24 @@ class _Connection:
         except (BrokenPipeError, ConnectionResetError):
             # The server may have answered before it had read everything, with 401 or 429, and then hung up.
             with suppress(OSError, http.client.HTTPException):
-                return _answer_on(sock, method)
+                return self._answer_on(sock, method)
             raise
-        return _answer_on(sock, method)
+        return self._answer_on(sock, method)
+
+    def _answer_on(self, sock: socket.socket, method: str) -> tuple[http.client.HTTPResponse, _Incoming]:
+        """The head of the answer that comes on a socket."""
+        incoming = _Incoming(sock, self._timeout_seconds)
+        response = http.client.HTTPResponse(incoming, method=method)  # type: ignore[arg-type] # makefile is all it asks for
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response, incoming
 
     @property
-    def tls(self) -> ssl.SSLSocket | None:
-        """The socket, when it speaks TLS."""
-        sock = self._http.sock
-        return sock if isinstance(sock, ssl.SSLSocket) else None
+    def speaks_tls(self) -> bool:
+        return isinstance(self._http.sock, ssl.SSLSocket)
 
     def is_usable(self) -> bool:
         """Whether the other side has neither closed nor sent anything since the last answer."""
@@ -276,20 +341,82 @@ class _Connection:
         self._http.close()
 
 
-def _answer_on(sock: socket.socket, method: str) -> http.client.HTTPResponse:
-    """The head of the answer that comes on a socket."""
-    response = http.client.HTTPResponse(sock, method=method)
+class _Incoming(io.RawIOBase):
+    """What comes on a socket for one answer: never without bound, in bytes or in time."""
+
+    def __init__(self, sock: socket.socket, timeout: float) -> None:
+        self._socket = sock
+        self._patience = 2 * timeout
+        self._waited = 0.0
+        self._received = 0
+        self._allowed = HEAD_LIMIT
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """How http.client asks for the stream."""
+        return io.BufferedReader(self)
+
+    def allow(self, size: int) -> None:
+        """So many bytes of a body may come, with what frames them."""
+        self._allowed = FRAMING_FACTOR * size + HEAD_LIMIT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        began = time.monotonic()
+        count = self._socket.recv_into(buffer)
+        self._waited += time.monotonic() - began  # the time that we took ourselves does not count
+        self._received += count
+        self._allowed -= count
+        if self._allowed < 0:
+            raise UnfitError("an answer whose head or framing has no end")
+        if self._waited > self._patience:
+            if self._received < SLOWEST_BYTES_PER_SECOND * self._waited:
+                raise TimeoutError(f"{self._received} bytes in {self._waited:.0f} s")
+            self._waited, self._received = 0.0, 0
+        return count
+
+
+def _checked(url: str) -> SplitResult:
+    """The parts of an address that these clients can call. Raises UnfitError."""
     try:
-        response.begin()
-    except BaseException:
-        response.close()
-        raise
-    return response
+        parts = urlsplit(url)
+        is_fit = parts.port != 0
+    except ValueError as exc:
+        raise UnfitError(f"the address {url!r:.200} cannot be read") from exc
+    is_fit = is_fit and parts.scheme in ("http", "https") and bool(_HOST_AND_PORT.fullmatch(parts.netloc))
+    if not is_fit or _UNFIT_FOR_A_LINE.search(url):
+        raise UnfitError(f"the address {url!r:.200} cannot be sent")
+    return parts
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port) of an address: whom it would reach. Raises UnfitError when nobody."""
+    parts = _checked(url)
+    return (
+        parts.scheme,
+        (parts.hostname or "").lower(),
+        parts.port or (443 if parts.scheme == "https" else 80),
+    )
+
+
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that an answer is; None when it is none, is nested too deep, or has too many values."""
+    if content.count(b",") >= MOST_VALUES:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """TLS that trusts the bundle; without one, the system's store and certifi's where that is installed."""
+    """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
+    store and certifi's where that is installed.
+    """
     context = ssl.create_default_context(cafile=ca_bundle)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_bundle is None:
         try:
             import certifi
@@ -338,4 +465,4 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 
 def backoff_seconds(tries: int) -> float:
     """How long to wait after so many failed tries: doubling, with jitter."""
-    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - jitter, no secret

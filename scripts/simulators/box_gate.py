@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 from simulators.box_store import Options, RefusedError
 from simulators.box_wire import Answer, Call
 
-TOKEN_PATH = "/oauth2/token"  # noqa: S105 -- a path
+TOKEN_PATH = "/oauth2/token"  # noqa: S105  # nosec B105 - a path
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_AUDIENCE = "https://api.box.com/oauth2/token"
 JWT_LONGEST_SECONDS = 60
@@ -158,7 +158,7 @@ class Accounts:
             "access_token": token,
             "expires_in": max(0, math.floor(self.token_lifetime)),
             "restricted_to": [],
-            "token_type": "bearer",
+            "token_type": "bearer",  # nosec B105 - a word of the protocol
         }
         return Answer.of_json(200, answer, {"Cache-Control": "no-store"})
 

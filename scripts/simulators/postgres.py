@@ -548,7 +548,7 @@ class EmbeddedPostgres(PostgresServer):
             "listen_addresses": HOST,
             "port": str(port),
             "unix_socket_directories": "",
-            "password_encryption": "scram-sha-256",
+            "password_encryption": "scram-sha-256",  # nosec B105 - a method
             "max_connections": "100",
             "shared_buffers": "32MB",
             "timezone": "UTC",

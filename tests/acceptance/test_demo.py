@@ -38,6 +38,8 @@ KEY_LINES = (
     "e-mails   14: 7 retry notices, 2 permanent failures, 4 successes, 1 daily report",
     "files     18, 60.0 MB, in Box with the SHA-1 of their source",
 )
+MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
+"""Real secrets, should the demo be played where there are any; nothing of them may be left behind."""
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def started(*arguments: object, temporary: Path, root: Path = REPOSITORY) -> Ite
     process = subprocess.Popen(
         [sys.executable, root / "scripts" / "demo.py", "--port", "0", *map(str, arguments)],
         cwd=root,
-        env={**kept, "LANG": "C.UTF-8", "TMPDIR": str(temporary)},
+        env={**kept, **MARKED, "LANG": "C.UTF-8", "TMPDIR": str(temporary)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -106,6 +108,9 @@ def test_demo__plays_the_story(tmp_path: Path, temporary: Path) -> None:
     assert "\x1b" not in story
     assert max(map(len, story.splitlines())) <= COLUMNS
     assert "✗" not in story
+    assert "marked-secret" not in story
+    left = [path for path in output.rglob("*") if path.is_file()]
+    assert [path for path in left if b"marked-secret" in path.read_bytes()] == []
 
     stems = {path.stem for path in (output / "mails").iterdir()}
     assert stems == {f"{number:04d}" for number in range(1, 15)}

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
-RULES = {"errors", "models", "cadence", "retry", "names", "rate", "alerts", "report"}
+RULES = {
+    "errors",
+    "models",
+    "cadence",
+    "retry",
+    "names",
+    "rate",
+    "alerts",
+    "report",
+    "redaction",
+    "migrations",
+}
 WIRE = {"wire"}
 """HTTP itself, which knows no system."""
 SYSTEMS = {

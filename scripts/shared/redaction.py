@@ -1,0 +1,50 @@
+"""Blanking out secrets by value, in whatever spelling they turn up. Pure."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Collection, Iterable
+from urllib.parse import quote, quote_plus
+
+SHORTEST_SECRET = 4
+"""Secrets below this length would blank out ordinary words; they are guarded by never being shown."""
+BLANK = "***"
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def escape_line(text: str) -> str:
+    """Text from outside on one line: line breaks and other unprintable characters shown as escapes."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def escape_json(text: str) -> str:
+    """JSON text on one line, whatever counts line ends: unprintable characters as JSON's own escapes."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def redact(text: str, forms: Iterable[str]) -> str:
+    """The text with every one of these forms (see `spellings`) blanked out."""
+    for form in forms:
+        text = text.replace(form, BLANK)
+    return text
+
+
+def spellings(secrets: Collection[str]) -> list[str]:
+    """Each secret as it may turn up: plain, escaped, in JSON, in a URL, a form, HTML, a repr. Longest first,
+    so that none leaves a tail.
+    """
+    found: set[str] = set()
+    for secret in secrets:
+        if len(secret) < SHORTEST_SECRET:
+            continue
+        data = secret.encode("utf-8", "surrogatepass")
+        plain_json = json.dumps(secret, ensure_ascii=False)[1:-1]
+        found |= {
+            *(secret, escape_line(secret), html.escape(secret), repr(secret)[1:-1]),
+            *(json.dumps(secret)[1:-1], plain_json, escape_json(plain_json), escape_line(plain_json)),
+            *(quote(data, safe=""), quote(data), quote_plus(data)),
+        }
+    return sorted(found, key=len, reverse=True)
