@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -38,11 +38,13 @@ logger = logging.getLogger(__name__)
 
 class DamClient:
     """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it.
+    accept; calls are repeated and sessions renewed as DamSession does it. before_write: see there.
     """
 
-    def __init__(self, settings: DamSettings, *, now: datetime) -> None:
-        self._session = DamSession(settings, now=now)
+    def __init__(
+        self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None] = lambda: None
+    ) -> None:
+        self._session = DamSession(settings, now=now, before_write=before_write)
         self._settings = settings
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from psycopg2.extensions import parse_dsn
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
-from shared.errors import DbError, ExitCode
+from shared.errors import DbError, ExitCode, LockLostError
 from shared.models import (
     Asset,
     Attempt,
@@ -71,10 +71,28 @@ GONE = "GONE"
 # default is hours.
 _SERVER_OPTIONS = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
 
+_RUN_NOT_HELD = "A1001"
+"""The SQLSTATE with which hold_run refuses."""
+_WRITES = ("INSERT", "UPDATE", "DELETE")
+
 _LOGIN_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
+
+# Take a lock and the next number of its holders, both or neither; no row when another session has the lock.
+TAKE_RUN = """
+WITH taken AS (SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s) AS is_ours)
+INSERT INTO run_epochs AS r (lock, epoch, holder, taken_at)
+SELECT %(lock)s, 1, left(current_setting('application_name'), 63), now() FROM taken WHERE is_ours
+ON CONFLICT (lock) DO UPDATE SET epoch = r.epoch + 1, holder = EXCLUDED.holder, taken_at = now()
+RETURNING epoch
+"""
+
+# Goes before every write of a run, in the write's own transaction (migration 015).
+HOLD_RUN = "SELECT hold_run(%(held_lock)s, %(held_epoch)s);"
+
+IS_RUN_HELD = "SELECT EXISTS (SELECT FROM run_epochs WHERE lock = %(held_lock)s AND epoch = %(held_epoch)s)"
 
 # Who holds an advisory lock, by the application_name that every run sets.
 LOCK_HOLDER = """
@@ -489,6 +507,7 @@ class Database:
     ) -> None:
         self._max_retries = max_retries
         self._is_in_transaction = False
+        self._held: dict[str, int] | None = None
         self._lock = threading.RLock()
         self.statements = 0
         """Statements sent so far, for the run's own accounting."""
@@ -536,9 +555,9 @@ class Database:
         with self._lock:
             if self._is_in_transaction:
                 raise RuntimeError("a transaction is open already")
-            self._run("BEGIN")
             self._is_in_transaction = True
             try:
+                self._run("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
                 yield
             except BaseException:
                 self._is_in_transaction = False
@@ -558,6 +577,43 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
+        return self._holder(keys)
+
+    def take_run(self, lock: int) -> str | None:
+        """Become the one run: take the lock, and hold it from now on in every write. None: it is ours; else
+        who holds it.
+
+        From then on a write raises LockLostError when another run has taken the lock since, whatever became
+        of this connection's own.
+        """
+        keys = {"lock_class": LOCK_CLASS, "lock": lock}
+        rows = self._rows(TAKE_RUN, keys)
+        if not rows:
+            return self._holder(keys)
+        self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
+        return None
+
+    @property
+    def epoch(self) -> int | None:
+        """The number under which this connection holds its run; None when it holds none."""
+        return None if self._held is None else self._held["held_epoch"]
+
+    def ensure_held(self) -> None:
+        """To be called right before an effect outside the database. Raises LockLostError when another run may
+        be at work: it has taken the lock, or our connection is gone, and the lock with it.
+        """
+        if self._held is None:
+            return
+        try:
+            is_held = self._row(IS_RUN_HELD, self._held)[0]
+        except DbError as exc:
+            if not exc.is_out_of_reach:
+                raise
+            raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
+        if not is_held:
+            raise LockLostError("another run has taken the lock")
+
+    def _holder(self, keys: Mapping[str, object]) -> str:
         holders = self._rows(LOCK_HOLDER, keys)
         if not holders:
             return "a run that has just ended"
@@ -998,14 +1054,24 @@ class Database:
     def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
-            cursor.execute(sql, values)
+            cursor.execute(*self._held_in(sql, values))
             return cursor.fetchall()
 
     def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
-            cursor.execute(sql, values)
+            cursor.execute(*self._held_in(sql, values))
             return cursor.rowcount
+
+    def _held_in(
+        self, sql: str, values: Mapping[str, object] | None
+    ) -> tuple[str, Mapping[str, object] | None]:
+        """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs both
+        as one transaction, and they travel together.
+        """
+        if self._held is None or self._is_in_transaction or not sql.lstrip().startswith(_WRITES):
+            return sql, values
+        return HOLD_RUN + sql, {**(values or {}), **self._held}
 
 
 def _campaign(row: tuple[Any, ...]) -> Campaign:
@@ -1029,6 +1095,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except psycopg2.Error as exc:
+        if exc.pgcode == _RUN_NOT_HELD:
+            raise LockLostError("another run has taken the lock") from exc
         lost = isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError) and not isinstance(
             exc, psycopg2.errors.LockNotAvailable | psycopg2.errors.QueryCanceled
         )

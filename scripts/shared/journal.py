@@ -82,7 +82,11 @@ class Journal:
             if self._database is None:
                 self._connect()
             assert self._database is not None  # noqa: S101 - for the type checker
-            holder = self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=self.is_shared)
+            holder = (
+                self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
+                if self.is_shared
+                else self._database.take_run(ORCHESTRATOR_LOCK)
+            )
             if holder is not None:
                 if self.role is Role.ACTING or self.holder is None:
                     logger.info("standing by, another orchestrator acts: %s", holder)
