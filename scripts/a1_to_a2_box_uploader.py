@@ -638,7 +638,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             progress.erase()
             report.transfer = progress.figures.to_json()
             if not arguments.dry_run and not database.is_closed:
-                report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())
+                mailer = Mailer(settings.mail.server)
+                report.delivered = deliver_due_notices(database, mailer, clock(), settings.timezone)
 
 
 def verify(

@@ -21,14 +21,17 @@ from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
 from shared.errors import DbError, ExitCode, LockLostError
 from shared.models import (
+    BUNDLED_KINDS,
     Asset,
     Attempt,
     BoxFile,
+    Bundle,
     Campaign,
     DeliveryResult,
     LedgerEntry,
     Notice,
     NoticeKind,
+    NoticeLine,
     OpenUpload,
     RetryStatus,
     UploadTotals,
@@ -260,8 +263,10 @@ RETURNING began_at, last_notice_at = now(), began_at < now()
 CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
 
 QUEUE_NOTICE = """
-INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at)
-VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s)
+INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
+                     campaign_name, attempt, max_attempts, detail)
+VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
+        %(campaign_number)s, %(campaign_name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
 """
 
 QUEUE_DELIVERIES = """
@@ -274,15 +279,83 @@ SELECT EXISTS (SELECT FROM notice_deliveries
                WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s)
 """
 
-# The oldest notice that is due to anybody; its deliveries are locked until the transaction ends, so that two
-# processes never send the same one, and a process that is killed leaves them to the next.
-LOCK_DUE_DELIVERIES = """
-SELECT notice_id, recipient, tries FROM notice_deliveries
-WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+# An e-mail that was begun and not brought to its end: it is the first to be sent again.
+BEGUN_MAIL = """
+SELECT mail_id FROM notice_deliveries
+WHERE mail_id IS NOT NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+ORDER BY next_try_at, mail_id FOR UPDATE SKIP LOCKED LIMIT 1
+"""
+
+# Of what is due, a kind and recipient with more than so many notices, the oldest first.
+CROWD = """
+SELECT n.kind, d.recipient
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
+  AND n.kind = ANY(%(kinds)s)
+GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s
+ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
+"""
+
+# All that is owed of the kind goes along, also what would be due only later.
+BEGIN_BUNDLE = """
+WITH chosen AS (
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+      AND n.kind = %(kind)s AND d.recipient = %(recipient)s
+    FOR UPDATE OF d SKIP LOCKED)
+UPDATE notice_deliveries d SET mail_id = %(id)s
+FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
+"""
+
+BUNDLE_TOTALS = """
+SELECT count(*), count(DISTINCT n.campaign_id), coalesce(max(n.max_attempts), %(max)s)
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = %(id)s
+"""
+
+# Notices from before 016 do not know their campaign's name; its row does.
+BUNDLE_LINES = """
+SELECT n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
+       coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
+       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
+WHERE d.mail_id = %(id)s ORDER BY n.created_at, n.campaign_id, n.id LIMIT %(limit)s
+"""
+
+SAVE_BUNDLE = """
+INSERT INTO notice_bundles (id, kind, recipient, notices, subject, body_text, body_html, created_at)
+VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s, %(body_html)s,
+        %(created_at)s)
+"""
+
+# The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
+BEGIN_SINGLE = """
+UPDATE notice_deliveries SET mail_id = notice_id
+WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
   AND notice_id = (SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-                   WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
-                     AND d.notice_id <> ALL(%(exclude)s::uuid[])
+                   WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+                     AND d.next_try_at <= %(now)s
                    ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED LIMIT 1)
+RETURNING notice_id
+"""
+
+# Locked until the transaction ends, so that two processes never send the same e-mail, and a process that is
+# killed leaves it to the next.
+LOCK_BUNDLE = """
+SELECT kind, recipient, subject, body_text, body_html, created_at
+FROM notice_bundles WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+"""
+
+LOCK_BUNDLED = """
+SELECT count(*), max(tries)
+FROM (SELECT tries FROM notice_deliveries
+      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL FOR UPDATE) held
+"""
+
+LOCK_SINGLE = """
+SELECT recipient, tries FROM notice_deliveries
+WHERE notice_id = %(id)s AND mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+  AND next_try_at <= %(now)s
 FOR UPDATE SKIP LOCKED
 """
 
@@ -297,9 +370,35 @@ WHERE notice_id = %(id)s AND recipient = ANY(%(recipients)s)
 
 MARK_REFUSED = """
 UPDATE notice_deliveries
-SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s
+SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s,
+    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
 WHERE notice_id = %(id)s AND recipient = %(recipient)s
 """
+
+MARK_BUNDLE_SENT = """
+UPDATE notice_deliveries SET sent_at = %(now)s, tries = tries + 1, last_error = NULL
+WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+"""
+
+# The notices of a bundle that nobody owes to anybody any more.
+BUNDLE_DONE = """
+SELECT count(*) FROM notice_deliveries d
+WHERE d.mail_id = %(id)s
+  AND NOT EXISTS (SELECT FROM notice_deliveries o
+                  WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
+"""
+
+# What is too old is given up, with give_up_before NULL nothing is.
+MARK_BUNDLE_REFUSED = """
+UPDATE notice_deliveries d
+SET tries = tries + 1, next_try_at = %(next_try_at)s, last_error = %(error)s,
+    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END,
+    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
+FROM notices n
+WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+"""
+
+FORGET_BUNDLE = "DELETE FROM notice_bundles WHERE id = %(id)s"
 
 RECORD_RESET = """
 INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
@@ -486,11 +585,15 @@ class TaskRun:
 
 
 @dataclass(frozen=True, slots=True)
-class DueNotice:
-    """A notice with the recipients that it is due to now, and how often each was tried."""
+class DueMail:
+    """An e-mail with the recipients that it is due to now, and how often each was tried.
+
+    bundled: how many notices it carries when it is a table of them, else None.
+    """
 
     notice: Notice
     tries: Mapping[str, int]
+    bundled: int | None = None
 
 
 class Database:
@@ -540,9 +643,12 @@ class Database:
         """The connection's socket: it can be read when the server ended the connection."""
         return int(self._connection.fileno())
 
-    def ask_for_life(self) -> None:
-        """Raise DbError when the connection is gone."""
-        self._run("SELECT 1")
+    def ensure_alive(self) -> None:
+        """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
+        if self._held is None:
+            self._run("SELECT 1")
+        else:
+            self.ensure_held()
 
     @property
     def is_closed(self) -> bool:
@@ -849,6 +955,11 @@ class Database:
             "body_html": notice.html,
             "created_at": notice.created_at,
             "recipients": list(notice.recipients),
+            "campaign_number": notice.line and notice.line.number,
+            "campaign_name": notice.line and notice.line.name,
+            "attempt": notice.line and notice.line.attempt,
+            "max_attempts": notice.line and notice.line.max_attempts,
+            "detail": notice.line and notice.line.detail,
         }
         self._run(QUEUE_NOTICE, values)
         self._run(QUEUE_DELIVERIES, values)
@@ -857,17 +968,66 @@ class Database:
         """Whether there is anything to deliver: the one outbox query of an idle run."""
         return bool(self._row(IS_NOTICE_DUE, {"now": now})[0])
 
-    def lock_due_notice(self, now: datetime, exclude: Collection[str]) -> DueNotice | None:
-        """The oldest notice that is due, locked until the transaction ends; None when nothing is owed now.
+    # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
+    # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.
 
-        exclude: ids of notices that this run has tried already.
+    def begun_mail(self, now: datetime) -> str | None:
+        """The id of an e-mail that was begun, may have arrived, and is due to be sent again."""
+        rows = self._rows(BEGUN_MAIL, {"now": now})
+        return rows[0][0] if rows else None
+
+    def begin_bundle(
+        self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
+    ) -> Bundle | None:
+        """Settle that all a recipient is owed of a kind goes as one e-mail, where more than so many notices
+        are due; None when there is no such crowd. To be saved in the same transaction (save_bundle).
         """
-        due = self._rows(LOCK_DUE_DELIVERIES, {"now": now, "exclude": list(exclude)})
+        crowd = self._rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
+        if not crowd:
+            return None
+        kind, recipient = crowd[0]
+        values = {
+            "id": bundle_id,
+            "kind": kind,
+            "recipient": recipient,
+            "max": self._max_retries,
+            "limit": most_lines,
+        }
+        if self._run(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
+            return None
+        notices, campaigns, max_attempts = self._row(BUNDLE_TOTALS, values)
+        lines = tuple(NoticeLine(*row) for row in self._rows(BUNDLE_LINES, values))
+        return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
+
+    def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
+        """Keep the bundle as the e-mail that it goes out as."""
+        values = {
+            "id": bundle.id,
+            "kind": bundle.kind.value,
+            "recipient": bundle.recipient,
+            "notices": bundle.notices,
+            "subject": mail.subject,
+            "body_text": mail.text,
+            "body_html": mail.html,
+            "created_at": bundle.created_at,
+        }
+        self._run(SAVE_BUNDLE, values)
+
+    def begin_single(self, now: datetime) -> str | None:
+        """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
+        rows = self._rows(BEGIN_SINGLE, {"now": now})
+        return rows[0][0] if rows else None
+
+    def lock_mail(self, mail_id: str, now: datetime) -> DueMail | None:
+        """The e-mail, locked until the transaction ends; None when another process has it in hand."""
+        for kind, recipient, subject, text, html, created_at in self._rows(LOCK_BUNDLE, {"id": mail_id}):
+            count, tries = self._row(LOCK_BUNDLED, {"id": mail_id})
+            bundle = Notice(mail_id, NoticeKind(kind), "", subject, text, html, (recipient,), created_at)
+            return DueMail(bundle, {recipient: tries}, bundled=count) if count else None
+        due = dict(self._rows(LOCK_SINGLE, {"id": mail_id, "now": now}))
         if not due:
             return None
-        notice_id = due[0][0]
-        row = self._row(READ_NOTICE, {"id": notice_id})
-        tries = {recipient: count for _, recipient, count in due}
+        row = self._row(READ_NOTICE, {"id": mail_id})
         notice = Notice(
             id=row[0],
             kind=NoticeKind(row[1]),
@@ -875,10 +1035,10 @@ class Database:
             subject=row[3],
             text=row[4],
             html=row[5],
-            recipients=tuple(sorted(tries)),
+            recipients=tuple(sorted(due)),
             created_at=row[6],
         )
-        return DueNotice(notice, tries)
+        return DueMail(notice, due)
 
     def record_delivery(
         self,
@@ -886,8 +1046,12 @@ class Database:
         result: DeliveryResult,
         now: datetime,
         next_tries: Mapping[str, datetime | None],
+        *,
+        may_have_arrived: bool = False,
     ) -> None:
-        """Enter what the mail server said. next_tries: when to try a refused recipient again, None: never."""
+        """Enter what the mail server said of a single notice. next_tries: when to try a refused recipient
+        again, None: never. may_have_arrived: then only under the same Message-ID.
+        """
         if result.accepted:
             self._run(MARK_SENT, {"id": notice_id, "recipients": list(result.accepted), "now": now})
         for recipient, (code, text) in result.refused.items():
@@ -898,8 +1062,39 @@ class Database:
                 "next_try_at": next_try_at or now,
                 "gave_up_at": now if next_try_at is None else None,
                 "error": f"{code} {text}".strip(),
+                "may_have_arrived": may_have_arrived,
             }
             self._run(MARK_REFUSED, values)
+
+    def record_bundle_sent(self, bundle_id: str, now: datetime) -> int:
+        """The mail server took the bundle; returns how many of its notices nobody waits for any more."""
+        self._run(MARK_BUNDLE_SENT, {"id": bundle_id, "now": now})
+        return int(self._row(BUNDLE_DONE, {"id": bundle_id})[0])
+
+    def record_bundle_refused(
+        self,
+        bundle_id: str,
+        error: str,
+        now: datetime,
+        next_try_at: datetime,
+        *,
+        give_up_before: datetime | None,
+        may_have_arrived: bool,
+    ) -> None:
+        """The mail server did not take the bundle: unless it may have arrived, its notices are free again, to
+        be told with whatever comes until then. give_up_before: what was created earlier is not tried again.
+        """
+        values = {
+            "id": bundle_id,
+            "error": error,
+            "now": now,
+            "next_try_at": next_try_at,
+            "give_up_before": give_up_before,
+            "may_have_arrived": may_have_arrived,
+        }
+        self._run(MARK_BUNDLE_REFUSED, values)
+        if not may_have_arrived:
+            self._run(FORGET_BUNDLE, values)
 
     # The orchestrator
 
@@ -1066,8 +1261,8 @@ class Database:
     def _held_in(
         self, sql: str, values: Mapping[str, object] | None
     ) -> tuple[str, Mapping[str, object] | None]:
-        """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs both
-        as one transaction, and they travel together.
+        """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs
+        both as one transaction, and they travel together.
         """
         if self._held is None or self._is_in_transaction or not sql.lstrip().startswith(_WRITES):
             return sql, values
