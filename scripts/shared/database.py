@@ -286,17 +286,16 @@ WHERE mail_id IS NOT NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_tr
 ORDER BY next_try_at, mail_id FOR UPDATE SKIP LOCKED LIMIT 1
 """
 
-# Of what is due, a kind and recipient with more than so many notices, the oldest first.
+# A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
+# What an outage put off counts too: it would otherwise come one by one within the hour.
 CROWD = """
 SELECT n.kind, d.recipient
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
-  AND n.kind = ANY(%(kinds)s)
-GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s
+WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.kind = ANY(%(kinds)s)
+GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_try_at <= %(now)s)
 ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
 """
 
-# All that is owed of the kind goes along, also what would be due only later.
 BEGIN_BUNDLE = """
 WITH chosen AS (
     SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
@@ -347,9 +346,10 @@ FROM notice_bundles WHERE id = %(id)s FOR UPDATE SKIP LOCKED
 """
 
 LOCK_BUNDLED = """
-SELECT count(*), max(tries)
+SELECT tries, count(*)
 FROM (SELECT tries FROM notice_deliveries
       WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL FOR UPDATE) held
+GROUP BY tries
 """
 
 LOCK_SINGLE = """
@@ -396,6 +396,7 @@ SET tries = tries + 1, next_try_at = %(next_try_at)s, last_error = %(error)s,
     mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
 FROM notices n
 WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+  AND d.tries = %(tries)s
 """
 
 FORGET_BUNDLE = "DELETE FROM notice_bundles WHERE id = %(id)s"
@@ -586,14 +587,20 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True)
 class DueMail:
-    """An e-mail with the recipients that it is due to now, and how often each was tried.
+    """An e-mail, and what of it is due now.
 
-    bundled: how many notices it carries when it is a table of them, else None.
+    tries: how often each recipient was tried. bundled: when it is a table, {tries so far: how many of its
+    notices were tried so often}, else None.
     """
 
     notice: Notice
     tries: Mapping[str, int]
-    bundled: int | None = None
+    bundled: Mapping[int, int] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many notices it carries."""
+        return 1 if self.bundled is None else sum(self.bundled.values())
 
 
 class Database:
@@ -979,8 +986,8 @@ class Database:
     def begin_bundle(
         self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
     ) -> Bundle | None:
-        """Settle that all a recipient is owed of a kind goes as one e-mail, where more than so many notices
-        are due; None when there is no such crowd. To be saved in the same transaction (save_bundle).
+        """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
+        notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
         """
         crowd = self._rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
         if not crowd:
@@ -1021,9 +1028,9 @@ class Database:
     def lock_mail(self, mail_id: str, now: datetime) -> DueMail | None:
         """The e-mail, locked until the transaction ends; None when another process has it in hand."""
         for kind, recipient, subject, text, html, created_at in self._rows(LOCK_BUNDLE, {"id": mail_id}):
-            count, tries = self._row(LOCK_BUNDLED, {"id": mail_id})
+            held = dict(self._rows(LOCK_BUNDLED, {"id": mail_id}))
             bundle = Notice(mail_id, NoticeKind(kind), "", subject, text, html, (recipient,), created_at)
-            return DueMail(bundle, {recipient: tries}, bundled=count) if count else None
+            return DueMail(bundle, {}, bundled=held) if held else None
         due = dict(self._rows(LOCK_SINGLE, {"id": mail_id, "now": now}))
         if not due:
             return None
@@ -1076,23 +1083,24 @@ class Database:
         bundle_id: str,
         error: str,
         now: datetime,
-        next_try_at: datetime,
+        next_tries: Mapping[int, datetime],
         *,
         give_up_before: datetime | None,
         may_have_arrived: bool,
     ) -> None:
         """The mail server did not take the bundle: unless it may have arrived, its notices are free again, to
-        be told with whatever comes until then. give_up_before: what was created earlier is not tried again.
+        be told with whatever comes until then. next_tries: {tries so far: when again}. give_up_before: what
+        was created earlier is not tried again.
         """
         values = {
             "id": bundle_id,
             "error": error,
             "now": now,
-            "next_try_at": next_try_at,
             "give_up_before": give_up_before,
             "may_have_arrived": may_have_arrived,
         }
-        self._run(MARK_BUNDLE_REFUSED, values)
+        for tries in sorted(next_tries, reverse=True):  # what is marked counts one try more
+            self._run(MARK_BUNDLE_REFUSED, values | {"tries": tries, "next_try_at": next_tries[tries]})
         if not may_have_arrived:
             self._run(FORGET_BUNDLE, values)
 

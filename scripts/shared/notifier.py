@@ -275,7 +275,8 @@ _ABOUT: Final = {
 def digest(bundle: Bundle, timezone: ZoneInfo) -> Notice:
     """Many notices of a kind as one e-mail, under the bundle's id. bundle.kind: one of BUNDLED_KINDS."""
     details = {one_line(line.detail, limit=300) for line in bundle.lines}
-    same_detail = details.pop() if len(details) == 1 and not bundle.more else ""
+    is_said_once = len(details) == 1 and not bundle.more and bundle.kind is not NoticeKind.SUCCESS
+    same_detail = details.pop() if is_said_once else ""
     is_permanent = bundle.kind is NoticeKind.PERMANENT
     rows = [
         {

@@ -69,7 +69,7 @@ def deliver_due_notices(
                     result = sender.send(due.notice, before_handover=database.ensure_alive)
                 except NotifyError as exc:
                     logger.warning("notice %s stays in the outbox: %s", due.notice.id, exc)
-                    counts.failed += due.bundled or 1
+                    counts.failed += due.count
                     _postpone(database, due, exc, now)
                     return counts
                 _record(database, due, result, now, counts)
@@ -104,18 +104,18 @@ def _record(
     if not result.refused:
         counts.sent += database.record_bundle_sent(due.notice.id, now)
         return
-    counts.failed += due.bundled
+    counts.failed += due.count
     ((recipient, (code, text)),) = result.refused.items()
     logger.warning(
         "the mail server refused %s for %d notices in one e-mail: %s %s; those of more than %d days are"
-        " given up, the others will be tried again", recipient, due.bundled, code, text, GIVE_UP_AFTER.days,
+        " given up, the others will be tried again", recipient, due.count, code, text, GIVE_UP_AFTER.days,
         extra={"action": "recipient_refused"},
     )  # fmt: skip
     database.record_bundle_refused(
         due.notice.id,
         f"{code} {text}".strip(),
         now,
-        _next_try(due.tries[recipient], now),
+        {tries: _next_try(tries, now) for tries in due.bundled},
         give_up_before=now - GIVE_UP_AFTER,
         may_have_arrived=False,
     )
@@ -128,7 +128,7 @@ def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datet
             due.notice.id,
             reason,
             now,
-            _next_try(max(due.tries.values()), now),
+            {tries: _next_try(tries, now) for tries in due.bundled},
             give_up_before=None,
             may_have_arrived=trouble.may_have_arrived,
         )
