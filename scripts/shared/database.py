@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
 CONNECT_TIMEOUT_SECONDS = 10
 ANSWER_TIMEOUT_SECONDS = 30
 """How long sent bytes may stay unacknowledged before the connection counts as lost."""
+STALE_ANSWER_SECONDS = 0.5
+"""A word on who holds the run that took longer than this to come is asked for again."""
 LOCK_CLASS = 0xA1A2
 """First key of our advisory locks; the second tells them apart."""
 UPLOADER_LOCK = 1
@@ -717,14 +720,20 @@ class Database:
         """
         if self._held is None:
             return
-        try:
-            is_held = self._row(IS_RUN_HELD, self._held)[0]
-        except DbError as exc:
-            if not exc.is_out_of_reach:
-                raise
-            raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
-        if not is_held:
-            raise LockLostError("another run has taken the lock")
+        asked_at = float("-inf")
+        # A process that was frozen over the question finds an answer from before it was frozen.
+        while time.monotonic() - asked_at >= STALE_ANSWER_SECONDS:
+            asked_at = time.monotonic()
+            try:
+                is_held = self._row(IS_RUN_HELD, self._held)[0]
+            except DbError as exc:
+                if not exc.is_out_of_reach:
+                    raise
+                raise LockLostError(
+                    f"the connection that holds the run's lock is gone: {exc.message}"
+                ) from exc
+            if not is_held:
+                raise LockLostError("another run has taken the lock")
 
     def _holder(self, keys: Mapping[str, object]) -> str:
         holders = self._rows(LOCK_HOLDER, keys)
