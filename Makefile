@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
 
-.PHONY: help test test-zones demo lint check format clean
+.PHONY: help test test-zones test-calm test-single-run demo lint check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
@@ -27,6 +27,12 @@ test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of 
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
 	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
+
+test-calm: $(INSTALLED) ## a simulated month of 1,000 stuck campaigns, a run every 3 minutes, with outages
+	$(VENV_PYTHON) -m pytest -m calm tests/integration/test_calm.py
+
+test-single-run: $(INSTALLED) ## 200 rounds of 32 processes and 25 of real uploaders, frozen and cut off
+	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/test_single_run.py
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

@@ -22,6 +22,7 @@ import psycopg2
 import pytest
 
 from shared.cadence import Daily, Interval
+from shared.database import ORCHESTRATOR_LOCK, Database
 from shared.orchestrator import Orchestrator, Task, gravest
 from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
@@ -357,6 +358,27 @@ def test_loop__connection_cut_by_the_server_is_taken_up_again(stage: Stage) -> N
         events=[("2026-01-28T10:07:00", cut)],
     )  # fmt: skip
     assert stage.runs() == [f"Wed 10:{minute:02}" for minute in range(0, 20, 3)]
+
+
+def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage) -> None:
+    """What the loop wakes up to: its connection is gone, another one acts, and by its memory a run is due."""
+    others: list[Database] = []
+
+    def freeze(clock: SimulatedClock) -> None:
+        stage.sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'a1_to_a2 orchestrator%' AND datname = current_database()"
+        )
+        others.append(Database(stage.url, application_name="the other"))
+        assert others[0].take_run(ORCHESTRATOR_LOCK) is None
+        clock.sleep_machine(1800)
+
+    stage.play(
+        stage.task(), start="2026-01-28T10:00:00", end="2026-01-28T11:00:00",
+        events=[("2026-01-28T10:07:00", freeze)],
+    )  # fmt: skip
+    others[0].close()
+    assert stage.runs() == ["Wed 10:00", "Wed 10:03", "Wed 10:06"]
 
 
 # E-mails of the loop
