@@ -206,7 +206,7 @@ def month(database_url: str, mail: MailSink) -> Iterator[Month]:
 
 
 def entries(count: int, seed: int) -> list[datetime]:
-    """When campaigns enter A1: some all at once, some while the DAM or the mail is away, the rest by chance."""
+    """When campaigns enter A1: some all at once, some while DAM or mail is away, the rest by chance."""
     chance = random.Random(seed)  # noqa: S311 - a seeded play
     burst = [START + timedelta(days=1)] * int(count * BURST_SHARE)
     last = END - timedelta(days=4)
