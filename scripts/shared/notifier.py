@@ -224,7 +224,7 @@ class Composer:
             began=_local_time(began_at, self.timezone),
             is_reminder=is_reminder,
             attempt=counted_attempts,
-            detail=f"{one_line(message)} ({one_line(hint)})" if hint else one_line(message),
+            detail=("still: " if is_reminder else "") + one_line(f"{message} ({hint})" if hint else message),
         )
 
     def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:

@@ -60,9 +60,9 @@ def deliver_due_notices(
     if not database.is_notice_due(now):
         return counts
     with mailer as sender:
-        while (mail_id := _begin_mail(database, now, timezone)) is not None:
+        while (begun := _begin_mail(database, now, timezone)) is not None:
             with database.transaction():
-                due = database.lock_mail(mail_id, now)
+                due = database.lock_mail(begun.mail_id, now)
                 if due is None:
                     continue
                 try:
@@ -70,36 +70,53 @@ def deliver_due_notices(
                 except NotifyError as exc:
                     logger.warning("notice %s stays in the outbox: %s", due.notice.id, exc)
                     counts.failed += due.count
-                    _postpone(database, due, exc, now)
+                    may_have_arrived = begun.may_have_arrived or exc.may_have_arrived
+                    _postpone(database, due, str(exc), now, may_have_arrived=may_have_arrived)
                     return counts
-                _record(database, due, result, now, counts)
+                _record(database, due, result, now, counts, may_have_arrived=begun.may_have_arrived)
     return counts
 
 
-def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo) -> str | None:
-    """Settle what goes out next; its id, None when nothing is due."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An e-mail on its way. may_have_arrived: in an earlier round, whatever becomes of it in this one."""
+
+    mail_id: str
+    may_have_arrived: bool
+
+
+def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo) -> _Begun | None:
+    """Settle what goes out next; None when nothing is due."""
     from uuid import uuid4  # an idle run does without
 
     with database.transaction():
-        begun = database.begun_mail(now)
-        if begun is not None:
-            return begun
+        left = database.begun_mail(now)
+        if left is not None:
+            return _Begun(left, may_have_arrived=True)
         bundle = database.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
-        if bundle is None:
-            return database.begin_single(now)
-        database.save_bundle(bundle, digest(bundle, timezone))
-        return bundle.id
+        if bundle is not None:
+            database.save_bundle(bundle, digest(bundle, timezone))
+            return _Begun(bundle.id, may_have_arrived=False)
+        single = database.begin_single(now)
+        return None if single is None else _Begun(single, may_have_arrived=False)
 
 
 def _record(
-    database: Database, due: DueMail, result: DeliveryResult, now: datetime, counts: DeliveryCounts
+    database: Database,
+    due: DueMail,
+    result: DeliveryResult,
+    now: datetime,
+    counts: DeliveryCounts,
+    *,
+    may_have_arrived: bool,
 ) -> None:
     if due.bundled is None:
         if result.refused:
             counts.failed += 1
         else:
             counts.sent += 1
-        database.record_delivery(due.notice.id, result, now, _next_tries(due, result, now))
+        next_tries = _next_tries(due, result, now)
+        database.record_delivery(due.notice.id, result, now, next_tries, may_have_arrived=may_have_arrived)
         return
     if not result.refused:
         counts.sent += database.record_bundle_sent(due.notice.id, now)
@@ -117,12 +134,13 @@ def _record(
         now,
         {tries: _next_try(tries, now) for tries in due.bundled},
         give_up_before=now - GIVE_UP_AFTER,
-        may_have_arrived=False,
+        may_have_arrived=may_have_arrived,
     )
 
 
-def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datetime) -> None:
-    reason = str(trouble)
+def _postpone(
+    database: Database, due: DueMail, reason: str, now: datetime, *, may_have_arrived: bool
+) -> None:
     if due.bundled is not None:
         database.record_bundle_refused(
             due.notice.id,
@@ -130,7 +148,7 @@ def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datet
             now,
             {tries: _next_try(tries, now) for tries in due.bundled},
             give_up_before=None,
-            may_have_arrived=trouble.may_have_arrived,
+            may_have_arrived=may_have_arrived,
         )
         return
     database.record_delivery(
@@ -138,7 +156,7 @@ def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datet
         DeliveryResult(refused={recipient: (0, reason) for recipient in due.tries}),
         now,
         {recipient: _next_try(tries, now) for recipient, tries in due.tries.items()},
-        may_have_arrived=trouble.may_have_arrived,
+        may_have_arrived=may_have_arrived,
     )
 
 

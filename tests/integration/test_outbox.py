@@ -254,6 +254,22 @@ def test_answer_lost__the_table_comes_again_under_its_message_id(stage: Stage) -
     assert len(stage.sink.messages) == 4, "30 twice, 30 to one and 60 to the other"
 
 
+@pytest.mark.parametrize("count", [1, 30], ids=["single", "table"])
+def test_answer_lost__and_then_refused_keeps_its_message_id(stage: Stage, count: int) -> None:
+    stage.queue(NoticeKind.RETRY, count)
+    stage.sink.drop_after_data = True
+    stage.deliver()
+    stage.sink.drop_after_data = False
+    stage.sink.refuse_all(451, "greylisted")
+    stage.deliver(NOW + 3 * MINUTE)
+    stage.sink._refused_stages.clear()
+    stage.queue(NoticeKind.RETRY, 40, first=100, at=NOW + 5 * MINUTE)
+    stage.deliver(NOW + 6 * MINUTE)
+    first = stage.sink.messages[0]
+    assert [id_of(mail) for mail in stage.sink.messages].count(id_of(first)) == 2
+    stage.assert_each_notice_in_one_mail(repeated=1 + (count == 1))
+
+
 def test_server_away__what_comes_meanwhile_goes_along(stage: Stage) -> None:
     stage.sink.stop()
     for run in range(40):

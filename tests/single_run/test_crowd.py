@@ -38,7 +38,7 @@ def assert_held(tally: dict[str, Any], rounds: int) -> None:
 
 
 def test_crowd__never_two_at_work(database_url: str) -> None:
-    assert_held(run_crowd(database_url, rounds=16, seed=5), 16)
+    assert_held(run_crowd(database_url, rounds=12, seed=5), 12)
 
 
 @pytest.mark.single_run
