@@ -103,7 +103,8 @@ def test_frozen_and_cut__continued_has_no_further_effect(world: World, system: s
     campaigns, empty = add_work(world)
     simulator = getattr(world, system)
     fault = simulator.fail(match, delay=0.5, times=1)
-    frozen = start(world, 1)[0]
+    # Without limits nothing but the question itself is asked before a call to Box.
+    frozen = start(world, 1, BOX_UPLOADS_PER_MINUTE="0", BOX_CALLS_PER_MINUTE="0")[0]
     wait_for(lambda: fault.hits == 1)
     frozen.send_signal(signal.SIGSTOP)
     # What is on its way cannot be called back: it is carried out before the next run begins.
