@@ -155,12 +155,14 @@ def play(world: World, number: int, chance: random.Random) -> int:
     is_cut = chance.random() < 0.75
     if is_cut:
         cut(world, worker.pid)
-    others = finish_all(world, start(world, 3))
+    # One that was started with the first may be slow enough to take over from it.
+    others = finish_all(world, [*start(world, 3), *(process for process in first if process is not worker)])
     before, mails = Counter(effects(world)), len(world.mail.messages)
     codes = Counter(run.exit_code for run in others.values())
-    assert codes == (Counter({0: 1, 75: 2}) if is_cut else Counter({75: 3})) or codes[0] > 1, codes
+    assert set(codes) <= {0, 75}
+    assert (codes[0] > 0) == is_cut, codes
     worker.send_signal(signal.SIGCONT)
-    ended = finish_all(world, first)
+    ended = finish_all(world, [worker])
     late = 0
     if is_cut:
         assert ended[worker.pid].exit_code == 75, ended[worker.pid].stderr
