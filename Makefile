@@ -24,7 +24,7 @@ PIP_AUDIT_VERSION := 2.10.1
 ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
-.PHONY: help test test-zones test-migrations demo bench lint audit pins check format clean
+.PHONY: help test test-zones test-migrations test-calm test-single-run demo bench lint audit pins check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
@@ -37,6 +37,12 @@ test-zones: $(INSTALLED) ## the cadence over every clock change of every time zo
 
 test-migrations: $(INSTALLED) ## the migrations on five million rows in use: nobody waits 200 ms
 	$(VENV_PYTHON) -m pytest -m migrations -s tests/integration/test_migrations.py
+
+test-calm: $(INSTALLED) ## a simulated month of 1,000 stuck campaigns, a run every 3 minutes, with outages
+	$(VENV_PYTHON) -m pytest -m calm tests/integration/test_calm.py
+
+test-single-run: $(INSTALLED) ## 200 rounds of 32 processes and 25 of real uploaders, frozen and cut off
+	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/test_single_run.py
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from shared.database import Database
 from shared.errors import ExitCode
@@ -49,9 +50,11 @@ def show_near_failure(database: Database, arguments: argparse.Namespace, setting
 
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     """Reset the named campaigns, or all that are failed; each with a note of who did it and why."""
-    if bool(arguments.campaign_ids) == arguments.all_failed:
-        logger.error("reset: name campaign ids, or give --all-failed")
+    if (bool(arguments.campaign_ids), arguments.all_failed, arguments.digest is not None).count(True) != 1:
+        logger.error("reset: name campaign ids, or give --all-failed, or --digest")
         return ExitCode.BAD_CONFIG
+    if arguments.digest is not None:
+        return _reset_digest(database, arguments)
     if arguments.all_failed:
         return _reset_all_failed(database, arguments)
     missing = []
@@ -84,6 +87,25 @@ def _reset_all_failed(database: Database, arguments: argparse.Namespace) -> int:
         database.record_resets([row[0] for row in rows], arguments.by, arguments.reason)
         table = database.run_query("reset_all_failed", {})
     _say_reset(table)
+    return ExitCode.OK
+
+
+def _reset_digest(database: Database, arguments: argparse.Namespace) -> int:
+    """The failed campaigns of one e-mail with a table."""
+    values = {"mail": str(arguments.digest)}
+    columns, told = database.run_query("digest", values)
+    if not told:
+        logger.error("no e-mail %s was sent; is the id right?", arguments.digest)
+        return ExitCode.SOME_FAILED
+    told_of = {row[columns.index("campaign_id")] for row in told}
+    with database.transaction():
+        failed = [row[0] for row in database.run_query("failed", {})[1]]
+        ids = [campaign_id for campaign_id in failed if campaign_id in told_of]
+        database.record_resets(ids, arguments.by, arguments.reason)
+        table = database.run_query("reset_digest", values)
+    _say_reset(table)
+    if not table[1]:
+        sys.stdout.write("none of its campaigns is permanently failed\n")
     return ExitCode.OK
 
 
@@ -149,6 +171,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     again = commands.add_parser("reset", parents=[common], help="try campaigns again from attempt 1")
     again.add_argument("campaign_ids", nargs="*", metavar="ID")
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
+    again.add_argument(
+        "--digest", type=UUID, metavar="ID", help="the failed campaigns that one e-mail with a table named"
+    )
     again.add_argument("--yes", action="store_true", help="do not ask")
     again.add_argument("--by", default=_user_name(), metavar="NAME", help="who resets; default: you")
     again.add_argument("--reason", default="", metavar="TEXT", help="why, for those who look later")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, UPLOADER_LOCK, Database
-from shared.errors import AppError, ConfigError, DamError, DbError, ExitCode, StoppedError
+from shared.errors import AppError, ConfigError, DamError, ExitCode, StoppedError
 from shared.logs import configure_logging, use_utf8
 from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer, Mailer
@@ -223,10 +223,8 @@ class Pass:
         """One campaign's failure never stops the next one."""
         try:
             yield
-        except ConfigError:
-            raise
         except AppError as exc:
-            if isinstance(exc, DbError) and exc.is_out_of_reach:
+            if exc.ends_run:
                 raise
             self._abandon(work)
             self._fail(Failure(work.campaign, exc, work.retry))
@@ -316,7 +314,7 @@ class Pass:
     def _on_delivered(self, work: Work, delivered: Delivered) -> None:
         """A worker has brought a file, or tells why not."""
         error = delivered.error
-        if isinstance(error, ConfigError) or (isinstance(error, DbError) and error.is_out_of_reach):
+        if isinstance(error, AppError) and error.ends_run:
             raise error
         if delivered.file is not None:
             self._systems_that_answered.add("Box")
@@ -423,6 +421,8 @@ class Pass:
             try:
                 self._made_courier().box.abort(upload.session_id)
             except AppError as exc:
+                if exc.ends_run:
+                    raise
                 logger.warning("%s; it is tried again in the next run", exc)
                 continue
             self._database.forget_upload(upload.session_id)
@@ -442,6 +442,7 @@ class Pass:
                 ledger,
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
+                ensure_held=self._database.ensure_held,
             )
             box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate)))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
@@ -626,7 +627,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
     with (
-        closing(DamClient(settings.dam, now=clock())) as dam,
+        # A faulty certificate is told of before anybody is called; its writes come after the lock.
+        closing(DamClient(settings.dam, now=clock(), before_write=lambda: database.ensure_held())) as dam,
         Database(settings.database.dsn, settings.max_retries, application_name=name) as database,
     ):
         pending = database.pending_migrations()
@@ -636,7 +638,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         if arguments.verify is not None:
             return verify(arguments.verify, settings, database, dam, report, progress)
         if not arguments.dry_run:
-            holder = database.lock_or_holder(UPLOADER_LOCK)
+            holder = database.take_run(UPLOADER_LOCK)
             if holder is not None:
                 raise RunLockedError(f"another run is at work: {holder}")
         single = Pass(
@@ -652,7 +654,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             progress.erase()
             report.transfer = progress.figures
             if not arguments.dry_run and not database.is_closed:
-                report.delivered = deliver_due_notices(database, Mailer(settings.mail.server), clock())
+                mailer = Mailer(settings.mail.server)
+                report.delivered = deliver_due_notices(database, mailer, clock(), settings.timezone)
 
 
 def verify(

@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
             sys.stdout.write(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
             return ExitCode.OK
         queue_report(database, settings, composer, day, now)
-        delivered = deliver_due_notices(database, Mailer(settings.mail.server), now)
+        mailer = Mailer(settings.mail.server)
+        delivered = deliver_due_notices(database, mailer, now, settings.timezone)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
     return ExitCode.OK
 

@@ -43,11 +43,13 @@ DEEPEST_FOLDER = 64
 
 class DamClient:
     """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it.
+    accept; calls are repeated and sessions renewed as DamSession does it. before_write: see there.
     """
 
-    def __init__(self, settings: DamSettings, *, now: datetime) -> None:
-        self._session = DamSession(settings, now=now)
+    def __init__(
+        self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None] = lambda: None
+    ) -> None:
+        self._session = DamSession(settings, now=now, before_write=before_write)
         self._settings = settings
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +47,7 @@ RETRIED_STATUSES = (500, *OUT_OF_REACH_STATUSES)
 REDIRECTS = (301, 302, 303, 307, 308)
 REPEATABLE_METHODS = ("GET", "PUT", "DELETE")
 AGENT = {"User-Agent": "a1-to-a2"}
+WRITING_METHODS = ("PUT", "PATCH")
 FORM = "application/x-www-form-urlencoded"
 LONGEST_COOKIES = 8192
 """What all cookies together may take; servers refuse more in one request."""
@@ -102,13 +103,15 @@ class DamSession:
     """One session with the DAM, shared by all threads.
 
     Reads are retried a few times on dropped connections, 429 and 5xx; every call has a time-out; a session
-    that ends is renewed once per call, and once for all threads that meet its end. Raises DamError for what
+    that ends is renewed once per call, and once for all threads that meet its end. before_write: called right
+    before each try of a write; what it raises keeps the write from going out. Raises DamError for what
     the DAM does, ConfigError for credentials and certificates it will never accept. `what` says, in errors,
     what was being done.
     """
 
-    def __init__(self, settings: DamSettings, *, now: datetime) -> None:
+    def __init__(self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None]) -> None:
         self._settings = settings
+        self._before_write = before_write
         # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent.
         self._elsewhere = Wire(None, settings.timeout_seconds)
         self._wire = self._elsewhere
@@ -347,6 +350,8 @@ class DamSession:
         wire = self._wire if is_ours else self._elsewhere
         for tries in range(1, READ_TRIES + 1):
             is_last = tries == READ_TRIES or not is_repeatable
+            if method in WRITING_METHODS:
+                self._before_write()
             try:
                 reply = wire.send(method, url, {**(self._headers() if is_ours else AGENT), **headers}, body)
             except UnfitError as exc:

@@ -20,17 +20,20 @@ from psycopg2.extensions import parse_dsn
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
-from shared.errors import DbError, ExitCode
+from shared.errors import DbError, ExitCode, LockLostError
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
+    BUNDLED_KINDS,
     Asset,
     Attempt,
     BoxFile,
+    Bundle,
     Campaign,
     DeliveryResult,
     LedgerEntry,
     Notice,
     NoticeKind,
+    NoticeLine,
     OpenUpload,
     RetryStatus,
     UploadTotals,
@@ -58,6 +61,9 @@ DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
 CONNECT_TIMEOUT_SECONDS = 10
 ANSWER_TIMEOUT_SECONDS = 30
 """How long sent bytes may stay unacknowledged before the connection counts as lost."""
+STALE_ANSWER_SECONDS = 0.1
+"""A word on who holds the run that took longer than this to come is asked for again, a few times."""
+STALE_ANSWERS = 3
 LOCK_CLASS = 0xA1A2
 """First key of our advisory locks; the second tells them apart."""
 UPLOADER_LOCK = 1
@@ -73,10 +79,28 @@ GONE = "GONE"
 # default is hours.
 _SERVER_OPTIONS = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
 
+_RUN_NOT_HELD = "A1001"
+"""The SQLSTATE with which hold_run refuses."""
+_WRITES = ("INSERT", "UPDATE", "DELETE")
+
 _LOGIN_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
+
+# Take a lock and the next number of its holders, both or neither; no row when another session has the lock.
+TAKE_RUN = """
+WITH taken AS (SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s) AS is_ours)
+INSERT INTO run_epochs AS r (lock, epoch, holder, taken_at)
+SELECT %(lock)s, 1, left(current_setting('application_name'), 63), now() FROM taken WHERE is_ours
+ON CONFLICT (lock) DO UPDATE SET epoch = r.epoch + 1, holder = EXCLUDED.holder, taken_at = now()
+RETURNING epoch
+"""
+
+# Goes before every write of a run, in the write's own transaction (migration 015).
+HOLD_RUN = "SELECT hold_run(%(held_lock)s, %(held_epoch)s);"
+
+IS_RUN_HELD = "SELECT EXISTS (SELECT FROM run_epochs WHERE lock = %(held_lock)s AND epoch = %(held_epoch)s)"
 
 # Who holds an advisory lock, by the application_name that every run sets.
 LOCK_HOLDER = """
@@ -252,8 +276,10 @@ RETURNING began_at, last_notice_at = now(), began_at < now()
 CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
 
 QUEUE_NOTICE = """
-INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at)
-VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s)
+INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
+                     campaign_name, attempt, max_attempts, detail)
+VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
+        %(campaign_number)s, %(campaign_name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
 """
 
 QUEUE_DELIVERIES = """
@@ -266,15 +292,83 @@ SELECT EXISTS (SELECT FROM notice_deliveries
                WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s)
 """
 
-# The oldest notice that is due to anybody; its deliveries are locked until the transaction ends, so that two
-# processes never send the same one, and a process that is killed leaves them to the next.
-LOCK_DUE_DELIVERIES = """
-SELECT notice_id, recipient, tries FROM notice_deliveries
-WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+# An e-mail that was begun and not brought to its end: it is the first to be sent again.
+BEGUN_MAIL = """
+SELECT mail_id FROM notice_deliveries
+WHERE mail_id IS NOT NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+ORDER BY next_try_at, mail_id FOR UPDATE SKIP LOCKED LIMIT 1
+"""
+
+# A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
+# What an outage put off counts too: it would otherwise come one by one within the hour.
+CROWD = """
+SELECT n.kind, d.recipient
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.kind = ANY(%(kinds)s)
+GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_try_at <= %(now)s)
+ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
+"""
+
+BEGIN_BUNDLE = """
+WITH chosen AS (
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+      AND n.kind = %(kind)s AND d.recipient = %(recipient)s
+    FOR UPDATE OF d SKIP LOCKED)
+UPDATE notice_deliveries d SET mail_id = %(id)s
+FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
+"""
+
+BUNDLE_TOTALS = """
+SELECT count(*), count(DISTINCT n.campaign_id), coalesce(max(n.max_attempts), %(max)s)
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = %(id)s
+"""
+
+# Notices from before 016 do not know their campaign's name; its row does.
+BUNDLE_LINES = """
+SELECT n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
+       coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
+       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
+WHERE d.mail_id = %(id)s ORDER BY n.created_at, n.campaign_id, n.id LIMIT %(limit)s
+"""
+
+SAVE_BUNDLE = """
+INSERT INTO notice_bundles (id, kind, recipient, notices, subject, body_text, body_html, created_at)
+VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s, %(body_html)s,
+        %(created_at)s)
+"""
+
+# The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
+BEGIN_SINGLE = """
+UPDATE notice_deliveries SET mail_id = notice_id
+WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
   AND notice_id = (SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-                   WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
-                     AND d.notice_id <> ALL(%(exclude)s::uuid[])
+                   WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+                     AND d.next_try_at <= %(now)s
                    ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED LIMIT 1)
+RETURNING notice_id
+"""
+
+# Locked until the transaction ends, so that two processes never send the same e-mail, and a process that is
+# killed leaves it to the next.
+LOCK_BUNDLE = """
+SELECT kind, recipient, subject, body_text, body_html, created_at
+FROM notice_bundles WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+"""
+
+LOCK_BUNDLED = """
+SELECT tries, count(*)
+FROM (SELECT tries FROM notice_deliveries
+      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL FOR UPDATE) held
+GROUP BY tries
+"""
+
+LOCK_SINGLE = """
+SELECT recipient, tries FROM notice_deliveries
+WHERE notice_id = %(id)s AND mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+  AND next_try_at <= %(now)s
 FOR UPDATE SKIP LOCKED
 """
 
@@ -289,9 +383,36 @@ WHERE notice_id = %(id)s AND recipient = ANY(%(recipients)s)
 
 MARK_REFUSED = """
 UPDATE notice_deliveries
-SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s
+SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s,
+    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
 WHERE notice_id = %(id)s AND recipient = %(recipient)s
 """
+
+MARK_BUNDLE_SENT = """
+UPDATE notice_deliveries SET sent_at = %(now)s, tries = tries + 1, last_error = NULL
+WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+"""
+
+# The notices of a bundle that nobody owes to anybody any more.
+BUNDLE_DONE = """
+SELECT count(*) FROM notice_deliveries d
+WHERE d.mail_id = %(id)s
+  AND NOT EXISTS (SELECT FROM notice_deliveries o
+                  WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
+"""
+
+# What is too old is given up, with give_up_before NULL nothing is.
+MARK_BUNDLE_REFUSED = """
+UPDATE notice_deliveries d
+SET tries = tries + 1, next_try_at = %(next_try_at)s, last_error = %(error)s,
+    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END,
+    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
+FROM notices n
+WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+  AND d.tries = %(tries)s
+"""
+
+FORGET_BUNDLE = "DELETE FROM notice_bundles WHERE id = %(id)s"
 
 RECORD_RESET = """
 INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
@@ -478,11 +599,21 @@ class TaskRun:
 
 
 @dataclass(frozen=True, slots=True)
-class DueNotice:
-    """A notice with the recipients that it is due to now, and how often each was tried."""
+class DueMail:
+    """An e-mail, and what of it is due now.
+
+    tries: how often each recipient was tried. bundled: when it is a table, {tries so far: how many of its
+    notices were tried so often}, else None.
+    """
 
     notice: Notice
     tries: Mapping[str, int]
+    bundled: Mapping[int, int] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many notices it carries."""
+        return 1 if self.bundled is None else sum(self.bundled.values())
 
 
 class Database:
@@ -506,6 +637,7 @@ class Database:
     ) -> None:
         self._max_retries = max_retries
         self._is_in_transaction = False
+        self._held: dict[str, int] | None = None
         self._lock = threading.RLock()
         self.statements = 0
         """Statements sent so far, for the run's own accounting."""
@@ -541,9 +673,12 @@ class Database:
         """The connection's socket: it can be read when the server ended the connection."""
         return int(self._connection.fileno())
 
-    def ask_for_life(self) -> None:
-        """Raise DbError when the connection is gone."""
-        self._run("SELECT 1")
+    def ensure_alive(self) -> None:
+        """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
+        if self._held is None:
+            self._run("SELECT 1")
+        else:
+            self.ensure_held()
 
     @property
     def is_closed(self) -> bool:
@@ -556,9 +691,9 @@ class Database:
         with self._lock:
             if self._is_in_transaction:
                 raise RuntimeError("a transaction is open already")
-            self._run("BEGIN")
             self._is_in_transaction = True
             try:
+                self._run("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
                 yield
             except BaseException:
                 self._is_in_transaction = False
@@ -578,6 +713,52 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
+        return self._holder(keys)
+
+    def take_run(self, lock: int) -> str | None:
+        """Become the one run: take the lock, and hold it from now on in every write. None: it is ours; else
+        who holds it.
+
+        From then on a write raises LockLostError when another run has taken the lock since, whatever became
+        of this connection's own.
+        """
+        keys = {"lock_class": LOCK_CLASS, "lock": lock}
+        rows = self._rows(TAKE_RUN, keys)
+        if not rows:
+            return self._holder(keys)
+        self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
+        return None
+
+    @property
+    def epoch(self) -> int | None:
+        """The number under which this connection holds its run; None when it holds none."""
+        return None if self._held is None else self._held["held_epoch"]
+
+    def ensure_held(self) -> None:
+        """To be called right before an effect outside the database. Raises LockLostError when another run may
+        be at work: it has taken the lock, or our connection is gone, and the lock with it.
+        """
+        if self._held is None:
+            return
+        # A process that was frozen over the question finds an answer from before it was frozen.
+        for _ in range(STALE_ANSWERS):
+            asked_at = time.monotonic()
+            self._ask_whether_held(self._held)
+            if time.monotonic() - asked_at < STALE_ANSWER_SECONDS:
+                return
+        logger.debug("the database is slow to say who holds the run")
+
+    def _ask_whether_held(self, held: Mapping[str, int]) -> None:
+        try:
+            is_held = self._row(IS_RUN_HELD, held)[0]
+        except DbError as exc:
+            if not exc.is_out_of_reach:
+                raise
+            raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
+        if not is_held:
+            raise LockLostError("another run has taken the lock")
+
+    def _holder(self, keys: Mapping[str, object]) -> str:
         holders = self._rows(LOCK_HOLDER, keys)
         if not holders:
             return "a run that has just ended"
@@ -846,6 +1027,11 @@ class Database:
             "body_html": notice.html,
             "created_at": notice.created_at,
             "recipients": list(notice.recipients),
+            "campaign_number": notice.line and notice.line.number,
+            "campaign_name": notice.line and notice.line.name,
+            "attempt": notice.line and notice.line.attempt,
+            "max_attempts": notice.line and notice.line.max_attempts,
+            "detail": notice.line and notice.line.detail,
         }
         self._run(QUEUE_NOTICE, values)
         self._run(QUEUE_DELIVERIES, values)
@@ -854,17 +1040,66 @@ class Database:
         """Whether there is anything to deliver: the one outbox query of an idle run."""
         return bool(self._row(IS_NOTICE_DUE, {"now": now})[0])
 
-    def lock_due_notice(self, now: datetime, exclude: Collection[str]) -> DueNotice | None:
-        """The oldest notice that is due, locked until the transaction ends; None when nothing is owed now.
+    # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
+    # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.
 
-        exclude: ids of notices that this run has tried already.
+    def begun_mail(self, now: datetime) -> str | None:
+        """The id of an e-mail that was begun, may have arrived, and is due to be sent again."""
+        rows = self._rows(BEGUN_MAIL, {"now": now})
+        return rows[0][0] if rows else None
+
+    def begin_bundle(
+        self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
+    ) -> Bundle | None:
+        """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
+        notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
         """
-        due = self._rows(LOCK_DUE_DELIVERIES, {"now": now, "exclude": list(exclude)})
+        crowd = self._rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
+        if not crowd:
+            return None
+        kind, recipient = crowd[0]
+        values = {
+            "id": bundle_id,
+            "kind": kind,
+            "recipient": recipient,
+            "max": self._max_retries,
+            "limit": most_lines,
+        }
+        if self._run(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
+            return None
+        notices, campaigns, max_attempts = self._row(BUNDLE_TOTALS, values)
+        lines = tuple(NoticeLine(*row) for row in self._rows(BUNDLE_LINES, values))
+        return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
+
+    def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
+        """Keep the bundle as the e-mail that it goes out as."""
+        values = {
+            "id": bundle.id,
+            "kind": bundle.kind.value,
+            "recipient": bundle.recipient,
+            "notices": bundle.notices,
+            "subject": mail.subject,
+            "body_text": mail.text,
+            "body_html": mail.html,
+            "created_at": bundle.created_at,
+        }
+        self._run(SAVE_BUNDLE, values)
+
+    def begin_single(self, now: datetime) -> str | None:
+        """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
+        rows = self._rows(BEGIN_SINGLE, {"now": now})
+        return rows[0][0] if rows else None
+
+    def lock_mail(self, mail_id: str, now: datetime) -> DueMail | None:
+        """The e-mail, locked until the transaction ends; None when another process has it in hand."""
+        for kind, recipient, subject, text, html, created_at in self._rows(LOCK_BUNDLE, {"id": mail_id}):
+            held = dict(self._rows(LOCK_BUNDLED, {"id": mail_id}))
+            bundle = Notice(mail_id, NoticeKind(kind), "", subject, text, html, (recipient,), created_at)
+            return DueMail(bundle, {}, bundled=held) if held else None
+        due = dict(self._rows(LOCK_SINGLE, {"id": mail_id, "now": now}))
         if not due:
             return None
-        notice_id = due[0][0]
-        row = self._row(READ_NOTICE, {"id": notice_id})
-        tries = {recipient: count for _, recipient, count in due}
+        row = self._row(READ_NOTICE, {"id": mail_id})
         notice = Notice(
             id=row[0],
             kind=NoticeKind(row[1]),
@@ -872,10 +1107,10 @@ class Database:
             subject=row[3],
             text=row[4],
             html=row[5],
-            recipients=tuple(sorted(tries)),
+            recipients=tuple(sorted(due)),
             created_at=row[6],
         )
-        return DueNotice(notice, tries)
+        return DueMail(notice, due)
 
     def record_delivery(
         self,
@@ -883,8 +1118,12 @@ class Database:
         result: DeliveryResult,
         now: datetime,
         next_tries: Mapping[str, datetime | None],
+        *,
+        may_have_arrived: bool = False,
     ) -> None:
-        """Enter what the mail server said. next_tries: when to try a refused recipient again, None: never."""
+        """Enter what the mail server said of a single notice. next_tries: when to try a refused recipient
+        again, None: never. may_have_arrived: then only under the same Message-ID.
+        """
         if result.accepted:
             self._run(MARK_SENT, {"id": notice_id, "recipients": list(result.accepted), "now": now})
         for recipient, (code, text) in result.refused.items():
@@ -895,8 +1134,40 @@ class Database:
                 "next_try_at": next_try_at or now,
                 "gave_up_at": now if next_try_at is None else None,
                 "error": f"{code} {text}".strip(),
+                "may_have_arrived": may_have_arrived,
             }
             self._run(MARK_REFUSED, values)
+
+    def record_bundle_sent(self, bundle_id: str, now: datetime) -> int:
+        """The mail server took the bundle; returns how many of its notices nobody waits for any more."""
+        self._run(MARK_BUNDLE_SENT, {"id": bundle_id, "now": now})
+        return int(self._row(BUNDLE_DONE, {"id": bundle_id})[0])
+
+    def record_bundle_refused(
+        self,
+        bundle_id: str,
+        error: str,
+        now: datetime,
+        next_tries: Mapping[int, datetime],
+        *,
+        give_up_before: datetime | None,
+        may_have_arrived: bool,
+    ) -> None:
+        """The mail server did not take the bundle: unless it may have arrived, its notices are free again, to
+        be told with whatever comes until then. next_tries: {tries so far: when again}. give_up_before: what
+        was created earlier is not tried again.
+        """
+        values = {
+            "id": bundle_id,
+            "error": error,
+            "now": now,
+            "give_up_before": give_up_before,
+            "may_have_arrived": may_have_arrived,
+        }
+        for tries in sorted(next_tries, reverse=True):  # what is marked counts one try more
+            self._run(MARK_BUNDLE_REFUSED, values | {"tries": tries, "next_try_at": next_tries[tries]})
+        if not may_have_arrived:
+            self._run(FORGET_BUNDLE, values)
 
     # The orchestrator
 
@@ -1051,14 +1322,24 @@ class Database:
     def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
-            cursor.execute(sql, values)
+            cursor.execute(*self._held_in(sql, values))
             return cursor.fetchall()
 
     def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         with self._lock, _translated(), self._connection.cursor() as cursor:
             self.statements += 1
-            cursor.execute(sql, values)
+            cursor.execute(*self._held_in(sql, values))
             return cursor.rowcount
+
+    def _held_in(
+        self, sql: str, values: Mapping[str, object] | None
+    ) -> tuple[str, Mapping[str, object] | None]:
+        """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs
+        both as one transaction, and they travel together.
+        """
+        if self._held is None or self._is_in_transaction or not sql.lstrip().startswith(_WRITES):
+            return sql, values
+        return HOLD_RUN + sql, {**(values or {}), **self._held}
 
 
 def _campaign(row: tuple[Any, ...]) -> Campaign:
@@ -1082,6 +1363,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except psycopg2.Error as exc:
+        if exc.pgcode == _RUN_NOT_HELD:
+            raise LockLostError("another run has taken the lock") from exc
         lost = isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError) and not isinstance(
             exc, psycopg2.errors.LockNotAvailable | psycopg2.errors.QueryCanceled
         )

@@ -5,6 +5,7 @@ AppError
 ├── DamError      OpenText Media Management
 ├── BoxError      Box
 ├── DbError       PostgreSQL
+│   └── LockLostError   the run's lock is no longer its own
 └── NotifyError   the mail server
 """
 
@@ -72,6 +73,11 @@ class AppError(Exception):
         return self.kind == "out_of_reach"
 
     @property
+    def ends_run(self) -> bool:
+        """Nothing more may be done by this run, for any campaign."""
+        return False
+
+    @property
     def is_system_wide(self) -> bool:
         """Every campaign that needs this system would fail in the same way."""
         return self.kind in SYSTEM_WIDE_KINDS
@@ -85,6 +91,10 @@ class ConfigError(AppError):
     def __init__(self, faults: Sequence[str] | str) -> None:
         self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("; ".join(self.faults), kind="bad_configuration")
+
+    @property
+    def ends_run(self) -> bool:
+        return True
 
 
 class StoppedError(Exception):
@@ -108,8 +118,29 @@ class DbError(AppError):
 
     system = "database"
 
+    @property
+    def ends_run(self) -> bool:
+        return self.is_out_of_reach
+
+
+class LockLostError(DbError):
+    """Another run may be at work, or is: this one must not have one effect more. It ends with 75."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, kind="lock_lost", hint="another run goes on with what is left", retryable=True
+        )
+
+    @property
+    def ends_run(self) -> bool:
+        return True
+
 
 class NotifyError(AppError):
-    """The mail server did not take a notice; the notice stays in the outbox."""
+    """The mail server did not take a notice; the notice stays in the outbox.
+
+    may_have_arrived: the connection broke while the mail was handed over, so the server may have it.
+    """
 
     system = "mail"
+    may_have_arrived = False

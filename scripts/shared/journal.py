@@ -82,7 +82,11 @@ class Journal:
             if self._database is None:
                 self._connect()
             assert self._database is not None  # noqa: S101 - for the type checker
-            holder = self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=self.is_shared)
+            holder = (
+                self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
+                if self.is_shared
+                else self._database.take_run(ORCHESTRATOR_LOCK)
+            )
             if holder is not None:
                 if self.role is Role.ACTING or self.holder is None:
                     logger.info("standing by, another orchestrator acts: %s", holder)
@@ -119,8 +123,10 @@ class Journal:
             self._is_away_told = False
 
     def check_connection(self) -> None:
-        """The socket can be read: see whether the server ended the connection."""
-        self._ask(lambda database: database.ask_for_life(), None)
+        """See whether the server ended the connection, or gave the lock to somebody else."""
+        if self._database is None:
+            return
+        self._ask(lambda database: database.ensure_alive(), None)
         if self._database is None:
             self._retry_at = 0.0
 
@@ -169,7 +175,11 @@ class Journal:
             self._unwritten.append(run)
 
     def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
-        """Write a task's alerts and the notice they brought, together; False when the database is away."""
+        """Write a task's alerts and the notice they brought, together; False when the database is away, or
+        somebody else acts: then they are not ours to write.
+        """
+        if self.role is not Role.ACTING:
+            return False
 
         def write(database: Database) -> bool:
             with database.transaction():

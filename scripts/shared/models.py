@@ -172,11 +172,51 @@ class NoticeKind(StrEnum):
     TASK_ALERT = "orchestrator_task_alert"
 
 
+BUNDLED_KINDS = (NoticeKind.RETRY, NoticeKind.PERMANENT, NoticeKind.SUCCESS, NoticeKind.ERROR)
+"""What comes once a campaign, and so in numbers: many at once are told in one e-mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeLine:
+    """A notice as a line of a table. attempt: spent so far. detail: why, or how much."""
+
+    campaign_id: str
+    number: str
+    name: str
+    attempt: int
+    max_attempts: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Many notices of a kind for one recipient, that go as one e-mail.
+
+    notices, campaigns: how many of each. max_attempts: the most any of them had. lines: the first of the
+    notices, in the order in which they came. created_at: when the bundle was made up.
+    """
+
+    id: str
+    kind: NoticeKind
+    recipient: str
+    notices: int
+    campaigns: int
+    max_attempts: int
+    lines: tuple[NoticeLine, ...]
+    created_at: datetime
+
+    @property
+    def more(self) -> int:
+        """How many notices are not among the lines."""
+        return self.notices - len(self.lines)
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
-    campaign_id: "" when it is about no campaign.
+    campaign_id: "" when it is about no campaign. line: how a table of many tells it; None for what is never
+    told in one.
     """
 
     id: str
@@ -187,6 +227,7 @@ class Notice:
     html: str
     recipients: tuple[str, ...]
     created_at: datetime
+    line: NoticeLine | None = None
 
 
 @dataclass(frozen=True, slots=True)

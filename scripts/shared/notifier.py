@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from shared.alerts import AlertNews
 from shared.errors import NotifyError
-from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
+from shared.models import (
+    Attempt,
+    Bundle,
+    Campaign,
+    DeliveryResult,
+    Notice,
+    NoticeKind,
+    NoticeLine,
+    UploadTotals,
+)
 from shared.redaction import redact, spellings
 from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
@@ -68,6 +77,16 @@ def reset_sql(campaign_id: str) -> str:
         "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
         " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
         f" WHERE campaign_id = {_sql_literal(campaign_id)};"
+    )
+
+
+def reset_digest_sql(mail_id: str) -> str:
+    """The statement that resets the failed campaigns of one table, on one line."""
+    return (
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608 - quoted below
+        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
+        " WHERE a1_permanently_failed AND campaign_id IN (SELECT n.campaign_id FROM notice_deliveries d"
+        f" JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = {_sql_literal(mail_id)});"
     )
 
 
@@ -140,6 +159,7 @@ class Composer:
             attempt=attempt.number,
             remaining=max(0, self.max_attempts - attempt.number),
             reason=one_line(reason),
+            detail=one_line(reason),
             next_run=_local_time(next_run_at, self.timezone),
         )
 
@@ -152,6 +172,7 @@ class Composer:
             now,
             attempt=attempt.number,
             reason=one_line(reason),
+            detail=one_line(reason),
             reset_sql=reset_sql(campaign.id),
             reset_command=reset_command(campaign.id, self.retry_command),
         )
@@ -172,6 +193,8 @@ class Composer:
             now,
             assets=totals.assets,
             size=_human_size(totals.size_bytes),
+            attempt=0,
+            detail=_assets_and_size(totals),
             box_url=f"https://app.box.com/folder/{folder}" if folder else "",
         )
 
@@ -202,6 +225,7 @@ class Composer:
             began=_local_time(began_at, self.timezone),
             is_reminder=is_reminder,
             attempt=counted_attempts,
+            detail=("still: " if is_reminder else "") + one_line(f"{message} ({hint})" if hint else message),
         )
 
     def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:
@@ -219,6 +243,9 @@ class Composer:
         campaign: Campaign,
         recipients: tuple[str, ...],
         now: datetime,
+        *,
+        attempt: int,
+        detail: str,
         **facts: str | int,
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
@@ -227,11 +254,57 @@ class Composer:
             "number": number or "(none)",
             "campaign_id": campaign_id,
             "folder": one_line(self.folder_name),
+            "attempt": attempt,
             "max_attempts": self.max_attempts,
             "sent": _local_time(now, self.timezone),
             **facts,
         }
-        return _rendered(kind, campaign.id, recipients, values, now)
+        line = NoticeLine(campaign.id, number, values["name"], attempt, self.max_attempts, detail)
+        return replace(_rendered(kind, campaign.id, recipients, values, now), line=line)
+
+
+DIGEST_LINES: Final = 200
+"""The most lines in a table of many notices; it tells how the rest is listed. No e-mail is megabytes."""
+_ABOUT: Final = {
+    NoticeKind.RETRY: "retry",
+    NoticeKind.PERMANENT: "permanent",
+    NoticeKind.SUCCESS: "success",
+    NoticeKind.ERROR: "error",
+}
+
+
+def digest(bundle: Bundle, timezone: ZoneInfo) -> Notice:
+    """Many notices of a kind as one e-mail, under the bundle's id. bundle.kind: one of BUNDLED_KINDS."""
+    details = {one_line(line.detail, limit=300) for line in bundle.lines}
+    is_said_once = len(details) == 1 and not bundle.more and bundle.kind is not NoticeKind.SUCCESS
+    same_detail = details.pop() if is_said_once else ""
+    is_permanent = bundle.kind is NoticeKind.PERMANENT
+    rows = [
+        {
+            "number": one_line(line.number, limit=60) or "(none)",
+            "name": one_line(line.name, limit=120) or one_line(line.number) or one_line(line.campaign_id),
+            "attempt": line.attempt,
+            "max_attempts": line.max_attempts,
+            "detail": one_line(line.detail, limit=300),
+            "reset_command": reset_command(line.campaign_id) if is_permanent else "",
+        }
+        for line in bundle.lines
+    ]
+    values: dict[str, Any] = {
+        "about": _ABOUT[bundle.kind],
+        "campaigns": bundle.campaigns,
+        "notices": bundle.notices,
+        "max_attempts": bundle.max_attempts,
+        "rows": rows,
+        "more": bundle.more,
+        "same_detail": same_detail.rstrip("."),
+        "reset_all_command": f"{RETRY_COMMAND} reset --digest {bundle.id}",
+        "reset_all_sql": reset_digest_sql(bundle.id),
+        "list_command": f"psql -v mail={bundle.id} -f database/queries/digest.sql",
+        "sent": _local_time(bundle.created_at, timezone),
+    }
+    recipients = (bundle.recipient,)
+    return _rendered(bundle.kind, "", recipients, values, bundle.created_at, bundle.id, "notice_digest")
 
 
 EXIT_CODE_MEANINGS: Final = {
@@ -277,18 +350,20 @@ def _rendered(
     values: dict[str, Any],
     now: datetime,
     notice_id: str | None = None,
+    template: str | None = None,
 ) -> Notice:
-    """The notice of these values. notice_id: None for a new one."""
+    """The notice of these values. notice_id: None for a new one. template: None for the kind's own."""
     from uuid import uuid4
 
-    subject = _render(f"{kind}.subject.txt.j2", values)
+    template = template or kind.value
+    subject = _render(f"{template}.subject.txt.j2", values)
     return Notice(
         id=notice_id or str(uuid4()),
         kind=kind,
         campaign_id=campaign_id,
         subject=subject,
-        text=_render(f"{kind}.txt.j2", values) + "\n",
-        html=_render(f"{kind}.html.j2", values | {"subject": subject}) + "\n",
+        text=_render(f"{template}.txt.j2", values) + "\n",
+        html=_render(f"{template}.html.j2", values | {"subject": subject}) + "\n",
         recipients=recipients,
         created_at=now,
     )
@@ -346,6 +421,11 @@ def _human_size(size_bytes: int) -> str:
     """`73.4 MB (73,400,320 bytes)`, in powers of 1000."""
     exact = f"{size_bytes:,} byte{'' if size_bytes == 1 else 's'}"
     return exact if size_bytes < 1000 else f"{_rounded_size(size_bytes)} ({exact})"
+
+
+def _assets_and_size(totals: UploadTotals) -> str:
+    """`14 assets, 73.4 MB`."""
+    return f"{totals.assets} asset{'' if totals.assets == 1 else 's'}, {_rounded_size(totals.size_bytes)}"
 
 
 def _rounded_size(size_bytes: int) -> str:
@@ -591,8 +671,11 @@ class Mailer:
         finally:
             smtp.close()
 
-    def send(self, notice: Notice) -> DeliveryResult:
+    def send(self, notice: Notice, *, before_handover: Callable[[], None] = lambda: None) -> DeliveryResult:
         """Hand over one notice to all of its recipients in one transaction.
+
+        before_handover: called when the server is ready for it, the last thing before; what it raises keeps
+        the mail from going out.
 
         A refusal of the whole message (after DATA) is reported as a refusal of each recipient, so that one
         poisonous notice cannot stop the others. A connection lost after DATA raises and is never repeated
@@ -603,16 +686,20 @@ class Mailer:
         refused = {one: no_address for one in recipients if not _is_sendable(one)}
         asked = [one for one in recipients if one not in refused]
         if asked:
-            refused |= self._transact(asked, build_message(notice, self._server.sender).as_bytes())
+            message = build_message(notice, self._server.sender).as_bytes()
+            refused |= self._transact(asked, message, before_handover)
         accepted = tuple(one for one in recipients if one not in refused)
         return DeliveryResult(accepted=accepted, refused=refused)
 
-    def _transact(self, recipients: list[str], data: bytes) -> dict[str, tuple[int, str]]:
+    def _transact(
+        self, recipients: list[str], data: bytes, before_handover: Callable[[], None]
+    ) -> dict[str, tuple[int, str]]:
         """Send to these; returns the refusals. Reconnects once, when a used connection takes no more mail."""
         import smtplib
 
         while True:
             smtp, is_reused = self._connection()
+            before_handover()
             try:
                 answers = smtp.sendmail(self._envelope_sender(), recipients, data)
             except smtplib.SMTPRecipientsRefused as exc:
@@ -628,7 +715,9 @@ class Mailer:
                 raise self._trouble(exc) from exc
             except (OSError, UnicodeError) as exc:
                 self._hang_up()
-                raise self._trouble(exc) from exc
+                trouble = self._trouble(exc)
+                trouble.may_have_arrived = isinstance(exc, OSError)
+                raise trouble from exc
             return {one: (code, self._hidden(_said(text))) for one, (code, text) in answers.items()}
 
     def _envelope_sender(self) -> str:

@@ -211,11 +211,19 @@ class Orchestrator:
             state = self._states[name]
             if state.child is not None or self._plan(task, state).at > self._clock.now():
                 continue
-            if self._journal.is_shared and not self._claim(name, state):
+            if not self._still_acts() or (self._journal.is_shared and not self._claim(name, state)):
                 continue
             planned = self._plan(task, state)
             if planned.at <= self._clock.now():
                 self._start(task, state, planned)
+
+    def _still_acts(self) -> bool:
+        """Whether no other orchestrator acts, by a look at the lock and not from memory: this process may
+        have been frozen for long. With the database away the tasks' own locks must do.
+        """
+        self._journal.check_connection()
+        self._attend_journal()
+        return self._journal.role is Role.ACTING
 
     def _start(self, task: Task, state: _State, planned: PlannedRun) -> None:
         now = self._clock.now()
@@ -318,7 +326,7 @@ class Orchestrator:
         else:
             threshold = self._settings.alert_after_failures
             state.alerts, news = after_failure(before, task.name, ending, now, threshold=threshold)
-        if state.alerts == before:
+        if state.alerts == before or not self._still_acts():
             return
         self._note_alerts(task, state, news, tail, now)
 
@@ -331,7 +339,7 @@ class Orchestrator:
             logger.warning("notice: %s", notice.subject, extra={"action": "task_alert"})
             if is_saved:
                 self._deliver_outbox()
-            else:
+            elif self._still_acts():
                 self._mail_directly(notice)
 
     # Telling
@@ -357,7 +365,8 @@ class Orchestrator:
             from shared.outbox import deliver_due_notices
 
             with Database(settings.database.dsn, application_name="a1_to_a2 messenger") as database:
-                counts = deliver_due_notices(database, Mailer(settings.mail.server), now())
+                mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
+                counts = deliver_due_notices(database, mailer, now(), timezone)
             return counts.failed == 0
 
         self._messenger.send(Errand(errand, key="outbox"))

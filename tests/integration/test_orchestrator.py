@@ -22,6 +22,8 @@ import psycopg2
 import pytest
 
 from shared.cadence import Daily, Interval
+from shared.database import ORCHESTRATOR_LOCK, Database
+from shared.journal import Journal
 from shared.orchestrator import Orchestrator, Task, gravest
 from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
@@ -369,6 +371,27 @@ def test_loop__connection_cut_by_the_server_is_taken_up_again(stage: Stage) -> N
         events=[("2026-01-28T10:07:00", cut)],
     )  # fmt: skip
     assert stage.runs() == [f"Wed 10:{minute:02}" for minute in range(0, 20, 3)]
+
+
+def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage) -> None:
+    """Frozen between the wait and the start, it wakes up with a run due by its memory, and no lock."""
+    clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
+    loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+    loop._journal = Journal(loop._open_database, 0.0, is_shared=False)
+    loop._attend_journal()
+    stage.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'a1_to_a2 orchestrator%' AND datname = current_database()"
+    )
+    with Database(stage.url, application_name="the other") as other:
+        assert other.take_run(ORCHESTRATOR_LOCK) is None
+        loop._start_due()
+        assert loop._children() == []
+        assert loop._journal.holder is not None
+        assert "the other" in loop._journal.holder
+    loop._journal.close()
+    clock.close()
+    assert stage.runs() == []
 
 
 # E-mails of the loop

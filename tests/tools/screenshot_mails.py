@@ -19,8 +19,8 @@ from zoneinfo import ZoneInfo
 from playwright.sync_api import sync_playwright
 
 from shared.alerts import TaskAlert
-from shared.models import Attempt, Campaign, Notice, UploadTotals
-from shared.notifier import Composer
+from shared.models import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
+from shared.notifier import Composer, digest
 from shared.report import (
     Backlog,
     DayReport,
@@ -83,7 +83,32 @@ def sample_notices() -> dict[str, Notice]:
         composer.daily_report(busy_day(), notice_id="busy", now=REPORT_AT),
     ]
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
-    return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet}
+    tables = {
+        "digest_retry": digest(bundle(NoticeKind.RETRY, 24), ROME),
+        "digest_permanent": digest(bundle(NoticeKind.PERMANENT, 40), ROME),
+        "digest_error": digest(bundle(NoticeKind.ERROR, 24), ROME),
+        "digest_success": digest(bundle(NoticeKind.SUCCESS, 24), ROME),
+    }
+    return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet} | tables
+
+
+def bundle(kind: NoticeKind, count: int) -> Bundle:
+    """So many campaigns, of which the first six are shown."""
+    names = ("Summer Launch", "Größe & Übergröße", "Café Crème", "Back to School", "Easter", "Winter Magic")
+    details = {
+        NoticeKind.ERROR: "Box refused to create the campaign's folder: 403 (invite the service account)",
+        NoticeKind.SUCCESS: "14 assets, 73.4 MB",
+    }
+    lines = tuple(
+        NoticeLine(
+            sample(f"C-{1001 + n}", name).id, f"C-{1001 + n}", name,
+            3 if kind is NoticeKind.PERMANENT else 1, 3,
+            details.get(kind, EMPTY) if n % 2 else details.get(kind, EMPTY).replace("403", "404"),
+        )
+        for n, name in enumerate(names)
+    )  # fmt: skip
+    mail_id = "5d6bf9a9-cfe2-40ce-8a8f-024435a9b477"
+    return Bundle(mail_id, kind, "support@example.com", count, count, 3, lines, NOW)
 
 
 def quiet_day() -> DayReport:

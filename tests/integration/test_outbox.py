@@ -1,0 +1,377 @@
+"""The outbox's way out, on a real PostgreSQL and a real mail server: what goes alone, what goes in a table,
+and that every notice arrives in exactly one e-mail per recipient, whatever happens in between."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import psycopg2
+import pytest
+
+import a1_retry
+from shared.database import Database
+from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
+from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer, MailServer
+from shared.outbox import CROWD, DeliveryCounts, deliver_due_notices
+from simulators.mail import MailSink, Received
+
+ROME = ZoneInfo("Europe/Rome")
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+SUPPORT, ONCALL = "support@example.com", "oncall@example.com"
+EMPTY = 'the folder "Master Assets" holds no live assets'
+
+
+class KilledError(BaseException):
+    """The process ends here; what it had not committed is rolled back."""
+
+
+class Killing:
+    """A mailer whose process is killed just before, or just after, the server takes the mail."""
+
+    def __init__(self, mailer: Mailer, *, after: bool) -> None:
+        self._mailer = mailer
+        self._after = after
+
+    def __enter__(self) -> Killing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mailer.close()
+
+    def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+        if self._after:
+            self._mailer.send(notice, before_handover=before_handover)
+        raise KilledError
+
+
+class Stage:
+    """An outbox with a mail server behind it."""
+
+    def __init__(self, url: str, sink: MailSink) -> None:
+        self.url = url
+        self.sink = sink
+        self.database = Database(url, 3)
+        self.composer = Composer(
+            timezone=ROME,
+            max_attempts=3,
+            folder_name="Master Assets",
+            error_recipients=(SUPPORT, ONCALL),
+            success_recipients=(SUPPORT,),
+        )
+
+    def mailer(self) -> Mailer:
+        server = MailServer("127.0.0.1", self.sink.port, "none", None, None, "robot@example.com")
+        return Mailer(server)
+
+    def queue(self, kind: NoticeKind, count: int, *, first: int = 1, at: datetime = NOW) -> None:
+        for number in range(first, first + count):
+            self.database.queue_notice(self.notice(kind, number, at))
+
+    def notice(self, kind: NoticeKind, number: int, at: datetime = NOW) -> Notice:
+        campaign = Campaign(f"{number:040x}", f"C-{number}", f"Launch <{number}> & Co", "A1")
+        if kind is NoticeKind.RETRY:
+            return self.composer.retry(
+                campaign, Attempt(1, True, False), reason=EMPTY, next_run_at=at + 3 * MINUTE, now=at
+            )
+        if kind is NoticeKind.PERMANENT:
+            return self.composer.permanent(campaign, Attempt(3, True, True), reason=EMPTY, now=at)
+        if kind is NoticeKind.SUCCESS:
+            made = self.composer.success(campaign, UploadTotals(3, 3000), box_folder_id="1", now=at)
+            assert made is not None
+            return made
+        return self.composer.error(
+            campaign, message=f"folder {number} is locked", hint="unlock it", kind="Box/locked", began_at=at,
+            is_reminder=False, counted_attempts=0, now=at,
+        )  # fmt: skip
+
+    def deliver(self, at: datetime = NOW) -> DeliveryCounts:
+        return deliver_due_notices(self.database, self.mailer(), at, ROME)
+
+    def killed(self, *, after: bool, at: datetime = NOW) -> None:
+        with pytest.raises(KilledError):
+            deliver_due_notices(self.database, Killing(self.mailer(), after=after), at, ROME)
+
+    @property
+    def inbox(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(subject, who got it) in order."""
+        return [(str(mail.message["Subject"]), mail.envelope_to) for mail in self.sink.messages]
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        return self.database._rows(statement)
+
+    def assert_each_notice_in_one_mail(self, *, repeated: int = 0) -> None:
+        """By the database and the inbox together; repeated: mails that came once more, the very same."""
+        rows = self.sql("SELECT mail_id, recipient, count(*), bool_and(sent_at IS NOT NULL)"
+                        " FROM notice_deliveries GROUP BY 1, 2")  # fmt: skip
+        assert all(mail_id is not None and is_sent for mail_id, _, _, is_sent in rows)
+        arrived = Counter(
+            (id_of(mail), recipient) for mail in self.sink.messages for recipient in mail.envelope_to
+        )
+        assert set(arrived) == {(mail_id, recipient) for mail_id, recipient, _, _ in rows}
+        assert sum(arrived.values()) - len(arrived) == repeated
+
+
+def id_of(mail: Received) -> str:
+    return str(mail.message["Message-ID"]).strip("<>").split("@")[0]
+
+
+def parts(mail: Received) -> tuple[str, str]:
+    text, html = (mail.message.get_body((kind,)) for kind in ("plain", "html"))
+    assert text is not None
+    assert html is not None
+    return text.get_content(), html.get_content()
+
+
+@pytest.fixture
+def stage(database_url: str, mail: MailSink) -> Iterator[Stage]:
+    made = Stage(database_url, mail)
+    with closing(made.database):
+        yield made
+
+
+# --- what goes alone, what goes together --------------------------------------------------------------------
+
+
+def test_crowd__the_limit_is_still_told_one_by_one(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, CROWD)
+    stage.queue(NoticeKind.ERROR, 2)
+    assert stage.deliver() == DeliveryCounts(sent=CROWD + 2)
+    assert len(stage.inbox) == CROWD + 2
+    assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)]
+    stage.assert_each_notice_in_one_mail()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        (NoticeKind.RETRY, "⚠️ No Assets Found - 21 Campaigns"),
+        (NoticeKind.PERMANENT, "❌ PERMANENTLY FAILED - 21 Campaigns (No Assets After 3 Attempts)"),
+        (NoticeKind.ERROR, "🛑 A1→A2 Error - 21 Campaigns"),
+    ],
+)
+def test_crowd__one_more_is_one_mail_for_each_recipient(stage: Stage, kind: NoticeKind, subject: str) -> None:
+    stage.queue(kind, CROWD + 1)
+    stage.queue(NoticeKind.SUCCESS, 1)
+    assert stage.deliver() == DeliveryCounts(sent=CROWD + 2)
+    success = "✅ Uploaded to Box - Campaign Launch <1> & Co (3 assets)"
+    assert sorted(stage.inbox) == sorted([(subject, (SUPPORT,)), (subject, (ONCALL,)), (success, (SUPPORT,))])
+    for mail in stage.sink.messages:
+        if mail.message["Subject"] == success:
+            continue
+        text, html = parts(mail)
+        for number in range(1, CROWD + 2):
+            assert f"C-{number} | Launch <{number}> & Co" in text
+            assert f"Launch &lt;{number}&gt; &amp; Co</strong>" in html
+            is_own = f"reset {number:040x}" in text and f"reset {number:040x}" in html
+            assert is_own == (kind is NoticeKind.PERMANENT)
+        assert "Launch <" not in html
+        if kind is not NoticeKind.ERROR:
+            assert text.count("/3") >= CROWD + 1
+            assert text.count(EMPTY) == 1, "what all have in common is said once"
+        else:
+            assert "folder 7 is locked (unlock it)" in text
+        assert not mail.message["X-Campaign-Id"]
+    stage.assert_each_notice_in_one_mail()
+    assert stage.deliver(NOW + 10 * MINUTE) == DeliveryCounts()
+
+
+def test_crowd__successes(stage: Stage) -> None:
+    stage.queue(NoticeKind.SUCCESS, 30)
+    assert stage.deliver() == DeliveryCounts(sent=30)
+    assert stage.inbox == [("✅ Uploaded to Box - 30 Campaigns", (SUPPORT,))]
+    text, html = parts(stage.sink.messages[0])
+    assert "3 assets, 3.0 kB" in text
+    assert "Attempt" not in html
+
+
+def test_crowd__two_attempts_of_a_campaign_are_two_lines(stage: Stage) -> None:
+    for _ in range(2):
+        stage.queue(NoticeKind.RETRY, 15)
+    stage.deliver()
+    assert {subject for subject, _ in stage.inbox} == {"⚠️ No Assets Found - 15 Campaigns"}
+    text, _ = parts(stage.sink.messages[0])
+    assert text.count("C-7 | ") == 2
+    assert "30 attempts or events" in text
+
+
+def test_crowd__beyond_the_lines_says_how_to_list_the_rest(stage: Stage) -> None:
+    count = DIGEST_LINES + 50
+    stage.queue(NoticeKind.PERMANENT, count)
+    stage.deliver()
+    assert stage.inbox[0][0] == f"❌ PERMANENTLY FAILED - {count} Campaigns (No Assets After 3 Attempts)"
+    received = stage.sink.messages[0]
+    text, html = parts(received)
+    assert len(received.raw) < 400_000
+    assert html.count("reset 0") == DIGEST_LINES
+    assert f"and 50 more. All {count} are listed by:" in text
+    query = re.search(r"psql -v mail=(\S+) -f database/queries/(digest)\.sql", text)
+    assert query is not None
+    _, rows = stage.database.run_query(query[2], {"mail": query[1]})
+    assert len(rows) == count
+
+
+def test_old_notices__without_a_line_of_their_own_are_named_by_their_campaign(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, CROWD + 1)
+    stage.database._run("UPDATE notices SET campaign_number = NULL, campaign_name = NULL, attempt = NULL,"
+                        " max_attempts = NULL, detail = NULL")  # fmt: skip
+    stage.database.increment_a1_retry(f"{5:040x}", "C-5", "Five", EMPTY)
+    stage.deliver()
+    assert "C-5 | Five | attempt 1/3" in parts(stage.sink.messages[0])[0]
+    stage.assert_each_notice_in_one_mail()
+
+
+# --- failures in between ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, CROWD + 5], ids=["single", "table"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed__the_same_mail_comes_again(stage: Stage, count: int, after: bool) -> None:
+    stage.queue(NoticeKind.PERMANENT, count)
+    stage.killed(after=after)
+    stage.queue(NoticeKind.PERMANENT, 40, first=500, at=NOW + MINUTE)  # must not change what was begun
+    stage.deliver(NOW + 3 * MINUTE)
+    stage.assert_each_notice_in_one_mail(repeated=1 + (count == 1) if after else 0)
+    same = [mail for mail in stage.sink.messages if id_of(mail) == id_of(stage.sink.messages[0])]
+    assert len({mail.message["Subject"] for mail in same}) == 1
+    assert len({parts(mail) for mail in same}) == 1
+    assert len({mail.message["Date"] for mail in same}) == 1
+
+
+def test_answer_lost__the_table_comes_again_under_its_message_id(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, 30)
+    stage.sink.drop_after_data = True
+    assert stage.deliver() == DeliveryCounts(failed=30)
+    stage.sink.drop_after_data = False
+    stage.queue(NoticeKind.RETRY, 30, first=100)
+    assert stage.deliver(NOW + 3 * MINUTE).failed == 0
+    stage.assert_each_notice_in_one_mail(repeated=1)
+    assert len(stage.sink.messages) == 4, "30 twice, 30 to one and 60 to the other"
+
+
+@pytest.mark.parametrize("count", [1, 30], ids=["single", "table"])
+def test_answer_lost__and_then_refused_keeps_its_message_id(stage: Stage, count: int) -> None:
+    stage.queue(NoticeKind.RETRY, count)
+    stage.sink.drop_after_data = True
+    stage.deliver()
+    stage.sink.drop_after_data = False
+    stage.sink.refuse_all(451, "greylisted")
+    stage.deliver(NOW + 3 * MINUTE)
+    stage.sink._refused_stages.clear()
+    stage.queue(NoticeKind.RETRY, 40, first=100, at=NOW + 5 * MINUTE)
+    stage.deliver(NOW + 6 * MINUTE)
+    first = stage.sink.messages[0]
+    assert [id_of(mail) for mail in stage.sink.messages].count(id_of(first)) == 2
+    stage.assert_each_notice_in_one_mail(repeated=1 + (count == 1))
+
+
+def test_server_away__what_comes_meanwhile_goes_along(stage: Stage) -> None:
+    stage.sink.stop()
+    for run in range(40):
+        stage.queue(NoticeKind.RETRY, 1, first=run, at=NOW + run * 3 * MINUTE)
+        assert stage.deliver(NOW + run * 3 * MINUTE).sent == 0
+    assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)], "nothing is settled while nothing goes"
+    stage.sink.start()
+    assert stage.deliver(NOW + 40 * 3 * MINUTE) == DeliveryCounts(sent=40)
+    assert Counter(stage.inbox) == {
+        ("⚠️ No Assets Found - 40 Campaigns", (one,)): 1 for one in (SUPPORT, ONCALL)
+    }
+    stage.assert_each_notice_in_one_mail()
+
+
+def test_refused_recipient__never_costs_the_others_a_second_mail(stage: Stage) -> None:
+    stage.sink.refuse(ONCALL, 550, "no such user")
+    stage.queue(NoticeKind.PERMANENT, 30)
+    assert stage.deliver() == DeliveryCounts(failed=30)
+    assert stage.sql("SELECT DISTINCT tries, last_error FROM notice_deliveries WHERE sent_at IS NULL") == [
+        (1, "550 no such user")
+    ]
+    for run in range(1, 6):
+        stage.queue(NoticeKind.PERMANENT, 1, first=100 + run, at=NOW + run * 60 * MINUTE)
+        stage.deliver(NOW + run * 60 * MINUTE)
+    assert Counter(to for _, to in stage.inbox) == {(SUPPORT,): 6}
+    stage.sink.reset()
+    stage.deliver(NOW + timedelta(days=1))
+    assert stage.inbox == [("❌ PERMANENTLY FAILED - 35 Campaigns (No Assets After 3 Attempts)", (ONCALL,))]
+
+
+def test_refused_for_days__is_given_up(stage: Stage) -> None:
+    stage.sink.refuse(ONCALL, 550, "no such user")
+    stage.queue(NoticeKind.RETRY, 25)
+    stage.queue(NoticeKind.RETRY, 1, first=90, at=NOW + 2 * MINUTE)
+    stage.deliver(NOW + GIVE_UP_AFTER + MINUTE)
+    assert stage.sql("SELECT count(*), count(gave_up_at) FROM notice_deliveries WHERE sent_at IS NULL") == [
+        (26, 25)
+    ]
+
+
+def test_two_processes__send_each_table_once(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, 30)
+
+    class Meanwhile(Killing):
+        def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+            with Database(stage.url, 3) as other:
+                counts.append(deliver_due_notices(other, stage.mailer(), NOW, ROME))
+            return self._mailer.send(notice, before_handover=before_handover)
+
+    counts: list[DeliveryCounts] = []
+    deliver_due_notices(stage.database, Meanwhile(stage.mailer(), after=True), NOW, ROME)
+    stage.assert_each_notice_in_one_mail()
+    assert len(stage.sink.messages) == 2
+
+
+def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None:
+    """The server has dropped us, and with us the locks on the e-mail: somebody else may be sending it."""
+    from shared.errors import DbError
+
+    stage.queue(NoticeKind.RETRY, 1)
+
+    class Cut(Killing):
+        def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+            pid = stage.database._row("SELECT pg_backend_pid()")[0]
+            with closing(psycopg2.connect(stage.url)) as other, other, other.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            return self._mailer.send(notice, before_handover=before_handover)
+
+    with pytest.raises(DbError, match=r"server closed|terminating"):
+        deliver_due_notices(stage.database, Cut(stage.mailer(), after=True), NOW, ROME)
+    assert not stage.sink.messages
+    stage.database = Database(stage.url, 3)
+    assert stage.deliver().sent == 1
+
+
+# --- the commands that the tables show ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["tool", "sql"])
+def test_reset__of_a_table_resets_its_campaigns_and_no_others(
+    stage: Stage, way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 26):
+        for _ in range(3):
+            stage.database.increment_a1_retry(f"{number:040x}", f"C-{number}", "n", EMPTY)
+    stage.queue(NoticeKind.PERMANENT, CROWD + 1)
+    stage.deliver()
+    text, _ = parts(stage.sink.messages[0])
+    monkeypatch.setenv("DATABASE_URL", stage.url)
+    command = re.search(r"python scripts/a1_retry.py (reset --digest \S+)$", text, re.MULTILINE)
+    statement = re.search(r"^UPDATE campaign_status .*;$", text, re.MULTILINE)
+    assert command is not None
+    assert statement is not None
+    if way == "tool":
+        assert a1_retry.main([*command[1].split(), "--by", "me"]) == 0
+        assert capsys.readouterr().out.count("tried again from attempt 1") == CROWD + 1
+        assert stage.sql("SELECT count(*), min(reset_by) FROM a1_resets") == [(CROWD + 1, "me")]
+        assert a1_retry.main(command[1].split()) == 0
+        assert "none of its campaigns" in capsys.readouterr().out
+        assert a1_retry.main(["reset", "--digest", "0" * 32]) == 4
+    else:
+        stage.database._run(statement[0])
+    assert stage.sql(
+        "SELECT count(*), min(campaign_id) FROM campaign_status WHERE a1_permanently_failed"
+    ) == [(4, f"{22:040x}")]

@@ -1,0 +1,201 @@
+"""The number of the run that may write: who takes it, and what becomes of whoever had it before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+
+from shared import database as statements
+from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
+from shared.errors import DbError, ExitCode, LockLostError
+from shared.journal import Journal, Role
+from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
+
+NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+CAMPAIGN = Campaign("c", "C-1", "Summer", "A1")
+NOTICE_ID = "00000000-0000-0000-0000-000000000001"
+TABLES = (
+    *("campaign_status", "campaign_assets", "upload_sessions", "campaign_uploads", "campaign_errors"),
+    *("notices", "notice_deliveries", "rate_buckets", "orchestrator_task_runs"),
+)
+
+WRITES: dict[str, Callable[[Database], object]] = {
+    "increment": lambda db: db.increment_a1_retry("c", "C-1", "Summer", "empty"),
+    "reset": lambda db: db.reset_a1_retry("c"),
+    "in a1": lambda db: db.record_in_a1(CAMPAIGN),
+    "left search": lambda db: db.mark_left_search("c"),
+    "follow": lambda db: db.follow_status("c", "A2"),
+    "request a2": lambda db: db.request_a2("c"),
+    "folder": lambda db: db.claim_box_folder("c", "f"),
+    "upload": lambda db: db.record_upload(
+        "c", Asset("a", "a", DamFolder("f", "f", None), 1, "1"), BoxFile("b", "b", 1, "0" * 40), "run"
+    ),
+    "campaign upload": lambda db: db.record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
+    "session": lambda db: db.remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
+    "session over": lambda db: db.forget_upload("s"),
+    "leave to call": lambda db: db.take_calls("calls", 1, 60),
+    "pause": lambda db: db.pause_calls("calls", 1),
+    "error": lambda db: db.note_error("c", "Box/locked", "locked"),
+    "errors over": lambda db: db.clear_errors("c"),
+    "notice": lambda db: db.queue_notice(
+        Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
+    ),
+    "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
+    "prune": lambda db: db.prune_task_runs(NOW),
+    "single mail": lambda db: db.begin_single(NOW),
+}
+
+
+@pytest.fixture
+def pair(database_url: str) -> Iterator[tuple[Database, Database]]:
+    """Two connections; the first holds the run, and then its lock, though not its connection, was lost."""
+    with Database(database_url, 3) as first, Database(database_url, 3) as second:
+        assert first.take_run(UPLOADER_LOCK) is None
+        first.record_in_a1(CAMPAIGN)
+        first._rows("SELECT pg_advisory_unlock_all() IS NULL")
+        yield first, second
+
+
+def contents(url: str) -> dict[str, list[Any]]:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        found = {}
+        for table in TABLES:
+            cursor.execute(f"SELECT t::text FROM {table} t ORDER BY 1")  # noqa: S608 - our own names
+            found[table] = cursor.fetchall()
+        return found
+
+
+def test_number__rises_with_each_holder_and_per_lock(database_url: str) -> None:
+    epochs = []
+    for _ in range(3):
+        with Database(database_url) as database:
+            assert database.take_run(UPLOADER_LOCK) is None
+            epochs.append(database.epoch)
+    with Database(database_url) as other:
+        assert other.take_run(ORCHESTRATOR_LOCK) is None
+        assert (epochs, other.epoch) == ([1, 2, 3], 1)
+
+
+def test_number__is_not_taken_while_somebody_has_the_lock(database_url: str) -> None:
+    with Database(database_url, application_name="the holder") as first, Database(database_url) as second:
+        assert first.take_run(UPLOADER_LOCK) is None
+        assert "the holder" in str(second.take_run(UPLOADER_LOCK))
+        assert second.epoch is None
+        first.ensure_held()
+        assert first._rows("SELECT lock, epoch, holder FROM run_epochs") == [(1, 1, "the holder")]
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_write__of_a_run_that_lost_its_lock_changes_nothing(
+    pair: tuple[Database, Database], database_url: str, name: str
+) -> None:
+    first, second = pair
+    WRITES[name](first)  # while the number is still its own
+    assert second.take_run(UPLOADER_LOCK) is None
+    before = contents(database_url)
+    with pytest.raises(LockLostError) as caught:
+        WRITES[name](first)
+    assert caught.value.exit_code is ExitCode.TRY_LATER
+    assert caught.value.ends_run
+    with pytest.raises(LockLostError), first.transaction():
+        pytest.fail("a transaction was begun")
+    with pytest.raises(LockLostError):
+        first.ensure_held()
+    assert contents(database_url) == before
+    WRITES[name](second)
+
+
+def test_writes__are_all_known_to_be_such() -> None:
+    """What holds the number is told by a statement's first word, so no write may begin with another one."""
+    for name, sql in vars(statements).items():
+        if name.isupper() and isinstance(sql, str):
+            words = sql.split()
+            is_write = any(word in ("INSERT", "UPDATE", "DELETE") for word in words[:-1])
+            if is_write and "FOR UPDATE" not in sql:
+                assert words[0] in statements._WRITES or name in ("TAKE_RUN", "BEGIN_BUNDLE"), name
+
+
+def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Database]) -> None:
+    first, second = pair
+    order: list[str] = []
+
+    def take() -> None:
+        assert second.take_run(UPLOADER_LOCK) is None
+        order.append("taken")
+
+    with first.transaction():
+        first.request_a2("c")
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join(0.3)
+        order.append("committed")
+    thread.join()
+    assert order == ["committed", "taken"]
+
+
+def test_connection_gone__is_a_lock_lost(database_url: str) -> None:
+    with Database(database_url) as first, Database(database_url) as second:
+        assert first.take_run(UPLOADER_LOCK) is None
+        pid = first._row("SELECT pg_backend_pid()")[0]
+        second._rows("SELECT pg_terminate_backend(%(pid)s, 5000)", {"pid": pid})
+        with pytest.raises(LockLostError, match="connection"):
+            first.ensure_held()
+
+
+def test_without_a_run__writes_are_free(database_url: str) -> None:
+    with Database(database_url) as operator, Database(database_url) as run:
+        assert run.take_run(UPLOADER_LOCK) is None
+        run.increment_a1_retry("c", "C-1", "Summer", "empty")
+        assert operator.reset_a1_retry("c")
+        operator.ensure_held()
+
+
+# --- the orchestrator ---------------------------------------------------------------------------------------
+
+
+def cut_off(url: str, name: str) -> None:
+    with Database(url) as admin:
+        admin._rows(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %(name)s",
+            {"name": name},
+        )
+
+
+def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None:
+    first, second = (
+        Journal(lambda name=name: Database(database_url, application_name=name), 0.0, is_shared=False)
+        for name in ("first", "second")
+    )
+    notice = Notice(NOTICE_ID, NoticeKind.TASK_ALERT, "", "s", "t", "h", ("a@example.com",), NOW)
+    assert first.attend(0.0)
+    cut_off(database_url, "first")
+    assert second.attend(0.0)
+    assert not first.save_alerts("task", {}, notice)
+    first.check_connection()
+    first.attend(1.0)
+    assert (first.role, second.role) == (Role.STANDING_BY, Role.ACTING)
+    assert not first.save_alerts("task", {}, notice), "connected again, and still not its to write"
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM notices")
+        assert cursor.fetchone() == (0,)
+    for journal in (first, second):
+        journal.close()
+
+
+def test_journal__number_taken_is_noticed(database_url: str) -> None:
+    journal = Journal(lambda: Database(database_url), 0.0, is_shared=False)
+    assert journal.attend(0.0)
+    with Database(database_url) as admin:
+        admin._run("UPDATE run_epochs SET epoch = epoch + 1")
+    assert not journal.save_alerts("task", {}, None)
+    with pytest.raises(DbError), Database(database_url) as other:
+        other._run("SELECT hold_run(3, 1)")
+    assert journal.attend(1.0), "its lock was free again, so it takes the next number"
+    journal.close()
