@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	then echo "$$python"; break; fi; done)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+CRASH_ARGS ?=
+STORM_ARGS ?=
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -17,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 # The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
 PIP_VERSION := 26.3
 
-.PHONY: help test test-zones demo lint check format clean
+.PHONY: help test test-zones test-crash test-storm demo lint check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 12
@@ -27,6 +29,12 @@ test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of 
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
 	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
+
+test-crash: $(INSTALLED) ## kill the programs 2,000 times, at every step; CRASH_ARGS="--seed 2 --kills 100"
+	$(VENV_PYTHON) -m pytest -m crash tests/crash $(CRASH_ARGS)
+
+test-storm: $(INSTALLED) ## 1,000 campaigns with everything failing at random; STORM_ARGS="--campaigns 50 --assets 500"
+	$(VENV_PYTHON) -m pytest -m storm tests/crash $(STORM_ARGS)
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

@@ -1,0 +1,120 @@
+"""Killed at every step that has an effect, and run again: the outcome is the same as without the kill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from crash.director import Phase, Point
+from crash.plan import Scene, Tally, every_point, first_of_each, record
+from crash.stage import LOOP, ONCE, Stage, Victim
+
+POINTS_PER_SCENE = 10
+FURTHER_KILLS = 3
+LIMITS = {"BOX_UPLOADS_PER_MINUTE": "240", "BOX_CALLS_PER_MINUTE": "1000"}
+PHASES: tuple[Phase, ...] = ("before", "after")
+FILM_KINDS = ("Box part", "Box open session", "Box commit", "SQL session noted")
+
+
+def batches(items: Sequence[Point], size: int) -> Iterator[Sequence[Point]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def orchestrator_settings() -> dict[str, str]:
+    """A time zone where it is time for the daily report now, and no alerts for the runs that we kill."""
+    ahead = (20 - datetime.now(UTC).hour + 12) % 24 - 12
+    return {"ORCHESTRATOR_TIMEZONE": f"Etc/GMT{-ahead:+d}", "ALERT_AFTER_FAILURES": "1000"}
+
+
+def assert_all_passed(tally: Tally, least_kills: int) -> None:
+    assert not tally.failures, "\n\n".join(tally.failures)
+    assert tally.total >= least_kills, "the points were not come to"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# In `make test`: the first request of each kind
+
+
+def test_uploader__killed_at_each_kind_of_step(stage: Stage) -> None:
+    tally, rng = Tally(), random.Random(5)
+    for points in batches(first_of_each(record(stage, has_film=False)), POINTS_PER_SCENE):
+        Scene(stage, tally, rng).play(points)
+    assert_all_passed(tally, 50)
+
+
+def test_large_file__killed_at_each_kind_of_step(stage: Stage) -> None:
+    tally, rng = Tally(), random.Random(5)
+    points = [point for point in first_of_each(record(stage, has_film=True)) if point.kind in FILM_KINDS]
+    Scene(stage, tally, rng, has_film=True).play(points)
+    assert_all_passed(tally, len(points) - 2)
+
+
+@pytest.mark.parametrize(
+    ("victim", "kind"),
+    [
+        ("parent", "orchestrator SQL task run"),
+        ("all", "DAM PATCH"),
+        ("child", "mail sent"),
+        ("all", "SQL daily report"),
+    ],
+)
+def test_orchestrator__killed_with_and_without_its_child(stage: Stage, victim: Victim, kind: str) -> None:
+    tally = Tally()
+    for phase in PHASES:
+        scene = Scene(stage, tally, random.Random(5), ONCE, victims=(victim,), env=orchestrator_settings())
+        scene.play([Point(kind, 1, phase)])
+    assert_all_passed(tally, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# `make test-crash`: every request of every kind, and random places and instants
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(0)
+def test_every_point(stage: Stage, seed: int, request: pytest.FixtureRequest) -> None:
+    """Each point, followed by kills of the runs after it at random places; --kills bounds them all."""
+    tally, rng = Tally(), random.Random(seed)
+    wanted = int(request.config.getoption("--kills"))
+    orchestrator = orchestrator_settings()
+    scenes: list[tuple[Scene, list[Point | int | float]]] = []
+
+    def add(scene: Scene, points: Sequence[Point], total: int) -> None:
+        for point in points:
+            later: list[Point | int | float] = [rng.randint(1, total) for _ in range(FURTHER_KILLS)]
+            scenes.append((scene, [point, *later]))
+
+    small = record(stage, has_film=False)
+    add(Scene(stage, tally, rng), every_point(small), small.total())
+    film = record(stage, has_film=True)
+    film_points = [point for point in every_point(film) if point.kind in FILM_KINDS]
+    add(Scene(stage, tally, rng, has_film=True, label="film: "), film_points, film.total())
+    limited = record(stage, has_film=False, **LIMITS)
+    limit_points = [point for point in every_point(limited) if point.kind == "SQL rate limit"]
+    add(Scene(stage, tally, rng, env=LIMITS, label="limits: "), limit_points, limited.total())
+    once = record(stage, ONCE, has_film=False, **orchestrator)
+    own = [point for point in every_point(once) if point.kind.startswith("orchestrator") or point.number == 1]
+    for victim in ("parent", "child", "all"):
+        scene = Scene(stage, tally, rng, ONCE, victims=(victim,), env=orchestrator, label=f"once, {victim}: ")
+        add(scene, own, once.total())
+    loop = Scene(stage, tally, rng, LOOP, victims=("all", "parent"), env=orchestrator, label="loop: ")
+    add(loop, [point for point in own if point.phase != "late"], once.total() * 2 // 3)
+    for _ in range(max(1, wanted // 40)):
+        instants: list[Point | int | float] = [rng.uniform(0.1, 0.5) for _ in range(FURTHER_KILLS + 1)]
+        scenes.append((Scene(stage, tally, rng, label="instant: "), instants))
+        scenes.append((Scene(stage, tally, rng, has_film=True, label="instant, film: "), instants))
+    rng.shuffle(scenes)
+    for scene, points in scenes:
+        if tally.total >= wanted:
+            break
+        scene.play(points)
+        if tally.failures and request.config.getoption("--maxfail") == 1:
+            break
+    lines = "\n".join(tally.lines("crash"))
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{lines}\nseed {seed}")  # noqa: T201 - the figures are what the run is for
+    assert_all_passed(tally, wanted)
