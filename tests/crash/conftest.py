@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from crash.stage import Stage
+from crash.stage import KillStage
 
 
 @pytest.fixture
-def stage(database_url: str, tmp_path: Path) -> Iterator[Stage]:
+def stage(database_url: str, tmp_path: Path) -> Iterator[KillStage]:
     """The systems behind their gates, without a scene."""
-    opened = Stage(database_url, tmp_path)
+    opened = KillStage(database_url, tmp_path)
     yield opened
     opened.close()
 

@@ -44,6 +44,7 @@ class Director:
         self._late: int | None = None
         """The thread whose request waits for the next run."""
         self._late_at: int | None = None
+        self._is_alive = False
 
     def begin(self, point: Point | None = None, *, place: int = 0, phase: Phase = "before") -> None:
         """A run begins. place: hold the request with this number among all, whatever its kind."""
@@ -55,10 +56,11 @@ class Director:
             self._place = place
             self.reached.clear()
 
-    def disarm(self) -> None:
-        """The process is dead: let go of what is held, unless it is to come late."""
+    def disarm(self, *, is_alive: bool = False) -> None:
+        """Let go of what is held, unless it is to come late. is_alive: who asked for it was not killed."""
         with self._changed:
             self._point = None
+            self._is_alive = is_alive
             self._marked = None
             self._changed.notify_all()
 
@@ -112,8 +114,9 @@ class Director:
                 self._changed.wait_for(self._is_late_due)
                 return True
             self._changed.wait_for(lambda: self._point is None)
-            self._end()
-            return False
+            if not self._is_alive:
+                self._end()
+            return self._is_alive
 
     def after(self, kind: str) -> bool:
         with self._changed:
@@ -125,7 +128,7 @@ class Director:
                 self._marked = None
                 self.reached.set()
                 self._changed.wait_for(lambda: self._point is None)
-                is_wanted = False
+                is_wanted = self._is_alive
             self._end()
             return is_wanted
 

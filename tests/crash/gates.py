@@ -1,7 +1,7 @@
 """Gates before the systems: every request passes one, and can be held before its effect or after it.
 
-DAM and Box are the simulators themselves, with a gate around their answer; PostgreSQL and the mail server have
-a small proxy in front. What passes is told to a `Watch`, under the name of its kind.
+DAM and Box are the simulators themselves, with a gate around their answer; PostgreSQL and the mail server
+have a small proxy in front. What passes is told to a `Watch`, under the name of its kind.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from crash.checker import Checker
 from crash.director import Point
-from crash.stage import UPLOADER, Played, Stage, Victim
+from crash.stage import UPLOADER, KillStage, Played, Victim
 
 LATE_KINDS = (
     "Box make folder",
@@ -53,7 +53,9 @@ class Tally:
             kinds.setdefault(kind, Counter())[phase] += count
         yield f"{'killed at':<32}{'before':>8}{'after':>8}{'late':>8}"
         for kind, counts in sorted(kinds.items()):
-            yield f"{kind:<32}" + "".join(f"{counts[phase] or '':>8}" for phase in ("before", "after", "late"))
+            yield f"{kind:<32}" + "".join(
+                f"{counts[phase] or '':>8}" for phase in ("before", "after", "late")
+            )
         seconds = time.monotonic() - self.started
         yield (
             f"{what}: {self.total} kill points in {self.scenes} scenes, {self.runs} runs, {seconds:.0f} s;"
@@ -78,7 +80,9 @@ def first_of_each(seen: Counter[str]) -> list[Point]:
     return [point for point in every_point(seen) if point.number == 1]
 
 
-def record(stage: Stage, command: Sequence[str] = UPLOADER, *, has_film: bool, **env: str) -> Counter[str]:
+def record(
+    stage: KillStage, command: Sequence[str] = UPLOADER, *, has_film: bool, **env: str
+) -> Counter[str]:
     """The requests of an undisturbed run, which must leave everything as it should be."""
     with stage.scene(has_film=has_film, **env):
         checker = Checker(stage)
@@ -93,7 +97,7 @@ def record(stage: Stage, command: Sequence[str] = UPLOADER, *, has_film: bool, *
 class Scene:
     """One scene of a proof: the runs that are killed, one after the other, then an ordinary one."""
 
-    stage: Stage
+    stage: KillStage
     tally: Tally
     rng: random.Random
     command: Sequence[str] = UPLOADER
@@ -132,6 +136,8 @@ class Scene:
     def _run(self, point: Point | int | float) -> Played:
         victim = self.rng.choice(self.victims)
         if isinstance(point, Point):
+            if point.phase == "late":
+                victim = "all"
             return self.stage.play(self.command, point, victim=victim)
         if isinstance(point, int):
             phase = "after" if self.rng.random() < 0.5 else "before"

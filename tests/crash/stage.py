@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import psycopg2
 import psycopg2.extensions
 
 from crash.director import Director, Point
-from crash.gates import GatedBox, GatedDam, MailProxy, PostgresProxy, address_of, through
+from crash.gates import GatedBox, GatedDam, MailProxy, PostgresProxy, Watch, address_of, through
 from simulators.dam import GeneratedContent
 from simulators.mail import MailSink
 from world import SCRIPTS, wait_for
@@ -52,32 +52,32 @@ class Wanted:
 
 @dataclass
 class Played:
-    """One run: where it was killed (None: it was not), how it ended, and what it is known to have proven."""
+    """One run: where it was killed (None: it was not), how it ended, and what it is known to have proven.
+
+    proven: empty campaigns whose listing was answered whole. owed: those that it must therefore have counted.
+    """
 
     hit: Point | None
     exit_code: int | None
-    proven: set[str] = field(default_factory=set)
-    """Campaigns whose empty listing was answered whole in this run."""
+    proven: set[str]
+    owed: set[str]
     log: str = ""
-    report: dict[str, Any] | None = None
 
 
 class Stage:
-    """The systems, with a scene on them. `scene()` clears them; the mail server and PostgreSQL go on."""
+    """The systems behind gates, with campaigns in them; the mail server and PostgreSQL outlive a scene."""
 
-    def __init__(self, database_url: str, folder: Path) -> None:
-        self.director = Director()
+    def __init__(self, database_url: str, folder: Path, watch: Watch) -> None:
+        self.watch = watch
         self.folder = folder
         self.mail = MailSink()
         self._stack = ExitStack()
         self._stack.enter_context(self.mail)
-        self.database_proxy = self._stack.enter_context(
-            PostgresProxy(*address_of(database_url), self.director)
-        )
-        self.mail_proxy = self._stack.enter_context(MailProxy("127.0.0.1", self.mail.port, self.director))
+        self.database_proxy = self._stack.enter_context(PostgresProxy(*address_of(database_url), watch))
+        self.mail_proxy = self._stack.enter_context(MailProxy("127.0.0.1", self.mail.port, watch))
+        self._real_url = database_url
         self._url = through(database_url, self.database_proxy)
-        self._connection = psycopg2.connect(database_url)
-        self._connection.autocommit = True
+        self._connection = self._connect()
         self._tables = [
             row[0]
             for row in self.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -92,49 +92,39 @@ class Stage:
         self._connection.close()
         self._stack.close()
 
+    def _connect(self) -> psycopg2.extensions.connection:
+        connection = psycopg2.connect(self._real_url)
+        connection.autocommit = True
+        return connection
+
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """One statement beside the product, by a connection of its own."""
+        if self._connection.closed:
+            self._connection = self._connect()
         with self._connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    # Scenes
+    # Campaigns
 
     @contextmanager
-    def scene(self, *, has_film: bool, **env: str) -> Iterator[None]:
-        """Everything as before the first run."""
-        self.rows("; ".join(f"DELETE FROM {table}" for table in reversed(self._tables_in_order())))
+    def cleared(self, **env: str) -> Iterator[None]:
+        """New systems, without anything in them. env: settings besides the usual ones."""
+        in_order = sorted(self._tables, key=lambda table: (table == "notices", table))
+        self.rows("; ".join(f"DELETE FROM {table}" for table in in_order))  # noqa: S608 - from pg_tables
         self.mail.reset()
-        self.director.begin()
         self.dam, self.box = GatedDam(), GatedBox()
-        self.dam.watch = self.box.watch = self.director
+        self.dam.watch = self.box.watch = self.watch
         self.wanted = {}
         with self.dam, self.box:
             self.box.options.part_size = 7 * MEBIBYTE
-            self._add_campaigns(has_film=has_film)
             self.env = self._environment() | env
             yield
-        with suppress(FileNotFoundError):
-            (self.folder / "run.log").unlink()
 
-    def _tables_in_order(self) -> list[str]:
-        return sorted(self._tables, key=lambda table: (table != "notices", table))
-
-    def _add_campaigns(self, *, has_film: bool) -> None:
-        if has_film:
-            film = GeneratedContent(20 * MEBIBYTE + 4321, seed=1)
-            self._add("Film", {"film.mov": film, "poster.jpg": b"p" * 900})
-        self._add("Spring", {"a.jpg": b"a" * 100, "b.pdf": b"b" * 2000, "web/a.jpg": b"w" * 300})
-        self._add("Summer", {"hero.jpg": b"h" * 50})
-        self._add("Empty", {})
-        self._add("Missing", {}, has_folder=False)
-        self._add("Third Time", {}, attempts=2)
-        self._add("Failed", {}, attempts=3, is_failed=True)
-
-    def _add(
+    def add(
         self,
         name: str,
-        files: dict[str, bytes | GeneratedContent],
+        files: Mapping[str, bytes | GeneratedContent],
         *,
         has_folder: bool = True,
         attempts: int = 0,
@@ -150,12 +140,7 @@ class Stage:
             if parent not in below:
                 below[parent] = self.dam.add_folder(below[""], parent)
             self.dam.add_asset(below[parent], file, content)
-            generated = isinstance(content, GeneratedContent)
-            wanted[path] = (
-                (content.size, content.sha1())  # type: ignore[union-attr]
-                if generated
-                else (len(content), _sha1(content))  # type: ignore[arg-type]
-            )
+            wanted[path] = figures_of(content)
         self.wanted[campaign] = Wanted(
             campaign, f"{number} - {name}", wanted, folder or campaign, attempts, is_failed
         )
@@ -201,6 +186,79 @@ class Stage:
 
     # Runs
 
+    def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """A process of the product; its output goes into files, which `log` and `report` read."""
+        self.dam.clear_requests()
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        with self._log_path.open("wb") as errors, self._output_path.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, SCRIPTS / command[0], *command[1:]],
+                cwd=self.folder, env={**inherited, **self.env},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+            )  # fmt: skip
+
+    @property
+    def _log_path(self) -> Path:
+        return self.folder / "run.log"
+
+    @property
+    def _output_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def log(self) -> str:
+        """What the last run wrote to standard error."""
+        return self._log_path.read_text()
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What the last run printed, when it came to that."""
+        text = self._output_path.read_text()
+        return json.loads(text) if text.startswith("{") and text.endswith("}\n") else None
+
+    @property
+    def proven(self) -> set[str]:
+        """Empty campaigns whose listing was answered whole in this run."""
+        listed = {
+            call.path.split("/")[-2]
+            for call in self.dam.requests
+            if call.path.endswith("/children") and call.status == 200
+        }
+        return {one.id for one in self.wanted.values() if not one.files and one.listed_folder in listed}
+
+    def let_time_pass(self) -> None:
+        """Five minutes for the cadence, and whatever a mail server's refusal asked for."""
+        self.rows(
+            "UPDATE orchestrator_task_runs SET planned_at = planned_at - interval '5 minutes',"
+            " started_at = started_at - interval '5 minutes',"
+            " finished_at = finished_at - interval '5 minutes';"
+            "UPDATE notice_deliveries SET next_try_at = now() - interval '1 minute'"
+            " WHERE sent_at IS NULL AND gave_up_at IS NULL"
+        )
+
+
+class KillStage(Stage):
+    """With a director, who has processes killed."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        self.director = Director()
+        super().__init__(database_url, folder, self.director)
+
+    @contextmanager
+    def scene(self, *, has_film: bool, **env: str) -> Iterator[None]:
+        """Two or three campaigns with files, and one each that is empty in every way."""
+        with self.cleared(**env):
+            if has_film:
+                film = GeneratedContent(20 * MEBIBYTE + 4321, seed=1)
+                self.add("Film", {"film.mov": film, "poster.jpg": b"p" * 900})
+            self.add("Spring", {"a.jpg": b"a" * 100, "b.pdf": b"b" * 2000, "web/a.jpg": b"w" * 300})
+            self.add("Summer", {"hero.jpg": b"h" * 50})
+            self.add("Empty", {})
+            self.add("Missing", {}, has_folder=False)
+            self.add("Third Time", {}, attempts=2)
+            self.add("Failed", {}, attempts=3, is_failed=True)
+            yield
+
     def play(
         self,
         command: Sequence[str],
@@ -214,20 +272,12 @@ class Stage:
         """One run; killed at the point, or at a place or an instant, when it gets there."""
         director = self.director
         director.begin(point, place=place, phase=phase)
-        self.dam.clear_requests()
-        log, out = self.folder / "run.log", self.folder / "run.json"
-        with log.open("wb") as errors, out.open("wb") as output:
-            inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-            process = subprocess.Popen(
-                [sys.executable, SCRIPTS / command[0], *command[1:]],
-                cwd=self.folder, env={**inherited, **self.env},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
-            )  # fmt: skip
+        process = self.start(command)
         waiting = threading.Thread(target=lambda: (process.wait(), director.reached.set()), daemon=True)
         waiting.start()
         seconds = LOOP_SECONDS if tuple(command) == LOOP else RUN_SECONDS
         is_reached = director.reached.wait(seconds if after_seconds is None else after_seconds)
-        assert is_reached or after_seconds is not None or command == LOOP, log.read_text()
+        assert is_reached or after_seconds is not None or command == LOOP, self.log
         children = _children_of(process.pid)
         is_killed = process.poll() is None and (is_reached or after_seconds is not None)
         if is_killed:
@@ -235,25 +285,15 @@ class Stage:
         hit = director.hit if is_killed else None
         if is_killed and hit is None:
             hit = Point("at an instant", director.total, "after")
-        director.disarm()
+        is_child_left = victim == "parent" and bool(children)
+        director.disarm(is_alive=is_child_left and hit is not None and "orchestrator" not in hit.kind)
         if command == LOOP:
             process.terminate()
         waiting.join(RUN_SECONDS)
-        assert not waiting.is_alive(), f"the run does not end: {log.read_text()}"
+        assert not waiting.is_alive(), f"the run does not end: {self.log}"
         wait_for(lambda: not any(_is_alive(child) for child in children), RUN_SECONDS)
         self._wait_for_quiet()
-        proven = {
-            campaign.id
-            for campaign in self.wanted.values()
-            if not campaign.files and self._was_listed(campaign.listed_folder)
-        }
-        text = out.read_text()
-        report = json.loads(text) if text.startswith("{") and not is_killed else None
-        return Played(hit, process.returncode, proven, log.read_text(), report)
-
-    def _was_listed(self, folder: str) -> bool:
-        path = f"/otmmapi/v6/folders/{folder}/children"
-        return any(call.path == path and call.status == 200 for call in self.dam.requests)
+        return Played(hit, process.returncode, self.proven, self.proven if hit is None else set(), self.log)
 
     @staticmethod
     def _kill(process: subprocess.Popen[bytes], children: Sequence[int], victim: Victim) -> None:
@@ -272,15 +312,6 @@ class Stage:
         self.mail_proxy.wait_until_unused(RUN_SECONDS)
         self.director.settle()
 
-    def let_time_pass(self) -> None:
-        """Five minutes for the cadence, and whatever a mail server's refusal asked for."""
-        self.rows(
-            "UPDATE orchestrator_task_runs SET planned_at = planned_at - interval '5 minutes',"
-            " started_at = started_at - interval '5 minutes', finished_at = finished_at - interval '5 minutes';"
-            "UPDATE notice_deliveries SET next_try_at = now() - interval '1 minute'"
-            " WHERE sent_at IS NULL AND gave_up_at IS NULL"
-        )
-
 
 def _children_of(pid: int) -> list[int]:
     try:
@@ -298,5 +329,8 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _sha1(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+def figures_of(content: bytes | GeneratedContent) -> tuple[int, str]:
+    """Size and SHA-1."""
+    if isinstance(content, GeneratedContent):
+        return content.size, content.sha1()
+    return len(content), hashlib.sha1(content, usedforsecurity=False).hexdigest()

@@ -10,7 +10,7 @@ import pytest
 
 from crash.director import Phase, Point
 from crash.plan import Scene, Tally, every_point, first_of_each, record
-from crash.stage import LOOP, ONCE, Stage, Victim
+from crash.stage import LOOP, ONCE, KillStage, Victim
 
 POINTS_PER_SCENE = 10
 FURTHER_KILLS = 3
@@ -39,14 +39,14 @@ def assert_all_passed(tally: Tally, least_kills: int) -> None:
 # In `make test`: the first request of each kind
 
 
-def test_uploader__killed_at_each_kind_of_step(stage: Stage) -> None:
+def test_uploader__killed_at_each_kind_of_step(stage: KillStage) -> None:
     tally, rng = Tally(), random.Random(5)
     for points in batches(first_of_each(record(stage, has_film=False)), POINTS_PER_SCENE):
         Scene(stage, tally, rng).play(points)
     assert_all_passed(tally, 50)
 
 
-def test_large_file__killed_at_each_kind_of_step(stage: Stage) -> None:
+def test_large_file__killed_at_each_kind_of_step(stage: KillStage) -> None:
     tally, rng = Tally(), random.Random(5)
     points = [point for point in first_of_each(record(stage, has_film=True)) if point.kind in FILM_KINDS]
     Scene(stage, tally, rng, has_film=True).play(points)
@@ -62,7 +62,7 @@ def test_large_file__killed_at_each_kind_of_step(stage: Stage) -> None:
         ("all", "SQL daily report"),
     ],
 )
-def test_orchestrator__killed_with_and_without_its_child(stage: Stage, victim: Victim, kind: str) -> None:
+def test_orchestrator__killed_with_and_without_its_child(stage: KillStage, victim: Victim, kind: str) -> None:
     tally = Tally()
     for phase in PHASES:
         scene = Scene(stage, tally, random.Random(5), ONCE, victims=(victim,), env=orchestrator_settings())
@@ -76,7 +76,7 @@ def test_orchestrator__killed_with_and_without_its_child(stage: Stage, victim: V
 
 @pytest.mark.crash
 @pytest.mark.timeout(0)
-def test_every_point(stage: Stage, seed: int, request: pytest.FixtureRequest) -> None:
+def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest) -> None:
     """Each point, followed by kills of the runs after it at random places; --kills bounds them all."""
     tally, rng = Tally(), random.Random(seed)
     wanted = int(request.config.getoption("--kills"))
