@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, Self
 
 import psycopg2
 import psycopg2.extensions
@@ -29,7 +29,7 @@ UPLOADER = ("a1_to_a2_box_uploader.py", "--auth-password", "--json")
 ONCE = ("orchestrator-prod.py", "--once")
 LOOP = ("orchestrator-prod.py",)
 RUN_SECONDS = 100.0
-LOOP_SECONDS = 15.0
+LOOP_SECONDS = 5.0
 """A loop that has not come to the point by then has no more to do."""
 MAX_ATTEMPTS = 3
 
@@ -64,6 +64,56 @@ class Played:
     log: str = ""
 
 
+class Process:
+    """A process that the launcher started: `wait` for it, ask for its exit code by `poll`."""
+
+    def __init__(self, pid: int, answers: IO[str]) -> None:
+        self.pid = pid
+        self._ended = threading.Event()
+        self._code: int | None = None
+        threading.Thread(target=self._read, args=(answers,), daemon=True).start()
+
+    def _read(self, answers: IO[str]) -> None:
+        self._code = int(answers.readline())
+        self._ended.set()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code, None when it takes longer."""
+        self._ended.wait(seconds)
+        return self._code
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._code
+
+
+class Launcher:
+    """The process that starts all others (launcher.py)."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("launcher.py"), SCRIPTS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._jobs, self._answers = self._process.stdin, self._process.stdout
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._jobs.close()
+        self._process.wait()
+        self._answers.close()
+
+    def start(self, job: dict[str, object]) -> Process:
+        """One process at a time."""
+        self._jobs.write(json.dumps(job) + "\n")
+        self._jobs.flush()
+        return Process(int(self._answers.readline()), self._answers)
+
+
 class Stage:
     """The systems behind gates, with campaigns in them; the mail server and PostgreSQL outlive a scene."""
 
@@ -73,6 +123,7 @@ class Stage:
         self.mail = MailSink()
         self._stack = ExitStack()
         self._stack.enter_context(self.mail)
+        self._launcher = self._stack.enter_context(Launcher())
         self.database_proxy = self._stack.enter_context(PostgresProxy(*address_of(database_url), watch))
         self.mail_proxy = self._stack.enter_context(MailProxy("127.0.0.1", self.mail.port, watch))
         self._real_url = database_url
@@ -186,16 +237,18 @@ class Stage:
 
     # Runs
 
-    def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(self, command: Sequence[str]) -> Process:
         """A process of the product; its output goes into files, which `log` and `report` read."""
         self.dam.clear_requests()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        with self._log_path.open("wb") as errors, self._output_path.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, SCRIPTS / command[0], *command[1:]],
-                cwd=self.folder, env={**inherited, **self.env},
-                stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
-            )  # fmt: skip
+        job = {
+            "argv": [str(SCRIPTS / command[0]), *command[1:]],
+            "env": {**inherited, **self.env},
+            "cwd": str(self.folder),
+            "stdout": str(self._output_path),
+            "stderr": str(self._log_path),
+        }
+        return self._launcher.start(job)
 
     @property
     def _log_path(self) -> Path:
@@ -288,15 +341,16 @@ class KillStage(Stage):
         is_child_left = victim == "parent" and bool(children)
         director.disarm(is_alive=is_child_left and hit is not None and "orchestrator" not in hit.kind)
         if command == LOOP:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
         waiting.join(RUN_SECONDS)
         assert not waiting.is_alive(), f"the run does not end: {self.log}"
         wait_for(lambda: not any(_is_alive(child) for child in children), RUN_SECONDS)
         self._wait_for_quiet()
-        return Played(hit, process.returncode, self.proven, self.proven if hit is None else set(), self.log)
+        return Played(hit, process.poll(), self.proven, self.proven if hit is None else set(), self.log)
 
     @staticmethod
-    def _kill(process: subprocess.Popen[bytes], children: Sequence[int], victim: Victim) -> None:
+    def _kill(process: Process, children: Sequence[int], victim: Victim) -> None:
         doomed = {"all": [process.pid, *children], "parent": [process.pid], "child": children}[victim]
         for pid in doomed or [process.pid]:
             with suppress(ProcessLookupError):

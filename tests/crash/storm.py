@@ -49,6 +49,8 @@ DAM_FAULTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
 BOX_FAULTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("401", 4, {"status": 401}),
     ("403", 2, {"status": 403}),
+    ("404", 1, {"status": 404}),
+    ("409", 1, {"status": 409, "code": "operation_blocked_temporary"}),
     ("429", 3, {"status": 429, "retry_after": 0}),
     ("429 with a date", 1, {"status": 429, "retry_after": "date"}),
     ("500", 4, {"status": 500}),
@@ -158,6 +160,11 @@ class DamWeather(FaultBook):
         if weather.rng.random() < 0.05:
             weather.hits["DAM: tokens ended"] += 1
             self._expire()
+            return None
+        is_later_page = request.path.endswith("/children") and request.query.get("after", "0") != "0"
+        if is_later_page and weather.rng.random() < 0.3:
+            weather.hits["DAM: the first page again"] += 1
+            request.query["after"] = "0"
             return None
         return DamFault("", **weather.draw("DAM", DAM_FAULTS))
 
@@ -315,13 +322,13 @@ class StormStage(Stage):
         self.mail_proxy.wait_until_unused()
         self.runs += 1
         struck, proven = self.weather.struck, self.proven
-        is_whole = process.returncode in (0, 4) and "all" not in struck
+        is_whole = process.poll() in (0, 4) and "all" not in struck
         owed = {
             campaign
             for campaign in proven
             if is_whole and not struck & {campaign, self.wanted[campaign].listed_folder}
         }
-        return Played(None, process.returncode, proven, owed, self.log)
+        return Played(None, process.poll(), proven, owed, self.log)
 
     def observe(self, checker: Checker, run: Played) -> None:
         """Let the checker see what a run has done, and fill the matrix."""
