@@ -27,7 +27,7 @@ def storm(private_postgres: EmbeddedPostgres, tmp_path: Path, seed: int) -> Iter
 
 
 def test_storm__leaves_everything_as_it_should_be(storm: StormStage) -> None:
-    play_storm(storm, 24, 120, stormy_runs=8, strength=0.04)
+    play_storm(storm, 16, 80, stormy_runs=5, strength=0.1)
     assert not storm.failures, "\n".join(storm.failures)
     assert storm.matrix.cells[(False, True)] == storm.matrix.missed == 0
     assert sum(storm.weather.hits.values()) > 20, "the weather was too good"
@@ -37,7 +37,7 @@ def test_storm__leaves_everything_as_it_should_be(storm: StormStage) -> None:
 @pytest.mark.timeout(0)
 def test_great_storm(storm: StormStage, seed: int, request: pytest.FixtureRequest) -> None:
     campaigns, assets = (int(request.config.getoption(name)) for name in ("--campaigns", "--assets"))
-    play_storm(storm, campaigns, assets, stormy_runs=12, strength=0.03)
+    play_storm(storm, campaigns, assets, stormy_runs=8, strength=0.03)
     lines = "\n".join([*storm.failures, *storm.lines()])
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print(f"\n{lines}\nseed {seed}")  # noqa: T201 - the figures are what the run is for
