@@ -26,6 +26,8 @@ from simulators.postgres import EmbeddedPostgres
 
 TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
+CALM_RUNS = 4
+"""Three bring whatever is still empty to its last attempt, one must find nothing left to do."""
 
 # What a request may meet: what it is called in the figures, how often, and the fault.
 DAM_FAULTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
@@ -219,6 +221,7 @@ class StormStage(Stage):
         self._server = server
         super().__init__(database_url, folder, self.weather)
         self.matrix = Matrix()
+        self.page_sizes: tuple[int | None, ...] = (1, 2, 5, 50, None)
         self.runs = 0
         self.seconds = 0.0
         self.failures: list[str] = []
@@ -293,7 +296,7 @@ class StormStage(Stage):
         weather.statements = 0
         weather.restart_at = rng.randrange(20, 600) if rng.random() < 0.3 else None
         options = self.dam.options
-        options.max_page_size = rng.choice((1, 2, 5, 50, 200, None))
+        options.max_page_size = rng.choice(self.page_sizes)
         options.single_object_lists = rng.random() < 0.3
         options.omit_empty_lists = rng.random() < 0.3
         options.child_count_offset = rng.choice((0, 0, -2, 7))
@@ -381,7 +384,7 @@ def play_storm(stage: StormStage, campaigns: int, assets: int, *, stormy_runs: i
             if number % 3 == 1:
                 stage.fill_some(max(1, campaigns // 50))
         stage.calm_down()
-        for _ in range(6):
+        for _ in range(CALM_RUNS):
             run = stage.play()
             stage.observe(checker, run)
             stage.let_time_pass()

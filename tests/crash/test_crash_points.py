@@ -18,6 +18,14 @@ FURTHER_KILLS = 4
 VICTIMS: tuple[Victim, ...] = ("all", "parent", "child")
 LIMITS = {"BOX_UPLOADS_PER_MINUTE": "240", "BOX_CALLS_PER_MINUTE": "1000"}
 PHASES: tuple[Phase, ...] = ("before", "after")
+ATTEMPT_KINDS = (
+    "SQL row update",
+    "SQL begin",
+    "SQL outbox write",
+    "SQL commit",
+    "SQL mail marked",
+    "mail sent",
+)
 FILM_KINDS = ("Box part", "Box open session", "Box commit", "SQL session noted")
 
 
@@ -46,6 +54,24 @@ def test_uploader__killed_at_each_kind_of_step(stage: KillStage) -> None:
     for points in batches(first_of_each(record(stage, has_film=False)), POINTS_PER_SCENE):
         Scene(stage, tally, rng).play(points)
     assert_all_passed(tally, 50)
+
+
+def test_attempt_and_notice__are_one_at_every_statement(stage: KillStage) -> None:
+    """Each statement and each mail of a run that counts one attempt, on a scene of its own."""
+    with stage.cleared():
+        stage.add("Empty", {})
+        stage.play(UPLOADER)
+        seen = stage.director.seen.copy()
+    points = [point for point in every_point(seen) if point.kind in ATTEMPT_KINDS]
+    assert len(points) >= 12
+    for point in points:
+        with stage.cleared():
+            stage.add("Empty", {})
+            checker = Checker(stage)
+            killed = stage.play(UPLOADER, point)
+            assert (killed.hit, checker.after(killed)) == (point, [])
+            again = stage.play(UPLOADER)
+            assert [*checker.after(again), *checker.settled()] == [], point
 
 
 def test_large_file__killed_at_each_kind_of_step(stage: KillStage) -> None:
