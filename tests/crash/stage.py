@@ -238,7 +238,7 @@ class Stage:
     # Runs
 
     def start(self, command: Sequence[str]) -> Process:
-        """A process of the product; its output goes into files, which `log` and `report` read."""
+        """A process of the product; what it says goes into files, of which `log` reads one."""
         self.dam.clear_requests()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         job = {
@@ -262,12 +262,6 @@ class Stage:
     def log(self) -> str:
         """What the last run wrote to standard error."""
         return self._log_path.read_text()
-
-    @property
-    def report(self) -> dict[str, Any] | None:
-        """What the last run printed, when it came to that."""
-        text = self._output_path.read_text()
-        return json.loads(text) if text.startswith("{") and text.endswith("}\n") else None
 
     @property
     def proven(self) -> set[str]:

@@ -291,8 +291,8 @@ class StormStage(Stage):
             "SQL": strength * rng.choice((0.0, 0.002, 0.01)),
             "mail": strength * rng.uniform(0.1, 2.0),
         }
-        if rng.random() < 0.15:
-            weather.rates[rng.choice(("DAM", "Box", "mail"))] = 0.6
+        if strength and rng.random() < 0.15:
+            weather.rates[rng.choice(("DAM", "Box", "mail"))] = 4 * strength
         weather.statements = 0
         weather.restart_at = rng.randrange(20, 600) if rng.random() < 0.3 else None
         options = self.dam.options
