@@ -11,6 +11,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+CRASH_ARGS ?=
+STORM_ARGS ?=
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -24,7 +26,8 @@ PIP_AUDIT_VERSION := 2.10.1
 ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
-.PHONY: help test test-zones test-migrations test-calm test-single-run demo bench lint audit pins check format clean
+.PHONY: help test test-zones test-migrations test-calm test-single-run test-crash test-storm demo bench lint audit pins \
+	check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
@@ -43,6 +46,12 @@ test-calm: $(INSTALLED) ## a simulated month of 1,000 stuck campaigns, a run eve
 
 test-single-run: $(INSTALLED) ## 200 rounds of 32 processes and 25 of real uploaders, frozen and cut off
 	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/test_single_run.py
+
+test-crash: $(INSTALLED) ## kill the programs 2,000 times, at every step; CRASH_ARGS="--seed 2 --kills 100"
+	$(VENV_PYTHON) -m pytest -m crash tests/crash $(CRASH_ARGS)
+
+test-storm: $(INSTALLED) ## 1,000 campaigns with everything failing at random; STORM_ARGS="--campaigns 50 --assets 500"
+	$(VENV_PYTHON) -m pytest -m storm tests/crash $(STORM_ARGS)
 
 demo: $(INSTALLED) ## play the whole job on embedded parts; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

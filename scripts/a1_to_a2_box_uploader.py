@@ -247,6 +247,7 @@ class Pass:
         campaign, retry = work.campaign, work.retry
         if not self._is_dry_run:
             self._database.record_in_a1(campaign)
+            self._dam.release_lock(campaign)
         found = self._dam.list_master_assets(campaign.id)
         if decide(retry, found) is Action.COUNT_ATTEMPT:
             self._count_attempt(campaign, found, retry)
@@ -474,6 +475,8 @@ class Pass:
         if self._is_dry_run:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
+        # Before the row follows: once it does, nobody looks at the campaign again.
+        self._dam.release_lock(campaign)
         is_completed = False
         with self._database.transaction():
             followed = self._database.follow_status(campaign.id, status if found else GONE)
@@ -495,8 +498,6 @@ class Pass:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
         self._report.queued += notice is not None
-        if campaign.locked_by:
-            self._dam.release_lock(campaign)
         self._note(campaign, Outcome.UPLOADED, attempt=0, assets=totals.assets, size_bytes=totals.size_bytes)
 
     def _follow_those_that_left(self, seen: Sequence[str]) -> None:
@@ -505,14 +506,13 @@ class Pass:
         for campaign_id in self._database.left_behind(status_a1, seen):
             try:
                 campaign = self._dam.read_campaign(campaign_id)
-            except AppError as exc:
+                if campaign is not None and campaign.status == status_a1:
+                    self._database.mark_left_search(campaign_id)
+                    continue
+                shown = campaign or Campaign(campaign_id, "", campaign_id, None)
+                self._leave(shown, shown.status, found=campaign is not None)
+            except DamError as exc:
                 logger.warning("campaign %s could not be re-read: %s", campaign_id, exc)
-                continue
-            if campaign is not None and campaign.status == status_a1:
-                self._database.mark_left_search(campaign_id)
-                continue
-            shown = campaign or Campaign(campaign_id, "", campaign_id, None)
-            self._leave(shown, shown.status, found=campaign is not None)
 
     # Failures
 

@@ -42,6 +42,14 @@ EXTERNAL_DATABASE_URL = os.environ.get("DATABASE_URL")
 ApplyMigrations = Callable[[str, Path], None]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the long proofs are (tests/crash), and what they draw from."""
+    parser.addoption("--seed", type=int, default=1, help="of the crash proof and the storm")
+    parser.addoption("--kills", type=int, default=2000, help="of the crash proof")
+    parser.addoption("--campaigns", type=int, default=1000, help="in the storm")
+    parser.addoption("--assets", type=int, default=10_000, help="in the storm")
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Environment
 

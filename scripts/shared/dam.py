@@ -159,9 +159,13 @@ class DamClient:
         )
 
     def release_lock(self, campaign: Campaign) -> None:
-        """Unlock a campaign that a run of ours, killed in between, left locked; leave others' locks alone."""
+        """Unlock a campaign that a run of ours, killed in between, left locked; leave others' locks alone.
+
+        Raises DamError when the lock is ours and stays: the campaign must be looked at again.
+        """
         if campaign.locked_by and campaign.locked_by == self._session.own_login():
-            self._unlock(campaign.id)
+            logger.info("campaign %s was left locked by us; unlocking it", campaign.id)
+            self._set_lock(campaign.id, "unlock")
 
     # Master Assets
 

@@ -90,14 +90,14 @@ def all_pages(
     fetch: Callable[[int], list[dict[str, Any]]], what: str, item_id: str | None
 ) -> Iterator[dict[str, Any]]:
     """What `fetch(after)` brings until a page is empty, and never by a count: counts are at times wrong, and
-    pages may be shorter than asked for. Raises DamError when the server repeats a page instead of going on,
-    or goes on for ever.
+    pages may be shorter than asked for. Raises DamError when a page brings nothing new: the server repeats
+    one, the last or an earlier one, in place of one that is so never seen; and when it goes on for ever.
     """
     after = 0
-    previous: list[str] = []
+    seen: set[str] = set()
     while page := fetch(after):
-        ids = [item["asset_id"] for item in page]
-        if ids == previous:
+        ids = {item["asset_id"] for item in page}
+        if ids <= seen:
             raise DamError(
                 f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
                 kind="unfinished_listing",
@@ -113,7 +113,7 @@ def all_pages(
                 retryable=True,
                 item_id=item_id,
             )
-        previous = ids
+        seen |= ids
 
 
 def is_folder(item: Mapping[str, Any]) -> bool:

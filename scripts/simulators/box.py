@@ -30,7 +30,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
@@ -334,6 +334,7 @@ class BoxSimulator:
         delay: float | None = None,
         body: str | bytes | dict[str, Any] | None = None,
         effect: bool = False,
+        truncate: int | None = None,
     ) -> Fault:
         """Make requests go wrong whose `METHOD /path?query` the expression finds; the first fault wins.
 
@@ -341,7 +342,8 @@ class BoxSimulator:
         without a body, in the error shape of the path. `effect`: the request takes effect all the same.
         retry_after: seconds, or a header value to be sent as it is. times, skip: how many to meet, after how
         many. drop: close the connection "before" the effect or "after" it, without an answer. delay: wait so
-        many seconds first; alone, the request then goes on as usual.
+        many seconds first; alone, the request then goes on as usual. truncate: only so many bytes of the
+        answer's body, Content-Length whole.
         """
         return self._faults.add(
             Fault(
@@ -356,6 +358,7 @@ class BoxSimulator:
                 body=_to_bytes(body),
                 body_type="application/json" if isinstance(body, dict) else "text/html; charset=utf-8",
                 effect=effect,
+                truncate=truncate,
             )
         )
 
@@ -409,6 +412,8 @@ class BoxSimulator:
             self._answer_truly(call)
             call.body.drain(call.buffer)
             return None
+        if fault.truncate is not None:
+            return replace(self._answer_truly(call), cut=fault.truncate)
         if not fault.answers:
             return self._answer_truly(call)
         if fault.effect:

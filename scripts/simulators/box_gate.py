@@ -64,6 +64,7 @@ class Fault:
     body: bytes | None = None
     body_type: str = "application/json"
     effect: bool = False
+    truncate: int | None = None
     hits: int = 0
 
     @property

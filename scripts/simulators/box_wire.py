@@ -128,12 +128,13 @@ class Call:
 
 @dataclass
 class Answer:
-    """What is sent back. `close` ends the connection after it."""
+    """What is sent back. `close` ends the connection after it; `cut`: so much of the body, then the end."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     close: bool = False
+    cut: int | None = None
 
     @classmethod
     def of_json(cls, status: int, value: object, headers: dict[str, str] | None = None) -> Answer:
@@ -153,7 +154,7 @@ class Answer:
             lines.append(f"Content-Length: {len(self.body)}")
         if self.close:
             lines.append("Connection: close")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body[: self.cut]
 
 
 # Answers a call; None drops the connection without a word.
@@ -186,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(answer.to_bytes())
-        self.close_connection = self.close_connection or answer.close
+        self.close_connection = self.close_connection or answer.close or answer.cut is not None
 
     do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _serve  # noqa: N815 -- http.server's names
 

@@ -67,7 +67,7 @@ class MailSink:
     - `refuse_all(code, text)`: every mail;
     - `refuse_login = True`: every login, with 535;
     - `drop_after_data = True`: the mail is kept, then the connection breaks before the sender is told;
-    - `reset()`: forget the mails and undo all of these.
+    - `relent()`: undo all of these; `reset()`: forget the mails too.
     """
 
     def __init__(
@@ -171,6 +171,10 @@ class MailSink:
     def reset(self) -> None:
         """Forget what came and how to behave; files in the mailbox stay."""
         self.messages.clear()
+        self.relent()
+
+    def relent(self) -> None:
+        """Take every mail again."""
         self._refused_recipients.clear()
         self._refused_stages.clear()
         self.refuse_login = False

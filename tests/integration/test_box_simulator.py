@@ -746,6 +746,13 @@ def test_fault__dropped_before_and_after_the_effect(raw: requests.Session, sim: 
     assert error(raw.post(f"{sim.url}/2.0/folders", json=body)) == (409, "item_name_in_use")
 
 
+def test_fault__answer_cut_short_after_the_effect(raw: requests.Session, sim: BoxSimulator) -> None:
+    sim.fail("POST /2.0/folders", truncate=10, times=1)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
+        raw.post(f"{sim.url}/2.0/folders", json={"name": "Spring", "parent": {"id": "0"}})
+    assert [folder.name for folder in sim.folders()] == ["Spring"]
+
+
 def test_fault__a_refused_body_keeps_the_connection_in_step(raw: requests.Session, sim: BoxSimulator) -> None:
     sim.fail("POST /api/2.0/files/content", status=403, code="storage_limit_exceeded", times=1)
     body = form(("attributes", attributes("a")), ("file", data_of(3_000_000)))

@@ -155,8 +155,10 @@ def test_refuse_all__at_each_stage_and_reset(mail: MailSink) -> None:
     with pytest.raises(smtplib.SMTPDataError):
         send(mail, "a@example.com")
     assert mail.messages == []
-    mail.reset()
+    mail.relent()
     assert send(mail, "a@example.com") == {}
+    mail.relent()
+    assert len(mail.messages) == 1
 
 
 def test_drop_after_data__keeps_the_mail_and_breaks_off(mail: MailSink) -> None:

@@ -1,0 +1,174 @@
+"""Killed at every step that has an effect, and run again: the outcome is the same as without the kill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from crash.checker import Checker
+from crash.director import Phase, Point
+from crash.plan import Scene, Tally, every_point, first_of_each, record
+from crash.stage import LOOP, ONCE, UPLOADER, KillStage, Victim
+
+POINTS_PER_SCENE = 10
+FURTHER_KILLS = 4
+VICTIMS: tuple[Victim, ...] = ("all", "parent", "child")
+LIMITS = {"BOX_UPLOADS_PER_MINUTE": "240", "BOX_CALLS_PER_MINUTE": "1000"}
+PHASES: tuple[Phase, ...] = ("before", "after")
+ATTEMPT_KINDS = (
+    "SQL row update",
+    "SQL begin",
+    "SQL outbox write",
+    "SQL commit",
+    "SQL mail marked",
+    "mail sent",
+)
+FILM_KINDS = ("Box part", "Box open session", "Box commit", "SQL session noted")
+
+
+def batches(items: Sequence[Point], size: int) -> Iterator[Sequence[Point]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def orchestrator_settings() -> dict[str, str]:
+    """A time zone where it is time for the daily report now, and no alerts for the runs that we kill."""
+    ahead = (20 - datetime.now(UTC).hour + 12) % 24 - 12
+    return {"ORCHESTRATOR_TIMEZONE": f"Etc/GMT{-ahead:+d}", "ALERT_AFTER_FAILURES": "1000"}
+
+
+def assert_all_passed(tally: Tally, least_kills: int) -> None:
+    assert not tally.failures, "\n\n".join(tally.failures)
+    assert tally.total >= least_kills, "the points were not come to"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# In `make test`: the first request of each kind
+
+
+def test_uploader__killed_at_each_kind_of_step(stage: KillStage) -> None:
+    tally, rng = Tally(), random.Random(5)
+    for points in batches(first_of_each(record(stage, has_film=False)), POINTS_PER_SCENE):
+        Scene(stage, tally, rng).play(points)
+    assert_all_passed(tally, 50)
+
+
+def test_attempt_and_notice__are_one_at_every_statement(stage: KillStage) -> None:
+    """Each statement and each mail of a run that counts one attempt, on a scene of its own."""
+    with stage.cleared():
+        stage.add("Empty", {})
+        stage.play(UPLOADER)
+        seen = stage.director.seen.copy()
+    points = [point for point in every_point(seen) if point.kind in ATTEMPT_KINDS]
+    assert len(points) >= 12
+    for point in points:
+        with stage.cleared():
+            stage.add("Empty", {})
+            checker = Checker(stage)
+            killed = stage.play(UPLOADER, point)
+            assert (killed.hit, checker.after(killed)) == (point, [])
+            again = stage.play(UPLOADER)
+            assert [*checker.after(again), *checker.settled()] == [], point
+
+
+def test_large_file__killed_at_each_kind_of_step(stage: KillStage) -> None:
+    tally, rng = Tally(), random.Random(5)
+    points = [point for point in first_of_each(record(stage, has_film=True)) if point.kind in FILM_KINDS]
+    Scene(stage, tally, rng, has_film=True).play(points)
+    assert_all_passed(tally, len(points) - 2)
+
+
+@pytest.mark.parametrize(
+    ("victim", "kind"),
+    [
+        ("parent", "orchestrator SQL task run"),
+        ("all", "DAM PATCH"),
+        ("child", "mail sent"),
+        ("all", "SQL daily report"),
+    ],
+)
+def test_orchestrator__killed_with_and_without_its_child(stage: KillStage, victim: Victim, kind: str) -> None:
+    tally = Tally()
+    for phase in PHASES:
+        scene = Scene(stage, tally, random.Random(5), ONCE, victims=(victim,), env=orchestrator_settings())
+        scene.play([Point(kind, 1, phase)])
+    assert_all_passed(tally, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Single points that once left something behind
+
+
+def test_lock__left_by_one_kill_is_not_left_by_a_second(stage: KillStage) -> None:
+    """Killed before the unlock; the next run, which completes the campaign, right after its commit."""
+    with stage.cleared():
+        stage.add("Spring", {"a.jpg": b"a"})
+        checker = Checker(stage)
+        for point in (Point("DAM unlock", 1, "before"), Point("SQL commit", 1, "after")):
+            run = stage.play(UPLOADER, point)
+            assert (run.hit, checker.after(run)) == (point, [])
+        run = stage.play(UPLOADER)
+        assert [*checker.after(run), *checker.settled()] == []
+
+
+def test_lock__is_released_on_a_campaign_that_was_moved_on_meanwhile(stage: KillStage) -> None:
+    with stage.cleared():
+        stage.add("Spring", {"a.jpg": b"a"})
+        (campaign,) = stage.wanted
+        stage.play(UPLOADER, Point("DAM PATCH", 1, "before"))
+        assert stage.dam.lock_state(campaign) == stage.dam.username
+        stage.dam.set_status(campaign, "B1")
+        assert stage.play(UPLOADER).exit_code == 0
+        assert stage.dam.lock_state(campaign) is None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# `make test-crash`: every request of every kind, and random places and instants
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(0)
+def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest) -> None:
+    """Each point, followed by kills of the runs after it at random places; --kills bounds them all."""
+    tally, rng = Tally(), random.Random(seed)
+    wanted = int(request.config.getoption("--kills"))
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    orchestrator = orchestrator_settings()
+    scenes: list[tuple[Scene, list[Point | int | float]]] = []
+
+    def add(scene: Scene, points: Sequence[Point], total: int, further: int = FURTHER_KILLS) -> None:
+        for point in points:
+            later: list[Point | int | float] = [rng.randint(1, total) for _ in range(further)]
+            scenes.append((scene, [point, *later]))
+
+    small = record(stage, has_film=False)
+    add(Scene(stage, tally, rng), every_point(small), small.total())
+    film = record(stage, has_film=True)
+    film_points = [point for point in every_point(film) if point.kind in FILM_KINDS]
+    add(Scene(stage, tally, rng, has_film=True, label="film: "), film_points, film.total())
+    limited = record(stage, has_film=False, **LIMITS)
+    limit_points = [point for point in every_point(limited) if point.kind == "SQL rate limit"]
+    add(Scene(stage, tally, rng, env=LIMITS, label="limits: "), limit_points, limited.total())
+    once = record(stage, ONCE, has_film=False, **orchestrator)
+    own = [point for point in every_point(once) if point.kind.startswith("orchestrator") or point.number == 1]
+    both = Scene(stage, tally, rng, ONCE, victims=VICTIMS, env=orchestrator, label="once: ")
+    add(both, own, once.total(), further=1)
+    loop = Scene(stage, tally, rng, LOOP, victims=("all", "parent"), env=orchestrator, label="loop: ")
+    add(loop, [point for point in own if point.kind.startswith("orchestrator")], once.total(), further=0)
+    for _ in range(max(1, wanted // 80)):
+        instants: list[Point | int | float] = [rng.uniform(0.1, 0.5) for _ in range(FURTHER_KILLS + 1)]
+        scenes.append((Scene(stage, tally, rng, label="instant: "), instants))
+        scenes.append((Scene(stage, tally, rng, has_film=True, label="instant, film: "), instants))
+    rng.shuffle(scenes)
+    for scene, points in scenes:
+        if tally.total >= wanted:
+            break
+        known = len(tally.failures)
+        scene.play(points)
+        reporter.write("".join(f"\n{failure}\n" for failure in tally.failures[known:]))
+        reporter.write(f"\r{tally.total} kills, {len(tally.failures)} scenes failed ")
+    reporter.write_line("\n" + "\n".join([*tally.lines("crash"), f"seed {seed}"]))
+    assert_all_passed(tally, wanted)

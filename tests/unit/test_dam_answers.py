@@ -1,0 +1,25 @@
+"""Reading the DAM's answers: when a list counts as finished."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.dam_answers import all_pages
+from shared.errors import DamError
+
+
+def pages(*ids_of_pages: str) -> list[str]:
+    """The ids that a listing of these pages yields; a letter is an id."""
+    waiting = [[{"asset_id": letter} for letter in ids] for ids in (*ids_of_pages, "")]
+    return [item["asset_id"] for item in all_pages(lambda _: waiting.pop(0), "listing", None)]
+
+
+def test_all_pages__goes_on_over_short_and_overlapping_ones() -> None:
+    assert "".join(pages("abc", "d", "de", "f")) == "abcddef"
+
+
+@pytest.mark.parametrize("repeated", ["ab", "cd", "b", "db"])
+def test_all_pages__a_page_without_news_is_no_end(repeated: str) -> None:
+    """In place of a page with `e` on it, which would so be missing without anybody knowing."""
+    with pytest.raises(DamError, match="repeats a page"):
+        pages("ab", "cd", repeated, "f")
