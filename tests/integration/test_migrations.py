@@ -26,13 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASED = ("001", "002", "003", "004", "005", "006", "007")
 """What 0.1.0 brought."""
 BEFORE_US = """
-    CREATE TABLE campaign_status (campaign_id TEXT PRIMARY KEY, campaign_number TEXT, campaign_name TEXT,
+    CREATE TABLE campaign_status (campaign_id TEXT, campaign_number TEXT, campaign_name TEXT,
         status TEXT,
         created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
         updated_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now());
     INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status)
         SELECT md5(n::text), 'C-' || n, 'Campaign ' || n, CASE WHEN n %% 500 = 0 THEN 'A1' ELSE 'A2' END
         FROM generate_series(1, %d) n;
+    ALTER TABLE campaign_status ADD PRIMARY KEY (campaign_id);
     ANALYZE campaign_status;
 """
 READ = "SELECT campaign_name FROM campaign_status WHERE campaign_id = md5(%s::text)"
