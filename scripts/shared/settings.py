@@ -38,6 +38,8 @@ DamAuth = Literal["pfx-v2", "password"]
 LockStyle = Literal["bulk", "single", "none"]
 SmtpSecurity = Literal["starttls", "tls", "none"]
 
+# Whom shared.wire can call; not imported from there, because the loop itself needs no HTTP.
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 
 
@@ -644,6 +646,8 @@ class _Reader:
             host, port_is_good = parts.hostname, parts.port != 0
         except ValueError:
             host, port_is_good = None, False
+        if host and not (_HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2]) and value.isascii()):
+            host = None  # letters beyond ASCII: their xn-- form works
         if not host or not port_is_good or parts.scheme not in ("http", "https") or parts.query:
             if not self.is_faulty("DAM_BASE_URL") or name != "DAM_TOKEN_URL":
                 self.fault(name, f"expected {hint}" + (f", got {value!r}" if shown else ""))

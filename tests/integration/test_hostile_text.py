@@ -45,11 +45,14 @@ calmly = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(hostile, inner, max_size=4)),
-    max_leaves=12,
-)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile)
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(inner, st.lists(inner, max_size=4), st.dictionaries(hostile, inner, max_size=4))
+
+
+json_values = nested(nested(scalars))
 FOLDER = DamFolder("f", "Master Assets", None)
 COMPOSER = Composer(
     timezone=ZoneInfo("Europe/Rome"),

@@ -12,7 +12,7 @@ from hostile import relaying, says
 from shared.box_session import BoxSession
 from shared.client_certificate import client_context
 from shared.dam import DamClient
-from shared.errors import BoxError, DamError
+from shared.errors import BoxError, ConfigError, DamError
 from shared.models import BoxSettings
 from shared.settings import load_settings
 from shared.wire import Wire, default_context
@@ -162,3 +162,9 @@ def test_cookies__that_would_break_requests_are_dropped(dam: DamSimulator) -> No
         assert b"good=1, 2" in front.heard[-1].head
         assert b"bad" not in front.heard[-1].head
         assert b"long" not in front.heard[-1].head
+
+
+@pytest.mark.parametrize("url", ["https://bücher.example", "https://a b.example", "https://a;b.example"])
+def test_settings__take_no_address_that_cannot_be_called(url: str) -> None:
+    with pytest.raises(ConfigError, match="BOX_API_URL: expected an https address"):
+        box_settings(url, "https://upload.box.com/api")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,13 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASED = ("001", "002", "003", "004", "005", "006", "007")
 """What 0.1.0 brought."""
 BEFORE_US = """
-    CREATE TABLE campaign_status (campaign_id TEXT PRIMARY KEY, campaign_number TEXT, campaign_name TEXT,
+    CREATE TABLE campaign_status (campaign_id TEXT, campaign_number TEXT, campaign_name TEXT,
         status TEXT,
         created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
         updated_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now());
     INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status)
         SELECT md5(n::text), 'C-' || n, 'Campaign ' || n, CASE WHEN n %% 500 = 0 THEN 'A1' ELSE 'A2' END
         FROM generate_series(1, %d) n;
+    ALTER TABLE campaign_status ADD PRIMARY KEY (campaign_id);
     ANALYZE campaign_status;
 """
 READ = "SELECT campaign_name FROM campaign_status WHERE campaign_id = md5(%s::text)"
@@ -111,6 +113,26 @@ def open_transaction(url: str, sql: str) -> Iterator[Callable[[], None]]:
     connection.close()
 
 
+def wait_until_queued(url: str) -> None:
+    """Until the runner has stood in the queue for the table, and has left it, and stands there again."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    times, was_queued = 0, False
+    give_up_at = time.monotonic() + 60
+    with connection.cursor() as cursor:
+        while times < 2:
+            assert time.monotonic() < give_up_at
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'campaign_status'::regclass"
+                " AND mode = 'AccessExclusiveLock' AND NOT granted"
+            )
+            ((count,),) = cursor.fetchall()
+            times += bool(count) and not was_queued
+            was_queued = bool(count)
+            time.sleep(0.01)
+    connection.close()
+
+
 def live_migration(url: str, rows: int, patience_ms: int) -> Traffic:
     """All migrations by the runner, on a filled table in use; a long transaction is in the way at first."""
     fill(url, rows)
@@ -118,11 +140,11 @@ def live_migration(url: str, rows: int, patience_ms: int) -> Traffic:
         with Database(url) as database:
             for path in migration_files()[:2]:  # the index over the status takes as long as there are rows
                 database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest(path))
-        with open_transaction(url, WRITE % "'1'") as end:
-            ending = threading.Timer(1.5, end)
-            ending.start()
-            done = migrate(url)
-            ending.join()
+        with open_transaction(url, WRITE % "'1'") as end, ThreadPoolExecutor(1) as thread:
+            migrating = thread.submit(migrate, url)
+            wait_until_queued(url)
+            end()
+            done = migrating.result()
     assert done.returncode == 0, done.stderr
     assert "waits for others" in done.stderr, "the long transaction was in the way"
     assert traffic.done[READ] > 20
