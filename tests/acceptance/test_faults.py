@@ -98,6 +98,7 @@ def test_empty_folder__is_not_counted_when_listing_failed(
     world.dam.clear_faults()
     assert world.upload().outcomes[pair.broken] == "empty"
     assert world.row(pair.broken)["a1_retry_count"] == 1
+    assert world.sql("SELECT kind FROM campaign_errors") == [], "what failed is over"
 
 
 @pytest.mark.parametrize(
