@@ -26,6 +26,8 @@ from simulators.postgres import EmbeddedPostgres
 
 TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
+MAIL_RUNS = 10
+"""With the mail server and PostgreSQL alone failing: the first failure ends a round of mails, so it takes some."""
 CALM_RUNS = 4
 """Three bring whatever is still empty to its last attempt, one must find nothing left to do."""
 
@@ -294,7 +296,7 @@ class StormStage(Stage):
         if strength and rng.random() < 0.15:
             weather.rates[rng.choice(("DAM", "Box", "mail"))] = 4 * strength
         weather.statements = 0
-        weather.restart_at = rng.randrange(20, 600) if rng.random() < 0.3 else None
+        weather.restart_at = rng.randrange(20, 400) if strength and self.runs % 3 == 1 else None
         options = self.dam.options
         options.max_page_size = rng.choice(self.page_sizes)
         options.single_object_lists = rng.random() < 0.3
@@ -384,6 +386,11 @@ def play_storm(stage: StormStage, campaigns: int, assets: int, *, stormy_runs: i
             if number % 3 == 1:
                 stage.fill_some(max(1, campaigns // 50))
         stage.calm_down()
+        for _ in range(MAIL_RUNS):
+            stage.weather.rates |= {"mail": strength, "SQL": strength / 50}
+            stage.observe(checker, stage.play())
+            stage.let_time_pass()
+        stage.weather.calm()
         for _ in range(CALM_RUNS):
             run = stage.play()
             stage.observe(checker, run)
