@@ -27,7 +27,7 @@ from simulators.postgres import EmbeddedPostgres
 TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
 MAIL_RUNS = 10
-"""With the mail server and PostgreSQL alone failing: the first failure ends a round of mails, so it takes some."""
+"""With PostgreSQL and the mail server alone failing, because the first failure ends a round of mails."""
 CALM_RUNS = 4
 """Three bring whatever is still empty to its last attempt, one must find nothing left to do."""
 
