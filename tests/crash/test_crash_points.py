@@ -179,12 +179,14 @@ def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest
         scenes.append((Scene(stage, tally, rng, label="instant: "), instants))
         scenes.append((Scene(stage, tally, rng, has_film=True, label="instant, film: "), instants))
     rng.shuffle(scenes)
-    for scene, points in scenes:
-        if tally.total >= wanted:
-            break
-        known = len(tally.failures)
-        scene.play(points)
-        reporter.write("".join(f"\n{failure}\n" for failure in tally.failures[known:]))
-        reporter.write(f"\r{tally.total} kills, {len(tally.failures)} scenes failed ")
-    reporter.write_line("\n" + "\n".join([*tally.lines("crash"), f"seed {seed}"]))
+    try:
+        for scene, points in scenes:
+            if tally.total >= wanted:
+                break
+            known = len(tally.failures)
+            scene.play(points)
+            reporter.write("".join(f"\n{failure}\n" for failure in tally.failures[known:]))
+            reporter.write(f"\r{tally.total} kills, {len(tally.failures)} scenes failed ")
+    finally:  # also when somebody has seen enough
+        reporter.write_line("\n" + "\n".join([*tally.lines("crash"), f"seed {seed}"]))
     assert_all_passed(tally, wanted)
