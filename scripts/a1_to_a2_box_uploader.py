@@ -271,6 +271,7 @@ class Pass:
             attempt = self._database.increment_a1_retry(
                 campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
             )
+            self._database.clear_errors(campaign.id)  # the folder could be listed: what failed before is over
             kind = notice_for(attempt)
             if kind is not None:
                 if attempt.permanently_failed:

@@ -358,7 +358,9 @@ class DamSession:
                 raise self.unfit(exc, what, item_id) from exc
             except NoAnswerError as exc:
                 is_refusal = isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError)
-                if is_last or is_refusal:  # what TLS refuses does not heal by repetition
+                # A lock that got no answer in time may still be taken, after everything that we do next.
+                may_come_late = method == "PUT" and isinstance(exc, TimeoutError)
+                if is_last or is_refusal or may_come_late:  # what TLS refuses does not heal by repetition
                     raise self._transport_error(exc, what, item_id) from exc
                 asked = None
             else:

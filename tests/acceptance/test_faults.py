@@ -98,6 +98,7 @@ def test_empty_folder__is_not_counted_when_listing_failed(
     world.dam.clear_faults()
     assert world.upload().outcomes[pair.broken] == "empty"
     assert world.row(pair.broken)["a1_retry_count"] == 1
+    assert world.sql("SELECT kind FROM campaign_errors") == [], "what failed is over"
 
 
 @pytest.mark.parametrize(
@@ -257,9 +258,18 @@ def test_index_lag__a_campaign_just_done_is_recognised(world: World) -> None:
 def test_leftover_lock__of_a_killed_run_is_ours(world: World) -> None:
     pair = add_pair(world)
     world.dam.lock(pair.broken, by=world.dam.username)
-    world.dam.options.lock_answer = "error"
     assert world.upload("--campaign", pair.broken).exit_code == 0
     assert world.dam.status(pair.broken) == "A2"
+    assert world.dam.lock_state(pair.broken) is None
+
+
+def test_lock__taken_without_an_answer_is_ours(world: World) -> None:
+    pair = add_pair(world)
+    lost = world.dam.fail(r"PUT .*/state", drop="after", times=3)
+    assert world.upload("--campaign", pair.broken).exit_code == 0
+    assert lost.hits == 3
+    assert world.dam.status(pair.broken) == "A2"
+    assert world.dam.lock_state(pair.broken) is None
 
 
 # ---------------------------------------------------------------------------------------------------------

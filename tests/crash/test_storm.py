@@ -38,7 +38,7 @@ def test_storm__leaves_everything_as_it_should_be(storm: StormStage) -> None:
 def test_great_storm(storm: StormStage, seed: int, request: pytest.FixtureRequest) -> None:
     campaigns, assets = (int(request.config.getoption(name)) for name in ("--campaigns", "--assets"))
     storm.page_sizes = (20, 50, 200, None)  # with shorter ones a thousand campaigns take an hour
-    play_storm(storm, campaigns, assets, stormy_runs=5, strength=0.025)
+    play_storm(storm, campaigns, assets, stormy_runs=12, strength=0.025)
     lines = "\n".join([*storm.failures, *storm.lines()])
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print(f"\n{lines}\nseed {seed}")  # noqa: T201 - the figures are what the run is for
