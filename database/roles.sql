@@ -19,7 +19,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM :"role";
 
 GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
-    campaign_uploads TO :"role";
+    campaign_uploads, run_epochs, notice_bundles TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts TO :"role";
 -- What has been said or done once stays as it is.

@@ -439,6 +439,7 @@ class Pass:
 
             # A connection of the workers' own: they wait neither for our transactions nor for the disk.
             ledger = self._resources.enter_context(self._open_ledger())
+            ledger.share_run(self._database)
             limits = self._settings.transfer
             gate = BoxGate(
                 ledger,

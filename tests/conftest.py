@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+import hypothesis
 import pytest
 import trustme
 from cryptography import x509
@@ -40,6 +41,11 @@ PASSWORD = "only-for-tests"
 EXTERNAL_DATABASE_URL = os.environ.get("DATABASE_URL")
 
 ApplyMigrations = Callable[[str, Path], None]
+
+
+# How long an example takes says something of the machine and nothing of the product.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -729,6 +729,10 @@ class Database:
         self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
         return None
 
+    def share_run(self, holder: Database) -> None:
+        """Hold, in every write, the run that another connection of this process has taken."""
+        self._held = holder._held
+
     @property
     def epoch(self) -> int | None:
         """The number under which this connection holds its run; None when it holds none."""

@@ -100,6 +100,7 @@ class Month:
         single = uploader.Pass(
             self.settings, self.database, cast("Any", self.dam), report, clock=lambda: now, is_dry_run=False,
             is_stopping=lambda: False, progress=Progress(lambda: 0.0, None),
+            open_ledger=lambda: Database(self.settings.database.dsn),
         )  # fmt: skip
         try:
             self.exit_codes[single.run([])] += 1

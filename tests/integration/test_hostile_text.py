@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from shared.dam_answers import asset_of, clean_text, field_code, is_safe_id, ite
 from shared.database import Database
 from shared.errors import DamError
 from shared.logs import configure_logging
-from shared.models import Asset, Attempt, BoxFile, Campaign, DamFolder
+from shared.models import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
 from shared.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
 from shared.notifier import Composer, build_message, reset_command, reset_sql
+from shared.outbox import deliver_due_notices
 from shared.wire import json_object
 from simulators.postgres import PostgresServer
 
@@ -50,6 +52,17 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostil
 
 def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(inner, st.lists(inner, max_size=4), st.dictionaries(hostile, inner, max_size=4))
+
+
+class KeptMail:
+    """A mail server that takes everything, as the bytes that would go out."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+
+    def send(self, notice: Notice) -> DeliveryResult:
+        self.messages.append(build_message(notice, "x@example.com").as_bytes())
+        return DeliveryResult(accepted=notice.recipients)
 
 
 json_values = nested(nested(scalars))
@@ -187,9 +200,9 @@ def test_database__keeps_every_text_as_it_is(
     assert row == (campaign.number, campaign.name, code)
     assert database._row("SELECT message FROM campaign_errors")[0] == clean_text(message)
     assert database._row("SELECT asset_name FROM campaign_assets")[0] == asset.name
-    kept = database.lock_due_notice(NOW, [])
-    assert kept is not None
-    assert build_message(kept.notice, "x@example.com").as_bytes()
+    kept = KeptMail()
+    deliver_due_notices(database, nullcontext(kept), NOW, ZoneInfo("UTC"))
+    assert len(kept.messages) == 1
     database._run("DELETE FROM notices")
 
 
