@@ -26,6 +26,8 @@ from simulators.postgres import EmbeddedPostgres
 
 TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
+UNDOES_A_MARK = ("SQL mail marked", "SQL commit")
+"""Statements at whose loss a mail is out and not marked as sent."""
 MAIL_RUNS = 10
 """With PostgreSQL and the mail server alone failing, because the first failure ends a round of mails."""
 CALM_RUNS = 4
@@ -132,13 +134,12 @@ class Weather:
             self.statements += 1
             is_restart = self.restart_at is not None and self.statements >= self.restart_at
             if is_restart:
-                self.restart_at = None
-                self.hits["SQL: server restarted"] += 1
-        if is_restart:
             self.restart_asked.set()
             self.restarted.wait()
-            return False
-        return not self.strikes("SQL", "connection cut before")
+        is_cut = is_restart or self.strikes("SQL", "connection cut before")
+        with self._lock:
+            self.repeats += is_cut and kind in UNDOES_A_MARK
+        return not is_cut
 
     def after(self, kind: str) -> bool:
         if kind.startswith(("DAM", "Box")):
@@ -147,7 +148,7 @@ class Weather:
         if not self.strikes(system, "answer lost"):
             return True
         with self._lock:
-            self.repeats += kind in ("mail sent", "SQL commit", "SQL mail marked")
+            self.repeats += kind == "mail sent" or kind in UNDOES_A_MARK
         return False
 
 
