@@ -134,6 +134,9 @@ class Weather:
             self.statements += 1
             is_restart = self.restart_at is not None and self.statements >= self.restart_at
             if is_restart:
+                self.restart_at = None
+                self.hits["SQL: server restarted"] += 1
+        if is_restart:
             self.restart_asked.set()
             self.restarted.wait()
         is_cut = is_restart or self.strikes("SQL", "connection cut before")
