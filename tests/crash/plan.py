@@ -131,6 +131,8 @@ class Scene:
             if found := checker.after(run):
                 return found
             stage.let_time_pass()
+            if run.hit is None and not isinstance(point, Point):
+                break  # it came to its end: there is little left to be killed at
         return self._end(checker, total)
 
     def _run(self, point: Point | int | float) -> Played:

@@ -26,6 +26,8 @@ from simulators.postgres import EmbeddedPostgres
 
 TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
+UNDOES_A_MARK = ("SQL mail marked", "SQL commit")
+"""Statements at whose loss a mail is out and not marked as sent."""
 MAIL_RUNS = 10
 """With PostgreSQL and the mail server alone failing, because the first failure ends a round of mails."""
 CALM_RUNS = 4
@@ -137,8 +139,10 @@ class Weather:
         if is_restart:
             self.restart_asked.set()
             self.restarted.wait()
-            return False
-        return not self.strikes("SQL", "connection cut before")
+        is_cut = is_restart or self.strikes("SQL", "connection cut before")
+        with self._lock:
+            self.repeats += is_cut and kind in UNDOES_A_MARK
+        return not is_cut
 
     def after(self, kind: str) -> bool:
         if kind.startswith(("DAM", "Box")):
@@ -147,7 +151,7 @@ class Weather:
         if not self.strikes(system, "answer lost"):
             return True
         with self._lock:
-            self.repeats += kind in ("mail sent", "SQL commit", "SQL mail marked")
+            self.repeats += kind == "mail sent" or kind in UNDOES_A_MARK
         return False
 
 
@@ -387,7 +391,7 @@ def play_storm(stage: StormStage, campaigns: int, assets: int, *, stormy_runs: i
             stage.change_weather(strength)
             run = stage.play()
             stage.observe(checker, run)
-            if run.exit_code not in (0, 4, 75) and "refused the credentials" not in run.log:
+            if run.exit_code not in (0, 2, 4, 75):  # 2: a refused login or a 404 to the search
                 stage.failures.append(f"run {stage.runs}: exit code {run.exit_code}: {run.log[-3000:]}")
             stage.let_time_pass()
             if number % 3 == 1:

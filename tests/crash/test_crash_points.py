@@ -157,7 +157,7 @@ def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest
 
     def add(scene: Scene, points: Sequence[Point], total: int, further: int = FURTHER_KILLS) -> None:
         for point in points:
-            later: list[Point | int | float] = [rng.randint(1, total) for _ in range(further)]
+            later: list[Point | int | float] = [rng.randint(1, total // 2) for _ in range(further)]
             scenes.append((scene, [point, *later]))
 
     small = record(stage, has_film=False)
@@ -174,13 +174,21 @@ def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest
     add(both, own, once.total(), further=1)
     loop = Scene(stage, tally, rng, LOOP, victims=("all", "parent"), env=orchestrator, label="loop: ")
     add(loop, [point for point in own if point.kind.startswith("orchestrator")], once.total(), further=0)
-    for _ in range(max(1, wanted // 80)):
-        instants: list[Point | int | float] = [rng.uniform(0.1, 0.5) for _ in range(FURTHER_KILLS + 1)]
-        scenes.append((Scene(stage, tally, rng, label="instant: "), instants))
-        scenes.append((Scene(stage, tally, rng, has_film=True, label="instant, film: "), instants))
     rng.shuffle(scenes)
+    film_scene = Scene(stage, tally, rng, has_film=True, label="film: ")
+    instant_scene = Scene(stage, tally, rng, has_film=True, label="instant: ")
+
+    def all_scenes() -> Iterator[tuple[Scene, list[Point | int | float]]]:
+        """The planned ones, each fourth followed by random instants; then random places without end."""
+        for number, planned in enumerate(scenes):
+            yield planned
+            if number % 4 == 3:
+                yield instant_scene, [rng.uniform(0.1, 0.5) for _ in range(FURTHER_KILLS)]
+        while True:
+            yield film_scene, [rng.randint(1, film.total()) for _ in range(FURTHER_KILLS)]
+
     try:
-        for scene, points in scenes:
+        for scene, points in all_scenes():
             if tally.total >= wanted:
                 break
             known = len(tally.failures)
