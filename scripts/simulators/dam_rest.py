@@ -367,7 +367,8 @@ class DamRest:
     def _bytes_of(self, request: Request, item: Item) -> Response:
         size = content_length(item.content)
         fallback = re.sub(r"[^ !#-\[\]-~]", "_", item.name)
-        disposition = f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(item.name, safe='', errors='replace')}"
+        encoded = quote(item.name, safe="", errors="replace")
+        disposition = f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{encoded}"
         headers = {"Content-Disposition": disposition}
         wanted = request.headers.get("Range")
         if not self.store.options.accept_ranges or wanted is None:

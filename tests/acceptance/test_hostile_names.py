@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from hostile import ATTACKS
 from shared.names import MAX_UNITS
 from world import World
 
 
-def test_hostile_names__are_copied_and_told_like_any_other(world: World) -> None:
-    full = [world.add_full_campaign(text, text, [(text, b"x")]) for text in ATTACKS]
-    empty = [world.dam.add_campaign(text, text, master_assets=False) for text in ATTACKS]
+@pytest.mark.parametrize(
+    ("attacks", "mails"),
+    [
+        pytest.param(ATTACKS[0::2], 3 * len(ATTACKS[0::2]), id="an e-mail each"),
+        pytest.param(ATTACKS[1::2], 3 * len(ATTACKS[1::2]), id="an e-mail each, the others"),
+        pytest.param(ATTACKS, 3, id="a table each"),
+    ],
+)
+def test_hostile_names__are_copied_and_told_like_any_other(
+    world: World, attacks: list[str], mails: int
+) -> None:
+    full = [world.add_full_campaign(text, text, [(text, b"x")]) for text in attacks]
+    empty = [world.dam.add_campaign(text, text, master_assets=False) for text in attacks]
     for log_format in ("text", "json"):
         run = world.upload("-v", LOG_FORMAT=log_format)
         assert run.exit_code == 0, run.stderr
@@ -21,11 +33,11 @@ def test_hostile_names__are_copied_and_told_like_any_other(world: World) -> None
                 assert json.loads(line)["run_id"] == run.report["run_id"]
             else:
                 assert re.match(r"\S+Z (DEBUG|INFO|WARNING) run=[0-9a-f]{12} \S+: ", line), line
-    assert [world.dam.status(campaign) for campaign in full] == ["A2"] * len(ATTACKS)
+    assert [world.dam.status(campaign) for campaign in full] == ["A2"] * len(attacks)
     files = world.box_files()
-    assert len(files) == len(ATTACKS)
+    assert len(files) == len(attacks)
     assert all(len(part) <= MAX_UNITS for path in files for part in path.split("/"))
-    assert len(world.mail.messages) == len(ATTACKS) * 3
+    assert len(world.mail.messages) == mails
     ordinary = set(world.mail.messages[0].message.keys())
     for received in world.mail.messages:
         assert set(received.message.keys()) == ordinary

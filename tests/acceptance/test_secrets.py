@@ -221,9 +221,10 @@ def drive(world: World, postgres: PostgresServer) -> list[Run]:
         "orchestrator-prod.py --check",
         "orchestrator-prod.py --list",
         "orchestrator-prod.py --explain --hours 1",
-        "orchestrator-prod.py --once -v",
     ):
         runs.append(world.run(*words.split()))
+    dam.fail(r"/search/text", delay=1.0, times=1)  # long enough to be looked at
+    runs.append(world.run("orchestrator-prod.py", "--once", "-v", OFF_HOURS_ENABLED="false"))
     return runs
 
 
@@ -392,6 +393,6 @@ def test_role__is_enough_for_the_scenarios(marked: World) -> None:
     assert marked.row(persistent)["status"] == "B1"
     assert marked.dam.status(film) == "A2"
     assert marked.run("daily_report.py").exit_code == 0
-    assert marked.run("orchestrator-prod.py", "--once", "-v").exit_code == 0
+    assert marked.run("orchestrator-prod.py", "--once", "-v", OFF_HOURS_ENABLED="false").exit_code == 0
     assert marked.run("orchestrator-prod.py", "--check").exit_code == 0
     assert "📊 Daily Report" in " ".join(marked.subjects)

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +60,8 @@ class KeptMail:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
 
-    def send(self, notice: Notice) -> DeliveryResult:
+    def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+        before_handover()
         self.messages.append(build_message(notice, "x@example.com").as_bytes())
         return DeliveryResult(accepted=notice.recipients)
 
