@@ -83,7 +83,7 @@ def reset_sql(campaign_id: str) -> str:
 def reset_digest_sql(mail_id: str) -> str:
     """The statement that resets the failed campaigns of one table, on one line."""
     return (
-        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608 - quoted below
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
         " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
         " WHERE a1_permanently_failed AND campaign_id IN (SELECT n.campaign_id FROM notice_deliveries d"
         f" JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = {_sql_literal(mail_id)});"

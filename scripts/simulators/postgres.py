@@ -183,6 +183,7 @@ class PostgresServer:
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
             encoding="utf-8",
+            errors="replace",  # psql cuts the line it quotes in an error, in the middle of a character too
             env=environment,
             timeout=timeout_seconds,
             check=False,
