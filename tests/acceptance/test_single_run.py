@@ -82,9 +82,9 @@ def assert_done_once(world: World, campaigns: dict[str, str], empty: list[str]) 
     assert len(set(sent)) == len(sent)
 
 
-def add_work(world: World, round_number: int = 0) -> tuple[dict[str, str], list[str]]:
+def add_work(world: World, round_number: int = 0, *, letters: str = "ab") -> tuple[dict[str, str], list[str]]:
     files = [(f"{n}.bin", bytes([n]) * 2000) for n in range(3)]
-    names = [f"R{round_number}-{letter}" for letter in "ab"]
+    names = [f"R{round_number}-{letter}" for letter in letters]
     campaigns = {world.add_full_campaign(name, name, files): name for name in names}
     return campaigns, [world.dam.add_campaign(f"R{round_number}-empty", f"R{round_number}-e")]
 
@@ -100,11 +100,13 @@ AT = [
 
 @pytest.mark.parametrize(("system", "match"), AT)
 def test_frozen_and_cut__continued_has_no_further_effect(world: World, system: str, match: str) -> None:
-    campaigns, empty = add_work(world)
+    """One worker and one campaign, so that nothing is on its way but the call at which the run is frozen."""
+    campaigns, empty = add_work(world, letters="a")
     simulator = getattr(world, system)
     fault = simulator.fail(match, delay=0.5, times=1)
     # Without limits nothing but the question itself is asked before a call to Box.
-    frozen = start(world, 1, BOX_UPLOADS_PER_MINUTE="0", BOX_CALLS_PER_MINUTE="0")[0]
+    alone = {"BOX_UPLOADS_PER_MINUTE": "0", "BOX_CALLS_PER_MINUTE": "0", "TRANSFER_WORKERS": "1"}
+    frozen = start(world, 1, **alone)[0]
     wait_for(lambda: fault.hits == 1)
     frozen.send_signal(signal.SIGSTOP)
     # What is on its way cannot be called back: it is carried out before the next run begins.
