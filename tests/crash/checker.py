@@ -187,9 +187,16 @@ class Checker:
                 yield f"{one.folder}: recorded as uploaded {uploads[one.id]} times"
 
     def _mailbox(self) -> Iterator[str]:
-        """Every notice has come, and one that came again is known by its Message-ID."""
-        owed = self._stage.rows("SELECT n.subject, d.recipient FROM notices n"
-                                " JOIN notice_deliveries d ON d.notice_id = n.id")  # fmt: skip
+        """Every notice has come, alone or in a table, and a mail that came again has the same Message-ID."""
+        mails = self._stage.rows(
+            "SELECT coalesce(b.id, n.id), coalesce(b.subject, n.subject), d.recipient, b.notices, count(*)"
+            " FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id"
+            " LEFT JOIN notice_bundles b ON b.id = d.mail_id GROUP BY 1, 2, 3, 4"
+        )
+        owed = [(subject, recipient) for _, subject, recipient, _, _ in mails]
+        for _, subject, recipient, told, carried in mails:
+            if told is not None and told != carried:
+                yield f"{subject!r} to {recipient} tells of {told} notices and carries {carried}"
         unsent = self._stage.rows("SELECT notice_id FROM notice_deliveries WHERE sent_at IS NULL")
         if unsent:
             yield f"{len(unsent)} deliveries are not marked as sent"
