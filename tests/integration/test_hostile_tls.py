@@ -107,7 +107,8 @@ def test_redirection__never_leaves_tls(tls: Tls, dam: DamSimulator, location: st
         with pytest.raises(DamError) as told, client.open_asset(asset):
             pass
         client.close()
-        assert plain.heard == []
+        # `//` brings a TLS greeting here, whose random bytes may look like lines: what counts is a request.
+        assert not any(heard.method == "GET" or heard.shows_credentials for heard in plain.heard)
         if not location.startswith("//"):
             assert "a redirection" in str(told.value)
 
