@@ -503,18 +503,27 @@ class Pass:
         self._note(campaign, Outcome.UPLOADED, attempt=0, assets=totals.assets, size_bytes=totals.size_bytes)
 
     def _follow_those_that_left(self, seen: Sequence[str]) -> None:
-        """Re-read the campaigns that the search shows no longer, and let their rows say where they are."""
+        """Re-read the campaigns that the search shows no longer, and let their rows say where they are.
+
+        One that is to be seen in A2 is believed to be gone only when it is out of sight a day later as well:
+        with its row its success notice would be lost.
+        """
         status_a1 = self._settings.dam.status_a1
-        for campaign_id in self._database.left_behind(status_a1, seen):
+        for left in self._database.left_behind(status_a1, seen):
             try:
-                campaign = self._dam.read_campaign(campaign_id)
-                if campaign is not None and campaign.status == status_a1:
-                    self._database.mark_left_search(campaign_id)
+                campaign = self._dam.read_campaign(left.campaign_id)
+                if not left.is_in_a1:
+                    if campaign is not None:
+                        self._dam.release_lock(campaign)
                     continue
-                shown = campaign or Campaign(campaign_id, "", campaign_id, None)
+                is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
+                if is_waited_for:
+                    self._database.mark_left_search(left.campaign_id)
+                    continue
+                shown = campaign or Campaign(left.campaign_id, "", left.campaign_id, None)
                 self._leave(shown, shown.status, found=campaign is not None)
             except DamError as exc:
-                logger.warning("campaign %s could not be re-read: %s", campaign_id, exc)
+                logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
 
     # Failures
 

@@ -170,11 +170,14 @@ WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
       IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
 """
 
-# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays.
+# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And rows
+# whose lock may still come: the run before the one that brought them to A2 asked for it and never got its answer.
 LEFT_BEHIND = """
-SELECT campaign_id FROM campaign_status
-WHERE status = %(status)s AND campaign_id <> ALL(%(seen)s)
-  AND (left_search_at IS NULL OR left_search_at < now() - interval '1 day')
+SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL
+FROM campaign_status
+WHERE campaign_id <> ALL(%(seen)s)
+  AND (status = %(status)s AND (left_search_at IS NULL OR left_search_at < now() - interval '1 day')
+       OR lock_doubted_at > now() - interval '1 hour')
 ORDER BY campaign_id
 """
 
@@ -191,7 +194,10 @@ RETURNING before.a2_requested_at, c.box_folder_id
 """
 
 REQUEST_A2 = """
-UPDATE campaign_status SET a2_requested_at = now(), updated_at = now() WHERE campaign_id = %(campaign_id)s
+UPDATE campaign_status
+SET a2_requested_at = now(), updated_at = now(),
+    lock_doubted_at = CASE WHEN a2_requested_at IS NOT NULL THEN now() ELSE lock_doubted_at END
+WHERE campaign_id = %(campaign_id)s
 """
 
 BOX_FOLDER_OF = "SELECT box_folder_id FROM campaign_status WHERE campaign_id = %(campaign_id)s"
@@ -585,6 +591,19 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A campaign to look after although the search does not show it.
+
+    is_in_a1: so says its row; otherwise all is done, and only a lock of ours may still come.
+    is_a2_expected: A2 was asked for and nobody has seen yet what became of that.
+    """
+
+    campaign_id: str
+    is_in_a1: bool
+    is_a2_expected: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRun:
     """One run of a task by the orchestrator. exit_code: minus the signal's number when a signal ended it."""
 
@@ -876,13 +895,13 @@ class Database:
             },
         )
 
-    def left_behind(self, status: str, seen: Collection[str]) -> list[str]:
-        """The campaigns whose rows say A1 although the DAM's search does not show them any more."""
+    def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
+        """The campaigns that the DAM's search does not show and that are not done with all the same."""
         rows = self._rows(LEFT_BEHIND, {"status": status, "seen": list(seen)})
-        return [row[0] for row in rows]
+        return [LeftBehind(*row) for row in rows]
 
     def mark_left_search(self, campaign_id: str) -> None:
-        """The DAM still says A1, the search does not: leave the row, and do not ask again for a day."""
+        """Leave the row as it is, whatever the search says, and do not ask again for a day."""
         self._run(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
 
     def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
@@ -891,7 +910,10 @@ class Database:
         return Followed(*rows[0]) if rows else None
 
     def request_a2(self, campaign_id: str) -> None:
-        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2."""
+        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2.
+
+        Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
+        """
         self._run(REQUEST_A2, {"campaign_id": campaign_id})
 
     # Ledger

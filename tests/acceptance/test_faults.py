@@ -272,6 +272,37 @@ def test_lock__taken_without_an_answer_is_ours(world: World) -> None:
     assert world.dam.lock_state(pair.broken) is None
 
 
+def test_lock__asked_for_by_an_earlier_run_and_set_after_everything(world: World) -> None:
+    pair = add_pair(world)
+    world.dam.fail(r"PUT .*/state", drop="before", times=3)
+    assert world.upload("--campaign", pair.broken).exit_code == 4
+    assert world.upload().outcomes[pair.broken] == "uploaded"
+    world.dam.lock(pair.broken, by=world.dam.username)  # the DAM gets round to the first request only now
+    assert world.upload().exit_code == 0
+    assert_uploaded_whole(world, pair)
+    reads = len(world.dam.calls("GET", f"/folders/{pair.broken}"))
+    world.sql("UPDATE campaign_status SET lock_doubted_at = lock_doubted_at - interval '1 hour'")
+    assert world.upload().exit_code == 0
+    assert len(world.dam.calls("GET", f"/folders/{pair.broken}")) == reads, "looked at for ever"
+
+
+def test_a2__not_to_be_seen_for_a_moment_loses_no_notice(world: World) -> None:
+    """A run that ended between A2 and its notice, and a DAM that then denies the campaign once."""
+    pair = add_pair(world)
+    read = rf"GET .*/folders/{pair.broken}\?"
+    lost = world.dam.fail(read, drop="before", skip=2)
+    assert world.upload("--campaign", pair.broken).exit_code == 4
+    assert world.dam.status(pair.broken) == "A2"
+    assert lost.hits
+    world.dam.clear_faults()
+    world.dam.fail(read, status=404, times=1)
+    world.upload()
+    assert world.row(pair.broken)["status"] == "A1"
+    world.sql("UPDATE campaign_status SET left_search_at = left_search_at - interval '1 day'")
+    assert world.upload().outcomes[pair.broken] == "uploaded"
+    assert_uploaded_whole(world, pair)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Box
 

@@ -30,7 +30,7 @@ def test_storm__leaves_everything_as_it_should_be(storm: StormStage) -> None:
     play_storm(storm, 16, 80, stormy_runs=5, strength=0.1)
     assert not storm.failures, "\n".join(storm.failures)
     assert storm.matrix.cells[(False, True)] == storm.matrix.missed == 0
-    assert sum(storm.weather.hits.values()) > 20, "the weather was too good"
+    assert sum(storm.weather.hits.values()) > 5, "the weather was too good"
 
 
 @pytest.mark.storm
