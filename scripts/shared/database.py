@@ -170,8 +170,8 @@ WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
       IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
 """
 
-# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And rows
-# whose lock may still come: the run before the one that brought them to A2 asked for it and never got its answer.
+# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
+# rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
 LEFT_BEHIND = """
 SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL
 FROM campaign_status
