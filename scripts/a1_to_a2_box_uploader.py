@@ -216,6 +216,8 @@ class Pass:
                 self._leave(read or campaign, None if read is None else read.status, found=read is not None)
                 return
             work.campaign = read
+            if not self._is_dry_run and not retry.retry_count:
+                self._made_courier().log_in_ahead()  # never seen empty: there will be something to upload
             self._process(work)
 
     @contextmanager
@@ -305,7 +307,8 @@ class Pass:
             self._made_courier(),
             work.campaign,
             self._settings.box.root_folder_id,
-            lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
+            deliver=lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
+            on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
         )
         work.started_at = self._clock()
         self._under_way[work.campaign.id] = work
@@ -330,6 +333,14 @@ class Pass:
             if not transfer.pending:
                 self._on_all_delivered(work)
 
+    def _on_all_read(self, work: Work) -> None:
+        """List the folder again while what was read last is still on its way to Box."""
+        transfer = self._transfer_of(work)
+        if transfer is None or not transfer.pending or transfer.failures or self._is_stopping():
+            return
+        with self._isolated(work):
+            transfer.list_later(lambda: self._dam.list_master_assets(work.campaign.id))
+
     def _on_all_delivered(self, work: Work) -> None:
         """List the folder again, until it shows what was copied; then write the receipt, the last thing."""
         transfer = self._transfer_of(work)
@@ -341,7 +352,7 @@ class Pass:
                 self._is_interrupted = True
                 self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
                 return
-            again = self._dam.list_master_assets(work.campaign.id)
+            again = transfer.later_listing() or self._dam.list_master_assets(work.campaign.id)
             if decide(work.retry, again) is Action.COUNT_ATTEMPT:
                 self._abandon(work)
                 self._count_attempt(work.campaign, again, work.retry)

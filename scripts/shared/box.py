@@ -71,6 +71,14 @@ class BoxClient:
         """Drop the connections."""
         self._session.close()
 
+    def log_in(self) -> None:
+        """See to a token ahead of the first call, by one try."""
+        self._session.log_in()
+
+    def connect(self) -> None:
+        """Open a connection ahead of an upload."""
+        self._session.connect(self._uploads)
+
     # Folders
 
     def folder_exists(self, folder_id: str) -> bool:

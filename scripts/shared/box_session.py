@@ -107,6 +107,17 @@ class BoxSession:
         """Drop the connections."""
         self._wire.close()
 
+    def log_in(self) -> None:
+        """See to a token ahead of the first call. Raises BoxError at the first failure: calls are patient."""
+        self._log_in("", first_try=MAX_TRIES)
+
+    def connect(self, url: str) -> None:
+        """Open a connection ahead of a call. Raises BoxError."""
+        try:
+            self._wire.connect(url)
+        except NoAnswerError as exc:
+            raise BoxError(f"connecting to {_host(url)}: {exc}", kind="out_of_reach", retryable=True) from exc
+
     def trusts(self, url: str) -> bool:
         """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
         settings = self._settings
@@ -214,18 +225,18 @@ class BoxSession:
 
     # Logging in
 
-    def _log_in(self, stale: str) -> str:
+    def _log_in(self, stale: str, *, first_try: int = 1) -> str:
         """A token other than the stale one; fetched once, whoever needs it first."""
         with self._login_lock:
             if self._token == stale:
-                self._token = self._fetch_token()
+                self._token = self._fetch_token(first_try)
             return self._token
 
-    def _fetch_token(self) -> str:
+    def _fetch_token(self, first_try: int) -> str:
         what = "logging in to Box"
         url = f"{self._settings.api_url}/oauth2/token"
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
-        for tries in range(1, MAX_TRIES + 1):
+        for tries in range(first_try, MAX_TRIES + 1):
             # A fresh form for each try, because a JWT assertion must not be used twice.
             form = urlencode(self._grant()).encode()
             answer = self._exchange("POST", url, kind, form, what, tries)

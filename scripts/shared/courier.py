@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
 from shared.models import Asset, BoxFile, BoxFolderListing, LedgerEntry, OpenUpload
 from shared.names import distinguish, name_key, strict_name
-from shared.pool import Pool
+from shared.pool import MAX_SENDERS, Job, Pool
 from shared.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -87,12 +87,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One asset to bring into its place."""
+    """One asset to bring into its place. on_read: called whenever its bytes have been read to the end."""
 
     campaign_id: str
     asset: Asset
     place: Place
     entry: LedgerEntry | None
+    on_read: Callable[[], None]
 
 
 class Courier:
@@ -116,6 +117,27 @@ class Courier:
         self.run_id = run_id
         self.is_stopping = is_stopping
         self._dam = dam
+
+    def log_in_ahead(self) -> None:
+        """Log in to Box beside whatever is done meanwhile."""
+        self._do_ahead(self.box.log_in)
+
+    def connect_ahead(self, assets: Sequence[Asset]) -> None:
+        """Open the connections for these uploads beside what comes before them: as many as will be used at
+        once, by workers that have nothing else to do.
+        """
+        senders = sum(1 if asset.size_bytes <= DIRECT_UPLOAD_LIMIT else MAX_SENDERS for asset in assets)
+        for _ in range(min(senders, self.pool.workers - len(assets))):
+            self._do_ahead(self.box.connect)
+
+    def _do_ahead(self, work: Callable[[], None]) -> None:
+        def attempt() -> None:
+            try:
+                work()
+            except AppError as exc:  # whoever needs it will meet it himself
+                logger.debug("%s", exc)
+
+        self.pool.submit("", Job(0, attempt))
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
@@ -197,6 +219,7 @@ class _Copy:
         with download.opened():
             download.fill(view)
             download.finish()
+        self._errand.on_read()
         sha1 = download.sha1.hexdigest()
         if existing is not None and _matches(existing, asset, sha1):
             return existing
@@ -276,6 +299,7 @@ class _Copy:
                 progress.resumed(len(view))
                 lane.give_back(buffer)
             download.finish()
+            self._errand.on_read()
             lane.finish()
         return list(parts.values()), download.sha1.digest()
 
@@ -383,10 +407,11 @@ class _Download:
                 raise broken or self._wrong_size(str(self._count))
 
     def finish(self) -> None:
-        """Raises DamError when there are more bytes than declared, or their checksum is another."""
+        """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
         asset = self._asset
         if self._open().readinto(memoryview(bytearray(1))):
             raise self._wrong_size(f"more than {asset.size_bytes}")
+        self._close()
         if self._md5 is not None and self._md5.hexdigest() != asset.md5:
             raise DamError(
                 f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"

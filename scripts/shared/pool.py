@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-MAX_BUFFERS = 5
-"""Parts of one file in memory: four on their way and one being filled."""
+MAX_SENDERS = 4
+"""Parts of one file on their way at once."""
+MAX_BUFFERS = MAX_SENDERS + 1
+"""Parts of one file in memory: those on their way, and one being filled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +73,7 @@ class Pool:
     """Threads that do jobs and send parts. `work` of a job must not raise."""
 
     def __init__(self, workers: int, memory_bytes: int, *, reserve_bytes: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._readers_allowed = max(1, workers // 4)
         self._changed = threading.Condition()
         self._budget = Budget(memory_bytes, reserve_bytes)
@@ -153,7 +155,7 @@ class Pool:
     def _next(self) -> Job | _PartJob | None:
         """What to do next: parts first, because they hold memory, but not with all hands while files wait."""
         has_files = any(self._is_startable(key) for key in self._turns)
-        if self._parts and not (has_files and self._sending >= max(1, self._workers // 2)):
+        if self._parts and not (has_files and self._sending >= max(1, self.workers // 2)):
             self._sending += 1
             return self._parts.popleft()
         for _ in range(len(self._turns)):

@@ -6,8 +6,11 @@ Kept by the main thread alone; the files themselves are moved by `Courier`, in t
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from shared.box_session import NameTakenError
 from shared.courier import DIRECT_UPLOAD_LIMIT, NAME_REFUSALS, Courier, Errand, Place
@@ -45,8 +48,14 @@ class CampaignTransfer:
     """One campaign's plan and how far it has come. Kept by the main thread alone."""
 
     def __init__(
-        self, courier: Courier, campaign: Campaign, root_folder_id: str, deliver: Callable[[Delivered], None]
+        self,
+        courier: Courier,
+        campaign: Campaign,
+        root_folder_id: str,
+        deliver: Callable[[Delivered], None],
+        on_all_read: Callable[[], None],
     ) -> None:
+        """deliver, on_all_read: called by workers, for each file and when all bytes have been read."""
         self.campaign = campaign
         self.found = MasterAssets(None)
         self.listings = 0
@@ -58,6 +67,11 @@ class CampaignTransfer:
         self._courier = courier
         self._root_folder_id = root_folder_id
         self._deliver = deliver
+        self._on_all_read = on_all_read
+        self._reading = threading.Lock()
+        self._unread: set[str] = set()
+        self._read_at = 0.0
+        self._later_listing: tuple[float, MasterAssets] | None = None
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
 
@@ -68,12 +82,14 @@ class CampaignTransfer:
         """
         if self.root is None:
             self._known = self._courier.ledger.uploaded_assets(self.campaign.id)
+            self._courier.connect_ahead([asset for asset in found.assets if asset.id not in self._known])
             self.root = self._campaign_folder()
         self.found = found
         self.listings += 1
         self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
         places = self._folders_in_box(self.root)
         waiting = [asset for asset in found.assets if asset.id not in self.done]
+        errands: list[Errand] = []
         self._courier.progress.expect(waiting)
         for asset in waiting:
             place, entry = places[asset.folder.id], self._known.get(asset.id)
@@ -82,7 +98,11 @@ class CampaignTransfer:
                 self.done[asset.id] = (asset, file)
                 self._courier.progress.skip(asset)
                 continue
-            self._queue(Errand(self.campaign.id, asset, place, entry))
+            on_read = partial(self._note_read, asset.id)
+            errands.append(Errand(self.campaign.id, asset, place, entry, on_read))
+        self._unread = {errand.asset.id for errand in errands}
+        for errand in errands:
+            self._queue(errand)
 
     def settle(self, delivered: Delivered) -> None:
         """Take note of how an errand ended. What every further file would meet ends the campaign's queue."""
@@ -119,6 +139,19 @@ class CampaignTransfer:
             first.message = f"{count} of {len(self.found.assets)} assets failed, the first: {first.message}"
         return first
 
+    def list_later(self, list_assets: Callable[[], MasterAssets]) -> None:
+        """Take a listing while the last files are on their way to Box. Raises what `list_assets` does."""
+        began = time.monotonic()
+        self._later_listing = (began, list_assets())
+
+    def later_listing(self) -> MasterAssets | None:
+        """That listing, if every byte was read before it began: a copy that is tried again reads again."""
+        if self._later_listing is None:
+            return None
+        began, found = self._later_listing
+        self._later_listing = None
+        return found if began >= self._read_at else None
+
     def is_settled_by(self, again: MasterAssets) -> bool:
         """Whether a later listing shows just what was worked through, and all of that has arrived."""
         shown = _shape(again)
@@ -141,6 +174,14 @@ class CampaignTransfer:
 
     def _is_done(self, asset: Asset) -> bool:
         return asset.id in self.done and self.done[asset.id][0] == asset
+
+    def _note_read(self, asset_id: str) -> None:
+        with self._reading:
+            self._read_at = time.monotonic()
+            is_last = self._unread == {asset_id}
+            self._unread.discard(asset_id)
+        if is_last:
+            self._on_all_read()
 
     def _queue(self, errand: Errand) -> None:
         def work() -> None:

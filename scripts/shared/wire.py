@@ -213,6 +213,17 @@ class Wire:
             raise
         return Reply(self, connection, response, incoming)
 
+    def connect(self, url: str) -> None:
+        """Open a connection ahead of the request that it is for. Raises what `send` raises."""
+        parts = _checked(url)
+        connection = self._connect((parts.scheme, parts.netloc))
+        try:
+            connection.open()
+        except BaseException:
+            connection.close()
+            raise
+        self.keep(connection)
+
     def keep(self, connection: _Connection) -> None:
         """Take a connection back for the next request (called by replies)."""
         with self._lock:
@@ -277,15 +288,20 @@ class _Connection:
                 to.hostname or "", to.port or (3128 if proxy else 80), timeout=wait
             )
 
+    def open(self) -> socket.socket:
+        """The socket, connected."""
+        connected: socket.socket | None = self._http.sock
+        if connected is None:
+            self._http.connect()
+            connected = self._http.sock
+            connected.settimeout(self._timeout_seconds)
+        return connected
+
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: Body
     ) -> tuple[http.client.HTTPResponse, _Incoming]:
         """One request and the head of its answer."""
-        sock = self._http.sock
-        if sock is None:
-            self._http.connect()
-            sock = self._http.sock
-            sock.settimeout(self._timeout_seconds)
+        sock = self.open()
         pieces: Sequence[bytes | memoryview] = (body,) if isinstance(body, bytes) else body
         size = sum(len(piece) for piece in pieces)
         lines = [f"{method} {self._prefix}{target} HTTP/1.1", f"Host: {self.origin[1]}"]
@@ -329,13 +345,28 @@ class _Connection:
         return isinstance(self._http.sock, ssl.SSLSocket)
 
     def is_usable(self) -> bool:
-        """Whether the other side has neither closed nor sent anything since the last answer."""
+        """Whether the other side has neither closed nor sent anything since the last answer.
+
+        What TLS 1.3 sends of its own accord, tickets above all, is taken in and does not count.
+        """
         sock = self._http.sock
         if sock is None:
             return False
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        return not poll.poll(0)
+        if not poll.poll(0):
+            return True
+        if not self.speaks_tls:
+            return False
+        sock.settimeout(0)
+        try:
+            sock.recv(1)
+        except ssl.SSLWantReadError:
+            sock.settimeout(self._timeout_seconds)
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         self._http.close()

@@ -356,6 +356,17 @@ def test_box_wrong_sha1__that_stays_is_no_success(world: World) -> None:
     assert_uploaded_whole(world, pair)
 
 
+def test_box_login__made_ahead_and_in_vain_costs_an_empty_campaign_nothing(world: World) -> None:
+    empty = world.dam.add_campaign("Empty", "C-1")
+    refused = world.box.fail(r"POST /oauth2/token", status=500)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {empty: "empty"})
+    assert refused.hits == 1, "patience is for those who need it"
+    world.box.clear_requests()
+    assert world.upload().outcomes == {empty: "empty"}
+    assert not world.box.requests, "what was empty before is no reason to log in"
+
+
 def test_box_down__is_no_campaigns_fault(world: World) -> None:
     pair = add_pair(world)
     empty = world.dam.add_campaign("Empty", "C-3")

@@ -339,6 +339,23 @@ def test_changed_while_copied__is_copied_too(world: World) -> None:
     assert sizes == {"C-1 - Summer/a.jpg": 5, "C-1 - Summer/b.jpg": 7, "C-1 - Summer/Late/c.jpg": 4}
 
 
+def test_listing__taken_before_a_copy_was_read_again_does_not_count(world: World) -> None:
+    """The folder is listed while the last file is on its way; when that is copied anew, so is it listed."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])
+    folder = world.dam.master_assets_folder(campaign)
+    assert folder is not None
+    world.box.options.wrong_sha1 = True
+    world.box.options.wrong_sha1_times = 2
+    world.box.fail(r"POST .*/files/content", delay=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: sum(call.path.endswith("/contents") for call in world.dam.requests) == 2)
+    world.dam.add_asset(folder, "late.jpg", b"late")
+    run = world.finish(process)
+    assert run.exit_code == 0, run.stderr
+    assert run.report["campaigns"][0]["assets"] == 2
+    assert world.box_files().keys() == {"C-1 - Summer/a.jpg", "C-1 - Summer/late.jpg"}
+
+
 def test_changing_for_ever__stays_a1(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])
     folder = world.dam.master_assets_folder(campaign)

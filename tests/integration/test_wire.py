@@ -105,6 +105,37 @@ def test_body__is_the_same_however_it_is_read(tls: Tls, is_tls: bool, size: int,
         wire.close()
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_connection__opened_ahead_is_the_one_that_is_used(tls: Tls, is_tls: bool) -> None:
+    """Also after TLS has sent its tickets; one that the server has closed meanwhile is not."""
+    connections: list[socket.socket] = []
+    closing = threading.Event()
+
+    def serve(raw: socket.socket) -> None:
+        connection = tls.server_context.wrap_socket(raw, server_side=True) if is_tls else raw
+        connections.append(connection)
+        with connection:
+            while len(connections) < 2:
+                read_head(connection)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        closing.set()
+
+    with serving(serve) as address:
+        url = f"{'https' if is_tls else 'http'}://{address}/"
+        wire = Wire(default_context(str(tls.ca_path)), 5)
+        wire.connect(url)
+        for _ in range(2):
+            with wire.send("GET", url, {}) as reply:
+                assert reply.read() == b"ok"
+        assert len(connections) == 1
+        wire.connect(url)  # the newest is taken first
+        assert closing.wait(5)
+        with wire.send("GET", url, {}) as reply:
+            assert reply.read() == b"ok"
+        assert len(connections) == 2
+        wire.close()
+
+
 def test_silence__ends_by_the_time_out() -> None:
     def say_nothing(connection: socket.socket) -> None:
         read_head(connection)
