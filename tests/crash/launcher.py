@@ -1,8 +1,8 @@
 """Starts scripts faster than a new interpreter does: by a fork of a process that has imported their parts.
 
 Run as `python launcher.py SCRIPTS_FOLDER`. Each line on standard input is a JSON object with argv, env, cwd,
-stdout and stderr; the answers are the process's id and, at its end, its exit code (minus the signal's
-number).
+stdout, stderr and by how many seconds the process's clock is off; the answers are the process's id and, at its
+end, its exit code (minus the signal's number).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import os
 import random
 import runpy
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import time_machine
 
 MODULES = (
     *("shared.box", "shared.dam", "shared.database", "shared.limiter", "shared.notifier", "shared.outbox"),
@@ -36,6 +39,9 @@ def run(job: dict[str, Any]) -> None:
     os.environ.update(job["env"])
     random.seed()
     sys.argv = job["argv"]
+    if job["clock_off_seconds"]:
+        shown = datetime.now(UTC) + timedelta(seconds=job["clock_off_seconds"])
+        time_machine.travel(shown, tick=True).start()
     code: object = 1
     try:
         runpy.run_path(job["argv"][0], run_name="__main__")

@@ -138,6 +138,8 @@ class Stage:
         self.box: GatedBox
         self.wanted: dict[str, Wanted] = {}
         self.env: dict[str, str] = {}
+        self.clock_off_seconds = 0
+        """How far the clock of the processes is ahead of PostgreSQL's and everybody else's."""
 
     def close(self) -> None:
         self._connection.close()
@@ -247,6 +249,7 @@ class Stage:
             "cwd": str(self.folder),
             "stdout": str(self._output_path),
             "stderr": str(self._log_path),
+            "clock_off_seconds": self.clock_off_seconds,
         }
         return self._launcher.start(job)
 

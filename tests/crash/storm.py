@@ -28,6 +28,7 @@ TIMEOUT_SECONDS = 2.0
 SILENCE_SECONDS = 2.5
 UNDOES_A_MARK = ("SQL mail marked", "SQL commit")
 """Statements at whose loss a mail is out and not marked as sent."""
+CLOCKS_OFF = (-3600, -90, 90, 86400)
 MAIL_RUNS = 10
 """With PostgreSQL and the mail server alone failing, because the first failure ends a round of mails."""
 CALM_RUNS = 4
@@ -314,6 +315,8 @@ class StormStage(Stage):
         self.box.options.wrong_sha1 = rng.random() < 0.2
         self.box.options.wrong_sha1_times = 3
         self.mail.relent()
+        self.clock_off_seconds = rng.choice((0, *CLOCKS_OFF)) if strength else 0
+        weather.hits["clock off"] += self.clock_off_seconds != 0
         if rng.random() < 0.2:
             code, stage = rng.choice(((451, "rcpt"), (550, "rcpt"), (421, "mail"), (554, "data")))
             self.mail.refuse_all(code, "a storm", stage=stage)  # type: ignore[arg-type]
