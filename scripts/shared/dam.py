@@ -10,12 +10,14 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
+from shared.ahead import MOST_AHEAD, Ahead, PagesAhead
 from shared.dam_answers import (
     MOST_ITEMS,
     all_pages,
@@ -36,6 +38,8 @@ from shared.errors import DamError
 from shared.models import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 
 logger = logging.getLogger(__name__)
+
+Listings = Ahead[str, list[dict[str, Any]]]
 
 DEEPEST_FOLDER = 64
 """How many sub-folders may lie in one another: more than people make, and an end to a trap."""
@@ -192,20 +196,29 @@ class DamClient:
         if not roots:
             return MasterAssets(folder_id=None)
         root = DamFolder(roots[0]["asset_id"], name, None)
+        children: Listings = Ahead(lambda folder_id: list(self._list_children(folder_id)))
+        with closing(children):
+            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
+
+    def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
+        """The tree's files, level by level; where folders wait, some are listed at once."""
         assets: dict[str, Asset] = {}
         seen = {root.id}
         waiting = deque([(root, 0)])
         while waiting:
+            if len(waiting) > 1:
+                for folder, _ in islice(waiting, MOST_AHEAD):
+                    children.expect(folder.id)
             folder, depth = waiting.popleft()
             if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
                 raise DamError(
                     f"campaign {campaign_id} has more than {DEEPEST_FOLDER} folders in one another,"
                     f" or more than {MOST_ITEMS} items",
                     kind="unfinished_listing",
-                    hint=f'tidy its "{name}" folder',
+                    hint=f'tidy its "{root.name}" folder',
                     item_id=campaign_id,
                 )
-            for item in self._list_children(folder.id):
+            for item in children(folder.id):
                 item_id = item["asset_id"]
                 if is_folder(item):
                     if item_id not in seen:
@@ -216,7 +229,7 @@ class DamClient:
                     asset = asset_of(item, folder)
                     trusted = asset if self._settings.compares_checksums else replace(asset, md5=None)
                     assets[item_id] = trusted
-        return MasterAssets(root.id, tuple(assets.values()))
+        return tuple(assets.values())
 
     def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]:
         """The master bytes of an asset from `start` on, as a stream. May be called by any thread."""
@@ -244,24 +257,12 @@ class DamClient:
             return items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
 
         seen: set[str] = set()
-        with self._pages(fetch) as pages:
+        with closing(PagesAhead(fetch, self._settings.page_size)) as pages:
             for item in all_pages(pages, what, folder_id):
                 if item["asset_id"] not in seen:
                     seen.add(item["asset_id"])
                     if not is_gone(item):
                         yield item
-
-    @contextmanager
-    def _pages(self, fetch: Callable[[int], list[dict[str, Any]]]) -> Iterator[Callable[[int], list[Any]]]:
-        """The same pages, for a long listing some of them at once; a run without one need not import it."""
-        first = fetch(0)
-        if len(first) < self._settings.page_size:
-            yield lambda after: first if after == 0 else fetch(after)
-            return
-        from shared.pages_ahead import PagesAhead
-
-        with closing(PagesAhead(fetch, self._settings.page_size, first)) as pages:
-            yield pages
 
     # Writing
 

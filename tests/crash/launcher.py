@@ -1,8 +1,8 @@
 """Starts scripts faster than a new interpreter does: by a fork of a process that has imported their parts.
 
 Run as `python launcher.py SCRIPTS_FOLDER`. Each line on standard input is a JSON object with argv, env, cwd,
-stdout, stderr and by how many seconds the process's clock is off; the answers are the process's id and, at its
-end, its exit code (minus the signal's number).
+stdout, stderr, and by how many seconds the process's clock is off; the answers are the process's id and, at
+its end, its exit code (minus the signal's number).
 """
 
 from __future__ import annotations

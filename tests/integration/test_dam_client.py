@@ -214,6 +214,26 @@ def test_listing__live_files_of_all_sub_folders_once(dam: DamSimulator) -> None:
     client.close()
 
 
+def test_listing__of_many_folders_is_in_order_whichever_is_answered_first(dam: DamSimulator) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    top = dam.master_assets_folder(campaign)
+    assert top is not None
+    folders = [dam.add_folder(top, f"{number}") for number in range(7)]
+    wanted = [dam.add_asset(folder, "a.jpg", b"a") for folder in folders]
+    wanted += [dam.add_asset(dam.add_folder(folder, "below"), "b.jpg", b"b") for folder in folders]
+    dam.fail(rf"GET .*/folders/{folders[0]}/children", delay=0.3)
+    client = client_for(dam)
+    assert [asset.id for asset in client.list_master_assets(campaign).assets] == wanted
+    assert len(dam.calls("GET", f"/folders/{folders[3]}/children")) == 2, "a page, and the empty one after it"
+    later = [call.at for call in dam.calls("GET", f"/folders/{folders[1]}/children")]
+    assert min(later) < max(call.at for call in dam.calls("GET", f"/folders/{folders[0]}/children"))
+
+    dam.fail(rf"GET .*/folders/{folders[5]}/children", status=403)
+    with pytest.raises(DamError, match="403"):
+        client.list_master_assets(campaign)
+    client.close()
+
+
 def test_listing__of_deleted_files_alone_is_empty(dam: DamSimulator) -> None:
     campaign = dam.add_campaign("Summer", "C-1")
     dam.add_asset(dam.master_assets_folder(campaign), "gone.jpg", b"1", deleted=True)

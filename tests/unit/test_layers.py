@@ -24,7 +24,7 @@ RULES = {
 WIRE = {"wire"}
 """HTTP itself, which knows no system."""
 SYSTEMS = {
-    "dam": {"dam", "dam_session", "dam_answers", "pages_ahead", "client_certificate"},
+    "dam": {"dam", "dam_session", "dam_answers", "ahead", "client_certificate"},
     "box": {"box", "box_session"},
     "database": {"database"},
     "notifier": {"notifier"},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.pages_ahead import MOST_AHEAD, PagesAhead
+from shared.ahead import MOST_AHEAD, Ahead, PagesAhead
 
 
 class Server:
@@ -30,7 +30,7 @@ class Server:
 
 def read_all(server: Server) -> list[int]:
     found: list[int] = []
-    with closing(PagesAhead(server.fetch, server.size, server.fetch(0))) as pages:
+    with closing(PagesAhead(server.fetch, server.size)) as pages:
         while page := pages(len(found)):
             found += page
     return found
@@ -78,7 +78,26 @@ def test_pages__an_error_comes_when_its_page_is_asked_for() -> None:
             raise RuntimeError("page 4")
         return plain(after)
 
-    with closing(PagesAhead(fetch, 10, fetch(0))) as pages:
+    with closing(PagesAhead(fetch, 10)) as pages:
         assert [len(pages(after)) for after in (0, 10, 20)] == [10, 10, 10]
         with pytest.raises(RuntimeError, match="page 4"):
             pages(30)
+
+
+def test_ahead__expected_calls_are_made_at_once_and_only_once() -> None:
+    together = threading.Barrier(MOST_AHEAD, timeout=20)
+    asked: list[str] = []
+
+    def fetch(key: str) -> str:
+        asked.append(key)
+        if key != "unexpected":
+            together.wait()
+        return key.upper()
+
+    with closing(Ahead(fetch)) as ahead:
+        keys = [f"k{number}" for number in range(MOST_AHEAD)]
+        for key in (*keys, *keys):
+            ahead.expect(key)
+        assert ahead("unexpected") == "UNEXPECTED"
+        assert [ahead(key) for key in keys] == [key.upper() for key in keys]
+    assert sorted(asked) == sorted([*keys, "unexpected"])

@@ -1,0 +1,74 @@
+"""Calls made before it is their turn: the pages of a long listing, the folders of a tree.
+
+Each saves the round trip of waiting for the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+MOST_AHEAD = 4
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+
+
+class Ahead(Generic[Key, Value]):
+    """`fetch(key)`, begun beforehand for keys that are expected; to be closed.
+
+    What a call brings, and what it raises, comes when its turn has come.
+    """
+
+    def __init__(self, fetch: Callable[[Key], Value]) -> None:
+        self._fetch = fetch
+        self._expected: dict[Key, Future[Value]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __call__(self, key: Key) -> Value:
+        """What `fetch` brings for the key."""
+        expected = self._expected.pop(key, None)
+        return self._fetch(key) if expected is None else expected.result()
+
+    def expect(self, key: Key) -> None:
+        """The key's turn will come, or so it seems. MOST_AHEAD calls at once."""
+        if key not in self._expected:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = self._pool or ThreadPoolExecutor(MOST_AHEAD, thread_name_prefix="ahead")
+            self._expected[key] = self._pool.submit(self._fetch, key)
+
+    def close(self) -> None:
+        """Let go of what nobody asked for; waits for calls that are on their way."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+class PagesAhead(Generic[Item]):
+    """`fetch(after)` for a listing of pages of page_size items; to be closed.
+
+    Each full page in a row lets one page more be expected, up to MOST_AHEAD; so a listing of one page costs
+    no call more, and a long one three at most. A page that is shorter than expected moves all that follow,
+    and what was expected is not used.
+    """
+
+    def __init__(self, fetch: Callable[[int], list[Item]], page_size: int) -> None:
+        self._ahead = Ahead(fetch)
+        self._page_size = page_size
+        self._full_in_a_row = 0
+
+    def __call__(self, after: int) -> list[Item]:
+        """The page that begins after so many items."""
+        page = self._ahead(after)
+        self._full_in_a_row = self._full_in_a_row + 1 if len(page) == self._page_size else 0
+        for number in range(1, min(self._full_in_a_row, MOST_AHEAD) + 1):
+            self._ahead.expect(after + number * self._page_size)
+        return page
+
+    def close(self) -> None:
+        """Let go of what nobody asked for; waits for calls that are on their way."""
+        self._ahead.close()
