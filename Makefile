@@ -48,7 +48,7 @@ test-single-run: $(INSTALLED) ## 200 rounds of 32 processes and 25 of real uploa
 	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/test_single_run.py
 
 test-crash: $(INSTALLED) ## kill the programs 2,000 times, at every step; CRASH_ARGS="--seed 2 --kills 100"
-	$(VENV_PYTHON) -m pytest -m crash tests/crash $(CRASH_ARGS)
+	$(VENV_PYTHON) -m pytest -s -m crash tests/crash $(CRASH_ARGS)
 
 test-storm: $(INSTALLED) ## 1,000 campaigns with everything failing at random; STORM_ARGS="--campaigns 50 --assets 500"
 	$(VENV_PYTHON) -m pytest -m storm tests/crash $(STORM_ARGS)

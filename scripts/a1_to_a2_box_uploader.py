@@ -339,7 +339,10 @@ class Pass:
         if transfer is None or not transfer.pending or transfer.failures or self._is_stopping():
             return
         with self._isolated(work):
-            transfer.list_later(lambda: self._dam.list_master_assets(work.campaign.id))
+            transfer.list_later(lambda: self._list_again(work, transfer))
+
+    def _list_again(self, work: Work, transfer: CampaignTransfer) -> MasterAssets:
+        return self._dam.list_master_assets(work.campaign.id, transfer.found.folder_id)
 
     def _on_all_delivered(self, work: Work) -> None:
         """List the folder again, until it shows what was copied; then write the receipt, the last thing."""
@@ -352,7 +355,7 @@ class Pass:
                 self._is_interrupted = True
                 self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
                 return
-            again = transfer.later_listing() or self._dam.list_master_assets(work.campaign.id)
+            again = transfer.later_listing() or self._list_again(work, transfer)
             if decide(work.retry, again) is Action.COUNT_ATTEMPT:
                 self._abandon(work)
                 self._count_attempt(work.campaign, again, work.retry)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+from shared.ahead import Ahead
 from shared.box import BoxClient, Part, UploadSession
 from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
@@ -42,6 +44,7 @@ class Source(Protocol):
     """Where assets come from."""
 
     def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]: ...
+    def connect(self) -> None: ...
 
 
 class Ledger(Protocol):
@@ -124,11 +127,12 @@ class Courier:
 
     def connect_ahead(self, assets: Sequence[Asset]) -> None:
         """Open the connections for these uploads beside what comes before them: as many as will be used at
-        once, by workers that have nothing else to do.
+        once, by workers that have nothing else to do. One to the DAM too, whose other one they will occupy.
         """
         senders = sum(1 if asset.size_bytes <= DIRECT_UPLOAD_LIMIT else MAX_SENDERS for asset in assets)
-        for _ in range(min(senders, self.pool.workers - len(assets))):
-            self._do_ahead(self.box.connect)
+        idle = self.pool.workers - len(assets)
+        for connect in [*[self.box.connect] * senders, self._dam.connect][: max(0, idle)]:
+            self._do_ahead(connect)
 
     def _do_ahead(self, work: Callable[[], None]) -> None:
         def attempt() -> None:
@@ -189,6 +193,10 @@ class Courier:
         raise AssertionError("unreachable: the last try returns or raises")
 
 
+_Opened = tuple[UploadSession, dict[int, Part]]
+"""An upload session, and by offset the parts that it has."""
+
+
 class _Copy:
     """One asset's way over, tried several times."""
 
@@ -229,9 +237,26 @@ class _Copy:
         return self._verified(file, sha1, existing)
 
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
-        session, known = self._session(name, existing)
+        """By an upload session, which is opened while the DAM prepares the download."""
+        download = _Download(self._dam, self._asset, self._courier.progress)
+        sessions: Ahead[BoxFile | None, _Opened] = Ahead(partial(self._session, name))
+        with download.opened():
+            with closing(sessions):
+                sessions.expect(existing)
+                download.open()
+                session, known = sessions(existing)
+            return self._fill(session, known, download, name, existing)
+
+    def _fill(
+        self,
+        session: UploadSession,
+        known: dict[int, Part],
+        download: _Download,
+        name: str,
+        existing: BoxFile | None,
+    ) -> BoxFile:
         try:
-            parts, sha1 = self._send_parts(session, known)
+            parts, sha1 = self._send_parts(session, known, download)
             self._sha1_seen = sha1.hex()
             file = self._box.commit(session, parts, sha1, name)
         except AppError as exc:
@@ -245,7 +270,7 @@ class _Copy:
         self._courier.ledger.forget_upload(session.id)
         return self._verified(file, self._sha1_seen, existing)
 
-    def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
+    def _session(self, name: str, existing: BoxFile | None) -> _Opened:
         """The session that was left open for just this, with the parts it has, or else a new one."""
         asset, ledger = self._asset, self._courier.ledger
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
@@ -273,12 +298,13 @@ class _Copy:
         ledger.remember_upload(upload, session.part_size, self._courier.run_id)
         return session, {}
 
-    def _send_parts(self, session: UploadSession, known: dict[int, Part]) -> tuple[list[Part], bytes]:
+    def _send_parts(
+        self, session: UploadSession, known: dict[int, Part], download: _Download
+    ) -> tuple[list[Part], bytes]:
         """Read the whole file, because its SHA-1 needs all of it, and send the parts that Box lacks."""
         asset, progress, size = self._asset, self._courier.progress, self._asset.size_bytes
-        download = _Download(self._dam, asset, progress)
         parts: dict[int, Part] = {}
-        with self._courier.pool.lane(session.part_size) as lane, download.opened():
+        with self._courier.pool.lane(session.part_size) as lane:
             for offset in range(0, size, session.part_size):
                 if self._courier.is_stopping():
                     raise StoppedError
@@ -368,6 +394,10 @@ class _Download:
             self._close()
             if not is_whole:
                 self._progress.rewind(self._asset, self._count)
+
+    def open(self) -> None:
+        """See to the first byte ahead of the others. Raises DamError."""
+        self._open()
 
     def fill(self, view: memoryview, own: Any = None) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it

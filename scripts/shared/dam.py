@@ -60,6 +60,10 @@ class DamClient:
         """Log out and drop the connections."""
         self._session.close()
 
+    def connect(self) -> None:
+        """Open a connection ahead of a call. May be called by any thread."""
+        self._session.connect()
+
     # Campaigns
 
     def find_campaigns(self) -> list[SearchHit]:
@@ -173,13 +177,25 @@ class DamClient:
 
     # Master Assets
 
-    def list_master_assets(self, campaign_id: str) -> MasterAssets:
+    def list_master_assets(self, campaign_id: str, likely_folder_id: str | None = None) -> MasterAssets:
         """Every live file below the campaign's Master Assets folder, sub-folders included, each once.
 
         Listed to an empty last page, on a valid session: only then is an empty answer a proof. An item that
         sits in several folders is taken where it is met first. Raises DamError when anything at all could not
         be read, when two folders bear the name, and when an asset has no content yet.
+
+        likely_folder_id: the folder that it was; listed at once, beside the look whether it still is.
         """
+        children: Listings = Ahead(lambda folder_id: list(self._list_children(folder_id)))
+        with closing(children):
+            if likely_folder_id is not None:
+                children.expect(likely_folder_id)
+            root = self._master_assets_folder(campaign_id)
+            if root is None:
+                return MasterAssets(folder_id=None)
+            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
+
+    def _master_assets_folder(self, campaign_id: str) -> DamFolder | None:
         name = self._settings.master_assets_folder
         roots = [
             item
@@ -193,12 +209,7 @@ class DamClient:
                 hint="merge or rename them in the DAM",
                 item_id=campaign_id,
             )
-        if not roots:
-            return MasterAssets(folder_id=None)
-        root = DamFolder(roots[0]["asset_id"], name, None)
-        children: Listings = Ahead(lambda folder_id: list(self._list_children(folder_id)))
-        with closing(children):
-            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
+        return DamFolder(roots[0]["asset_id"], name, None) if roots else None
 
     def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
         """The tree's files, level by level; where folders wait, some are listed at once."""

@@ -135,6 +135,13 @@ class DamSession:
         self._wire.close()
         self._elsewhere.close()
 
+    def connect(self) -> None:
+        """Open a connection ahead of a call."""
+        try:
+            self._wire.connect(self._settings.base_url)
+        except NoAnswerError as exc:
+            raise self._transport_error(exc, "connecting", None) from exc
+
     def read_json(
         self,
         method: str,

@@ -136,16 +136,12 @@ class Reply:
             got = len(response.fp.peek(1))
             self._is_buffered = got > len(view)
             return response.readinto(view[: max(1, got)])
-        end, at = min(left, len(view)), 0
-        while at < end:
-            count = self._incoming.readinto(view[at:end])
-            if not count:
-                break
-            at += count
-        response.length = left - at
-        if at == left or at < end:
+        end = min(left, len(view))
+        got = self._incoming.fill(view[:end])
+        response.length = left - got
+        if got == left or got < end:
             response.close()
-        return at
+        return got
 
     def _refuse_encoding(self) -> None:
         """Nothing is unpacked: what we ask for is the bytes themselves, and a bomb stays packed."""
@@ -396,7 +392,28 @@ class _Incoming(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         began = time.monotonic()
         count = self._socket.recv_into(buffer)
-        self._waited += time.monotonic() - began  # the time that we took ourselves does not count
+        self._account(count, time.monotonic() - began)
+        return count
+
+    def fill(self, view: memoryview) -> int:
+        """Fill the view, or what of it comes before the end; with less ado for each of TLS's small records."""
+        receive, clock, size = self._socket.recv_into, time.monotonic, len(view)
+        at = accounted = 0
+        began = clock()
+        while at < size:
+            count = receive(view[at:])
+            at += count
+            waited = clock() - began
+            if not count:
+                break
+            if waited > self._patience:
+                self._account(at - accounted, waited)
+                accounted, began = at, clock()
+        self._account(at - accounted, clock() - began)
+        return at
+
+    def _account(self, count: int, waited: float) -> None:
+        self._waited += waited  # the time that we took ourselves does not count
         self._received += count
         self._allowed -= count
         if self._allowed < 0:
@@ -405,7 +422,6 @@ class _Incoming(io.RawIOBase):
             if self._received < SLOWEST_BYTES_PER_SECOND * self._waited:
                 raise TimeoutError(f"{self._received} bytes in {self._waited:.0f} s")
             self._waited, self._received = 0.0, 0
-        return count
 
 
 def _checked(url: str) -> SplitResult:

@@ -25,8 +25,8 @@ from simulators.dam import DamSimulator, GeneratedContent
 START_SECONDS = 10.0
 MODULES = Path("/usr/lib/nginx/modules")
 
-# $delay stands for one round trip. A connection's first request pays for its set-up: one more round trip for
-# TCP, two with TLS, just as in the Box stand-in.
+# $delay stands for one round trip. A connection's set-up costs one more for TCP, two with TLS, just as in the Box
+# stand-in: with TLS before the handshake ends, as in life; without, its first request pays.
 _CONFIGURATION = """
 load_module {modules}/ndk_http_module.so;
 load_module {modules}/ngx_http_lua_module.so;
@@ -75,12 +75,10 @@ _SERVER = """
     }}
 """
 
-_DELAY = """access_by_lua_block {{
-            local trips = 1
-            if tonumber(ngx.var.connection_requests) == 1 then
-                trips = ngx.var.https == "on" and 3 or 2
-            end
-            ngx.sleep(trips * {seconds})
+_DELAY = """ssl_certificate_by_lua_block {{ ngx.sleep(2 * {seconds}) }}
+        access_by_lua_block {{
+            local is_first = ngx.var.https ~= "on" and tonumber(ngx.var.connection_requests) == 1
+            ngx.sleep((is_first and 2 or 1) * {seconds})
         }}"""
 
 
