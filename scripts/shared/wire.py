@@ -396,7 +396,7 @@ class _Incoming(io.RawIOBase):
         return count
 
     def fill(self, view: memoryview) -> int:
-        """Fill the view, or what of it comes before the end; with less ado for each of TLS's small records."""
+        """Fill the view, or what of it comes before the end, with less ado for each of TLS's records."""
         receive, clock, size = self._socket.recv_into, time.monotonic, len(view)
         at = accounted = 0
         began = clock()

@@ -25,8 +25,8 @@ from simulators.dam import DamSimulator, GeneratedContent
 START_SECONDS = 10.0
 MODULES = Path("/usr/lib/nginx/modules")
 
-# $delay stands for one round trip. A connection's set-up costs one more for TCP, two with TLS, just as in the Box
-# stand-in: with TLS before the handshake ends, as in life; without, its first request pays.
+# $delay stands for one round trip. A connection's set-up costs one more for TCP, two with TLS, just as in the
+# Box stand-in: with TLS before the handshake ends, as in life; without, its first request pays.
 _CONFIGURATION = """
 load_module {modules}/ndk_http_module.so;
 load_module {modules}/ngx_http_lua_module.so;
