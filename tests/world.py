@@ -18,7 +18,9 @@ import psycopg2
 import psycopg2.extras
 
 from simulators.box import BoxSimulator
+from simulators.box import environment as box_environment
 from simulators.dam import DamSimulator
+from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -163,26 +165,14 @@ def open_world(
         box_root = box.add_folder(box.root_id, "Agency")
         env = {
             "DATABASE_URL": database_url,
-            "DAM_BASE_URL": dam.url,
+            **dam_environment(dam),
+            "DAM_AUTH": "pfx-v2",
             "DAM_PFX_PATH": str(pfx),
             "DAM_PFX_PASSWORD": "pfx-password",
             "DAM_CA_BUNDLE": str(ca_path),
-            "DAM_CLIENT_ID": dam.client_id,
-            "DAM_CLIENT_SECRET": dam.client_secret,
-            "DAM_USERNAME": dam.username,
-            "DAM_PASSWORD": dam.password,
-            "DAM_CAMPAIGNS_FOLDER_ID": dam.root_id,
-            "DAM_STATUS_FIELD_ID": dam.STATUS_FIELD,
-            "DAM_NUMBER_FIELD_ID": dam.NUMBER_FIELD,
-            "BOX_CLIENT_ID": box.client_id,
-            "BOX_CLIENT_SECRET": box.client_secret,
-            "BOX_ENTERPRISE_ID": box.enterprise_id,
+            **box_environment(box),
             "BOX_ROOT_FOLDER_ID": box_root,
-            "BOX_API_URL": box.url,
-            "BOX_UPLOAD_URL": box.upload_url,
-            "SMTP_HOST": "127.0.0.1",
-            "SMTP_PORT": str(mail.port),
-            "SMTP_SECURITY": "none",
+            **mail.settings,
             "MAIL_FROM": "a1-to-a2@example.com",
             "ERROR_NOTIFICATION_EMAILS": "support@example.com",
             "SUCCESS_NOTIFICATION_EMAILS": "done@example.com",

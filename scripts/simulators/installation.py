@@ -32,8 +32,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from simulators.box import BoxSimulator
+from simulators.box import environment as box_environment
 from simulators.box_store import Options as BoxOptions
 from simulators.dam import DamSimulator
+from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from simulators.postgres import HOST, EmbeddedPostgres
 from simulators.samples import SampleFile
@@ -145,23 +147,13 @@ class Installation:
             "DB_NAME": self.postgres.database,
             "DB_USER": self.postgres.user,
             "DB_PASSWORD": password,
-            "DAM_BASE_URL": self.dam.url,
+            **dam_environment(self.dam),
+            "DAM_AUTH": "pfx-v2",
             "DAM_PFX_PATH": str(self.keys / "client.pfx"),
             "DAM_PFX_PASSWORD": pfx_password,
             "DAM_CA_BUNDLE": str(self.keys / "ca.pem"),
-            "DAM_CLIENT_ID": self.dam.client_id,
-            "DAM_CLIENT_SECRET": self.dam.client_secret,
-            "DAM_USERNAME": self.dam.username,
-            "DAM_PASSWORD": self.dam.password,
-            "DAM_CAMPAIGNS_FOLDER_ID": self.dam.root_id,
-            "DAM_STATUS_FIELD_ID": self.dam.STATUS_FIELD,
-            "DAM_NUMBER_FIELD_ID": self.dam.NUMBER_FIELD,
-            "BOX_CLIENT_ID": self.box.client_id,
-            "BOX_CLIENT_SECRET": self.box.client_secret,
-            "BOX_ENTERPRISE_ID": self.box.enterprise_id,
+            **box_environment(self.box),
             "BOX_ROOT_FOLDER_ID": self.box_root,
-            "BOX_API_URL": self.box.url,
-            "BOX_UPLOAD_URL": self.box.upload_url,
             **self.mail.settings,
             "MAIL_FROM": "a1-to-a2@example.com",
             "ERROR_NOTIFICATION_EMAILS": SUPPORT,

@@ -22,6 +22,7 @@ from bench.box_sink import Behaviour
 from bench.dam_front import Front
 from bench.load import Load
 from bench.sets import FileSet, SourceFile, make_files, read_once
+from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
 
@@ -203,27 +204,19 @@ class Stage:
 
     def uploader_environment(self, *, tls: bool, delay_ms: int) -> dict[str, str]:
         """The variables of one run of the uploader, on a fresh database."""
-        dam, box_url = self.front.dam, self.box.url(tls=tls)
+        box_url = self.box.url(tls=tls)
         return {
             "DATABASE_URL": self._fresh_database(),
+            **dam_environment(self.front.dam),
             "DAM_BASE_URL": self.front.url(tls=tls, delay_ms=delay_ms),
             "DAM_CA_BUNDLE": str(self.certificates.ca),
-            "DAM_CLIENT_ID": dam.client_id,
-            "DAM_CLIENT_SECRET": dam.client_secret,
-            "DAM_USERNAME": dam.username,
-            "DAM_PASSWORD": dam.password,
-            "DAM_CAMPAIGNS_FOLDER_ID": dam.root_id,
-            "DAM_STATUS_FIELD_ID": dam.STATUS_FIELD,
-            "DAM_NUMBER_FIELD_ID": dam.NUMBER_FIELD,
             "BOX_CLIENT_ID": "bench",
             "BOX_CLIENT_SECRET": "bench",
             "BOX_ENTERPRISE_ID": "1",
             "BOX_ROOT_FOLDER_ID": self.box.root_id,
             "BOX_API_URL": box_url,
             "BOX_UPLOAD_URL": f"{box_url}/api",
-            "SMTP_HOST": "127.0.0.1",
-            "SMTP_PORT": str(self.mail.port),
-            "SMTP_SECURITY": "none",
+            **self.mail.settings,
             "MAIL_FROM": "a1-to-a2@example.com",
             "ERROR_NOTIFICATION_EMAILS": "support@example.com",
             "ORCHESTRATOR_TIMEZONE": "Europe/Rome",

@@ -20,7 +20,9 @@ import psycopg2.extensions
 
 from crash.director import Director, Point
 from crash.gates import GatedBox, GatedDam, MailProxy, PostgresProxy, Watch, address_of, through
+from simulators.box import environment as box_environment
 from simulators.dam import GeneratedContent
+from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from world import SCRIPTS, wait_for
 
@@ -209,19 +211,9 @@ class Stage:
         root = self.box.add_folder(self.box.root_id, "Agency")
         return {
             "DATABASE_URL": self._url,
-            "DAM_AUTH": "password",
-            "DAM_BASE_URL": self.dam.url,
-            "DAM_USERNAME": self.dam.username,
-            "DAM_PASSWORD": self.dam.password,
-            "DAM_CAMPAIGNS_FOLDER_ID": self.dam.root_id,
-            "DAM_STATUS_FIELD_ID": self.dam.STATUS_FIELD,
-            "DAM_NUMBER_FIELD_ID": self.dam.NUMBER_FIELD,
-            "BOX_CLIENT_ID": self.box.client_id,
-            "BOX_CLIENT_SECRET": self.box.client_secret,
-            "BOX_ENTERPRISE_ID": self.box.enterprise_id,
+            **dam_environment(self.dam),
+            **box_environment(self.box),
             "BOX_ROOT_FOLDER_ID": root,
-            "BOX_API_URL": self.box.url,
-            "BOX_UPLOAD_URL": self.box.upload_url,
             "BOX_UPLOADS_PER_MINUTE": "0",
             "BOX_CALLS_PER_MINUTE": "0",
             "TRANSFER_WORKERS": "2",
