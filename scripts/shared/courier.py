@@ -138,8 +138,8 @@ class Courier:
         def attempt() -> None:
             try:
                 work()
-            except AppError as exc:  # whoever needs it will meet it himself
-                logger.debug("%s", exc)
+            except Exception as exc:  # noqa: BLE001 - whoever needs it will meet it, and tell of it
+                logger.debug("%s: %s", type(exc).__name__, exc)
 
         self.pool.submit("", Job(0, attempt))
 
