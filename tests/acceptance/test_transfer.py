@@ -325,7 +325,7 @@ def test_changed_while_copied__is_copied_too(world: World) -> None:
     folder = world.dam.master_assets_folder(campaign)
     assert folder is not None
     late = world.dam.add_asset(folder, "b.jpg", b"old")
-    world.dam.fail(r"GET .*/contents", delay=0.7, times=2)
+    world.dam.fail(r"GET .*/contents", delay=0.7, times=3)
     process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
     wait_for(lambda: any(call.path.endswith("/contents") for call in world.dam.requests))
     time.sleep(0.3)
