@@ -22,6 +22,9 @@ LATE_KINDS = (
 )
 """What a system may still carry out long after the process that asked for it has died."""
 
+READS = ("SQL read", "list", "read campaign", "search", "download", "list folder", "read folder")
+"""How the kinds end that change nothing where they are asked."""
+
 
 @dataclass
 class Tally:
@@ -73,6 +76,11 @@ def every_point(seen: Counter[str]) -> list[Point]:
             if kind in LATE_KINDS:
                 points.append(Point(kind, number, "late"))
     return points
+
+
+def has_effect(point: Point) -> bool:
+    """Whether a system holds something else afterwards."""
+    return not point.kind.endswith(READS)
 
 
 def first_of_each(seen: Counter[str]) -> list[Point]:

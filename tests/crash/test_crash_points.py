@@ -10,7 +10,7 @@ import pytest
 
 from crash.checker import Checker
 from crash.director import Phase, Point
-from crash.plan import Scene, Tally, every_point, first_of_each, record
+from crash.plan import Scene, Tally, every_point, first_of_each, has_effect, record
 from crash.stage import LOOP, ONCE, UPLOADER, KillStage, Victim
 
 POINTS_PER_SCENE = 10
@@ -153,12 +153,13 @@ def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest
     wanted = int(request.config.getoption("--kills"))
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     orchestrator = orchestrator_settings()
-    scenes: list[tuple[Scene, list[Point | int | float]]] = []
+    effects: list[tuple[Scene, list[Point | int | float]]] = []
+    reads: list[tuple[Scene, list[Point | int | float]]] = []
 
     def add(scene: Scene, points: Sequence[Point], total: int, further: int = FURTHER_KILLS) -> None:
         for point in points:
             later: list[Point | int | float] = [rng.randint(1, total // 2) for _ in range(further)]
-            scenes.append((scene, [point, *later]))
+            (effects if has_effect(point) else reads).append((scene, [point, *later]))
 
     small = record(stage, has_film=False)
     add(Scene(stage, tally, rng), every_point(small), small.total())
@@ -174,13 +175,17 @@ def test_every_point(stage: KillStage, seed: int, request: pytest.FixtureRequest
     add(both, own, once.total(), further=1)
     loop = Scene(stage, tally, rng, LOOP, victims=("all", "parent"), env=orchestrator, label="loop: ")
     add(loop, [point for point in own if point.kind.startswith("orchestrator")], once.total(), further=0)
-    rng.shuffle(scenes)
+    for some in (effects, reads):
+        rng.shuffle(some)
     film_scene = Scene(stage, tally, rng, has_film=True, label="film: ")
     instant_scene = Scene(stage, tally, rng, has_film=True, label="instant: ")
 
     def all_scenes() -> Iterator[tuple[Scene, list[Point | int | float]]]:
-        """The planned ones, each fourth followed by random instants; then random places without end."""
-        for number, planned in enumerate(scenes):
+        """The planned ones, each fourth followed by random instants; then random places without end.
+
+        Those that change something come first, for when the kills run out before all have had their turn.
+        """
+        for number, planned in enumerate([*effects, *reads]):
             yield planned
             if number % 4 == 3:
                 yield instant_scene, [rng.uniform(0.1, 0.5) for _ in range(FURTHER_KILLS)]
