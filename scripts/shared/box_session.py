@@ -214,8 +214,7 @@ class BoxSession:
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
         """Pause before the next try: as long as Box asks for, else doubling. After a 429 for everybody."""
-        header = answer.headers.get("Retry-After") if answer else None
-        asked = retry_after_seconds(header, datetime.now(UTC))
+        asked = retry_after_seconds(answer.headers, datetime.now(UTC)) if answer else None
         wait = backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
         status = answer.status if answer else 0
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)

@@ -373,7 +373,7 @@ class DamSession:
             else:
                 if is_last or reply.status not in RETRIED_STATUSES:
                     return reply
-                asked = retry_after_seconds(reply.headers.get("Retry-After"), datetime.now(UTC))
+                asked = retry_after_seconds(reply.headers, datetime.now(UTC))
                 reply.close()
             time.sleep(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
         raise AssertionError("unreachable: the last try returns or raises")

@@ -20,7 +20,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -494,20 +495,28 @@ def _proxy_login(proxy: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": "Basic " + base64.b64encode(login).decode()}
 
 
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """A `Retry-After` header in either form, as seconds from now; None when it is missing or senseless."""
+def retry_after_seconds(headers: Message, now: datetime) -> float | None:
+    """An answer's `Retry-After` in either form, as seconds from now; None when it is missing or senseless.
+
+    A date counts from the answer's own `Date`, for want of one from ours: clocks differ.
+    """
+    value = headers.get("Retry-After")
     if value is None:
         return None
     try:
         seconds = float(value)
     except ValueError:
-        pass
-    else:
-        return max(0.0, seconds) if seconds < float("inf") else None
+        until, sent = _date_in(value), _date_in(headers.get("Date")) or now
+        return None if until is None else max(0.0, (until - sent).total_seconds())
+    return max(0.0, seconds) if seconds < float("inf") else None
+
+
+def _date_in(value: str | None) -> datetime | None:
     try:
-        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
-    except (ValueError, TypeError):
+        date = parsedate_to_datetime(value or "")
+    except (ValueError, TypeError, OverflowError):
         return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def backoff_seconds(tries: int) -> float:

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
@@ -148,7 +149,7 @@ class Answer:
             reason = HTTPStatus(self.status).phrase
         except ValueError:
             reason = "Unknown"
-        lines = [f"HTTP/1.1 {self.status} {reason}"]
+        lines = [f"HTTP/1.1 {self.status} {reason}", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if self.status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Length: {len(self.body)}")

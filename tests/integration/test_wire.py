@@ -7,6 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.message import Message
 
 import pytest
 
@@ -178,17 +179,28 @@ def test_address__that_would_forge_a_request_is_refused(box: BoxSimulator, addre
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "sent", "wanted"),
     [
-        (None, None),
-        ("7", 7.0),
-        ("-3", 0.0),
-        ("soon", None),
-        ("inf", None),
-        ("nan", None),
-        ("Tue, 24 Nov 2026 00:00:30 GMT", 30.0),
-        ("Tue, 24 Nov 2020 00:00:00 GMT", 0.0),
+        (None, None, None),
+        ("7", None, 7.0),
+        ("-3", None, 0.0),
+        ("soon", None, None),
+        ("inf", None, None),
+        ("nan", None, None),
+        ("Tue, 24 Nov 2026 00:00:30 GMT", None, 30.0),
+        ("Tue, 24 Nov 2026 00:00:30 GMT", "once", 30.0),
+        ("Tue, 24 Nov 2020 00:00:00 GMT", None, 0.0),
+        ("Tue, 24 Nov 2026 00:00:30 +99999999", None, None),
+        pytest.param(
+            "Tue, 24 Nov 2026 01:00:05 GMT", "Tue, 24 Nov 2026 01:00:00 GMT", 5.0, id="their clock is ahead"
+        ),
     ],
 )
-def test_retry_after__seconds_dates_and_nonsense(value: str | None, wanted: float | None) -> None:
-    assert retry_after_seconds(value, datetime(2026, 11, 24, tzinfo=UTC)) == wanted
+def test_retry_after__seconds_dates_and_nonsense(
+    value: str | None, sent: str | None, wanted: float | None
+) -> None:
+    headers = Message()
+    for name, text in (("Retry-After", value), ("Date", sent)):
+        if text is not None:
+            headers[name] = text
+    assert retry_after_seconds(headers, datetime(2026, 11, 24, tzinfo=UTC)) == wanted
