@@ -32,6 +32,7 @@ from shared.wire import (
     UnfitError,
     Wire,
     backoff_seconds,
+    date_in,
     default_context,
     json_object,
     origin_of,
@@ -45,6 +46,8 @@ OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_AUDIENCE = "https://api.box.com/oauth2/token"
 JWT_LIFETIME_SECONDS = 45
+JWT_CLOCK_TOLERANCE_SECONDS = 10
+"""Box takes assertions that end within 60 seconds by its own clock."""
 BOX_DOMAIN = ".box.com"
 LONGEST_TEXT = 2000
 
@@ -102,6 +105,8 @@ class BoxSession:
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
         self._login_lock = threading.Lock()
         self._token = ""  # nosec B105 - none yet
+        self._clock_ahead = 0.0
+        """By how many seconds Box's clock is ahead of ours, as far as that has mattered."""
 
     def close(self) -> None:
         """Drop the connections."""
@@ -246,10 +251,25 @@ class BoxSession:
                 raise BoxError(f"{what}: Box sent no token", kind="bad_answer", retryable=True)
             if answer is not None:
                 refusal = self._api_error(what, answer)
-                if tries == MAX_TRIES or not refusal.retryable:
+                is_other_time = refusal.kind == "login_refused" and self._takes_time_from(answer)
+                if tries == MAX_TRIES or not (refusal.retryable or is_other_time):
                     raise refusal
             self._wait(answer, tries, what)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _takes_time_from(self, answer: Answer) -> bool:
+        """Whether the answer's Date shows that our clock is off by more than an assertion can bear; the next
+        assertion follows Box's clock.
+        """
+        date = date_in(answer.headers.get("Date"))
+        if self._jwt is None or date is None:
+            return False
+        ahead = date.timestamp() - time.time()
+        is_news = abs(ahead - self._clock_ahead) > JWT_CLOCK_TOLERANCE_SECONDS
+        if is_news:
+            logger.warning("our clock is %.0f s off Box's; logging in by Box's", -ahead)
+            self._clock_ahead = ahead
+        return is_news
 
     def _grant(self) -> dict[str, str]:
         settings = self._settings
@@ -261,7 +281,7 @@ class BoxSession:
                 "box_subject_type": "enterprise",
                 "box_subject_id": settings.enterprise_id,
             }
-        return self._jwt.grant(time.time())
+        return self._jwt.grant(time.time() + self._clock_ahead)
 
     def _api_error(self, what: str, answer: Answer) -> BoxError:
         """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so

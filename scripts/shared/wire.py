@@ -506,12 +506,13 @@ def retry_after_seconds(headers: Message, now: datetime) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        until, sent = _date_in(value), _date_in(headers.get("Date")) or now
+        until, sent = date_in(value), date_in(headers.get("Date")) or now
         return None if until is None else max(0.0, (until - sent).total_seconds())
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-def _date_in(value: str | None) -> datetime | None:
+def date_in(value: str | None) -> datetime | None:
+    """The moment that a header such as Date tells; None when it tells none."""
     try:
         date = parsedate_to_datetime(value or "")
     except (ValueError, TypeError, OverflowError):

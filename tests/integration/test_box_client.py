@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +72,28 @@ def test_jwt__logs_in_and_never_sends_an_assertion_twice(box: BoxSimulator, tmp_
     assert client.create_folder(box.root_id, "Summer")
     assert refused.hits == 2
     client.close()
+
+
+@pytest.mark.parametrize("off_seconds", [-3600, -50, 50, 86400])
+def test_jwt__goes_by_boxs_clock_when_ours_is_off(
+    box: BoxSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off_seconds: int
+) -> None:
+    config = tmp_path / "jwt.json"
+    config.write_text(json.dumps(box.jwt_config()))
+    ours = SimpleNamespace(time=lambda: time.time() + off_seconds, sleep=time.sleep)
+    monkeypatch.setattr("shared.box_session.time", ours)
+    client = BoxClient(settings_for(box, config), OpenGate())
+    assert client.create_folder(box.root_id, "Summer")
+    assert [call.status for call in box.calls("POST", "/oauth2/token")] == [400, 200]
+    client.close()
+
+    wrong = json.loads(config.read_text())
+    wrong["boxAppSettings"]["clientSecret"] = "another-secret"
+    config.write_text(json.dumps(wrong))
+    refused = BoxClient(settings_for(box, config), OpenGate())
+    with pytest.raises(BoxError, match="refused the credentials"):
+        refused.create_folder(box.root_id, "Autumn")
+    refused.close()
 
 
 @pytest.mark.parametrize("content", ["{}", "no json", '{"boxAppSettings": {"appAuth": {"privateKey": "x"}}}'])
