@@ -147,7 +147,7 @@ def play(world: World, number: int, chance: random.Random) -> int:
     campaigns, empty = add_work(world, number)
     moment = chance.choice((r"GET .*/contents", r"GET .*/children", r"POST .*/folders"))
     system: Callable[..., object] = world.box.fail if "POST" in moment else world.dam.fail
-    fault = system(moment, delay=0.3, times=2)
+    fault = system(moment, delay=0.8, times=2)  # longer than the pause below: the run is still at work then
     first = start(world, chance.randint(2, 4))
     wait_for(lambda: fault.hits >= 1)  # type: ignore[attr-defined]
     threading.Event().wait(chance.uniform(0, 0.5))
