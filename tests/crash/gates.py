@@ -184,9 +184,10 @@ STATEMENTS = (
     (r"BEGIN", "SQL begin"),
     (r"COMMIT", "SQL commit"),
     (r"ROLLBACK", "SQL rollback"),
-    (r"SELECT pg_try_advisory_lock", "SQL run lock"),
+    (r"(WITH \w+ AS [^(]*\(\s*)?SELECT pg_try_advisory_lock", "SQL run lock"),
     (r"INSERT INTO notices|INSERT INTO notice_deliveries", "SQL outbox write"),
     (r"UPDATE notice_deliveries", "SQL mail marked"),
+    (r"WITH chosen|(INSERT INTO|UPDATE|DELETE FROM) notice_bundles", "SQL bundle"),
     (r"(INSERT INTO|UPDATE) campaign_status|UPDATE campaign_status", "SQL row update"),
     (r"INSERT INTO campaign_assets", "SQL ledger write"),
     (r"INSERT INTO upload_sessions|DELETE FROM upload_sessions", "SQL session noted"),
@@ -196,6 +197,10 @@ STATEMENTS = (
     (r"(INSERT INTO|DELETE FROM) orchestrator_\w+", "SQL task run"),
     (r"(INSERT INTO|UPDATE) (daily_reports|campaign_uploads)", "SQL daily report"),
 )
+
+
+_HOLDING = re.compile(r"SELECT hold_run\([^)]*\);\s*")
+"""What goes before each write of a run, in the same message."""
 
 
 class PostgresProxy(Proxy):
@@ -214,7 +219,7 @@ class PostgresProxy(Proxy):
                 server.sendall(message)
                 return
             text = message[5:].rstrip(b"\0").decode(errors="replace").strip()
-            name = whose + _kind_of(text, STATEMENTS, "SQL read")
+            name = whose + _kind_of(_HOLDING.sub("", text), STATEMENTS, "SQL read")
             client.sendall(pass_through(self.watch, name, lambda sent=message: _executed(server, sent)))
 
     @staticmethod
