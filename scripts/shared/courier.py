@@ -282,8 +282,7 @@ class _Copy:
                 if session is not None:
                     return session, self._box.list_parts(session)
                 logger.info("asset %s: the upload session of an earlier run is over", asset.id)
-            else:
-                self._box.abort(left.session_id)
+            self._box.abort(left.session_id)  # also when it is said to be over: nobody looks for it again
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
         upload = OpenUpload(

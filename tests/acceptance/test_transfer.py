@@ -339,6 +339,16 @@ def test_changed_while_copied__is_copied_too(world: World) -> None:
     assert sizes == {"C-1 - Summer/a.jpg": 5, "C-1 - Summer/b.jpg": 7, "C-1 - Summer/Late/c.jpg": 4}
 
 
+def test_session__denied_once_is_given_back_all_the_same(world: World) -> None:
+    """Box says 404 to the session that a killed run left; forgotten now, it would be open for days."""
+    campaign, _ = add_film(world)
+    kill_after_parts(world, 2)
+    denied = world.box.fail(r"GET .*/upload_sessions/", status=404, times=1)
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    assert denied.hits == 1
+    assert_film_is_whole(world, campaign)
+
+
 def test_listing__taken_before_a_copy_was_read_again_does_not_count(world: World) -> None:
     """The folder is listed while the last file is on its way; when that is copied anew, so is it listed."""
     campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])

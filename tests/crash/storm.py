@@ -88,6 +88,8 @@ class Weather:
         """Ids that stand in the paths of struck requests."""
         self.unknown_sessions = 0
         """Upload sessions that Box may have opened while the answer was lost."""
+        self.denied_sessions = 0
+        """Upload sessions that Box denied having when it was asked to end them."""
         self.repeats = 0
         """Mails whose taking was not told."""
         self.restart_at: int | None = None
@@ -199,7 +201,10 @@ class BoxWeather(BoxFaults):
             return None
         if target.startswith("POST") and target.partition("?")[0].endswith("/upload_sessions"):
             weather.unknown_sessions += 1
-        return BoxFault(re.compile(""), **weather.draw("Box", BOX_FAULTS))
+        drawn = weather.draw("Box", BOX_FAULTS)
+        if target.startswith("DELETE") and drawn.get("status") == 404:
+            weather.denied_sessions += 1
+        return BoxFault(re.compile(""), **drawn)
 
 
 @dataclass
@@ -361,6 +366,7 @@ class StormStage(Stage):
         before = dict(checker.attempts)
         checker.repeats_allowed = self.weather.repeats
         checker.orphans_allowed = self.weather.unknown_sessions
+        checker.denials_allowed = self.weather.denied_sessions
         self.failures += [f"run {self.runs}: {text}" for text in checker.after(run)]
         for one in self.wanted.values():
             counted = checker.attempts[one.id] > before[one.id]
