@@ -212,12 +212,17 @@ class Pass:
                 self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
                 return
             read = self._dam.read_campaign(campaign_id)
-            if read is None or read.status != self._settings.dam.status_a1:
-                self._leave(read or campaign, None if read is None else read.status, found=read is not None)
+            if (
+                read is None
+            ):  # whether it is gone for good is settled where the search does not show it either
+                self._note(campaign, Outcome.NOT_FOUND)
+                return
+            if read.status != self._settings.dam.status_a1:
+                self._leave(read, read.status, found=True)
                 return
             work.campaign = read
             if not self._is_dry_run and not retry.retry_count:
-                self._made_courier().log_in_ahead()  # never seen empty: there will be something to upload
+                self._made_courier()  # never seen empty: there will be something to upload
             self._process(work)
 
     @contextmanager
@@ -474,6 +479,7 @@ class Pass:
                 run_id=self._report.run_id,
                 is_stopping=lambda: self._is_over or self._is_stopping(),
             )
+            self._courier.log_in_ahead()
         return self._courier
 
     def _on_the_way_out(self, *_: object) -> None:

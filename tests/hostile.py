@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raw_server import serving
 from world import TIMEOUT_SECONDS, World
 
 ATTACKS = [
@@ -115,33 +116,18 @@ class Relay:
 def relaying(upstream: str = "", ssl_context: ssl.SSLContext | None = None) -> Iterator[Relay]:
     """A started relay; without an upstream it only answers by its attacks. ssl_context: to speak TLS."""
     relay = Relay(upstream)
-    threads: list[threading.Thread] = []
 
-    def handle(connection: socket.socket) -> None:
-        with connection, suppress(OSError, ValueError):
+    def serve(connection: socket.socket) -> None:
+        with suppress(ValueError):
             if ssl_context is None:
                 relay.serve(connection)
                 return
             with ssl_context.wrap_socket(connection, server_side=True) as encrypted:
                 relay.serve(encrypted)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        relay.address = f"http{'' if ssl_context is None else 's'}://127.0.0.1:{listening.getsockname()[1]}"
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                threads.append(threading.Thread(target=handle, args=(connection,), daemon=True))
-                threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
+    with serving(serve, patience_seconds=0) as address:
+        relay.address = f"http{'' if ssl_context is None else 's'}://{address}"
         yield relay
-        listening.shutdown(socket.SHUT_RDWR)
-        accepting.join()
 
 
 # What a hostile server says. Whatever is endless ends when the client hangs up.

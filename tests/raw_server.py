@@ -11,8 +11,11 @@ Serve = Callable[[socket.socket], None]
 
 
 @contextmanager
-def serving(serve: Serve) -> Iterator[str]:
-    """A server whose every connection is handed to `serve`; its address as HOST:PORT."""
+def serving(serve: Serve, *, patience_seconds: float = 10) -> Iterator[str]:
+    """A server whose every connection is handed to `serve`, in a thread; its address as HOST:PORT.
+
+    patience_seconds: how long, at the end, each thread is waited for.
+    """
     threads: list[threading.Thread] = []
 
     def handle(connection: socket.socket) -> None:
@@ -27,16 +30,18 @@ def serving(serve: Serve) -> Iterator[str]:
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                threads.append(threading.Thread(target=handle, args=(connection,)))
+                threads.append(threading.Thread(target=handle, args=(connection,), daemon=True))
                 threads[-1].start()
 
         accepting = threading.Thread(target=accept)
         accepting.start()
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
-        accepting.join()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            accepting.join()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=patience_seconds)
 
 
 def read_head(connection: socket.socket) -> bytes:

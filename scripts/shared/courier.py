@@ -120,6 +120,7 @@ class Courier:
         self.run_id = run_id
         self.is_stopping = is_stopping
         self._dam = dam
+        self._opened_ahead = 0
 
     def log_in_ahead(self) -> None:
         """Log in to Box beside whatever is done meanwhile."""
@@ -127,12 +128,15 @@ class Courier:
 
     def connect_ahead(self, assets: Sequence[Asset]) -> None:
         """Open the connections for these uploads beside what comes before them: as many as will be used at
-        once, by workers that have nothing else to do. One to the DAM too, whose other one they will occupy.
+        once, by workers that have nothing else to do. One to the DAM first, whose other one they will occupy.
+        What was opened for one campaign serves the next ones. To be called by one thread.
         """
         senders = sum(1 if asset.size_bytes <= DIRECT_UPLOAD_LIMIT else MAX_SENDERS for asset in assets)
-        idle = self.pool.workers - len(assets)
-        for connect in [*[self.box.connect] * senders, self._dam.connect][: max(0, idle)]:
+        idle = max(0, self.pool.workers - len(assets))
+        wanted = [self._dam.connect, *[self.box.connect] * senders][:idle] if assets else []
+        for connect in wanted[self._opened_ahead :]:
             self._do_ahead(connect)
+        self._opened_ahead = max(self._opened_ahead, len(wanted))
 
     def _do_ahead(self, work: Callable[[], None]) -> None:
         def attempt() -> None:
@@ -394,10 +398,6 @@ class _Download:
             if not is_whole:
                 self._progress.rewind(self._asset, self._count)
 
-    def open(self) -> None:
-        """See to the first byte ahead of the others. Raises DamError."""
-        self._open()
-
     def fill(self, view: memoryview, own: Any = None) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
         broke, as long as each brings something.
@@ -411,7 +411,7 @@ class _Download:
             block = view[at : at + READ_SIZE]
             broken: DamError | None = None
             try:
-                got = self._open().readinto(block)
+                got = self.open().readinto(block)
             except DamError as exc:
                 if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
                     raise self._wrong_size(str(self._count)) from exc
@@ -438,7 +438,7 @@ class _Download:
     def finish(self) -> None:
         """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
         asset = self._asset
-        if self._open().readinto(memoryview(bytearray(1))):
+        if self.open().readinto(memoryview(bytearray(1))):
             raise self._wrong_size(f"more than {asset.size_bytes}")
         self._close()
         if self._md5 is not None and self._md5.hexdigest() != asset.md5:
@@ -450,7 +450,8 @@ class _Download:
                 item_id=asset.id,
             )
 
-    def _open(self) -> Readable:
+    def open(self) -> Readable:
+        """The stream, asked for from the next byte on unless it is open already. Raises DamError."""
         if self._stream is None:
             self._opened = self._dam.open_asset(self._asset.id, self._count)
             self._stream = self._opened.__enter__()

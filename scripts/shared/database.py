@@ -177,7 +177,7 @@ SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_se
 FROM campaign_status
 WHERE campaign_id <> ALL(%(seen)s)
   AND (status = %(status)s AND (left_search_at IS NULL OR left_search_at < now() - interval '1 day')
-       OR lock_doubted_at > now() - interval '1 hour')
+       OR status IS DISTINCT FROM %(status)s AND lock_doubted_at > now() - interval '1 hour')
 ORDER BY campaign_id
 """
 
@@ -229,6 +229,8 @@ OPEN_UPLOAD = """
 SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
 FROM upload_sessions WHERE campaign_id = %(campaign_id)s AND asset_id = %(asset_id)s
 """
+
+WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO on"
 
 REMEMBER_UPLOAD = """
 INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces,
@@ -979,8 +981,12 @@ class Database:
         return OpenUpload(*rows[0]) if rows else None
 
     def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None:
-        """Enter a session before its first part, so that a run killed from then on can be continued."""
-        self._run(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
+        """Enter a session before its first part, so that a run killed from then on can be continued. On the
+        disk in any case: Box lists no sessions, so one that a crash of the server made us forget is lost.
+        """
+        with self.transaction():
+            self._run(WAIT_FOR_DISK)
+            self._run(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
 
     def forget_upload(self, session_id: str) -> None:
         """The session is over: committed, aborted or ended by Box."""

@@ -295,9 +295,13 @@ def test_a2__not_to_be_seen_for_a_moment_loses_no_notice(world: World) -> None:
     assert world.dam.status(pair.broken) == "A2"
     assert lost.hits
     world.dam.clear_faults()
-    world.dam.fail(read, status=404, times=1)
-    world.upload()
-    assert world.row(pair.broken)["status"] == "A1"
+    # A lock in doubt must not shorten the day.
+    world.sql("UPDATE campaign_status SET lock_doubted_at = now()")
+    world.dam.fail(read, status=404, times=2)
+    for _ in range(2):
+        world.upload()
+        assert world.row(pair.broken)["status"] == "A1"
+    world.dam.clear_faults()
     world.sql("UPDATE campaign_status SET left_search_at = left_search_at - interval '1 day'")
     assert world.upload().outcomes[pair.broken] == "uploaded"
     assert_uploaded_whole(world, pair)

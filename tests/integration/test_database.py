@@ -16,8 +16,8 @@ import pytest
 
 from shared.database import UPLOADER_LOCK, Database, migration_files
 from shared.errors import DbError
-from shared.models import Attempt
-from simulators.postgres import PostgresServer
+from shared.models import Attempt, OpenUpload
+from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAMPAIGN = "0b0d556833750c2df8442a558924d3019fb75dad"
@@ -253,6 +253,22 @@ def test_transaction__keeps_other_threads_out(database_url: str) -> None:
         for thread in threads:
             thread.join()
         assert database._rows("SELECT bucket FROM rate_buckets") == [("kept",)]
+
+
+def test_upload_session__outlives_a_crash_of_the_server(private_postgres: EmbeddedPostgres) -> None:
+    """Also on the connection that does not wait for the disk; what else goes there may be lost."""
+    url = private_postgres.create_database("ledger_test")
+    for file in migration_files():
+        done = private_postgres.psql("--quiet", "-f", file, database="ledger_test")
+        assert done.returncode == 0, done.stderr
+    private_postgres.psql("-c", "ALTER SYSTEM SET wal_writer_delay = '10s'", database="ledger_test")
+    private_postgres.restart("fast")
+    upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
+    with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as ledger:
+        ledger.remember_upload(upload, 1, "run")
+        private_postgres.restart("immediate")
+    with Database(url) as after:
+        assert after.open_upload("c", "a") == upload
 
 
 def test_take_calls__runs_share_one_minute(database_url: str) -> None:

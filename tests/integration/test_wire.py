@@ -110,11 +110,12 @@ def test_body__is_the_same_however_it_is_read(tls: Tls, is_tls: bool, size: int,
 def test_connection__opened_ahead_is_the_one_that_is_used(tls: Tls, is_tls: bool) -> None:
     """Also after TLS has sent its tickets; one that the server has closed meanwhile is not."""
     connections: list[socket.socket] = []
-    closing = threading.Event()
+    greeted, closing = threading.Event(), threading.Event()
 
     def serve(raw: socket.socket) -> None:
         connection = tls.server_context.wrap_socket(raw, server_side=True) if is_tls else raw
         connections.append(connection)
+        greeted.set()  # TLS has sent its tickets by now
         with connection:
             while len(connections) < 2:
                 read_head(connection)
@@ -125,6 +126,7 @@ def test_connection__opened_ahead_is_the_one_that_is_used(tls: Tls, is_tls: bool
         url = f"{'https' if is_tls else 'http'}://{address}/"
         wire = Wire(default_context(str(tls.ca_path)), 5)
         wire.connect(url)
+        assert greeted.wait(5)
         for _ in range(2):
             with wire.send("GET", url, {}) as reply:
                 assert reply.read() == b"ok"
