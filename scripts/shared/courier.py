@@ -35,8 +35,13 @@ NAME_REFUSALS = ("item_name_invalid", "item_name_too_long")
 
 
 class Readable(Protocol):
-    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end."""
+    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
 
+    size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
+    """
+
+    @property
+    def size(self) -> int | None: ...
     def readinto(self, view: memoryview) -> int: ...
 
 
@@ -400,7 +405,8 @@ class _Download:
 
     def fill(self, view: memoryview, own: Any = None) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
-        broke, as long as each brings something.
+        broke, as long as each brings something. One that comes to its end with too few bytes has brought
+        something else, an error page with status 200, say: nothing is added to that.
 
         own: a digest of the view alone, made along with the file's while the processor's cache has the bytes.
         Raises DamError.
@@ -409,31 +415,29 @@ class _Download:
         at = 0
         while at < len(view):
             block = view[at : at + READ_SIZE]
-            broken: DamError | None = None
             try:
                 got = self.open().readinto(block)
+                if not got:
+                    raise self._wrong_size(str(self._count))
             except DamError as exc:
                 if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
                     raise self._wrong_size(str(self._count)) from exc
-                if exc.kind != "broken_download":
+                tries += 1
+                # A small file is simply read again from the start.
+                is_small = self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT
+                if exc.kind != "broken_download" or tries == DOWNLOAD_TRIES or is_small:
                     raise
-                got, broken = 0, exc
-            if got:
-                tries = 0
-                self.sha1.update(block[:got])
-                if own is not None:
-                    own.update(block[:got])
-                if self._md5 is not None:
-                    self._md5.update(block[:got])
-                at += got
-                self._count += got
-                self._progress.advance(self._asset, got)
+                self._close()
                 continue
-            self._close()
-            tries += 1
-            # A small file is simply read again from the start.
-            if tries == DOWNLOAD_TRIES or self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
-                raise broken or self._wrong_size(str(self._count))
+            tries = 0
+            self.sha1.update(block[:got])
+            if own is not None:
+                own.update(block[:got])
+            if self._md5 is not None:
+                self._md5.update(block[:got])
+            at += got
+            self._count += got
+            self._progress.advance(self._asset, got)
 
     def finish(self) -> None:
         """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
@@ -455,6 +459,8 @@ class _Download:
         if self._stream is None:
             self._opened = self._dam.open_asset(self._asset.id, self._count)
             self._stream = self._opened.__enter__()
+            if self._stream.size not in (None, self._asset.size_bytes):
+                raise self._wrong_size(str(self._stream.size))
         return self._stream
 
     def _close(self) -> None:

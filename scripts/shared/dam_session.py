@@ -69,8 +69,13 @@ _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRE
 
 
 class Readable(Protocol):
-    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end."""
+    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
 
+    size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
+    """
+
+    @property
+    def size(self) -> int | None: ...
     def readinto(self, view: memoryview) -> int: ...
 
 
@@ -194,8 +199,8 @@ class DamSession:
 
     @contextmanager
     def stream(self, path: str, *, what: str, item_id: str, start: int = 0) -> Iterator[Readable]:
-        """The bytes of a GET from `start` on. A connection that breaks while they arrive raises DamError
-        (retryable), one that ends too soon ends the stream.
+        """The bytes of a GET from `start` on. A connection that breaks while they arrive, or ends too soon,
+        raises DamError (retryable).
 
         Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
         tells: a 206 begins there; after a 200 the bytes before are read and dropped.
@@ -538,6 +543,18 @@ class _Body:
                 retryable=True,
                 item_id=self._asset_id,
             ) from exc
+
+    @property
+    def size(self) -> int | None:
+        reply = self._reply
+        if "Content-Encoding" in reply.headers:
+            return None
+        declared = (
+            (reply.headers.get("Content-Range") or "").rpartition("/")[2]
+            if reply.status == 206
+            else reply.headers.get("Content-Length") or ""
+        )
+        return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None
 
     def skip(self, count: int) -> None:
         """Read so many bytes and drop them."""

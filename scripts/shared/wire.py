@@ -113,13 +113,17 @@ class Reply:
         return b"".join(pieces)
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the view as far as the body goes; 0 at its end, also when the connection ended too soon."""
+        """Fill the view as far as the body goes; 0 at its end. Raises NoAnswerError when the connection ended
+        sooner than that.
+        """
         try:
             self._refuse_encoding()
             self._incoming.allow(len(view))
-            if self._straight and not self._response.isclosed():
-                return self._read_straight(view)
-            return self._response.readinto(view)
+            is_straight = self._straight and not self._response.isclosed()
+            count = self._read_straight(view) if is_straight else self._response.readinto(view)
+            if not count and self._response.length:
+                raise http.client.IncompleteRead(b"", self._response.length)
+            return count
         except BaseException:
             self._drop()
             raise

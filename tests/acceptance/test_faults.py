@@ -215,13 +215,13 @@ def test_upload__that_cannot_finish_stays_a1(
     assert world.subjects == [ERROR]
 
 
-@pytest.mark.parametrize(("declared", "sent"), [(11, "10"), (9, "more than 9"), (0, "more than 0")])
-def test_declared_size__that_lies_is_no_success(world: World, declared: int, sent: str) -> None:
+@pytest.mark.parametrize("declared", [11, 9, 0])
+def test_declared_size__that_lies_is_no_success(world: World, declared: int) -> None:
     campaign = world.dam.add_campaign("Broken", "C-1")
     world.dam.add_asset(world.dam.master_assets_folder(campaign), "a.jpg", b"a" * 10, declared_size=declared)
     run = world.upload()
     assert run.exit_code == 4
-    assert f"declared {declared} bytes and sent {sent}" in run.report["campaigns"][0]["error"]
+    assert f"declared {declared} bytes and sent 10" in run.report["campaigns"][0]["error"]
     assert world.box_files() == {}
 
 

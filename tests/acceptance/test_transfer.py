@@ -339,6 +339,30 @@ def test_changed_while_copied__is_copied_too(world: World) -> None:
     assert sizes == {"C-1 - Summer/a.jpg": 5, "C-1 - Summer/b.jpg": 7, "C-1 - Summer/Late/c.jpg": 4}
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"body": "{not json"}, id="another answer"),
+        pytest.param({"html": True}, id="a page"),
+        pytest.param({"html": True, "truncate": 6}, id="a page, cut off"),
+    ],
+)
+@pytest.mark.parametrize("skip", [0, 1], ids=["at once", "where a download is gone on with"])
+def test_download__of_something_else_with_status_200_is_not_made_part_of_the_file(
+    world: World, fault: dict[str, object], skip: int
+) -> None:
+    """What follows it, by a Range request, would make up the right number of bytes."""
+    campaign, _ = add_film(world)
+    world.dam.options.accept_ranges = True
+    if skip:
+        world.dam.fail(r"GET .*/contents", truncate=5_000_000, times=1)
+    wrong = world.dam.fail(r"GET .*/contents", status=200, times=1, **fault)
+    run = world.upload()
+    assert wrong.hits == 1
+    assert run.outcomes == {campaign: "uploaded"}, run.stderr
+    assert_film_is_whole(world, campaign)
+
+
 def test_session__denied_once_is_given_back_all_the_same(world: World) -> None:
     """Box says 404 to the session that a killed run left; forgotten now, it would be open for days."""
     campaign, _ = add_film(world)
