@@ -54,6 +54,17 @@ def test_contender__a_wrong_byte_or_a_missing_file_is_told(stage: Stage) -> None
         check_arrival(stage, sources[:3])
 
 
+def test_contender__a_byte_that_is_not_the_original_s_in_a_part_is_told(stage: Stage) -> None:
+    _, (source,), _ = stage.prepare(LARGE)
+    with source.path.open("r+b") as file:  # what the DAM has is a copy
+        file.seek(17 * MB)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(WrongResultError, match="not_the_original"):
+        run_contender("ours", stage, Task(LARGE, part_size=5 * MB))
+
+
 def test_contender__a_failure_is_told_and_429_is_one(stage: Stage) -> None:
     with pytest.raises(WrongResultError, match="429"):
         run_contender("requests", stage, Task(FILES, uploads_per_minute=2))

@@ -1,8 +1,9 @@
 """A Box that keeps no bytes: quick enough not to be what a measurement measures.
 
-It speaks what the uploader, Box's SDK and rclone ask of Box, computes the SHA-1 of every part and of every
-file for real, counts what it was asked, and forgets the content. Nothing else is checked: whether a client
-obeys Box's protocol is what simulators/box.py is for.
+It speaks what the uploader, Box's SDK and rclone ask of Box, counts what it was asked, and forgets the
+content. What comes in parts is compared with the original as it comes, byte by byte, which costs a fraction
+of hashing it twice; the digests of part and file are then the original's. A file that comes in one request is
+hashed. Nothing else is checked: whether a client obeys Box's protocol is what simulators/box.py is for.
 
 Run as a process of its own: `python -m bench.box_sink`, see BoxSink for the caller's side. Two ports: one for
 plain HTTP and one for TLS. On the plain one, CONNECT to whatever host ends here as well, in TLS: so a client
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import ctypes
 import hashlib
 import itertools
 import json
+import mmap
 import re
 import socket
 import ssl
@@ -27,11 +30,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from bench.wire import Answer, ClosedError, Request, Wire
@@ -40,8 +42,7 @@ from simulators.box_store import Options, RefusedError
 from simulators.box_wire import Call
 
 BLOCK_BYTES = 256 * 1024
-PARTS_AHEAD = 8
-"""So many parts may wait for the whole file's digest before the next one is held up."""
+"""What is received at a time and compared while it is in the processor's cache."""
 ROOT_ID = "0"
 RECEIPT_NAME = "_manifest.json"
 """The uploader's own file, which is none of those that were to be moved."""
@@ -93,87 +94,81 @@ class RefusalError(Exception):
         self.answer = Answer(status, content)
 
 
+class Original:
+    """A file that is to arrive."""
+
+    def __init__(self, path: Path, sha1: str) -> None:
+        self.sha1 = sha1
+        with path.open("rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.size = len(self._content)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._content))
+        self._memcmp = ctypes.CDLL(None).memcmp  # compares without the interpreter's lock
+        self._memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        self._part_sha1s: dict[tuple[int, int], str] = {}
+
+    def hash_parts(self, part_size: int) -> None:
+        """Learn the digests of its parts beforehand, so that no run pays for them."""
+        whole = memoryview(self._content)
+        for offset in range(0, self.size, part_size):
+            part = whole[offset : offset + part_size]
+            if (offset, len(part)) not in self._part_sha1s:
+                self._part_sha1s[offset, len(part)] = hashlib.sha1(part).hexdigest()
+
+    def part_sha1(self, offset: int, size: int) -> str:
+        """The SHA-1 of one of those parts (hex). Refuses any other piece."""
+        try:
+            return self._part_sha1s[offset, size]
+        except KeyError:
+            raise RefusalError(416, "invalid_range") from None
+
+    def receive(self, request: Request, offset: int, size: int) -> int:
+        """Take the body of a request, at most `size` bytes, as what belongs at the offset; say how many there
+        were. Refuses other bytes.
+        """
+        block = bytearray(min(BLOCK_BYTES, size))
+        view, address, at = memoryview(block), ctypes.addressof(ctypes.c_char.from_buffer(block)), 0
+        while at < size and (count := request.read_block(view[: min(BLOCK_BYTES, size - at)])):
+            start = offset + at
+            if start + count > self.size or self._memcmp(address, self._address + start, count):
+                raise RefusalError(400, "not_the_original")
+            at += count
+        return at
+
+
+@dataclass
 class Session:
-    """An upload session. The whole file's SHA-1 follows the parts in order, beside the receiving."""
+    """An upload session."""
 
-    def __init__(self, name: str, target: Folder | File, size: int, part_size: int, number: int) -> None:
-        self.id = f"S{number:08X}"
-        self.name = name
-        self.target = target
-        self.size = size
-        self.part_size = part_size
-        self.parts: dict[int, Json] = {}
-        self._sha1 = hashlib.sha1()
-        self._done = 0
-        self._waiting: dict[int, memoryview] = {}
-        self._is_busy = False
-        self._changed = threading.Condition()
+    id: str
+    name: str
+    target: Folder | File
+    size: int
+    part_size: int
+    original: Original
+    parts: dict[int, Json] = field(default_factory=dict)
 
-    def add(self, offset: int, content: memoryview, sha1: str, hashers: ThreadPoolExecutor) -> Json:
-        """Take a part whose own digest was right."""
-        with self._changed:
-            while self._is_busy and len(self._waiting) >= PARTS_AHEAD:
-                self._changed.wait()
-            if offset in self.parts:
-                raise RefusalError(409, "range_overlaps_existing_part")
-            part = {"part_id": f"{offset:08X}", "offset": offset, "size": len(content), "sha1": sha1}
-            self.parts[offset] = part
-            self._waiting[offset] = content
-            if not self._is_busy and self._done in self._waiting:
-                self._is_busy = True
-                hashers.submit(self._hash_what_waits)
-        return part
+    def add(self, offset: int, size: int) -> Json:
+        """Take a part that was right."""
+        if offset in self.parts:
+            raise RefusalError(409, "range_overlaps_existing_part")
+        sha1 = self.original.part_sha1(offset, size)
+        part = {"part_id": f"{offset:08X}", "offset": offset, "size": size, "sha1": sha1}
+        return self.parts.setdefault(offset, part)
 
     def digest(self) -> str:
         """The SHA-1 of the whole file, hex. Refuses when parts are missing."""
-        if sum(part["size"] for part in self.parts.values()) != self.size:
+        if sum(part["size"] for part in self.parts.values()) != self.original.size:
             raise RefusalError(400, "parts_mismatch")
-        with self._changed:
-            while self._done < self.size:
-                self._changed.wait()
-        return self._sha1.hexdigest()
-
-    def _hash_what_waits(self) -> None:
-        while True:
-            with self._changed:
-                content = self._waiting.pop(self._done, None)
-                self._is_busy = content is not None
-                self._changed.notify_all()
-            if content is None:
-                return
-            self._sha1.update(content)
-            self._done += len(content)
-            Buffers.give_back(content)
-
-
-class Buffers:
-    """Part buffers used again: a fresh one costs a page fault per 4 KB."""
-
-    _free: ClassVar[list[bytearray]] = []
-    _guard: ClassVar[threading.Lock] = threading.Lock()
-
-    @classmethod
-    def take(cls, size: int) -> memoryview:
-        """A view of exactly that size."""
-        with cls._guard:
-            found = next((buffer for buffer in cls._free if len(buffer) >= size), None)
-            if found is not None:
-                cls._free.remove(found)
-        return memoryview(found if found is not None else bytearray(size))[:size]
-
-    @classmethod
-    def give_back(cls, view: memoryview) -> None:
-        """The view is not used any more."""
-        with cls._guard:
-            if len(cls._free) < 2 * PARTS_AHEAD:
-                cls._free.append(cast("bytearray", view.obj))
+        return self.original.sha1
 
 
 class State:
     """Everything that `reset` clears."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, originals: dict[str, Original]) -> None:
         self.behaviour = behaviour
+        self.originals = originals
         self.guard = threading.Lock()
         self.numbers = itertools.count(1000)
         self.root = Folder(ROOT_ID, "All Files", None)
@@ -223,6 +218,13 @@ class State:
     def file(self, file_id: object) -> File:
         """The file of that id."""
         return _known(self.files, file_id)
+
+    def original(self, name: str, size: int) -> Original:
+        """The file that is to arrive under a name. Refuses what is not to."""
+        original = _known(self.originals, name)
+        if original.size != size:
+            raise RefusalError(400, "not_the_original")
+        return original
 
     def remove(self, item: Folder | File) -> None:
         """Forget an item and what is below it."""
@@ -290,13 +292,18 @@ class Service:
     """Answers requests; any number of threads at once."""
 
     def __init__(self) -> None:
-        self.state = State(Behaviour())
-        self._hashers = ThreadPoolExecutor(2, "whole-file")
+        self.state = State(Behaviour(), {})
+        self._originals: dict[str, Original] = {}
+        """By path: what is known of them serves every run."""
 
     def answer(self, request: Request, scheme: str) -> Answer:
         """The answer, held back as `Behaviour` says. The request's body is read to its end."""
         if request.path.startswith("/_bench/"):
-            return self._control(request)
+            try:
+                return self._control(request)
+            except RefusalError as exc:
+                request.drain()
+                return exc.answer
         state = self.state
         steps = [unquote(step) for step in request.path.removeprefix("/api").strip("/").split("/")]
         kind = f"{request.method} {'/'.join('*' if re.search('[0-9]', step) else step for step in steps[1:])}"
@@ -402,8 +409,10 @@ class Service:
             folder = state.folder(given["folder_id"])
             state.check_free(folder, given["file_name"])
         name = given.get("file_name") or (replaces.name if replaces else "")
-        part_size, number = state.behaviour.part_size, next(state.numbers)
-        session = Session(name, replaces or folder, int(given["file_size"]), part_size, number)
+        part_size, size = state.behaviour.part_size, int(given["file_size"])
+        original = state.original(name, size)
+        session_id = f"S{next(state.numbers):08X}"
+        session = Session(session_id, name, replaces or folder, size, part_size, original)
         state.sessions[session.id] = session
         return Answer(201, self._show_session(session, base))
 
@@ -457,23 +466,26 @@ class Service:
                 return Answer(204)
         raise RefusalError(404, "not_found")
 
-    def _receive_part(self, request: Request, session: Session) -> Answer:
+    @staticmethod
+    def _receive_part(request: Request, session: Session) -> Answer:
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", request.headers.get("content-range", ""))
         if found is None or int(found[3]) != session.size:
             raise RefusalError(400, "bad_request")
         offset, size = int(found[1]), int(found[2]) - int(found[1]) + 1
-        content, sha1 = _receive(request, size)
-        if len(content) != size or request.left:
+        if session.original.receive(request, offset, size) != size or request.left:
             raise RefusalError(416, "invalid_range")
-        if _hex_digest(request) != sha1:
+        if _hex_digest(request) != session.original.part_sha1(offset, size):
             raise RefusalError(412, "precondition_failed")
-        return Answer(200, {"part": session.add(offset, content, sha1, self._hashers)})
+        return Answer(200, {"part": session.add(offset, size)})
 
     def _control(self, request: Request) -> Answer:
         """The harness's own calls, and a plain PUT for a pipe that ends in curl."""
         match (request.method, request.path.removeprefix("/_bench/").partition("/")[0]):
             case ("POST", "reset"):
-                self.state = State(Behaviour(**json.loads(request.read_body())))
+                given = json.loads(request.read_body())
+                behaviour = Behaviour(**given["behaviour"])
+                originals = self._known_originals(given["originals"], behaviour.part_size)
+                self.state = State(behaviour, originals)
                 return Answer(200, {"root_id": self.state.add_folder(self.state.root, "Agency").id})
             case ("GET", "report"):
                 return Answer(200, self.state.report())
@@ -481,28 +493,28 @@ class Service:
                 return self._receive_stream(self.state, request, request.path.rpartition("/")[2])
         return Answer(404)
 
-    def _receive_stream(self, state: State, request: Request, name: str) -> Answer:
-        """A plain PUT, hashed as a session's parts are: so that it costs the stand-in just as much."""
+    def _known_originals(self, given: dict[str, str], part_size: int) -> dict[str, Original]:
+        """The files of a run by name, from their paths and SHA-1."""
+        originals = {}
+        for path, sha1 in given.items():
+            original = self._originals.get(path)
+            if original is None or original.sha1 != sha1:
+                original = self._originals[path] = Original(Path(path), sha1)
+            original.hash_parts(part_size)
+            originals[Path(path).name] = original
+        return originals
+
+    @staticmethod
+    def _receive_stream(state: State, request: Request, name: str) -> Answer:
+        """A plain PUT, compared as a session's parts are: so that it costs the stand-in just as much."""
         agency = next(folder for folder in state.folders.values() if folder.name == "Agency")
-        session = Session(name, agency, 0, state.behaviour.part_size, 0)
-        while True:
-            content, sha1 = _receive(request, session.part_size)
-            if not content:
-                break
-            session.add(session.size, content, sha1, self._hashers)
-            session.size += len(content)
-        file = state.add_file(agency, name, session.size, session.digest())
+        original = _known(state.originals, name)
+        size = original.receive(request, 0, original.size)
+        if size != original.size or request.left:
+            raise RefusalError(400, "not_the_original")
+        file = state.add_file(agency, name, size, original.sha1)
         time.sleep(state.behaviour.delay_s)
         return Answer(201, {"size": file.size, "sha1": file.sha1})
-
-
-def _receive(request: Request, size: int) -> tuple[memoryview, str]:
-    """At most `size` bytes of the body, and their SHA-1 (hex)."""
-    content, sha1, at = Buffers.take(size), hashlib.sha1(), 0
-    while at < size and (count := request.read_block(content[at : min(at + BLOCK_BYTES, size)])):
-        sha1.update(content[at : at + count])
-        at += count
-    return content[:at], sha1.hexdigest()
 
 
 def _hex_digest(request: Request) -> str:
@@ -574,11 +586,6 @@ def main() -> int:
     sys.stdout.flush()
     sys.stdin.read()
     return 0
-
-
-def to_json(behaviour: Behaviour) -> bytes:
-    """The body of a reset."""
-    return json.dumps(asdict(behaviour)).encode()
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case
             ),
             rounds=1,
             is_default=False,
-            note="one round; --limited-count 2000 for the issue's count, which takes over 8 minutes",
+            note="one round; --limited-count 2000 for the count in the figures, which takes over 8 minutes",
         ),
         Case(
             "memory",

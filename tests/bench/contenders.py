@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.box_sink import RECEIPT_NAME, Behaviour
-from bench.sets import FileSet, SourceFile
+from bench.sets import FileSet, SourceFile, read_once
 from bench.stage import BENCH, Cost, Stage, WrongResultError
 
 RUN_LIMIT_SECONDS = 1800
@@ -46,7 +46,9 @@ Contender = Callable[[Stage, Task], Cost]
 
 def run_contender(name: str, stage: Stage, task: Task) -> Cost:
     """One run on clean ground, checked. Raises WrongResultError."""
-    stage.box.reset(task.behaviour)
+    sources = stage.prepare(task.files)[1] if task.files.count else []
+    read_once(sources)
+    stage.box.reset(task.behaviour, sources)
     stage.front.take_calls()
     cost = CONTENDERS[name](stage, task)
     report = stage.box.report()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.box_sink import Behaviour
+from bench.sets import SourceFile
 from bench.stage import BoxSink, make_certificates
 
 PART = bytes(8 * 1024 * 1024)
@@ -57,6 +58,16 @@ def call(connection: socket.socket, method: str, path: str, body: bytes, **heade
         answer += connection.recv(65536)
     content: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
     return content
+
+
+def make_original(path: Path, size: int) -> SourceFile:
+    """What the parts add up to."""
+    whole = hashlib.sha1()
+    with path.open("wb") as file:
+        file.truncate(size)
+    for _ in range(size // len(PART)):
+        whole.update(PART)
+    return SourceFile(path, size, whole.hexdigest())
 
 
 def send_parts(target: Target, session_id: str, worker: int, workers: int) -> None:
@@ -103,12 +114,13 @@ def main() -> int:
         certificates = make_certificates(Path(folder))
         sink = BoxSink(certificates.server)
         size = PARTS * len(PART)
+        large = make_original(Path(folder) / "large", size)
         for name, target in (
             ("plain", Target(sink.plain_port, None)),
             ("TLS", Target(sink.tls_port, certificates.ca)),
         ):
             for workers in (1, 2, 4):
-                sink.reset(Behaviour())
+                sink.reset(Behaviour(), [large])
                 with target.connect() as connection:
                     given = {"folder_id": sink.root_id, "file_name": "large", "file_size": size}
                     session = call(connection, "POST", "files/upload_sessions", json.dumps(given).encode())

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import trustme
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
 from bench.load import Load
-from bench.sets import FileSet, SourceFile, make_files, read_once
+from bench.sets import MB, FileSet, SourceFile, make_files
 from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
@@ -30,6 +30,8 @@ BENCH = Path(__file__).resolve().parent
 REPOSITORY = BENCH.parents[1]
 TEMPLATE = "bench_template"
 BOX_HOSTS = ("api.box.com", "upload.box.com", "account.box.com")
+SESSIONS_FROM = 20 * MB
+"""Box takes upload sessions for files from this size on."""
 UPLOADER_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
@@ -103,9 +105,11 @@ class BoxSink:
         """BOX_API_URL; BOX_UPLOAD_URL is the same with /api."""
         return f"https://127.0.0.1:{self.tls_port}" if tls else f"http://127.0.0.1:{self.plain_port}"
 
-    def reset(self, behaviour: Behaviour) -> None:
-        """Forget all, make the root folder anew, and behave so from now on."""
-        self.root_id = self._ask("POST", "reset", asdict(behaviour))["root_id"]
+    def reset(self, behaviour: Behaviour, sources: Iterable[SourceFile] = ()) -> None:
+        """Forget all, make the root folder anew, and behave so from now on; these files are to arrive."""
+        originals = {str(source.path): source.sha1 for source in sources if source.size >= SESSIONS_FROM}
+        given = {"behaviour": asdict(behaviour), "originals": originals}
+        self.root_id = self._ask("POST", "reset", given)["root_id"]
 
     def report(self) -> dict[str, Any]:
         """What was left and asked for since the last reset."""
@@ -198,9 +202,7 @@ class Stage:
             name = f"set-{len(self._sets)}"
             sources = make_files(files, self.folder / "files" / name)
             self._sets[files.name] = (name, sources, self.front.publish(files, sources, files.name))
-        prepared = self._sets[files.name]
-        read_once(prepared[1])
-        return prepared
+        return self._sets[files.name]
 
     def uploader_environment(self, *, tls: bool, delay_ms: int) -> dict[str, str]:
         """The variables of one run of the uploader, on a fresh database."""
