@@ -122,13 +122,11 @@ class Original:
         except KeyError:
             raise RefusalError(416, "invalid_range") from None
 
-    def receive(self, request: Request, offset: int, size: int) -> int:
-        """Take the body of a request, at most `size` bytes, as what belongs at the offset; say how many there
-        were. Refuses other bytes.
-        """
-        block = bytearray(min(BLOCK_BYTES, size))
+    def receive(self, request: Request, offset: int) -> int:
+        """Take the body of a request as what belongs at the offset; say how many bytes. Refuses others."""
+        block = bytearray(BLOCK_BYTES)
         view, address, at = memoryview(block), ctypes.addressof(ctypes.c_char.from_buffer(block)), 0
-        while at < size and (count := request.read_block(view[: min(BLOCK_BYTES, size - at)])):
+        while count := request.read_block(view):
             start = offset + at
             if start + count > self.size or self._memcmp(address, self._address + start, count):
                 raise RefusalError(400, "not_the_original")
@@ -472,7 +470,7 @@ class Service:
         if found is None or int(found[3]) != session.size:
             raise RefusalError(400, "bad_request")
         offset, size = int(found[1]), int(found[2]) - int(found[1]) + 1
-        if session.original.receive(request, offset, size) != size or request.left:
+        if session.original.receive(request, offset) != size:
             raise RefusalError(416, "invalid_range")
         if _hex_digest(request) != session.original.part_sha1(offset, size):
             raise RefusalError(412, "precondition_failed")
@@ -509,8 +507,8 @@ class Service:
         """A plain PUT, compared as a session's parts are: so that it costs the stand-in just as much."""
         agency = next(folder for folder in state.folders.values() if folder.name == "Agency")
         original = _known(state.originals, name)
-        size = original.receive(request, 0, original.size)
-        if size != original.size or request.left:
+        size = original.receive(request, 0)
+        if size != original.size:
             raise RefusalError(400, "not_the_original")
         file = state.add_file(agency, name, size, original.sha1)
         time.sleep(state.behaviour.delay_s)

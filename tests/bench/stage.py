@@ -21,7 +21,7 @@ import trustme
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
 from bench.load import Load
-from bench.sets import MB, FileSet, SourceFile, make_files
+from bench.sets import FileSet, SourceFile, make_files
 from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
@@ -30,8 +30,6 @@ BENCH = Path(__file__).resolve().parent
 REPOSITORY = BENCH.parents[1]
 TEMPLATE = "bench_template"
 BOX_HOSTS = ("api.box.com", "upload.box.com", "account.box.com")
-SESSIONS_FROM = 20 * MB
-"""Box takes upload sessions for files from this size on."""
 UPLOADER_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
@@ -107,7 +105,7 @@ class BoxSink:
 
     def reset(self, behaviour: Behaviour, sources: Iterable[SourceFile] = ()) -> None:
         """Forget all, make the root folder anew, and behave so from now on; these files are to arrive."""
-        originals = {str(source.path): source.sha1 for source in sources if source.size >= SESSIONS_FROM}
+        originals = {str(source.path): source.sha1 for source in sources}
         given = {"behaviour": asdict(behaviour), "originals": originals}
         self.root_id = self._ask("POST", "reset", given)["root_id"]
 
