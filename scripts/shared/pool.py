@@ -75,7 +75,13 @@ class Pool:
     def __init__(self, workers: int, memory_bytes: int, *, reserve_bytes: int) -> None:
         self.workers = workers
         self._readers_allowed = max(1, workers // 4)
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._to_do = threading.Condition(lock)
+        """Workers wait for it. A part or a file wakes one of them: with all of them awake for each part, the
+        one that reads would wait for the interpreter.
+        """
+        self._changed = threading.Condition(lock)
+        """Those that read large files wait for it."""
         self._budget = Budget(memory_bytes, reserve_bytes)
         self._queues: dict[str, deque[Job]] = {}
         self._turns: deque[str] = deque()
@@ -98,16 +104,16 @@ class Pool:
 
     def submit(self, campaign_id: str, job: Job) -> None:
         """Queue one file of a campaign."""
-        with self._changed:
+        with self._to_do:
             if campaign_id not in self._queues:
                 self._queues[campaign_id] = deque()
                 self._turns.append(campaign_id)
             self._queues[campaign_id].append(job)
-            self._changed.notify_all()
+            self._to_do.notify()
 
     def cancel(self, campaign_id: str) -> int:
         """Drop what a campaign has queued and nobody has begun; returns how many jobs that were."""
-        with self._changed:
+        with self._to_do:
             dropped = self._queues.pop(campaign_id, None)
             if dropped is None:
                 return 0
@@ -116,41 +122,59 @@ class Pool:
 
     def close(self) -> None:
         """Drop what is queued, and wait for what is in hand."""
-        with self._changed:
+        with self._to_do:
             self._is_closed = True
             self._queues.clear()
             self._turns.clear()
-            self._changed.notify_all()
+            self._to_do.notify_all()
         for thread in self._threads:
             thread.join()
 
     def lane(self, part_size: int) -> Lane:
         """For one large file: buffers of part_size bytes and workers to send them. A context manager."""
-        return Lane(self, self._changed, self._budget, self._parts, part_size)
+        return Lane(self, self._changed, self._budget, part_size)
+
+    def queue_part(self, part: _PartJob) -> None:
+        """Have a part sent by whoever is free; to be called with the lock held."""
+        self._parts.append(part)
+        self._to_do.notify()
+
+    def take_back(self, lane: Lane) -> int:
+        """Drop a lane's parts that nobody has begun to send; to be called with the lock held."""
+        dropped = [part for part in self._parts if part.lane is lane]
+        for part in dropped:
+            self._parts.remove(part)
+        return len(dropped)
+
+    def room_was_made(self) -> None:
+        """Wake whoever may go on now; to be called with the lock held."""
+        self._changed.notify_all()
+        if self._parts or self._turns:
+            self._to_do.notify_all()
 
     # Workers
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._to_do:
                 job = self._next()
                 while job is None:
                     if self._is_closed and not self._parts:
                         return
                     self._idle += 1
-                    self._changed.wait()
+                    self._to_do.wait()
                     self._idle -= 1
                     job = self._next()
             if isinstance(job, _PartJob):
                 self.send(job)
                 continue
             job.work()
-            with self._changed:
+            with self._to_do:
                 if job.size is None:
                     self._readers -= 1
                 else:
                     self._budget.small -= job.size
-                self._changed.notify_all()
+                self.room_was_made()
 
     def _next(self) -> Job | _PartJob | None:
         """What to do next: parts first, because they hold memory, but not with all hands while files wait."""
@@ -197,7 +221,7 @@ class Pool:
         with self._changed:
             self._sending -= 1
             part.lane.done(part, error)
-            self._changed.notify_all()
+            self.room_was_made()
 
     def help(self) -> bool:
         """Send a part if one is ready and nobody is free for it; to be called with the lock held."""
@@ -228,13 +252,11 @@ class Lane:
         pool: Pool,
         changed: threading.Condition,
         budget: Budget,
-        parts: deque[_PartJob],
         part_size: int,
     ) -> None:
         self._pool = pool
         self._changed = changed
         self._budget = budget
-        self._parts = parts
         self._part_size = part_size
         self._held = 0
         self._free: list[bytearray] = []
@@ -247,16 +269,13 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         """Take back what is queued, wait for what is being sent, give the memory back."""
         with self._changed:
-            mine = [part for part in self._parts if part.lane is self]
-            for part in mine:
-                self._parts.remove(part)
-            self._in_flight -= len(mine)
+            self._in_flight -= self._pool.take_back(self)
             while self._in_flight:
                 self._changed.wait()
             self._budget.large -= self._held * self._part_size
             self._held = 0
             self._free.clear()
-            self._changed.notify_all()
+            self._pool.room_was_made()
 
     def buffer(self) -> bytearray:
         """A buffer of part_size bytes, as soon as there is one. Raises what a part on its way has met."""
@@ -280,8 +299,7 @@ class Lane:
         """Have the buffer's part sent by whoever is free; `work` does it, the buffer is then used again."""
         with self._changed:
             self._in_flight += 1
-            self._parts.append(_PartJob(self, buffer, work))
-            self._changed.notify_all()
+            self._pool.queue_part(_PartJob(self, buffer, work))
 
     def give_back(self, buffer: bytearray) -> None:
         """The buffer's part need not be sent."""
@@ -317,6 +335,7 @@ class Lane:
         finally:
             self._budget.waiting.remove(ticket)
         self._budget.large += self._part_size
+        self._changed.notify_all()  # whoever asked next is the oldest now
 
     def _raise_error(self) -> None:
         if self._error is not None:
