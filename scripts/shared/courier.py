@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
 """Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
-READ_SIZE = 256 * 1024
+REREAD_SIZE = 1024 * 1024
 TRIES_PER_ASSET = 3
 DOWNLOAD_TRIES = 3
 MISMATCHES = ("digest_mismatch", "checksum_mismatch")
@@ -38,10 +38,13 @@ class Readable(Protocol):
     """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
 
     size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
+    block_size: how many bytes are best asked for at once.
     """
 
     @property
     def size(self) -> int | None: ...
+    @property
+    def block_size(self) -> int: ...
     def readinto(self, view: memoryview) -> int: ...
 
 
@@ -414,9 +417,10 @@ class _Download:
         tries = 0
         at = 0
         while at < len(view):
-            block = view[at : at + READ_SIZE]
             try:
-                got = self.open().readinto(block)
+                stream = self.open()
+                block = view[at : at + stream.block_size]
+                got = stream.readinto(block)
                 if not got:
                     raise self._wrong_size(str(self._count))
             except DamError as exc:
@@ -481,11 +485,11 @@ class _Download:
 def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
     """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
     download = _Download(dam, asset, progress)
-    view = memoryview(bytearray(min(READ_SIZE, asset.size_bytes)))
+    view = memoryview(bytearray(min(REREAD_SIZE, asset.size_bytes)))
     left = asset.size_bytes
     with download.opened():
         while left:
-            block = view[: min(READ_SIZE, left)]
+            block = view[: min(REREAD_SIZE, left)]
             download.fill(block)
             left -= len(block)
         download.finish()

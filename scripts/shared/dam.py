@@ -33,7 +33,7 @@ from shared.dam_answers import (
     search_page,
     size_of,
 )
-from shared.dam_session import DamSession, Readable
+from shared.dam_session import AssetBody, DamSession
 from shared.errors import DamError
 from shared.models import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 
@@ -242,7 +242,7 @@ class DamClient:
                     assets[item_id] = trusted
         return tuple(assets.values())
 
-    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]:
+    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[AssetBody]:
         """The master bytes of an asset from `start` on, as a stream. May be called by any thread."""
         path = f"/assets/{_in_path(asset_id)}/contents"
         what = f"downloading asset {asset_id}"

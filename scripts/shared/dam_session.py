@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPMessage
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from shared.client_certificate import client_context
@@ -66,17 +66,6 @@ _REFUSED_CERTIFICATE_ALERTS = (
 )
 _SERVER_CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-
-
-class Readable(Protocol):
-    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
-
-    size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
-    """
-
-    @property
-    def size(self) -> int | None: ...
-    def readinto(self, view: memoryview) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +187,7 @@ class DamSession:
         return found
 
     @contextmanager
-    def stream(self, path: str, *, what: str, item_id: str, start: int = 0) -> Iterator[Readable]:
+    def stream(self, path: str, *, what: str, item_id: str, start: int = 0) -> Iterator[AssetBody]:
         """The bytes of a GET from `start` on. A connection that breaks while they arrive, or ends too soon,
         raises DamError (retryable).
 
@@ -217,7 +206,7 @@ class DamSession:
                     item_id=item_id,
                     status_code=206,
                 )
-            body = _Body(self, reply, what, item_id)
+            body = AssetBody(self, reply, what, item_id)
             if reply.status != 206:
                 body.skip(start)
             yield body
@@ -522,8 +511,12 @@ class DamSession:
         )
 
 
-class _Body:
-    """A reply's bytes; what breaks while they arrive becomes a DamError."""
+class AssetBody:
+    """An asset's bytes, or the rest of them, as they arrive.
+
+    size: of the whole, as the answer declares it; None when it does not. block_size: how many bytes are best
+    asked for at once.
+    """
 
     def __init__(self, session: DamSession, reply: Reply, what: str, asset_id: str) -> None:
         self._session = session
@@ -532,6 +525,7 @@ class _Body:
         self._asset_id = asset_id
 
     def readinto(self, view: memoryview) -> int:
+        """Fill the view as far as the bytes go; 0 at their end. Raises DamError for what breaks meanwhile."""
         try:
             return self._reply.readinto(view)
         except UnfitError as exc:
@@ -555,6 +549,10 @@ class _Body:
             else reply.headers.get("Content-Length") or ""
         )
         return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None
+
+    @property
+    def block_size(self) -> int:
+        return self._reply.block_size
 
     def skip(self, count: int) -> None:
         """Read so many bytes and drop them."""
