@@ -19,9 +19,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, UPLOADER_LOCK, Database
@@ -36,18 +37,23 @@ from shared.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
-    from shared.courier import Courier
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from shared.courier import Courier, Errand
     from shared.dam import DamClient
     from shared.transfer import CampaignTransfer, Delivered
 
 logger = logging.getLogger("uploader")
 
 Clock = Callable[[], datetime]
+T = TypeVar("T")
 
 MAX_LISTINGS = 5
 """How often a campaign's folder is listed in one run before it counts as one that keeps changing."""
 CAMPAIGNS_PER_WORKER = 2
 """How many campaigns may be under way, for each worker: enough to keep all busy, few enough to be held."""
+CAMPAIGNS_ASKED_ABOUT = 4
+"""How many campaigns the DAM is asked about at once."""
 STOP_POLL_SECONDS = 0.2
 
 
@@ -103,19 +109,24 @@ class Failure:
 
 @dataclass(slots=True)
 class Work:
-    """A campaign that is being worked on; transfer and started_at: from when its assets are on their way."""
+    """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
+
+    is_listed_ahead: its folder is being listed again while the last files are on their way.
+    """
 
     campaign: Campaign
     retry: RetryStatus
     transfer: CampaignTransfer | None = None
     started_at: datetime | None = None
+    is_listed_ahead: bool = False
 
 
 class Pass:
     """One pass: search, decide, transfer, report. Its parts are handed in.
 
-    The main thread alone decides and talks to the DAM about campaigns. Workers move files and leave word in
-    `_events`: things for the main thread to do, which it does between looking at one campaign and the next.
+    The main thread alone decides, and it alone writes about campaigns into the database. Others move files,
+    and ask the DAM and Box what takes a while, so that no campaign waits for another one's answer; they leave
+    word in `_events`: things for the main thread to do, one after the other.
     """
 
     def __init__(
@@ -142,6 +153,7 @@ class Pass:
         self._progress = progress
         self._resources = ExitStack()
         self._courier: Courier | None = None
+        self._askers: ThreadPoolExecutor | None = None
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._under_way: dict[str, Work] = {}
         self._is_chosen = False
@@ -211,19 +223,44 @@ class Pass:
             if decide(retry, None) is Action.SKIP and retry.permanently_failed:
                 self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
                 return
-            read = self._dam.read_campaign(campaign_id)
-            if (
-                read is None
-            ):  # whether it is gone for good is settled where the search does not show it either
-                self._note(campaign, Outcome.NOT_FOUND)
+            self._under_way[campaign_id] = work
+            self._ask(work, partial(self._dam.read_campaign, campaign_id), self._on_read)
+
+    def _ask(self, work: Work, question: Callable[[], T], then: Callable[[Work, T], None]) -> None:
+        """Have others find the answer; the main thread goes on with it, or with what was raised. A campaign
+        of which nothing is on its way yet is not asked about any more when the run is to stop.
+        """
+        if self._askers is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._askers = ThreadPoolExecutor(CAMPAIGNS_ASKED_ABOUT, thread_name_prefix="asker")
+            self._resources.callback(self._askers.shutdown, cancel_futures=True)
+
+        def ask() -> T:
+            if self._is_over or (work.transfer is None and self._is_stopping()):
+                raise StoppedError
+            return question()
+
+        def leave_word(answer: Future[T]) -> None:
+            self._events.put(lambda: self._go_on(work, answer, then))
+
+        self._askers.submit(ask).add_done_callback(leave_word)
+
+    def _go_on(self, work: Work, answer: Future[T], then: Callable[[Work, T], None]) -> None:
+        if not self._is_under_way(work):
+            return
+        with self._isolated(work):
+            try:
+                found = answer.result()
+            except StoppedError:
+                self._abandon(work)
+                self._is_interrupted = True
                 return
-            if read.status != self._settings.dam.status_a1:
-                self._leave(read, read.status, found=True)
-                return
-            work.campaign = read
-            if not self._is_dry_run and not retry.retry_count:
-                self._made_courier()  # never seen empty: there will be something to upload
-            self._process(work)
+            then(work, found)
+
+    def _is_under_way(self, work: Work) -> bool:
+        """Whether the campaign is not done with in this run."""
+        return self._under_way.get(work.campaign.id) is work
 
     @contextmanager
     def _isolated(self, work: Work) -> Iterator[None]:
@@ -250,12 +287,31 @@ class Pass:
         if self._under_way.pop(work.campaign.id, None) is not None and work.transfer is not None:
             work.transfer.drop()
 
-    def _process(self, work: Work) -> None:
-        campaign, retry = work.campaign, work.retry
+    def _on_read(self, work: Work, read: Campaign | None) -> None:
+        """The DAM has shown the campaign, or nothing."""
+        if read is None:  # whether it is gone for good is settled where the search does not show it either
+            self._note(work.campaign, Outcome.NOT_FOUND)
+            self._abandon(work)
+            return
+        work.campaign = read
+        if read.status != self._settings.dam.status_a1:
+            self._leave(read, read.status, found=True)
+            self._abandon(work)
+            return
         if not self._is_dry_run:
-            self._database.record_in_a1(campaign)
+            if not work.retry.retry_count:
+                self._made_courier()  # never seen empty: there will be something to upload
+            self._database.record_in_a1(read)
+        self._ask(work, partial(self._list, read), self._on_listed)
+
+    def _list(self, campaign: Campaign) -> MasterAssets:
+        if not self._is_dry_run:
             self._dam.release_lock(campaign)
-        found = self._dam.list_master_assets(campaign.id)
+        return self._dam.list_master_assets(campaign.id)
+
+    def _on_listed(self, work: Work, found: MasterAssets) -> None:
+        """The DAM has shown what the campaign's folder holds."""
+        campaign, retry = work.campaign, work.retry
         if decide(retry, found) is Action.COUNT_ATTEMPT:
             self._count_attempt(campaign, found, retry)
         elif self._is_dry_run:
@@ -265,6 +321,8 @@ class Pass:
             )  # fmt: skip
         else:
             self._begin_transfer(work, found)
+            return
+        self._abandon(work)
 
     def _count_attempt(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
         """Count the attempt and queue its one notice, in one transaction."""
@@ -316,9 +374,18 @@ class Pass:
             on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
         )
         work.started_at = self._clock()
-        self._under_way[work.campaign.id] = work
-        work.transfer.start(found)
-        if not work.transfer.pending:
+        self._ask(work, partial(work.transfer.plan, found), self._on_planned)
+
+    def _on_planned(self, work: Work, errands: Sequence[Errand]) -> None:
+        """Its folders in Box are there; the files may go."""
+        transfer = self._transfer_of(work)
+        if transfer is None:
+            return
+        if not self._is_stopping():
+            transfer.start(errands)
+        elif errands:
+            transfer.is_stopped = True
+        if not transfer.pending:
             self._on_all_delivered(work)
 
     def _on_delivered(self, work: Work, delivered: Delivered) -> None:
@@ -343,43 +410,59 @@ class Pass:
         transfer = self._transfer_of(work)
         if transfer is None or not transfer.pending or transfer.failures or self._is_stopping():
             return
-        with self._isolated(work):
-            transfer.list_later(lambda: self._list_again(work, transfer))
+        work.is_listed_ahead = True
+        self._ask(
+            work, partial(transfer.list_later, partial(self._list_again, transfer)), self._on_listed_ahead
+        )
 
-    def _list_again(self, work: Work, transfer: CampaignTransfer) -> MasterAssets:
-        return self._dam.list_master_assets(work.campaign.id, transfer.found.folder_id)
+    def _list_again(self, transfer: CampaignTransfer) -> MasterAssets:
+        return self._dam.list_master_assets(transfer.campaign.id, transfer.found.folder_id)
+
+    def _on_listed_ahead(self, work: Work, _: None) -> None:
+        work.is_listed_ahead = False
+        transfer = self._transfer_of(work)
+        if transfer is not None and not transfer.pending:
+            self._on_all_delivered(work)
 
     def _on_all_delivered(self, work: Work) -> None:
-        """List the folder again, until it shows what was copied; then write the receipt, the last thing."""
+        """Nothing is on its way any more: see whether the folder shows what was copied."""
         transfer = self._transfer_of(work)
-        while transfer is not None and not transfer.pending:
-            if transfer.failures:
-                raise transfer.failure()
-            if transfer.is_stopped:
-                self._abandon(work)
-                self._is_interrupted = True
-                self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
-                return
-            again = transfer.later_listing() or self._list_again(work, transfer)
-            if decide(work.retry, again) is Action.COUNT_ATTEMPT:
-                self._abandon(work)
-                self._count_attempt(work.campaign, again, work.retry)
-                return
-            if transfer.is_settled_by(again):
-                self._begin_receipt(work, transfer)
-                return
-            if transfer.listings == MAX_LISTINGS:
-                raise DamError(
-                    f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
-                    kind="keeps_changing",
-                    hint="it goes to A2 when two listings in a row agree",
-                    retryable=True,
-                    item_id=work.campaign.id,
-                )
+        if transfer is None:
+            return
+        if transfer.failures:
+            raise transfer.failure()
+        if transfer.is_stopped:
+            self._abandon(work)
+            self._is_interrupted = True
+            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
+        elif not work.is_listed_ahead:
+            again = transfer.later_listing()
+            if again is None:
+                self._ask(work, partial(self._list_again, transfer), self._on_listed_again)
+            else:
+                self._on_listed_again(work, again)
+
+    def _on_listed_again(self, work: Work, again: MasterAssets) -> None:
+        """Copy what is new or changed; when there is nothing, write the receipt, the last thing."""
+        transfer = self._transfer_of(work)
+        if transfer is None:
+            return
+        if decide(work.retry, again) is Action.COUNT_ATTEMPT:
+            self._abandon(work)
+            self._count_attempt(work.campaign, again, work.retry)
+        elif transfer.is_settled_by(again):
+            self._begin_receipt(work, transfer)
+        elif transfer.listings == MAX_LISTINGS:
+            raise DamError(
+                f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
+                kind="keeps_changing",
+                hint="it goes to A2 when two listings in a row agree",
+                retryable=True,
+                item_id=work.campaign.id,
+            )
+        else:
             logger.info("campaign %s changed while it was copied", work.campaign.id)
-            transfer.start(again)
-            if self._is_stopping():
-                transfer.is_stopped = transfer.drop() > 0 or transfer.is_stopped
+            self._ask(work, partial(transfer.plan, again), self._on_planned)
 
     def _begin_receipt(self, work: Work, transfer: CampaignTransfer) -> None:
         from shared.pool import Job
@@ -409,18 +492,19 @@ class Pass:
         with self._isolated(work):
             if error is not None:
                 raise error
-            self._say_a2(work)
-            self._under_way.pop(work.campaign.id, None)
+            dam = self._settings.dam
+            self._database.request_a2(work.campaign.id)
+            change = partial(self._dam.change_status, expected=dam.status_a1, new=dam.status_a2)
+            self._ask(work, partial(change, work.campaign.id), self._on_a2)
 
-    def _say_a2(self, work: Work) -> None:
-        campaign = work.campaign
-        self._database.request_a2(campaign.id)
-        dam = self._settings.dam
-        after = self._dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
+    def _on_a2(self, work: Work, after: Campaign | None) -> None:
+        """The DAM has changed the status, or shows that somebody else has."""
+        campaign, dam = work.campaign, self._settings.dam
         if after is None or after.status != dam.status_a2:
             logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
         status = after.status if after else None
         self._leave(after or campaign, status, found=after is not None, started_at=work.started_at)
+        self._abandon(work)
 
     def _stop(self, work: Work) -> None:
         """Begin nothing more of a campaign; what is in hand is finished, large files at their next part."""
@@ -434,7 +518,7 @@ class Pass:
 
     def _transfer_of(self, work: Work) -> CampaignTransfer | None:
         """The campaign's transfer, unless the campaign is done with in this run."""
-        return work.transfer if self._under_way.get(work.campaign.id) is work else None
+        return work.transfer if self._is_under_way(work) else None
 
     def _abort_stale_uploads(self) -> None:
         """Give back to Box the upload sessions that nobody will go on with."""

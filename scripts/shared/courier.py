@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -128,6 +129,7 @@ class Courier:
         self.run_id = run_id
         self.is_stopping = is_stopping
         self._dam = dam
+        self._opening = threading.Lock()
         self._opened_ahead = 0
 
     def log_in_ahead(self) -> None:
@@ -137,14 +139,16 @@ class Courier:
     def connect_ahead(self, assets: Sequence[Asset]) -> None:
         """Open the connections for these uploads beside what comes before them: as many as will be used at
         once, by workers that have nothing else to do. One to the DAM first, whose other one they will occupy.
-        What was opened for one campaign serves the next ones. To be called by one thread.
+        What was opened for one campaign serves the next ones.
         """
         senders = sum(1 if asset.size_bytes <= DIRECT_UPLOAD_LIMIT else MAX_SENDERS for asset in assets)
         idle = max(0, self.pool.workers - len(assets))
         wanted = [self._dam.connect, *[self.box.connect] * senders][:idle] if assets else []
-        for connect in wanted[self._opened_ahead :]:
+        with self._opening:
+            missing = wanted[self._opened_ahead :]
+            self._opened_ahead += len(missing)
+        for connect in missing:
             self._do_ahead(connect)
-        self._opened_ahead = max(self._opened_ahead, len(wanted))
 
     def _do_ahead(self, work: Callable[[], None]) -> None:
         def attempt() -> None:

@@ -40,6 +40,8 @@ E = TypeVar("E", bound=BaseException)
 
 API = "/otmmapi/v6"
 READ_TRIES = 3
+MOST_CALLS_AT_ONCE = 8
+"""What the DAM is asked at once, downloads not counted: its users are there as well."""
 LONGEST_REDIRECTION = 5
 SKIP_BLOCK = 1024 * 1024
 OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
@@ -114,6 +116,7 @@ class DamSession:
         elif settings.ca_bundle is not None:
             self._wire = self._elsewhere = Wire(default_context(settings.ca_bundle), settings.timeout_seconds)
         self._origin = origin_of(settings.base_url)
+        self._calls = threading.Semaphore(MOST_CALLS_AT_ONCE)
         self._login_lock = threading.Lock()
         self._logins = 0
         self._credentials: dict[str, str] = {}
@@ -228,7 +231,10 @@ class DamSession:
         """One call on a valid session; a session that ended is renewed once and the call repeated."""
         for is_last in (False, True):
             login = self._log_in_unless(0)
-            answer = self._exchange(method, url, headers, body, what, item_id, is_repeatable=is_repeatable)
+            with self._calls:
+                answer = self._exchange(
+                    method, url, headers, body, what, item_id, is_repeatable=is_repeatable
+                )
             if not _is_session_over(answer, expects_json=expects_json):
                 return answer
             if not is_last:

@@ -1,6 +1,6 @@
 """The transfer: one campaign's plan, what is on its way, and what has arrived.
 
-Kept by the main thread alone; the files themselves are moved by `Courier`, in the pool's threads.
+Its files are moved by `Courier`, in the pool's threads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,7 +45,7 @@ class Delivered:
 
 
 class CampaignTransfer:
-    """One campaign's plan and how far it has come. Kept by the main thread alone."""
+    """One campaign's plan and how far it has come. For one thread at a time, but for what workers call."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class CampaignTransfer:
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
 
-    def start(self, found: MasterAssets) -> None:
-        """Make the folders, plan the names, and queue what is not in Box. Raises BoxError, DbError.
+    def plan(self, found: MasterAssets) -> list[Errand]:
+        """Make the folders, plan the names, and tell what is not in Box. Raises BoxError, DbError.
 
-        Called again with a later listing, it queues what is new or changed since.
+        Called again with a later listing, it tells what is new or changed since. Nothing may be on its way.
         """
         if self.root is None:
             self._known = self._courier.ledger.uploaded_assets(self.campaign.id)
@@ -100,6 +100,10 @@ class CampaignTransfer:
                 continue
             on_read = partial(self._note_read, asset.id)
             errands.append(Errand(self.campaign.id, asset, place, entry, on_read))
+        return errands
+
+    def start(self, errands: Sequence[Errand]) -> None:
+        """Queue what was planned."""
         self._unread = {errand.asset.id for errand in errands}
         for errand in errands:
             self._queue(errand)

@@ -386,7 +386,8 @@ def test_box_down__is_no_campaigns_fault(world: World) -> None:
 
 def test_box_500__of_one_campaign_leaves_the_next(world: World) -> None:
     pair = add_pair(world)
-    world.box.fail(r"POST /2.0/folders", status=500, times=4)  # the broken campaign's is made first
+    folder = world.box.add_folder(world.box_root, "C-1 - Broken")
+    world.box.fail(rf"GET /2.0/folders/{folder}/items", status=500, times=4)
     run = world.upload()
     assert run.exit_code == 4, run.stderr
     assert world.dam.status(pair.broken) == "A1"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,12 @@ def add_film(world: World, content: GeneratedContent = FILM) -> tuple[str, str]:
     folder = world.dam.master_assets_folder(campaign)
     assert folder is not None
     return campaign, world.dam.add_asset(folder, "film.mp4", content)
+
+
+def campaign_reads(world: World) -> list[str]:
+    """Which campaigns the DAM was asked to show, one after the other."""
+    paths = [call.path for call in world.dam.calls("GET", "/folders/")]
+    return [path for path in paths if re.fullmatch(".*/folders/[0-9a-f]{40}", path)]
 
 
 def sent_parts(world: World) -> list[str]:
@@ -96,7 +103,7 @@ def test_token_that_ends__is_renewed_once_for_all(world: World) -> None:
 
 
 def test_small_campaign__does_not_wait_for_a_big_one(world: World) -> None:
-    """The big one has 60 files in the queue before the small one is even looked at."""
+    """The big one is looked at first, and has 60 files in the queue."""
     big = world.dam.add_campaign("Big", "C-1", campaign_id="0" * 39 + "1")
     folder = world.dam.master_assets_folder(big)
     for number in range(60):
@@ -120,6 +127,35 @@ def test_slow_file__holds_up_nobody(world: World) -> None:
     assert world.dam.status(slow) == "A1"
     run = world.finish(process)
     assert set(run.outcomes.values()) == {"uploaded"}
+
+
+@pytest.mark.parametrize("call", [r"GET .*/folders/{}\?", "GET .*/folders/{}/children", "PATCH .*/{}"])
+def test_slow_answer_about_one_campaign__holds_up_no_other(world: World, call: str) -> None:
+    slow = world.dam.add_campaign("Slow", "C-1", campaign_id="0" * 39 + "1")  # the first to be looked at
+    folder = world.dam.master_assets_folder(slow)
+    assert folder is not None
+    world.dam.add_asset(folder, "a.jpg", b"a")
+    others = [world.add_full_campaign(f"Quick {n}", f"Q-{n}", [("a.jpg", bytes([n]))]) for n in range(8)]
+    fault = world.dam.fail(call.format(slow), delay=5.0, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: all(world.dam.status(campaign) == "A2" for campaign in others))
+    assert fault.hits == 1
+    assert world.dam.status(slow) == "A1"
+    run = world.finish(process)
+    assert run.outcomes == dict.fromkeys([slow, *others], "uploaded")
+
+
+def test_sigterm__asks_about_no_further_campaign(world: World) -> None:
+    campaigns = [world.add_full_campaign(f"Summer {n}", f"C-{n}", [("a.jpg", b"a")]) for n in range(30)]
+    world.dam.fail(r"GET .*/folders/[0-9a-f]{40}\?", delay=1.0)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: bool(campaign_reads(world)))
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert run.exit_code == 75, run.stderr
+    assert run.outcomes == {}
+    assert len(campaign_reads(world)) <= 8, "those that were asked about then"
+    assert {world.dam.status(campaign) for campaign in campaigns} == {"A1"}
 
 
 def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +20,7 @@ from shared.dam import DamClient
 from shared.errors import AppError, ConfigError, DamError, ExitCode
 from shared.settings import load_settings
 from simulators.dam import DamSimulator
+from world import wait_for
 
 if TYPE_CHECKING:
     from conftest import Tls
@@ -232,6 +236,19 @@ def test_listing__of_many_folders_is_in_order_whichever_is_answered_first(dam: D
     with pytest.raises(DamError, match="403"):
         client.list_master_assets(campaign)
     client.close()
+
+
+def test_calls__at_once_are_bounded(dam: DamSimulator) -> None:
+    campaigns = [dam.add_campaign(f"Campaign {number}", f"C-{number}") for number in range(10)]
+    with closing(client_for(dam)) as client, ThreadPoolExecutor(len(campaigns)) as threads:
+        client.read_campaign(campaigns[0])
+        dam.clear_requests()
+        dam.fail(r"GET .*/folders/", delay=1.5)
+        found = threads.map(client.read_campaign, campaigns)
+        wait_for(lambda: len(dam.requests) >= 8)
+        time.sleep(0.3)
+        assert len(dam.requests) == 8, "nothing was answered yet"
+        assert [campaign and campaign.id for campaign in found] == campaigns
 
 
 def test_listing__of_deleted_files_alone_is_empty(dam: DamSimulator) -> None:
