@@ -516,7 +516,7 @@ def test_database_down__exits_75_before_any_other_call(world: World) -> None:
 
 def test_database_lost__in_the_middle_loses_nothing(world: World) -> None:
     pair = add_pair(world)
-    world.dam.fail(r"GET .*/contents", delay=1.5, times=1)
+    world.dam.fail(r"GET .*/contents", delay=1.5, times=4)  # none of the four files is there too soon
     process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
     world.sql(
@@ -599,7 +599,8 @@ def test_mail_sent_but_answer_lost__comes_again_recognisably(world: World) -> No
 def test_sigterm__finishes_the_file_in_hand(world: World) -> None:
     pair = add_pair(world)
     world.dam.fail(r"GET .*/contents", delay=1.0, times=1)
-    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json", TRANSFER_WORKERS="1")
+    arguments = ("--auth-pfx-v2", "--json", "--campaign", pair.broken)
+    process = world.start("a1_to_a2_box_uploader.py", *arguments, TRANSFER_WORKERS="1")
     wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
     process.send_signal(signal.SIGTERM)
     run = world.finish(process)

@@ -126,7 +126,7 @@ def test_frozen_and_cut__continued_has_no_further_effect(world: World, system: s
 
 def test_number_taken__ends_the_run_before_its_next_effect(world: World) -> None:
     """The connection lives, but another run has taken the number: what a pooler that swaps sessions does."""
-    add_work(world)
+    add_work(world, letters="a")
     fault = world.box.fail(r"POST .*/files/content", delay=1.0, times=1)
     process = start(world, 1, TRANSFER_WORKERS="1")[0]
     wait_for(lambda: fault.hits == 1)

@@ -118,9 +118,12 @@ def test_small_campaign__does_not_wait_for_a_big_one(world: World) -> None:
 
 
 def test_slow_file__holds_up_nobody(world: World) -> None:
-    slow = world.add_full_campaign("Slow", "C-1", [("slow.jpg", b"slow"), ("quick.jpg", b"quick")])
+    slow = world.add_full_campaign("Slow", "C-1", [("quick.jpg", b"quick")])
+    folder = world.dam.master_assets_folder(slow)
+    assert folder is not None
+    asset = world.dam.add_asset(folder, "slow.jpg", b"slow")
     others = [world.add_full_campaign(f"Quick {n}", f"Q-{n}", [("a.jpg", bytes([n]))]) for n in range(5)]
-    fault = world.dam.fail(r"GET .*/contents", delay=3.0, times=1)
+    fault = world.dam.fail(f"GET .*/assets/{asset}/contents", delay=5.0, times=1)
     process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
     wait_for(lambda: all(world.dam.status(campaign) == "A2" for campaign in others))
     assert fault.hits == 1
