@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from world import REPOSITORY, SCRIPTS, World
+from world import REPOSITORY, SCRIPTS, World, wait_for
 
 DEPLOYMENT = SCRIPTS / "deployment"
 ZONE = {"ORCHESTRATOR_TIMEZONE": "Europe/Rome"}
@@ -264,6 +264,7 @@ def test_once__leaves_a_task_alone_that_another_process_runs(world: World) -> No
     first = world.start("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
     running = Loop(first)
     running.wait_for("a1_to_a2[")
+    wait_for(lambda: bool(world.sql("SELECT run_id FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")))
     world.sql("UPDATE orchestrator_task_runs SET planned_at = planned_at - interval '1 hour'")
     second = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
     assert second.exit_code == 0
