@@ -111,14 +111,14 @@ class Failure:
 class Work:
     """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
 
-    is_listed_ahead: its folder is being listed again while the last files are on their way.
+    is_listing: its folder is being listed again, perhaps while the last files are on their way.
     """
 
     campaign: Campaign
     retry: RetryStatus
     transfer: CampaignTransfer | None = None
     started_at: datetime | None = None
-    is_listed_ahead: bool = False
+    is_listing: bool = False
 
 
 class Pass:
@@ -410,18 +410,23 @@ class Pass:
         transfer = self._transfer_of(work)
         if transfer is None or not transfer.pending or transfer.failures or self._is_stopping():
             return
-        work.is_listed_ahead = True
-        self._ask(
-            work, partial(transfer.list_later, partial(self._list_again, transfer)), self._on_listed_ahead
-        )
+        self._list_again(work, transfer)
 
-    def _list_again(self, transfer: CampaignTransfer) -> MasterAssets:
-        return self._dam.list_master_assets(transfer.campaign.id, transfer.found.folder_id)
+    def _list_again(self, work: Work, transfer: CampaignTransfer) -> None:
+        def list_now() -> tuple[float, MasterAssets]:
+            began = time.monotonic()
+            return began, self._dam.list_master_assets(work.campaign.id, transfer.found.folder_id)
 
-    def _on_listed_ahead(self, work: Work, _: None) -> None:
-        work.is_listed_ahead = False
+        work.is_listing = True
+        self._ask(work, list_now, self._on_listed_again)
+
+    def _on_listed_again(self, work: Work, listing: tuple[float, MasterAssets]) -> None:
+        work.is_listing = False
         transfer = self._transfer_of(work)
-        if transfer is not None and not transfer.pending:
+        if transfer is None:
+            return
+        transfer.keep_listing(*listing)
+        if not transfer.pending:
             self._on_all_delivered(work)
 
     def _on_all_delivered(self, work: Work) -> None:
@@ -435,18 +440,15 @@ class Pass:
             self._abandon(work)
             self._is_interrupted = True
             self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
-        elif not work.is_listed_ahead:
+        elif not work.is_listing:
             again = transfer.later_listing()
             if again is None:
-                self._ask(work, partial(self._list_again, transfer), self._on_listed_again)
+                self._list_again(work, transfer)
             else:
-                self._on_listed_again(work, again)
+                self._compare(work, transfer, again)
 
-    def _on_listed_again(self, work: Work, again: MasterAssets) -> None:
+    def _compare(self, work: Work, transfer: CampaignTransfer, again: MasterAssets) -> None:
         """Copy what is new or changed; when there is nothing, write the receipt, the last thing."""
-        transfer = self._transfer_of(work)
-        if transfer is None:
-            return
         if decide(work.retry, again) is Action.COUNT_ATTEMPT:
             self._abandon(work)
             self._count_attempt(work.campaign, again, work.retry)

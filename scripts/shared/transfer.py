@@ -143,13 +143,14 @@ class CampaignTransfer:
             first.message = f"{count} of {len(self.found.assets)} assets failed, the first: {first.message}"
         return first
 
-    def list_later(self, list_assets: Callable[[], MasterAssets]) -> None:
-        """Take a listing while the last files are on their way to Box. Raises what `list_assets` does."""
-        began = time.monotonic()
-        self._later_listing = (began, list_assets())
+    def keep_listing(self, began: float, found: MasterAssets) -> None:
+        """Keep a listing for when everything has arrived. began: by `time.monotonic()`."""
+        self._later_listing = (began, found)
 
     def later_listing(self) -> MasterAssets | None:
-        """That listing, if every byte was read before it began: a copy that is tried again reads again."""
+        """The listing that was kept, if every byte was read before it began: a copy that is tried again reads
+        again.
+        """
         if self._later_listing is None:
             return None
         began, found = self._later_listing
