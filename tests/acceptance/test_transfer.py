@@ -161,6 +161,19 @@ def test_sigterm__asks_about_no_further_campaign(world: World) -> None:
     assert {world.dam.status(campaign) for campaign in campaigns} == {"A1"}
 
 
+def test_sigterm__while_the_folder_is_made_begins_no_file(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    making = world.box.fail(r"POST /2.0/folders", delay=1.0, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: making.hits == 1)
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert run.exit_code == 75, run.stderr
+    assert run.outcomes == {campaign: "interrupted"}
+    assert world.box_files() == {}
+    assert world.upload().outcomes == {campaign: "uploaded"}
+
+
 def test_many_campaigns__large_and_small_in_little_memory(world: World) -> None:
     """Three films and thirty small campaigns with two workers and the smallest budget: all arrive."""
     world.box.options.part_size = 8 * MEBIBYTE
