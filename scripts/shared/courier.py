@@ -325,14 +325,12 @@ class _Copy:
                     raise StoppedError
                 buffer = lane.buffer()
                 view = memoryview(buffer)[: min(session.part_size, size - offset)]
-                own = hashlib.sha1(usedforsecurity=False)
-                download.fill(view, own)
-                digest = own.digest()
+                download.fill(view)
                 there = known.get(offset)
                 if there is None:
-                    lane.send(buffer, self._sending(session, offset, view, digest, parts))
+                    lane.send(buffer, self._sending(session, offset, view, parts))
                     continue
-                if (there.size, there.sha1) != (len(view), digest.hex()):
+                if (there.size, there.sha1) != (len(view), _sha1(view).hex()):
                     raise SessionSpoiledError(
                         f"asset {asset.id} ({asset.name!r}): the upload session has other bytes at {offset}"
                     )
@@ -345,11 +343,13 @@ class _Copy:
         return list(parts.values()), download.sha1.digest()
 
     def _sending(
-        self, session: UploadSession, offset: int, view: memoryview, digest: bytes, parts: dict[int, Part]
+        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part]
     ) -> Callable[[], None]:
+        """What sends a part. It makes the part's digest too: the reader has enough to do with the file's."""
+
         def send() -> None:
             size = self._asset.size_bytes
-            parts[offset] = self._box.send_part(session, offset, view, digest, size)
+            parts[offset] = self._box.send_part(session, offset, view, _sha1(view), size)
             self._courier.progress.sent_part()
 
         return send
@@ -410,13 +410,10 @@ class _Download:
             if not is_whole:
                 self._progress.rewind(self._asset, self._count)
 
-    def fill(self, view: memoryview, own: Any = None) -> None:
+    def fill(self, view: memoryview) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
         broke, as long as each brings something. One that comes to its end with too few bytes has brought
-        something else, an error page with status 200, say: nothing is added to that.
-
-        own: a digest of the view alone, made along with the file's while the processor's cache has the bytes.
-        Raises DamError.
+        something else, an error page with status 200, say: nothing is added to that. Raises DamError.
         """
         tries = 0
         at = 0
@@ -439,8 +436,6 @@ class _Download:
                 continue
             tries = 0
             self.sha1.update(block[:got])
-            if own is not None:
-                own.update(block[:got])
             if self._md5 is not None:
                 self._md5.update(block[:got])
             at += got
@@ -503,3 +498,7 @@ def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
 
 def _matches(file: BoxFile, asset: Asset, sha1: str) -> bool:
     return (file.size_bytes, file.sha1) == (asset.size_bytes, sha1)
+
+
+def _sha1(view: memoryview) -> bytes:
+    return hashlib.sha1(view, usedforsecurity=False).digest()

@@ -6,9 +6,11 @@ five hundred. A large file has one worker that reads and lanes through which the
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -240,7 +242,7 @@ class Pool:
 @dataclass(slots=True, eq=False)
 class _PartJob:
     lane: Lane
-    buffer: bytearray
+    buffer: mmap.mmap
     work: Callable[[], None]
 
 
@@ -259,7 +261,7 @@ class Lane:
         self._budget = budget
         self._part_size = part_size
         self._held = 0
-        self._free: list[bytearray] = []
+        self._free: list[mmap.mmap] = []
         self._in_flight = 0
         self._error: BaseException | None = None
 
@@ -277,7 +279,7 @@ class Lane:
             self._free.clear()
             self._pool.room_was_made()
 
-    def buffer(self) -> bytearray:
+    def buffer(self) -> mmap.mmap:
         """A buffer of part_size bytes, as soon as there is one. Raises what a part on its way has met."""
         with self._changed:
             while True:
@@ -293,15 +295,15 @@ class Lane:
                 if not self._pool.help():
                     self._changed.wait()
             self._held += 1
-        return bytearray(self._part_size)
+        return _map_buffer(self._part_size)
 
-    def send(self, buffer: bytearray, work: Callable[[], None]) -> None:
+    def send(self, buffer: mmap.mmap, work: Callable[[], None]) -> None:
         """Have the buffer's part sent by whoever is free; `work` does it, the buffer is then used again."""
         with self._changed:
             self._in_flight += 1
             self._pool.queue_part(_PartJob(self, buffer, work))
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: mmap.mmap) -> None:
         """The buffer's part need not be sent."""
         with self._changed:
             self._free.append(buffer)
@@ -340,3 +342,12 @@ class Lane:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _map_buffer(size: int) -> mmap.mmap:
+    """Memory in huge pages where the system has them: one fault for 2 MiB instead of one for each 4 KiB."""
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
