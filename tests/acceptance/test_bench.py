@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,8 @@ from bench.contenders import Task, check_arrival, run_contender
 from bench.dam_front import PlainFront
 from bench.report import BEGIN, END, merge, put_into, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
-from bench.stage import Cost, Stage, WrongResultError, make_certificates
+from bench.stage import Cost, Stage, WrongResultError
+from bench.tls import CIPHER, make_certificates
 from world import SCRIPTS
 
 FILES = FileSet("tiny", ((1, 24 * MB), (3, 20 * KB)))
@@ -40,6 +43,18 @@ def test_contender__moves_every_byte(stage: Stage, name: str, files: FileSet) ->
     assert sum(cost.box_calls.values()) >= files.count
     assert cost.box_calls.get("PUT files/upload_sessions/*", 0) in (0, 5)
     assert set(cost.box_statuses) <= {"200", "201"}
+
+
+def test_box_sink__chooses_the_cipher(stage: Stage) -> None:
+    context = ssl.create_default_context(cafile=str(stage.certificates.ca))
+    with (
+        socket.create_connection(("127.0.0.1", stage.box.tls_port)) as plain,
+        context.wrap_socket(plain, server_hostname="api.box.com") as connection,
+    ):
+        used = connection.cipher()
+    assert used is not None
+    assert used[0] == CIPHER
+    assert used[0] != context.get_ciphers()[0]["name"]
 
 
 def test_contender__a_wrong_byte_or_a_missing_file_is_told(stage: Stage) -> None:
@@ -80,7 +95,7 @@ def test_report__says_which_bars_are_met(tmp_path: Path) -> None:
     assert [(bar["value"], bar["met"]) for bar in summary["bars"]] == [(0.8, True), (1.0, False)]
     noisy = {label: [*quiet, Cost(99, 99, 1, foreign=0.5)] for label, quiet in costs.items()}
     assert summarise(case, noisy, 0.1)["bars"] == summary["bars"]
-    machine = {"cores": 2, "processor": "Z80", "system": "CP/M", "python": "3.11"}
+    machine = {"cores": 2, "processor": "Z80", "system": "CP/M", "python": "3.11", "tcp": "reno"}
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     document = record(machine=machine, versions={})

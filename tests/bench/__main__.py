@@ -19,6 +19,7 @@ from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
 from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
 from bench.load import wait_for_quiet
+from bench.network import enter_own_network
 from bench.report import (
     Json,
     describe_checkout,
@@ -30,7 +31,8 @@ from bench.report import (
     to_markdown,
 )
 from bench.sets import KB, MB, FileSet
-from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, make_certificates, remove_folder
+from bench.stage import REPOSITORY, Cost, Databases, Stage, WrongResultError, remove_folder
+from bench.tls import make_certificates
 from bench.tools import MissingToolError, install_tools
 
 UPLOADER = REPOSITORY / "scripts" / "a1_to_a2_box_uploader.py"
@@ -146,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MissingToolError as exc:
         say(str(exc))
         return 2
+    enter_own_network()
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # so that nothing is left running
@@ -188,7 +191,7 @@ def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, fo
         NginxFront(
             folder,
             nginx,
-            certificates.server,
+            certificates,
             delays_ms=delays,
             ranges=given.ranges,
             checksums=given.checksums,

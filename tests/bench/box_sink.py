@@ -523,7 +523,7 @@ def _hex_digest(request: Request) -> str:
 class Listener:
     """One port, a thread per connection."""
 
-    def __init__(self, service: Service, context: ssl.SSLContext | None, *, is_tls: bool) -> None:
+    def __init__(self, service: Service, context: ssl.SSLContext, *, is_tls: bool) -> None:
         self._service = service
         self._context = context
         self._is_tls = is_tls
@@ -556,8 +556,6 @@ class Listener:
             wire.close()
 
     def _start_tls(self, wire: Wire) -> None:
-        if self._context is None:
-            raise ClosedError
         self._wait_for_round_trips(1)
         wire.start_tls(self._context)
 
@@ -569,12 +567,10 @@ class Listener:
 def main() -> int:
     """Print the two ports, then serve until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--certificate", type=Path, help="PEM with key and chain; without it there is no TLS")
+    parser.add_argument("--certificate", type=Path, required=True, help="PEM with key and chain")
     given = parser.parse_args()
-    context = None
-    if given.certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(given.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(given.certificate)
     # Threads hold the interpreter for microseconds here; the default of 5 ms would show up as latency.
     sys.setswitchinterval(0.0005)
     service = Service()

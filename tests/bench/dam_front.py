@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.sets import FileSet, SourceFile
+from bench.tls import Certificates
 from simulators.dam import DamSimulator, GeneratedContent
 
 START_SECONDS = 10.0
@@ -107,7 +108,7 @@ class NginxFront:
         self,
         folder: Path,
         nginx: str,
-        certificate: Path,
+        certificates: Certificates,
         *,
         delays_ms: tuple[int, ...],
         ranges: bool = False,
@@ -116,7 +117,7 @@ class NginxFront:
         self.dam = DamSimulator()
         self._folder = folder
         self._nginx = nginx
-        self._certificate = certificate
+        self._certificates = certificates
         self._ports = {delay_ms: (free_port(), free_port()) for delay_ms in delays_ms}
         self._ranges = ranges
         self._checksums = checksums
@@ -129,7 +130,9 @@ class NginxFront:
         self.dam.start()
         configuration = self._folder / "nginx.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
-        self._process = subprocess.Popen([self._nginx, "-c", configuration, "-p", self._folder])
+        self._process = subprocess.Popen(
+            [self._nginx, "-c", configuration, "-p", self._folder], env=self._certificates.server_environment
+        )
         deadline = time.monotonic() + START_SECONDS
         for ports in self._ports.values():
             for port in ports:
@@ -150,7 +153,7 @@ class NginxFront:
             _SERVER.format(
                 plain=plain,
                 tls=tls,
-                certificate=self._certificate,
+                certificate=self._certificates.server,
                 folder=self._folder,
                 delay=_DELAY.format(seconds=delay_ms / 1000) if delay_ms else "",
             )

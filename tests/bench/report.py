@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from bench.cases import Case, Costs, all_cases
+from bench.network import congestion_control
 from bench.stage import Cost
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -117,6 +118,7 @@ def describe_machine() -> Json:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "tcp": congestion_control(),
         "load_before": round(os.getloadavg()[0], 2),
     }
 
@@ -163,7 +165,7 @@ def to_markdown(document: Json) -> str:
 
 def _heading(document: Json) -> Iterator[str]:
     machine = document["machine"]
-    place = f"{machine['cores']} cores of {machine['processor']}, {machine['system']}"
+    place = f"{machine['cores']} cores of {machine['processor']}, {machine['system']}, TCP {machine['tcp']}"
     versions = "; ".join(document["versions"].values())
     yield f"{document['made_at'][:10]}, {place}, Python {machine['python']}; {versions}."
     if document.get("scale", 1) != 1:

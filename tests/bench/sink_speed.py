@@ -22,7 +22,8 @@ from typing import Any
 
 from bench.box_sink import Behaviour
 from bench.sets import SourceFile
-from bench.stage import BoxSink, make_certificates
+from bench.stage import BoxSink
+from bench.tls import make_certificates
 
 PART = bytes(8 * 1024 * 1024)
 PARTS = 128
@@ -112,7 +113,7 @@ def main() -> int:
     """Print a line for each way of sending."""
     with tempfile.TemporaryDirectory() as folder:
         certificates = make_certificates(Path(folder))
-        sink = BoxSink(certificates.server)
+        sink = BoxSink(certificates)
         size = PARTS * len(PART)
         large = make_original(Path(folder) / "large", size)
         for name, target in (

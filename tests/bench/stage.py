@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import trustme
-
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
 from bench.load import Load
 from bench.sets import FileSet, SourceFile, make_files
+from bench.tls import Certificates
 from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
@@ -29,31 +28,11 @@ from simulators.postgres import EmbeddedPostgres
 BENCH = Path(__file__).resolve().parent
 REPOSITORY = BENCH.parents[1]
 TEMPLATE = "bench_template"
-BOX_HOSTS = ("api.box.com", "upload.box.com", "account.box.com")
 UPLOADER_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
 class WrongResultError(Exception):
     """A contender failed, or what arrived is not what was sent."""
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """An authority of our own, and one certificate for every server of the stage."""
-
-    ca: Path
-    server: Path
-
-
-def make_certificates(folder: Path) -> Certificates:
-    """Written into the folder."""
-    authority = trustme.CA()
-    ca, server = folder / "ca.pem", folder / "server.pem"
-    authority.cert_pem.write_to_path(str(ca))
-    issued = authority.issue_cert("localhost", "127.0.0.1", *BOX_HOSTS)
-    server.touch(mode=0o600)
-    server.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
-    return Certificates(ca, server)
 
 
 @dataclass(frozen=True)
@@ -79,12 +58,11 @@ class Cost:
 class BoxSink:
     """The Box stand-in's process, from outside."""
 
-    def __init__(self, certificate: Path | None) -> None:
+    def __init__(self, certificates: Certificates) -> None:
         path = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY / "scripts")])
-        options = [] if certificate is None else ["--certificate", str(certificate)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.box_sink", *options],
-            env={**os.environ, "PYTHONPATH": path},
+            [sys.executable, "-m", "bench.box_sink", "--certificate", str(certificates.server)],
+            env={**certificates.server_environment, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -185,7 +163,7 @@ class Stage:
 
     def __enter__(self) -> Stage:
         self.mail = self._stack.enter_context(MailSink())
-        self.box = BoxSink(self.certificates.server)
+        self.box = BoxSink(self.certificates)
         self._stack.callback(self.box.close)
         return self
 
