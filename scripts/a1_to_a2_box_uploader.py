@@ -299,10 +299,10 @@ class Pass:
             self._abandon(work)
             return
         if not self._is_dry_run:
-            if not work.retry.retry_count:
-                self._made_courier()  # never seen empty: there will be something to upload
             self._database.record_in_a1(read)
         self._ask(work, partial(self._list, read), self._on_listed)
+        if not self._is_dry_run and not work.retry.retry_count:
+            self._made_courier()  # never seen empty: there will be something to upload
 
     def _list(self, campaign: Campaign) -> MasterAssets:
         if not self._is_dry_run:

@@ -71,8 +71,10 @@ def items_of(value: object, what: str) -> list[dict[str, Any]]:
     return items
 
 
-def search_page(resource: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
-    """The hits of one page: objects where the answer carries them, else bare ids."""
+def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, Any]], object]:
+    """The hits of one page: objects where the answer carries them, else bare ids. With them, whatever the
+    answer says of how many hits there are on all pages.
+    """
     result = mapping(resource, "search_result", what)
     if result.get("contains_invalid_conditions") is True:
         raise DamError(
@@ -83,7 +85,7 @@ def search_page(resource: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
     hits = {item["asset_id"]: item for item in items_of(resource.get("asset_list"), what)}
     for hit_id in as_list(result.get("asset_id_list")):
         hits.setdefault(_checked_id(hit_id, what), {"asset_id": hit_id})
-    return list(hits.values())
+    return list(hits.values()), result.get("total_hit_count")
 
 
 def all_pages(

@@ -471,17 +471,22 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
     """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
-    store and certifi's where that is installed.
+    store, or certifi's where the system has none.
     """
+    if ca_bundle is None and not _has_system_store():
+        with suppress(ImportError):
+            import certifi
+
+            ca_bundle = certifi.where()
     context = ssl.create_default_context(cafile=ca_bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_bundle is None:
-        try:
-            import certifi
-        except ImportError:
-            return context
-        context.load_verify_locations(certifi.where())
     return context
+
+
+def _has_system_store() -> bool:
+    """Whether the system keeps certificates of authorities where OpenSSL, or its variables, look for them."""
+    paths = ssl.get_default_verify_paths()
+    return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
 
 
 def _proxy_for(scheme: str, host: str) -> str:

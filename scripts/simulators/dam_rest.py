@@ -259,7 +259,9 @@ class DamRest:
         )
 
     def search_text(self, request: Request, ticket: Ticket, _: str) -> Response:
-        """Folders and assets mixed. Both counts agree with what paging delivers: pyxecm relies on it."""
+        """Folders and assets mixed. Both counts agree with what paging delivers, unless an option says otherwise:
+        pyxecm relies on it.
+        """
         search = Search(self.store, request.params)
         hits = self._without_deleted(request, search.hits)
         page, offset = self._page(request, hits)
@@ -271,7 +273,7 @@ class DamRest:
             "facet_field_response_list": [],
             "hit_count": len(page),
             "offset": offset,
-            "total_hit_count": len(hits),
+            "total_hit_count": len(hits) + self.store.options.hit_count_offset,
         }
         assets = [] if request.params.get("return_type") == "ids" else page
         shapes = [item_object(self.store, item, load, in_list=True, indexed=True) for item in assets]

@@ -106,6 +106,8 @@ class Options:
     """The page when `limit` is not sent. None: everything."""
     child_count_offset: int = 0
     """Added to container_child_counts, which are at times wrong on real servers."""
+    hit_count_offset: int = 0
+    """Added to total_hit_count of a search."""
     single_object_lists: bool = False
     """A list of one is sent as that one."""
     omit_empty_lists: bool = False

@@ -186,8 +186,10 @@ def test_search__unknown_folder_is_told(dam: DamSimulator) -> None:
     client.close()
 
 
-def test_search__finds_folders_once_over_all_pages(dam: DamSimulator) -> None:
+@pytest.mark.parametrize(("offset", "pages"), [(0, 6), (3, 7), (-3, 7)])
+def test_search__finds_folders_once_over_all_pages(dam: DamSimulator, offset: int, pages: int) -> None:
     dam.options.max_page_size = 7
+    dam.options.hit_count_offset = offset  # a count that cannot be right is not gone by
     wanted = {dam.add_campaign(f"Campaign {number}", f"C-{number}") for number in range(30)}
     for number in range(10):
         dam.add_campaign(f"Ten {number}", f"T-{number}", status="A10")
@@ -195,6 +197,7 @@ def test_search__finds_folders_once_over_all_pages(dam: DamSimulator) -> None:
     found = [hit.id for hit in client.find_campaigns()]
     assert len(found) == len(set(found))
     assert set(found) == wanted
+    assert len(dam.calls("POST", "/search/text")) == pages
     client.close()
 
 
