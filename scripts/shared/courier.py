@@ -21,14 +21,15 @@ from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
 from shared.models import Asset, BoxFile, BoxFolderListing, LedgerEntry, OpenUpload
 from shared.names import distinguish, name_key, strict_name
-from shared.pool import MAX_SENDERS, Job, Pool
+from shared.pool import MAX_SENDERS, Job, Lane, Pool
 from shared.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
 """Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
-REREAD_SIZE = 1024 * 1024
+BLOCK_SIZE = 1024 * 1024
+"""How much is read before it goes into the digest, from the processor's cache."""
 TRIES_PER_ASSET = 3
 DOWNLOAD_TRIES = 3
 MISMATCHES = ("digest_mismatch", "checksum_mismatch")
@@ -39,13 +40,10 @@ class Readable(Protocol):
     """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
 
     size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
-    block_size: how many bytes are best asked for at once.
     """
 
     @property
     def size(self) -> int | None: ...
-    @property
-    def block_size(self) -> int: ...
     def readinto(self, view: memoryview) -> int: ...
 
 
@@ -328,7 +326,7 @@ class _Copy:
                 download.fill(view)
                 there = known.get(offset)
                 if there is None:
-                    lane.send(buffer, self._sending(session, offset, view, parts))
+                    lane.send(buffer, self._sending(session, offset, view, parts, lane))
                     continue
                 if (there.size, there.sha1) != (len(view), _sha1(view).hex()):
                     raise SessionSpoiledError(
@@ -343,13 +341,14 @@ class _Copy:
         return list(parts.values()), download.sha1.digest()
 
     def _sending(
-        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part]
+        self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part], lane: Lane
     ) -> Callable[[], None]:
         """What sends a part. It makes the part's digest too: the reader has enough to do with the file's."""
 
         def send() -> None:
-            size = self._asset.size_bytes
-            parts[offset] = self._box.send_part(session, offset, view, _sha1(view), size)
+            size, sha1 = self._asset.size_bytes, _sha1(view)
+            with lane.senders:
+                parts[offset] = self._box.send_part(session, offset, view, sha1, size)
             self._courier.progress.sent_part()
 
         return send
@@ -420,7 +419,7 @@ class _Download:
         while at < len(view):
             try:
                 stream = self.open()
-                block = view[at : at + stream.block_size]
+                block = view[at : at + BLOCK_SIZE]
                 got = stream.readinto(block)
                 if not got:
                     raise self._wrong_size(str(self._count))
@@ -484,11 +483,11 @@ class _Download:
 def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
     """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
     download = _Download(dam, asset, progress)
-    view = memoryview(bytearray(min(REREAD_SIZE, asset.size_bytes)))
+    view = memoryview(bytearray(min(BLOCK_SIZE, asset.size_bytes)))
     left = asset.size_bytes
     with download.opened():
         while left:
-            block = view[: min(REREAD_SIZE, left)]
+            block = view[: min(BLOCK_SIZE, left)]
             download.fill(block)
             left -= len(block)
         download.finish()

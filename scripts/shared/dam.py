@@ -94,7 +94,9 @@ class DamClient:
 
         def fetch(after: int) -> list[dict[str, Any]]:
             nonlocal total
-            if after and after == total:  # as OpenText's own client pages; a folder's counts are at times wrong
+            if (
+                after and after == total
+            ):  # as OpenText's own client pages; a folder's counts are at times wrong
                 return []
             page = {**form, "after": str(after), "limit": str(settings.page_size)}
             answer = self._session.read_json("POST", "/search/text", what=what, data=page)

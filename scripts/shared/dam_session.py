@@ -520,8 +520,7 @@ class DamSession:
 class AssetBody:
     """An asset's bytes, or the rest of them, as they arrive.
 
-    size: of the whole, as the answer declares it; None when it does not. block_size: how many bytes are best
-    asked for at once.
+    size: of the whole, as the answer declares it; None when it does not.
     """
 
     def __init__(self, session: DamSession, reply: Reply, what: str, asset_id: str) -> None:
@@ -555,10 +554,6 @@ class AssetBody:
             else reply.headers.get("Content-Length") or ""
         )
         return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None
-
-    @property
-    def block_size(self) -> int:
-        return self._reply.block_size
 
     def skip(self, count: int) -> None:
         """Read so many bytes and drop them."""

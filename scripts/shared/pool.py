@@ -16,8 +16,8 @@ from typing import Self
 
 MAX_SENDERS = 4
 """Parts of one file on their way at once."""
-MAX_BUFFERS = MAX_SENDERS + 1
-"""Parts of one file in memory: those on their way, and one being filled."""
+MAX_BUFFERS = MAX_SENDERS + 2
+"""Parts of one file in memory: those on their way, one that is to follow, and one being filled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,7 +247,7 @@ class _PartJob:
 
 
 class Lane:
-    """One large file's buffers, and its parts on their way. Used by one thread."""
+    """One large file's buffers, and its parts on their way. For the thread that reads it, but for `senders`."""
 
     def __init__(
         self,
@@ -260,6 +260,8 @@ class Lane:
         self._changed = changed
         self._budget = budget
         self._part_size = part_size
+        self.senders = threading.Semaphore(MAX_SENDERS)
+        """To be held while a part is on its way."""
         self._held = 0
         self._free: list[mmap.mmap] = []
         self._in_flight = 0

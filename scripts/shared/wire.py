@@ -31,10 +31,6 @@ LONGEST_WAIT_SECONDS = 60.0
 BACKOFF_SECONDS = 0.5
 SHARED_PACKET = 64 * 1024
 """A body up to here goes out in one piece with the head."""
-TLS_BLOCK = 256 * 1024
-"""What is best asked of TLS at once, which brings 16 KiB at a time: what stays in the processor's cache."""
-PLAIN_BLOCK = 1024 * 1024
-"""The same without TLS, where it is one call of the system."""
 DRAIN_LIMIT = 256 * 1024
 """An answer that nobody reads is read up to here to keep its connection; a longer one is cut off."""
 ANSWER_LIMIT = 16 * 1024 * 1024
@@ -79,8 +75,6 @@ class Reply:
         self._incoming = incoming
         self.status = response.status
         self.headers = response.headers
-        self.block_size = TLS_BLOCK if connection.speaks_tls else PLAIN_BLOCK
-        """How many bytes of a long body are best asked for at once."""
         self._straight = connection.speaks_tls and not response.chunked and response.length is not None
         self._is_buffered = True
 

@@ -132,6 +132,18 @@ def test_slow_file__holds_up_nobody(world: World) -> None:
     assert set(run.outcomes.values()) == {"uploaded"}
 
 
+def test_large_file__has_four_parts_on_their_way_at_most(world: World) -> None:
+    campaign, _ = add_film(world)
+    fault = world.box.fail(PARTS, delay=2.5)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: fault.hits == 4)
+    time.sleep(0.4)
+    assert fault.hits == 4, "none of the four was answered yet"
+    world.box.clear_faults()
+    assert world.finish(process).outcomes == {campaign: "uploaded"}
+    assert_film_is_whole(world, campaign)
+
+
 @pytest.mark.parametrize("call", [r"GET .*/folders/{}\?", "GET .*/folders/{}/children", "PATCH .*/{}"])
 def test_slow_answer_about_one_campaign__holds_up_no_other(world: World, call: str) -> None:
     slow = world.dam.add_campaign("Slow", "C-1", campaign_id="0" * 39 + "1")  # the first to be looked at
