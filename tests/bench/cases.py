@@ -121,7 +121,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case
         Case(
             "big-tls-40ms",
             "2 GB, TLS, 40 ms",
-            _against("rclone", Task(two_gb, tls=True, delay_ms=DELAY_MS)),
+            _against("rclone", Task(two_gb, tls=True, delay_ms=DELAY_MS), more=("bare loop",)),
             (
                 Bar("wall ÷ rclone", 0.95, ratio("wall_s", "ours", "rclone")),
                 Bar("CPU ÷ rclone", 0.85, ratio("cpu_s", "ours", "rclone")),
@@ -132,7 +132,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case
         Case(
             "big-tls-0ms",
             "2 GB, TLS, 0 ms",
-            _against("rclone", Task(two_gb, tls=True)),
+            _against("rclone", Task(two_gb, tls=True), more=("bare loop",)),
             (
                 Bar("CPU ÷ rclone", 0.85, ratio("cpu_s", "ours", "rclone")),
                 Bar("peak memory ÷ rclone", 0.5, ratio("peak_bytes", "ours", "rclone")),

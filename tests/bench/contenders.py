@@ -173,6 +173,7 @@ CONTENDERS: dict[str, Contender] = {
     "rclone": run_rclone,
     "sdk": _peer(sys.executable, BENCH / "peers" / "sdk_big_file.py"),
     "requests": _peer(sys.executable, BENCH / "peers" / "sequential_requests.py"),
+    "bare loop": _peer(sys.executable, BENCH / "peers" / "bare_loop.py"),
     "pipe": _peer("bash", BENCH / "peers" / "pipe.sh"),
     "imports": run_bare_imports,
 }
