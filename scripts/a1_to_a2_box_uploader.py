@@ -300,14 +300,15 @@ class Pass:
             return
         if not self._is_dry_run:
             self._database.record_in_a1(read)
-        self._ask(work, partial(self._list, read), self._on_listed)
-        if not self._is_dry_run and not work.retry.retry_count:
-            self._made_courier()  # never seen empty: there will be something to upload
+        is_promising = not self._is_dry_run and not work.retry.retry_count  # never seen empty
+        self._ask(work, partial(self._list, read, is_first_look=is_promising), self._on_listed)
+        if is_promising:
+            self._made_courier()
 
-    def _list(self, campaign: Campaign) -> MasterAssets:
+    def _list(self, campaign: Campaign, *, is_first_look: bool) -> MasterAssets:
         if not self._is_dry_run:
             self._dam.release_lock(campaign)
-        return self._dam.list_master_assets(campaign.id)
+        return self._dam.list_master_assets(campaign.id, is_first_look=is_first_look)
 
     def _on_listed(self, work: Work, found: MasterAssets) -> None:
         """The DAM has shown what the campaign's folder holds."""
@@ -463,7 +464,7 @@ class Pass:
                 item_id=work.campaign.id,
             )
         else:
-            logger.info("campaign %s changed while it was copied", work.campaign.id)
+            logger.info("campaign %s shows other assets than were copied", work.campaign.id)
             self._ask(work, partial(transfer.plan, again), self._on_planned)
 
     def _begin_receipt(self, work: Work, transfer: CampaignTransfer) -> None:

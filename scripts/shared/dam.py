@@ -104,7 +104,8 @@ class DamClient:
             return hits
 
         hits: dict[str, SearchHit] = {}
-        for item in all_pages(fetch, what, None):
+        # OpenText's own client pages by this count.
+        for item in all_pages(fetch, what, None, lambda after, _: after == total):
             is_file = not is_folder(item) and size_of(item) is not None
             status = field_code(item, settings.status_field_id)
             if not is_file and status in (None, settings.status_a1):
@@ -185,7 +186,9 @@ class DamClient:
 
     # Master Assets
 
-    def list_master_assets(self, campaign_id: str, likely_folder_id: str | None = None) -> MasterAssets:
+    def list_master_assets(
+        self, campaign_id: str, likely_folder_id: str | None = None, *, is_first_look: bool = False
+    ) -> MasterAssets:
         """Every live file below the campaign's Master Assets folder, sub-folders included, each once.
 
         Listed to an empty last page, on a valid session: only then is an empty answer a proof. An item that
@@ -193,22 +196,34 @@ class DamClient:
         be read, when two folders bear the name, and when an asset has no content yet.
 
         likely_folder_id: the folder that it was; listed at once, beside the look whether it still is.
+        is_first_look: a page that is shorter than asked for, and shows something, is taken for its folder's
+        last. It mostly is, and the next look will tell; where nothing at all is found, nothing is so taken.
         """
-        children: Listings = Ahead(lambda folder_id: list(self._list_children(folder_id)))
+        if is_first_look:
+            found = self._list_master_assets(campaign_id, likely_folder_id, trusts_short_pages=True)
+            if found.assets:
+                return found
+        return self._list_master_assets(campaign_id, likely_folder_id, trusts_short_pages=False)
+
+    def _list_master_assets(
+        self, campaign_id: str, likely_folder_id: str | None, *, trusts_short_pages: bool
+    ) -> MasterAssets:
+        def list_children(folder_id: str) -> list[dict[str, Any]]:
+            return list(self._list_children(folder_id, trusts_short_pages=trusts_short_pages))
+
+        children: Listings = Ahead(list_children)
         with closing(children):
             if likely_folder_id is not None:
                 children.expect(likely_folder_id)
-            root = self._master_assets_folder(campaign_id)
+            root = self._master_assets_folder(campaign_id, children)
             if root is None:
                 return MasterAssets(folder_id=None)
             return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
 
-    def _master_assets_folder(self, campaign_id: str) -> DamFolder | None:
+    def _master_assets_folder(self, campaign_id: str, children: Listings) -> DamFolder | None:
         name = self._settings.master_assets_folder
         roots = [
-            item
-            for item in self._list_children(campaign_id)
-            if is_folder(item) and clean_text(item.get("name")) == name
+            item for item in children(campaign_id) if is_folder(item) and clean_text(item.get("name")) == name
         ]
         if len(roots) > 1:
             raise DamError(
@@ -256,8 +271,9 @@ class DamClient:
         what = f"downloading asset {asset_id}"
         return self._session.stream(path, what=what, item_id=asset_id, start=start)
 
-    def _list_children(self, folder_id: str) -> Iterator[dict[str, Any]]:
+    def _list_children(self, folder_id: str, *, trusts_short_pages: bool) -> Iterator[dict[str, Any]]:
         """The live children of a folder, each once."""
+        page_size = self._settings.page_size
         what = f"listing folder {folder_id}"
         load = {"data_load_request": {"load_asset_content_info": True}}
         live_only = {"asset_filter_request_param": {"asset_filter_request": {"exclude_deleted_assets": True}}}
@@ -269,15 +285,18 @@ class DamClient:
                 "data_load_request": _compact(load),
                 "asset_filter_request": _compact(live_only),
                 "after": str(after),
-                "limit": str(self._settings.page_size),
+                "limit": str(page_size),
             }
             path = f"/folders/{_in_path(folder_id)}/children"
             answer = self._session.read_json("GET", path, what=what, item_id=folder_id, params=params)
             return items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
 
+        def is_last(_after: int, page: list[dict[str, Any]]) -> bool:
+            return trusts_short_pages and len(page) < page_size and not all(map(is_gone, page))
+
         seen: set[str] = set()
-        with closing(PagesAhead(fetch, self._settings.page_size)) as pages:
-            for item in all_pages(pages, what, folder_id):
+        with closing(PagesAhead(fetch, page_size)) as pages:
+            for item in all_pages(pages, what, folder_id, is_last):
                 if item["asset_id"] not in seen:
                     seen.add(item["asset_id"])
                     if not is_gone(item):

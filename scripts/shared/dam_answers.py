@@ -89,11 +89,17 @@ def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, 
 
 
 def all_pages(
-    fetch: Callable[[int], list[dict[str, Any]]], what: str, item_id: str | None
+    fetch: Callable[[int], list[dict[str, Any]]],
+    what: str,
+    item_id: str | None,
+    is_last: Callable[[int, list[dict[str, Any]]], bool] = lambda _after, _page: False,
 ) -> Iterator[dict[str, Any]]:
-    """What `fetch(after)` brings until a page is empty, and never by a count: counts are at times wrong, and
-    pages may be shorter than asked for. Raises DamError when a page brings nothing new: the server repeats
-    one, the last or an earlier one, in place of one that is so never seen; and when it goes on for ever.
+    """What `fetch(after)` brings until a page is empty. Raises DamError when a page brings nothing new: the
+    server repeats one, the last or an earlier one, in place of one that is so never seen; and when it goes on
+    for ever.
+
+    is_last(items so far, page): whether this page may be taken for the last one, which spares a call. Where
+    nothing may be missed it may not: counts are at times wrong, and pages shorter than asked for.
     """
     after = 0
     seen: set[str] = set()
@@ -108,6 +114,8 @@ def all_pages(
             )
         yield from page
         after += len(page)
+        if is_last(after, page):
+            return
         if after > MOST_ITEMS:
             raise DamError(
                 f"{what}: the DAM lists more than {MOST_ITEMS} items, and still goes on",

@@ -247,7 +247,7 @@ class _PartJob:
 
 
 class Lane:
-    """One large file's buffers, and its parts on their way. For the thread that reads it, but for `senders`."""
+    """One large file's buffers, and its parts on their way. Used by one thread, but for `senders`."""
 
     def __init__(
         self,

@@ -480,7 +480,7 @@ def default_context(ca_bundle: str | None) -> ssl.SSLContext:
 def _has_system_store() -> bool:
     """Whether the system keeps certificates of authorities where OpenSSL, or its variables, look for them."""
     paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
+    return bool(paths.cafile) or (bool(paths.capath) and any(os.scandir(paths.capath)))
 
 
 def _proxy_for(scheme: str, host: str) -> str:

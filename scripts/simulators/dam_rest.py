@@ -259,8 +259,8 @@ class DamRest:
         )
 
     def search_text(self, request: Request, ticket: Ticket, _: str) -> Response:
-        """Folders and assets mixed. Both counts agree with what paging delivers, unless an option says otherwise:
-        pyxecm relies on it.
+        """Folders and assets mixed. Both counts agree with what paging delivers (pyxecm relies on it), unless
+        an option says otherwise.
         """
         search = Search(self.store, request.params)
         hits = self._without_deleted(request, search.hits)

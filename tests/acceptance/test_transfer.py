@@ -384,6 +384,20 @@ def test_bad_copy__is_taken_back_and_an_older_file_stays(world: World) -> None:
     assert world.dam.status(campaign) == "A1"
 
 
+def test_pages_shorter_than_asked_for__are_no_end(world: World) -> None:
+    """The first look takes a short page for the last; what it does not show is found before A2."""
+    world.dam.options.max_page_size = 7
+    names = [f"{number:02}.jpg" for number in range(30)]
+    campaign = world.add_full_campaign("Summer", "C-1", [(name, name.encode()) for name in names])
+    run = world.upload()
+    assert run.outcomes == {campaign: "uploaded"}
+    assert world.dam.status(campaign) == "A2"
+    assert world.box_files() == {
+        f"C-1 - Summer/{name}": (len(name), hashlib.sha1(name.encode()).hexdigest()) for name in names
+    }
+    assert run.report["campaigns"][0]["assets"] == len(names)
+
+
 def test_changed_while_copied__is_copied_too(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"first")])
     folder = world.dam.master_assets_folder(campaign)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import pytest
 
@@ -12,6 +11,7 @@ from crash.checker import Checker
 from crash.director import Phase, Point
 from crash.plan import Scene, Tally, every_point, first_of_each, has_effect, record
 from crash.stage import LOOP, ONCE, UPLOADER, KillStage, Victim
+from world import zone_at
 
 POINTS_PER_SCENE = 10
 FURTHER_KILLS = 4
@@ -36,8 +36,7 @@ def batches(items: Sequence[Point], size: int) -> Iterator[Sequence[Point]]:
 
 def orchestrator_settings() -> dict[str, str]:
     """A time zone where it is time for the daily report now, and no alerts for the runs that we kill."""
-    ahead = (20 - datetime.now(UTC).hour + 12) % 24 - 12
-    return {"ORCHESTRATOR_TIMEZONE": f"Etc/GMT{-ahead:+d}", "ALERT_AFTER_FAILURES": "1000"}
+    return {"ORCHESTRATOR_TIMEZONE": zone_at(20), "ALERT_AFTER_FAILURES": "1000"}
 
 
 def assert_all_passed(tally: Tally, least_kills: int) -> None:

@@ -221,6 +221,44 @@ def test_listing__live_files_of_all_sub_folders_once(dam: DamSimulator) -> None:
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("names", "page_size", "calls"),
+    [
+        pytest.param(["a", "b"], None, 2, id="short pages are the last"),
+        pytest.param(["a", "b"], 2, 3, id="a full page may not be"),
+        pytest.param([], None, 5, id="nothing there: listed again, to the end"),
+    ],
+)
+def test_first_look__spares_the_calls_that_only_a_proof_needs(
+    dam: DamSimulator, names: list[str], page_size: int | None, calls: int
+) -> None:
+    campaign = dam.add_campaign("Summer", "C-1")
+    wanted = {dam.add_asset(dam.master_assets_folder(campaign), f"{name}.jpg", b"1") for name in names}
+    with closing(client_for(dam, **({"DAM_PAGE_SIZE": str(page_size)} if page_size else {}))) as client:
+        found = client.list_master_assets(campaign, is_first_look=True)
+    assert {asset.id for asset in found.assets} == wanted
+    asked = [call.path for call in dam.calls("GET", "/folders/")]
+    assert sum(path.endswith("/children") for path in asked) == calls
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_first_look__no_short_page_hides_what_is_there(dam: DamSimulator, is_gone: bool) -> None:
+    """A page of deleted files alone, and folders with nothing in them, are no reason to stop."""
+    campaign = dam.add_campaign("Summer", "C-1")
+    root = dam.master_assets_folder(campaign)
+    assert root is not None
+    for number in range(3):
+        if is_gone:
+            dam.add_asset(root, f"{number}.jpg", b"1", deleted=True)
+        else:
+            dam.add_folder(root, f"{number}")
+    wanted = dam.add_asset(root, "last.jpg", b"1")
+    dam.options.max_page_size = 3
+    with closing(client_for(dam)) as client:
+        found = client.list_master_assets(campaign, is_first_look=True)
+    assert [asset.id for asset in found.assets] == [wanted]
+
+
 def test_listing__of_many_folders_is_in_order_whichever_is_answered_first(dam: DamSimulator) -> None:
     campaign = dam.add_campaign("Summer", "C-1")
     top = dam.master_assets_folder(campaign)

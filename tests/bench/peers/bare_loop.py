@@ -1,8 +1,8 @@
-"""The least that Python with its own `ssl` and `hashlib` can do it with: one large file, in parts, by threads.
+"""The least that Python with its own `ssl` and `hashlib` needs to move a large file, in parts, by threads.
 
-Like the uploader in how the work is laid out: one thread reads and makes the file's SHA-1, four send, each with
-a connection of its own, and make the SHA-1 of each part. Without all else: no DAM's API, no status, no ledger,
-no memory of parts, nothing is ever tried again. What the uploader takes more is what its care costs.
+Like the uploader in how the work is laid out: one thread reads and makes the file's SHA-1, four send, each
+with a connection of its own, and make the SHA-1 of each part. Without all else: no DAM's API, no status, no
+ledger, no memory of parts, nothing is ever tried again. What the uploader takes more is what its care costs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Connection:
             self._socket = context.wrap_socket(self._socket, server_hostname=parts.hostname)
 
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes | memoryview = b"") -> bytes:
-        """Send a request; returns what came with the head of the answer. Raises SystemExit unless it is 2xx."""
+        """Send a request; what came with the head of the answer. Raises SystemExit unless it is 2xx."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
