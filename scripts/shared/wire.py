@@ -23,6 +23,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -480,7 +481,7 @@ def default_context(ca_bundle: str | None) -> ssl.SSLContext:
 def _has_system_store() -> bool:
     """Whether the system keeps certificates of authorities where OpenSSL, or its variables, look for them."""
     paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile) or (bool(paths.capath) and any(os.scandir(paths.capath)))
+    return bool(paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())))
 
 
 def _proxy_for(scheme: str, host: str) -> str:

@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,25 @@ def test_proxy__is_taken_from_the_environment(tls: Tls, monkeypatch: pytest.Monk
     assert heads[0].startswith(b"CONNECT 127.0.0.1:")
     assert heads[-1].startswith(b"GET http://plain.example.com/x HTTP/1.1")
     assert all(b"Basic dXNlcjpwYXNzIHdvcmQ=" in head for head in heads)
+
+
+def test_trust__is_the_systems_and_certifis_only_where_the_system_has_none(
+    tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an administrator took out of the system's store is not trusted by another way."""
+
+    def trusted() -> list[str]:
+        return [str(dict(pair for line in ca["subject"] for pair in line)) for ca in context.get_ca_certs()]
+
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_path))
+    context = default_context(None)
+    assert len(trusted()) == 1
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "there is none"))
+    context = default_context(None)
+    assert any("DigiCert" in subject for subject in trusted())
+    context = default_context(str(tls.ca_path))
+    assert len(trusted()) == 1
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
