@@ -225,6 +225,12 @@ class Pass:
                 return
             self._under_way[campaign_id] = work
             self._ask(work, partial(self._dam.read_campaign, campaign_id), self._on_read)
+            if self._is_promising(retry):
+                self._made_courier()  # while the DAM answers
+
+    def _is_promising(self, retry: RetryStatus) -> bool:
+        """Whether there will be something to upload, or so it seems: the campaign was never seen empty."""
+        return not self._is_dry_run and not retry.retry_count
 
     def _ask(self, work: Work, question: Callable[[], T], then: Callable[[Work, T], None]) -> None:
         """Have others find the answer; the main thread goes on with it, or with what was raised. A campaign
@@ -300,10 +306,8 @@ class Pass:
             return
         if not self._is_dry_run:
             self._database.record_in_a1(read)
-        is_promising = not self._is_dry_run and not work.retry.retry_count  # never seen empty
+        is_promising = self._is_promising(work.retry)
         self._ask(work, partial(self._list, read, is_first_look=is_promising), self._on_listed)
-        if is_promising:
-            self._made_courier()
 
     def _list(self, campaign: Campaign, *, is_first_look: bool) -> MasterAssets:
         if not self._is_dry_run:
