@@ -225,8 +225,8 @@ class Pass:
                 return
             self._under_way[campaign_id] = work
             self._ask(work, partial(self._dam.read_campaign, campaign_id), self._on_read)
-            if self._is_promising(retry):
-                self._made_courier()  # while the DAM answers
+            if self._is_promising(retry) and retry.status in (None, self._settings.dam.status_a1):
+                self._made_courier()  # while the DAM answers; the search may show what was just done, too
 
     def _is_promising(self, retry: RetryStatus) -> bool:
         """Whether there will be something to upload, or so it seems: the campaign was never seen empty."""
@@ -308,6 +308,8 @@ class Pass:
             self._database.record_in_a1(read)
         is_promising = self._is_promising(work.retry)
         self._ask(work, partial(self._list, read, is_first_look=is_promising), self._on_listed)
+        if is_promising:
+            self._made_courier()
 
     def _list(self, campaign: Campaign, *, is_first_look: bool) -> MasterAssets:
         if not self._is_dry_run:

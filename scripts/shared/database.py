@@ -128,7 +128,7 @@ ON CONFLICT (name) DO UPDATE SET sha256 = EXCLUDED.sha256
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """
 SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
-       a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, '')
+       a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
 FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 

@@ -77,7 +77,10 @@ class MasterAssets:
 
 @dataclass(frozen=True, slots=True)
 class RetryStatus:
-    """Where a campaign stands in its retry cycle; a campaign without a row stands at zero."""
+    """Where a campaign stands in its retry cycle; a campaign without a row stands at zero.
+
+    status: where its row says that it is; None without a row.
+    """
 
     campaign_id: str
     retry_count: int = 0
@@ -86,6 +89,7 @@ class RetryStatus:
     failure_reason: str | None = None
     campaign_number: str = ""
     campaign_name: str = ""
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
