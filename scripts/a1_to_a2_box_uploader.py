@@ -306,10 +306,8 @@ class Pass:
             return
         if not self._is_dry_run:
             self._database.record_in_a1(read)
-        is_promising = self._is_promising(work.retry)
-        self._ask(work, partial(self._list, read, is_first_look=is_promising), self._on_listed)
-        if is_promising:
-            self._made_courier()
+        look = partial(self._list, read, is_first_look=self._is_promising(work.retry))
+        self._ask(work, look, self._on_listed)
 
     def _list(self, campaign: Campaign, *, is_first_look: bool) -> MasterAssets:
         if not self._is_dry_run:

@@ -94,14 +94,10 @@ class DamClient:
 
         def fetch(after: int) -> list[dict[str, Any]]:
             nonlocal total
-            if (
-                after and after == total
-            ):  # as OpenText's own client pages; a folder's counts are at times wrong
-                return []
             page = {**form, "after": str(after), "limit": str(settings.page_size)}
             answer = self._session.read_json("POST", "/search/text", what=what, data=page)
-            hits, total = search_page(mapping(answer, "search_result_resource", what), what)
-            return hits
+            found, total = search_page(mapping(answer, "search_result_resource", what), what)
+            return found
 
         hits: dict[str, SearchHit] = {}
         # OpenText's own client pages by this count.
@@ -196,8 +192,8 @@ class DamClient:
         be read, when two folders bear the name, and when an asset has no content yet.
 
         likely_folder_id: the folder that it was; listed at once, beside the look whether it still is.
-        is_first_look: a page that is shorter than asked for, and shows something, is taken for its folder's
-        last. It mostly is, and the next look will tell; where nothing at all is found, nothing is so taken.
+        is_first_look: a page that is shorter than asked for is taken for its folder's last. It mostly is, and
+        the next look will tell; a look that so finds nothing at all is repeated to the end.
         """
         if is_first_look:
             found = self._list_master_assets(campaign_id, likely_folder_id, trusts_short_pages=True)
@@ -292,7 +288,7 @@ class DamClient:
             return items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
 
         def is_last(_after: int, page: list[dict[str, Any]]) -> bool:
-            return trusts_short_pages and len(page) < page_size and not all(map(is_gone, page))
+            return trusts_short_pages and len(page) < page_size
 
         seen: set[str] = set()
         with closing(PagesAhead(fetch, page_size)) as pages:

@@ -466,22 +466,24 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
     """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
-    store, or certifi's where the system has none.
+    store, and certifi's where the system is seen to have none.
     """
+    context = ssl.create_default_context(cafile=ca_bundle)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_bundle is None and not _has_system_store():
         with suppress(ImportError):
             import certifi
 
-            ca_bundle = certifi.where()
-    context = ssl.create_default_context(cafile=ca_bundle)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_verify_locations(certifi.where())
     return context
 
 
 def _has_system_store() -> bool:
     """Whether the system keeps certificates of authorities where OpenSSL, or its variables, look for them."""
     paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())))
+    with suppress(OSError):  # a folder that we may not list
+        return bool(paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())))
+    return False
 
 
 def _proxy_for(scheme: str, host: str) -> str:

@@ -243,13 +243,13 @@ def test_first_look__spares_the_calls_that_only_a_proof_needs(
 
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_first_look__no_short_page_hides_what_is_there(dam: DamSimulator, is_gone: bool) -> None:
-    """A page of deleted files alone, and folders with nothing in them, are no reason to stop."""
+    """Neither a page of expired files alone, nor one of folders with nothing in them, proves anything."""
     campaign = dam.add_campaign("Summer", "C-1")
     root = dam.master_assets_folder(campaign)
     assert root is not None
     for number in range(3):
         if is_gone:
-            dam.add_asset(root, f"{number}.jpg", b"1", deleted=True)
+            dam.add_asset(root, f"{number}.jpg", b"1", expired=True)
         else:
             dam.add_folder(root, f"{number}")
     wanted = dam.add_asset(root, "last.jpg", b"1")
