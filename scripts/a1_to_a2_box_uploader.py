@@ -7,7 +7,6 @@ last attempt it is left in peace until somebody resets it.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -15,718 +14,30 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
-from shared.database import GONE, UPLOADER_LOCK, Database
-from shared.errors import AppError, ConfigError, DamError, ExitCode, StoppedError
+from shared.ahead import attempt
+from shared.errors import AppError, ConfigError, ExitCode
 from shared.logs import configure_logging, use_utf8
-from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
-from shared.notifier import Composer, Mailer
-from shared.outbox import DeliveryCounts, deliver_due_notices
-from shared.progress import Figures, Progress
-from shared.redaction import escape_json, redact, spellings
-from shared.retry import Action, decide, notice_for, reason_for
+from shared.progress import Progress
+from shared.run_report import Report
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    from shared.courier import Courier, Errand
     from shared.dam import DamClient
-    from shared.transfer import CampaignTransfer, Delivered
+    from shared.database import Database
 
 logger = logging.getLogger("uploader")
 
 Clock = Callable[[], datetime]
-T = TypeVar("T")
-
-MAX_LISTINGS = 5
-"""How often a campaign's folder is listed in one run before it counts as one that keeps changing."""
-CAMPAIGNS_PER_WORKER = 2
-"""How many campaigns may be under way, for each worker: enough to keep all busy, few enough to be held."""
-CAMPAIGNS_ASKED_ABOUT = 4
-"""How many campaigns the DAM is asked about at once."""
-STOP_POLL_SECONDS = 0.2
 
 
 class RunLockedError(Exception):
     """Another run is at work; the message says which."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What `--json` prints."""
-
-    run_id: str
-    started_at: datetime
-    campaigns: list[CampaignResult] = field(default_factory=list)
-    queued: int = 0
-    delivered: DeliveryCounts = field(default_factory=DeliveryCounts)
-    error: str | None = None
-    transfer: Figures = field(default_factory=Figures)
-    differences: list[str] | None = None
-    """What --verify found; None without it."""
-    secrets: Collection[str] = field(default=(), repr=False)
-    """What must not be printed, whoever brought it into a message."""
-
-    def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
-        document: dict[str, object] = {
-            "run_id": self.run_id,
-            "started_at": self.started_at.isoformat(timespec="seconds"),
-            "duration_s": round(duration_seconds, 3),
-            "exit_code": int(exit_code),
-            "campaigns": [asdict(result) for result in self.campaigns],
-            "notices": {
-                "queued": self.queued,
-                "sent": self.delivered.sent,
-                "failed": self.delivered.failed,
-            },
-            "transfer": self.transfer.to_json(),
-        }
-        if self.differences is not None:
-            document["differences"] = self.differences
-        if self.error is not None:
-            document["error"] = self.error
-        return redact(escape_json(json.dumps(document, ensure_ascii=False)), spellings(self.secrets))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A campaign that failed in this pass, kept until it is known whether its system was down altogether."""
-
-    campaign: Campaign
-    error: AppError
-    retry: RetryStatus
-
-
-@dataclass(slots=True)
-class Work:
-    """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
-
-    is_listing: its folder is being listed again, perhaps while the last files are on their way.
-    """
-
-    campaign: Campaign
-    retry: RetryStatus
-    transfer: CampaignTransfer | None = None
-    started_at: datetime | None = None
-    is_listing: bool = False
-
-
-class Pass:
-    """One pass: search, decide, transfer, report. Its parts are handed in.
-
-    The main thread alone decides, and it alone writes about campaigns into the database. Others move files,
-    and ask the DAM and Box what takes a while, so that no campaign waits for another one's answer; they leave
-    word in `_events`: things for the main thread to do, one after the other.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        dam: DamClient,
-        report: Report,
-        *,
-        clock: Clock,
-        is_dry_run: bool,
-        is_stopping: Callable[[], bool],
-        progress: Progress,
-        open_ledger: Callable[[], Database],
-    ) -> None:
-        self._settings = settings
-        self._open_ledger = open_ledger
-        self._database = database
-        self._dam = dam
-        self._report = report
-        self._clock = clock
-        self._is_dry_run = is_dry_run
-        self._is_stopping = is_stopping
-        self._progress = progress
-        self._resources = ExitStack()
-        self._courier: Courier | None = None
-        self._askers: ThreadPoolExecutor | None = None
-        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._under_way: dict[str, Work] = {}
-        self._is_chosen = False
-        self._waiting: list[Failure] = []
-        self._systems_that_answered: set[str] = set()
-        self._has_failed = False
-        self._has_bug = False
-        self._is_interrupted = False
-        self._has_stopped = False
-        self._is_over = False
-        self._composer = Composer(
-            timezone=settings.timezone,
-            max_attempts=settings.max_retries,
-            folder_name=settings.dam.master_assets_folder,
-            error_recipients=settings.mail.error_recipients,
-            success_recipients=settings.mail.success_recipients,
-        )
-
-    def run(self, chosen: Sequence[str]) -> ExitCode:
-        """Work through the A1 campaigns, or the chosen ids alone. Raises AppError when nothing can go on."""
-        ids = list(dict.fromkeys(chosen)) or [hit.id for hit in self._dam.find_campaigns()]
-        self._systems_that_answered.add("DAM")
-        states = self._database.get_a1_retry_states(ids)
-        logger.info(
-            "%d campaigns in %s, %d of them permanently failed", len(ids), self._settings.dam.status_a1,
-            sum(state.permanently_failed for state in states.values()), extra={"action": "search_done"},
-        )  # fmt: skip
-        self._is_chosen = bool(chosen)
-        with self._resources:
-            for campaign_id in ids:
-                self._react(at_most=CAMPAIGNS_PER_WORKER * self._settings.transfer.workers - 1)
-                if self._is_stopping():
-                    self._is_interrupted = True
-                    break
-                self._look_at(campaign_id, states.get(campaign_id, RetryStatus(campaign_id)))
-            self._react(at_most=0)
-            if not self._is_dry_run and not self._is_interrupted:
-                if not chosen:
-                    self._follow_those_that_left(ids)
-                self._abort_stale_uploads()
-        places = {campaign_id: place for place, campaign_id in enumerate(ids)}
-        self._report.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
-        return self._conclude()
-
-    def _react(self, *, at_most: int) -> None:
-        """Do what the workers left word of, until at most so many campaigns are under way."""
-        while True:
-            if self._is_stopping() and not self._has_stopped:
-                self._has_stopped = True
-                for work in list(self._under_way.values()):
-                    self._stop(work)
-            is_full = len(self._under_way) > at_most
-            try:
-                event = self._events.get(block=is_full, timeout=STOP_POLL_SECONDS)
-            except Empty:
-                if is_full:
-                    continue
-                return
-            event()
-
-    # One campaign
-
-    def _look_at(self, campaign_id: str, retry: RetryStatus) -> None:
-        campaign = Campaign(campaign_id, retry.campaign_number, retry.campaign_name or campaign_id, None)
-        work = Work(campaign, retry)
-        with self._isolated(work):
-            if decide(retry, None) is Action.SKIP and retry.permanently_failed:
-                self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
-                return
-            self._under_way[campaign_id] = work
-            self._ask(work, partial(self._dam.read_campaign, campaign_id), self._on_read)
-            if self._is_promising(retry) and retry.status in (None, self._settings.dam.status_a1):
-                self._made_courier()  # while the DAM answers; the search may show what was just done, too
-
-    def _is_promising(self, retry: RetryStatus) -> bool:
-        """Whether there will be something to upload, or so it seems: the campaign was never seen empty."""
-        return not self._is_dry_run and not retry.retry_count
-
-    def _ask(self, work: Work, question: Callable[[], T], then: Callable[[Work, T], None]) -> None:
-        """Have others find the answer; the main thread goes on with it, or with what was raised. A campaign
-        of which nothing is on its way yet is not asked about any more when the run is to stop.
-        """
-        if self._askers is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._askers = ThreadPoolExecutor(CAMPAIGNS_ASKED_ABOUT, thread_name_prefix="asker")
-            self._resources.callback(self._askers.shutdown, cancel_futures=True)
-
-        def ask() -> T:
-            if self._is_over or (work.transfer is None and self._is_stopping()):
-                raise StoppedError
-            return question()
-
-        def leave_word(answer: Future[T]) -> None:
-            self._events.put(lambda: self._go_on(work, answer, then))
-
-        self._askers.submit(ask).add_done_callback(leave_word)
-
-    def _go_on(self, work: Work, answer: Future[T], then: Callable[[Work, T], None]) -> None:
-        if not self._is_under_way(work):
-            return
-        with self._isolated(work):
-            try:
-                found = answer.result()
-            except StoppedError:
-                self._abandon(work)
-                self._is_interrupted = True
-                return
-            then(work, found)
-
-    def _is_under_way(self, work: Work) -> bool:
-        """Whether the campaign is not done with in this run."""
-        return self._under_way.get(work.campaign.id) is work
-
-    @contextmanager
-    def _isolated(self, work: Work) -> Iterator[None]:
-        """One campaign's failure never stops the next one."""
-        try:
-            yield
-        except AppError as exc:
-            if exc.ends_run:
-                raise
-            self._abandon(work)
-            self._fail(Failure(work.campaign, exc, work.retry))
-        except Exception:  # a bug met in one campaign must not take the others with it
-            logger.exception("campaign %s: a bug", work.campaign.id)
-            self._abandon(work)
-            self._note_bug(work)
-
-    def _note_bug(self, work: Work) -> None:
-        self._has_bug = True
-        attempt = work.retry.retry_count
-        self._note(work.campaign, Outcome.FAILED, attempt=attempt, error="a bug, see the log")
-
-    def _abandon(self, work: Work) -> None:
-        """The campaign is done with in this run; what of it is in hand still comes to its end."""
-        if self._under_way.pop(work.campaign.id, None) is not None and work.transfer is not None:
-            work.transfer.drop()
-
-    def _on_read(self, work: Work, read: Campaign | None) -> None:
-        """The DAM has shown the campaign, or nothing."""
-        if read is None:  # whether it is gone for good is settled where the search does not show it either
-            self._note(work.campaign, Outcome.NOT_FOUND)
-            self._abandon(work)
-            return
-        work.campaign = read
-        if read.status != self._settings.dam.status_a1:
-            self._leave(read, read.status, found=True)
-            self._abandon(work)
-            return
-        if not self._is_dry_run:
-            self._database.record_in_a1(read)
-        look = partial(self._list, read, is_first_look=self._is_promising(work.retry))
-        self._ask(work, look, self._on_listed)
-
-    def _list(self, campaign: Campaign, *, is_first_look: bool) -> MasterAssets:
-        if not self._is_dry_run:
-            self._dam.release_lock(campaign)
-        return self._dam.list_master_assets(campaign.id, is_first_look=is_first_look)
-
-    def _on_listed(self, work: Work, found: MasterAssets) -> None:
-        """The DAM has shown what the campaign's folder holds."""
-        campaign, retry = work.campaign, work.retry
-        if decide(retry, found) is Action.COUNT_ATTEMPT:
-            self._count_attempt(campaign, found, retry)
-        elif self._is_dry_run:
-            self._note(
-                campaign, Outcome.WOULD_UPLOAD, attempt=retry.retry_count, assets=len(found.assets),
-                size_bytes=found.size_bytes,
-            )  # fmt: skip
-        else:
-            self._begin_transfer(work, found)
-            return
-        self._abandon(work)
-
-    def _count_attempt(self, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> None:
-        """Count the attempt and queue its one notice, in one transaction."""
-        outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
-        if self._is_dry_run:
-            self._note(campaign, outcome, attempt=min(retry.retry_count + 1, self._settings.max_retries))
-            return
-        reason = reason_for(found, self._settings.dam.master_assets_folder)
-        now = self._clock()
-        with self._database.transaction():
-            attempt = self._database.increment_a1_retry(
-                campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
-            )
-            self._database.clear_errors(campaign.id)  # the folder could be listed: what failed before is over
-            kind = notice_for(attempt)
-            if kind is not None:
-                if attempt.permanently_failed:
-                    notice = self._composer.permanent(campaign, attempt, reason=reason, now=now)
-                else:
-                    planned = next_run(
-                        A1_TO_A2_INTERVAL_MINUTES, now, self._settings.timezone, self._settings.off_hours
-                    )
-                    notice = self._composer.retry(
-                        campaign, attempt, reason=reason, next_run_at=planned.at, now=now
-                    )
-                self._database.queue_notice(notice)
-        if kind is None:
-            self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=attempt.number)
-            return
-        self._report.queued += 1
-        if attempt.permanently_failed:
-            outcome = Outcome.PERMANENTLY_FAILED
-        self._note(campaign, outcome, attempt=attempt.number)
-
-    # Transfers
-
-    def _begin_transfer(self, work: Work, found: MasterAssets) -> None:
-        from shared.transfer import CampaignTransfer
-
-        if "Box" not in self._systems_that_answered:
-            for failure in self._waiting:
-                if failure.error.system == "Box":
-                    raise failure.error  # the next campaign would wait as long to learn the same
-        work.transfer = CampaignTransfer(
-            self._made_courier(),
-            work.campaign,
-            self._settings.box.root_folder_id,
-            deliver=lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
-            on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
-        )
-        work.started_at = self._clock()
-        self._ask(work, partial(work.transfer.plan, found), self._on_planned)
-
-    def _on_planned(self, work: Work, errands: Sequence[Errand]) -> None:
-        """Its folders in Box are there; the files may go."""
-        transfer = self._transfer_of(work)
-        if transfer is None:
-            return
-        if not self._is_stopping():
-            transfer.start(errands)
-        elif errands:
-            transfer.is_stopped = True
-        if not transfer.pending:
-            self._on_all_delivered(work)
-
-    def _on_delivered(self, work: Work, delivered: Delivered) -> None:
-        """A worker has brought a file, or tells why not."""
-        error = delivered.error
-        if isinstance(error, AppError) and error.ends_run:
-            raise error
-        if delivered.file is not None:
-            self._systems_that_answered.add("Box")
-        transfer = self._transfer_of(work)
-        if transfer is None:
-            return
-        with self._isolated(work):
-            if isinstance(error, Exception) and not isinstance(error, AppError | StoppedError):
-                raise error
-            transfer.settle(delivered)
-            if not transfer.pending:
-                self._on_all_delivered(work)
-
-    def _on_all_read(self, work: Work) -> None:
-        """List the folder again while what was read last is still on its way to Box."""
-        transfer = self._transfer_of(work)
-        if transfer is None or not transfer.pending or transfer.failures or self._is_stopping():
-            return
-        self._list_again(work, transfer)
-
-    def _list_again(self, work: Work, transfer: CampaignTransfer) -> None:
-        def list_now() -> tuple[float, MasterAssets]:
-            began = time.monotonic()
-            return began, self._dam.list_master_assets(work.campaign.id, transfer.found.folder_id)
-
-        work.is_listing = True
-        self._ask(work, list_now, self._on_listed_again)
-
-    def _on_listed_again(self, work: Work, listing: tuple[float, MasterAssets]) -> None:
-        work.is_listing = False
-        transfer = self._transfer_of(work)
-        if transfer is None:
-            return
-        transfer.keep_listing(*listing)
-        if not transfer.pending:
-            self._on_all_delivered(work)
-
-    def _on_all_delivered(self, work: Work) -> None:
-        """Nothing is on its way any more: see whether the folder shows what was copied."""
-        transfer = self._transfer_of(work)
-        if transfer is None:
-            return
-        if transfer.failures:
-            raise transfer.failure()
-        if transfer.is_stopped:
-            self._abandon(work)
-            self._is_interrupted = True
-            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
-        elif not work.is_listing:
-            again = transfer.later_listing()
-            if again is None:
-                self._list_again(work, transfer)
-            else:
-                self._compare(work, transfer, again)
-
-    def _compare(self, work: Work, transfer: CampaignTransfer, again: MasterAssets) -> None:
-        """Copy what is new or changed; when there is nothing, write the receipt, the last thing."""
-        if decide(work.retry, again) is Action.COUNT_ATTEMPT:
-            self._abandon(work)
-            self._count_attempt(work.campaign, again, work.retry)
-        elif transfer.is_settled_by(again):
-            self._begin_receipt(work, transfer)
-        elif transfer.listings == MAX_LISTINGS:
-            raise DamError(
-                f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
-                kind="keeps_changing",
-                hint="it goes to A2 when two listings in a row agree",
-                retryable=True,
-                item_id=work.campaign.id,
-            )
-        else:
-            logger.info("campaign %s shows other assets than were copied", work.campaign.id)
-            self._ask(work, partial(transfer.plan, again), self._on_planned)
-
-    def _begin_receipt(self, work: Work, transfer: CampaignTransfer) -> None:
-        from shared.pool import Job
-        from shared.receipt import receipt, write_receipt
-
-        courier, campaign, place = self._made_courier(), work.campaign, transfer.root
-        if place is None:
-            raise RuntimeError("a transfer that was begun has a folder")
-        entries = transfer.entries()
-        content = receipt(campaign, entries, run_id=self._report.run_id, now=self._clock())
-
-        def write() -> None:
-            error: Exception | None = None
-            try:
-                write_receipt(courier.box, place, campaign.id, content, {entry.box_id for entry in entries})
-            except Exception as exc:  # noqa: BLE001 - carried to the main thread, which raises it
-                error = exc
-            self._events.put(lambda: self._on_receipt(work, error))
-
-        # Not in the campaign's own queue: once all files are there, a stop waits for the receipt and A2.
-        courier.pool.submit(f"receipt of {campaign.id}", Job(len(content), write))
-
-    def _on_receipt(self, work: Work, error: Exception | None) -> None:
-        """Everything of the campaign is in Box, the receipt too: the DAM may say A2."""
-        if self._transfer_of(work) is None:
-            return
-        with self._isolated(work):
-            if error is not None:
-                raise error
-            dam = self._settings.dam
-            self._database.request_a2(work.campaign.id)
-            change = partial(self._dam.change_status, expected=dam.status_a1, new=dam.status_a2)
-            self._ask(work, partial(change, work.campaign.id), self._on_a2)
-
-    def _on_a2(self, work: Work, after: Campaign | None) -> None:
-        """The DAM has changed the status, or shows that somebody else has."""
-        campaign, dam = work.campaign, self._settings.dam
-        if after is None or after.status != dam.status_a2:
-            logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
-        status = after.status if after else None
-        self._leave(after or campaign, status, found=after is not None, started_at=work.started_at)
-        self._abandon(work)
-
-    def _stop(self, work: Work) -> None:
-        """Begin nothing more of a campaign; what is in hand is finished, large files at their next part."""
-        transfer = self._transfer_of(work)
-        if transfer is None or not transfer.drop():
-            return
-        transfer.is_stopped = True
-        if not transfer.pending:
-            with self._isolated(work):
-                self._on_all_delivered(work)
-
-    def _transfer_of(self, work: Work) -> CampaignTransfer | None:
-        """The campaign's transfer, unless the campaign is done with in this run."""
-        return work.transfer if self._is_under_way(work) else None
-
-    def _abort_stale_uploads(self) -> None:
-        """Give back to Box the upload sessions that nobody will go on with."""
-        for upload in self._database.stale_uploads(self._settings.dam.status_a1):
-            try:
-                self._made_courier().box.abort(upload.session_id)
-            except AppError as exc:
-                if exc.ends_run:
-                    raise
-                logger.warning("%s; it is tried again in the next run", exc)
-                continue
-            self._database.forget_upload(upload.session_id)
-
-    def _made_courier(self) -> Courier:
-        """Made when there is something to upload: workers and connections cost more than an idle run."""
-        if self._courier is None:
-            from shared.box import BoxClient
-            from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
-            from shared.limiter import BoxGate
-            from shared.pool import Pool
-
-            # A connection of the workers' own: they wait neither for our transactions nor for the disk.
-            ledger = self._resources.enter_context(self._open_ledger())
-            ledger.share_run(self._database)
-            limits = self._settings.transfer
-            gate = BoxGate(
-                ledger,
-                uploads_per_minute=limits.uploads_per_minute,
-                calls_per_minute=limits.calls_per_minute,
-                ensure_held=self._database.ensure_held,
-            )
-            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate)))
-            pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
-            self._resources.enter_context(pool)
-            self._resources.push(self._on_the_way_out)
-            self._courier = Courier(
-                self._dam,
-                box,
-                ledger,
-                pool,
-                self._progress,
-                run_id=self._report.run_id,
-                is_stopping=lambda: self._is_over or self._is_stopping(),
-            )
-            self._courier.log_in_ahead()
-        return self._courier
-
-    def _on_the_way_out(self, *_: object) -> None:
-        """Let large files that are in hand stop at their next part, when the run ends before they do."""
-        self._is_over = True
-
-    def _leave(
-        self, campaign: Campaign, status: str | None, *, found: bool, started_at: datetime | None = None
-    ) -> None:
-        """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
-
-        An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is
-        completed here by the next one. started_at: when this run began to upload, None when it did not.
-        """
-        if self._is_dry_run:
-            self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
-            return
-        # Before the row follows: once it does, nobody looks at the campaign again.
-        self._dam.release_lock(campaign)
-        is_completed = False
-        with self._database.transaction():
-            followed = self._database.follow_status(campaign.id, status if found else GONE)
-            if followed is not None:
-                self._database.clear_errors(campaign.id)
-                if followed.a2_requested_at is not None and status == self._settings.dam.status_a2:
-                    is_completed = True
-                    self._database.reset_a1_retry(campaign.id)
-                    totals = self._database.upload_totals(campaign.id)
-                    self._database.record_campaign_upload(
-                        campaign.id, totals, self._report.run_id, started_at
-                    )
-                    notice = self._composer.success(
-                        campaign, totals, box_folder_id=followed.box_folder_id or "", now=self._clock()
-                    )
-                    if notice is not None:
-                        self._database.queue_notice(notice)
-        if not is_completed:
-            self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
-            return
-        self._report.queued += notice is not None
-        self._note(campaign, Outcome.UPLOADED, attempt=0, assets=totals.assets, size_bytes=totals.size_bytes)
-
-    def _follow_those_that_left(self, seen: Sequence[str]) -> None:
-        """Re-read the campaigns that the search shows no longer, and let their rows say where they are.
-
-        One that is to be seen in A2 is believed to be gone only when it is out of sight a day later as well:
-        with its row its success notice would be lost.
-        """
-        status_a1 = self._settings.dam.status_a1
-        for left in self._database.left_behind(status_a1, seen):
-            try:
-                campaign = self._dam.read_campaign(left.campaign_id)
-                if not left.is_in_a1:
-                    if campaign is not None:
-                        self._dam.release_lock(campaign)
-                    continue
-                is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
-                if is_waited_for:
-                    self._database.mark_left_search(left.campaign_id)
-                    continue
-                shown = campaign or Campaign(left.campaign_id, "", left.campaign_id, None)
-                self._leave(shown, shown.status, found=campaign is not None)
-            except DamError as exc:
-                logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
-
-    # Failures
-
-    def _fail(self, failure: Failure) -> None:
-        error = failure.error
-        logger.warning(
-            "campaign %s (%s) failed: %s", failure.campaign.id, failure.campaign.label, error,
-            extra={"action": "campaign_failed", "campaign_id": failure.campaign.id, "kind": error.kind},
-        )  # fmt: skip
-        self._note(failure.campaign, Outcome.FAILED, attempt=failure.retry.retry_count, error=str(error))
-        if error.is_system_wide:
-            self._waiting.append(failure)
-        else:
-            self._report_failure(failure)
-
-    def _report_failure(self, failure: Failure) -> None:
-        """An error notice when this kind of failure begins, and at most once a day while it lasts."""
-        self._has_failed = True
-        if self._is_dry_run:
-            return
-        campaign, error = failure.campaign, failure.error
-        kind = f"{error.system}/{error.kind}"
-        with self._database.transaction():
-            lasting = self._database.note_error(campaign.id, kind, str(error))
-            if lasting.is_notice_due:
-                notice = self._composer.error(
-                    campaign,
-                    message=error.message,
-                    hint=error.hint,
-                    kind=kind,
-                    began_at=lasting.began_at,
-                    is_reminder=lasting.is_reminder,
-                    counted_attempts=failure.retry.retry_count,
-                    now=self._clock(),
-                )
-                self._database.queue_notice(notice)
-        self._report.queued += lasting.is_notice_due
-
-    def _conclude(self) -> ExitCode:
-        """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.
-
-        A DAM or Box that nobody could use is no campaign's fault and makes no campaign's e-mail: the exit
-        code says so, and whoever starts the runs tells a person when it lasts.
-        """
-        systemic: list[AppError] = []
-        for failure in self._waiting:
-            error = failure.error
-            if error.is_out_of_reach and error.system in self._systems_that_answered:
-                self._report_failure(failure)
-            else:
-                systemic.append(error)
-        if self._has_bug:
-            return ExitCode.BUG
-        if self._has_failed:
-            return ExitCode.SOME_FAILED
-        if systemic:
-            return max((error.exit_code for error in systemic), key=lambda code: code is ExitCode.BAD_CONFIG)
-        return ExitCode.TRY_LATER if self._is_interrupted else ExitCode.OK
-
-    def _note(
-        self,
-        campaign: Campaign,
-        outcome: Outcome,
-        *,
-        attempt: int = 0,
-        assets: int = 0,
-        size_bytes: int = 0,
-        error: str | None = None,
-    ) -> None:
-        result = CampaignResult(
-            campaign_id=campaign.id,
-            campaign_number=campaign.number,
-            campaign_name=campaign.name,
-            outcome=outcome,
-            attempt=attempt,
-            max_attempts=self._settings.max_retries,
-            assets=assets,
-            bytes=size_bytes,
-            error=error,
-        )
-        self._report.campaigns.append(result)
-        if self._is_chosen and outcome is Outcome.NOT_FOUND:
-            self._has_failed = True  # a mistyped id must not pass for a success
-        of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""
-        of_assets = f", {assets} assets, {size_bytes} bytes" if assets else ""
-        is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
-        logger.log(
-            logging.INFO if is_news else logging.DEBUG,
-            "campaign %s (%s): %s%s%s",
-            campaign.id, campaign.label, outcome, of_attempts, of_assets,
-            extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
-        )  # fmt: skip
 
 
 def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> ExitCode:
@@ -739,8 +50,6 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         run_id=report.run_id,
         secrets=settings.secrets,
     )
-    from shared.dam import DamClient
-
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -748,21 +57,35 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
     for handler in logging.getLogger().handlers:
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
-    with (
+
+    from shared.dam import DamClient
+
+    with ExitStack() as resources:
         # A faulty certificate is told of before anybody is called; its writes come after the lock.
-        closing(DamClient(settings.dam, now=clock(), before_write=lambda: database.ensure_held())) as dam,
-        Database(settings.database.dsn, settings.max_retries, application_name=name) as database,
-    ):
+        dam = DamClient(settings.dam, now=clock(), before_write=lambda: database.ensure_held())
+        resources.callback(dam.close)
+        connecting = threading.Thread(target=attempt, args=(dam.connect,), daemon=True)
+        connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
+
+        from shared.database import UPLOADER_LOCK, Database
+        from shared.notifier import Mailer
+        from shared.outbox import deliver_due_notices
+        from shared.uploader import Pass
+
+        database = resources.enter_context(
+            Database(settings.database.dsn, settings.max_retries, application_name=name)
+        )
         pending = database.pending_migrations()
         if pending:
             names = ", ".join(path.name for path in pending)
             raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
-        if arguments.verify is not None:
-            return verify(arguments.verify, settings, database, dam, report, progress)
-        if not arguments.dry_run:
+        if arguments.verify is None and not arguments.dry_run:
             holder = database.take_run(UPLOADER_LOCK)
             if holder is not None:
                 raise RunLockedError(f"another run is at work: {holder}")
+        connecting.join()
+        if arguments.verify is not None:
+            return verify(arguments.verify, settings, database, dam, report, progress)
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,

@@ -5,17 +5,28 @@ Each saves the round trip of waiting for the one before it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+logger = logging.getLogger(__name__)
+
 MOST_AHEAD = 4
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Item = TypeVar("Item")
+
+
+def attempt(work: Callable[[], None]) -> None:
+    """Do what others will need; when it fails, whoever needs it will meet the failure, and tell of it."""
+    try:
+        work()
+    except Exception as exc:  # noqa: BLE001 - see above
+        logger.debug("%s: %s", type(exc).__name__, exc)
 
 
 class Ahead(Generic[Key, Value]):

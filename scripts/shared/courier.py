@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from shared.ahead import Ahead
+from shared.ahead import Ahead, attempt
 from shared.box import BoxClient, Part, UploadSession
 from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
@@ -132,7 +132,7 @@ class Courier:
 
     def log_in_ahead(self) -> None:
         """Log in to Box beside whatever is done meanwhile."""
-        self._do_ahead(self.box.log_in)
+        self.pool.submit("", Job(0, partial(attempt, self.box.log_in)))
 
     def connect_ahead(self, assets: Sequence[Asset]) -> None:
         """Open the connections for these uploads beside what comes before them: as many as will be used at
@@ -146,16 +146,7 @@ class Courier:
             missing = wanted[self._opened_ahead :]
             self._opened_ahead += len(missing)
         for connect in missing:
-            self._do_ahead(connect)
-
-    def _do_ahead(self, work: Callable[[], None]) -> None:
-        def attempt() -> None:
-            try:
-                work()
-            except Exception as exc:  # noqa: BLE001 - whoever needs it will meet it, and tell of it
-                logger.debug("%s: %s", type(exc).__name__, exc)
-
-        self.pool.submit("", Job(0, attempt))
+            self.pool.submit("", Job(0, partial(attempt, connect)))
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""

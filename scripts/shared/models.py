@@ -242,6 +242,17 @@ class DeliveryResult:
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class DeliveryCounts:
+    """Notices handed over whole, and notices that somebody still has not got after this round.
+
+    Those of a table that was refused count once for each recipient.
+    """
+
+    sent: int = 0
+    failed: int = 0
+
+
 class Outcome(StrEnum):
     """What one pass did with one campaign; the words of `--json`."""
 
@@ -299,6 +310,20 @@ class DamSettings:
     compares_checksums: bool
     page_size: int
     timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """Where and how to hand mail over. sender: an address, or `Name <address>`."""
+
+    host: str
+    port: int
+    security: Literal["starttls", "tls", "none"]
+    username: str | None
+    password: str | None = field(repr=False)
+    sender: str
+    ca_bundle: str | None = None
+    timeout_seconds: float = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from shared.alerts import AlertNews
 from shared.errors import NotifyError
@@ -23,6 +23,7 @@ from shared.models import (
     Bundle,
     Campaign,
     DeliveryResult,
+    MailServer,
     Notice,
     NoticeKind,
     NoticeLine,
@@ -558,20 +559,6 @@ def _runs_row(runs: TaskRuns) -> _Row:
 
 
 # --- delivering ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MailServer:
-    """Where and how to hand mail over. sender: an address, or `Name <address>`."""
-
-    host: str
-    port: int
-    security: Literal["starttls", "tls", "none"]
-    username: str | None
-    password: str | None = field(repr=False)
-    sender: str
-    ca_bundle: str | None = None
-    timeout_seconds: float = 30
 
 
 def pause_after(tries: int) -> timedelta:

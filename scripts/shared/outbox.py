@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from shared.database import Database, DueMail
 from shared.errors import NotifyError
-from shared.models import DeliveryResult, Notice
+from shared.models import DeliveryCounts, DeliveryResult, Notice
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, digest, pause_after
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,6 @@ class Sender(Protocol):
     """
 
     def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult: ...
-
-
-@dataclass(slots=True)
-class DeliveryCounts:
-    """Notices handed over whole, and notices that somebody still has not got after this round.
-
-    Those of a table that was refused count once for each recipient.
-    """
-
-    sent: int = 0
-    failed: int = 0
 
 
 def deliver_due_notices(

@@ -21,8 +21,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
 from shared.errors import ConfigError
-from shared.models import BoxSettings, DamSettings, TransferSettings
-from shared.notifier import MailServer
+from shared.models import BoxSettings, DamSettings, MailServer, TransferSettings
 from shared.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import pytest
 
-import a1_to_a2_box_uploader as uploader
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import UPLOADER_LOCK, Database
 from shared.errors import AppError, DamError, ExitCode
@@ -28,7 +27,9 @@ from shared.models import Campaign, MasterAssets, NoticeKind, SearchHit
 from shared.notifier import Mailer
 from shared.outbox import deliver_due_notices
 from shared.progress import Progress
+from shared.run_report import Report
 from shared.settings import Settings, load_settings
+from shared.uploader import Pass
 from simulators.mail import MailSink, Received
 
 START = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
@@ -99,8 +100,8 @@ class Month:
     def run(self, now: datetime) -> None:
         """One run, as run_pass makes it."""
         self.dam.now = now
-        report = uploader.Report(run_id="simulated", started_at=now)
-        single = uploader.Pass(
+        report = Report(run_id="simulated", started_at=now)
+        single = Pass(
             self.settings, self.database, cast("Any", self.dam), report, clock=lambda: now, is_dry_run=False,
             is_stopping=lambda: False, progress=Progress(lambda: 0.0, None),
             open_ledger=lambda: Database(self.settings.database.dsn),

@@ -278,15 +278,3 @@ def test_take_calls__runs_share_one_minute(database_url: str) -> None:
         first.pause_calls("b", 30)
         assert second.take_calls("b", 1, 240).count == 0
         assert 29 < second.take_calls("b", 1, 240).wait_seconds <= 30
-
-
-def test_idle_run__loads_only_what_it_needs() -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'scripts'); import a1_to_a2_box_uploader;"
-        "late = ('box_sdk_gen', 'jinja2', 'smtplib', 'requests', 'cryptography', 'http', 'shared.box');"
-        "print([name for name in late if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

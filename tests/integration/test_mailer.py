@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from shared.errors import NotifyError
-from shared.models import Notice, NoticeKind
-from shared.notifier import Mailer, MailServer
+from shared.models import MailServer, Notice, NoticeKind
+from shared.notifier import Mailer
 from simulators.mail import MailSink
 
 SECRET = "s3cret-pass"

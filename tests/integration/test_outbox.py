@@ -15,9 +15,18 @@ import pytest
 
 import a1_retry
 from shared.database import Database
-from shared.models import Attempt, Campaign, DeliveryResult, Notice, NoticeKind, UploadTotals
-from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer, MailServer
-from shared.outbox import CROWD, DeliveryCounts, deliver_due_notices
+from shared.models import (
+    Attempt,
+    Campaign,
+    DeliveryCounts,
+    DeliveryResult,
+    MailServer,
+    Notice,
+    NoticeKind,
+    UploadTotals,
+)
+from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
+from shared.outbox import CROWD, deliver_due_notices
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
