@@ -14,6 +14,7 @@ from bench.box_sink import Behaviour
 from bench.cases import all_cases
 from bench.contenders import Task, check_arrival, run_contender
 from bench.dam_front import PlainFront
+from bench.openssl import OpenSsl, current_openssl, own_version
 from bench.report import BEGIN, END, merge, put_into, record, summarise, to_markdown
 from bench.sets import KB, MB, FileSet
 from bench.stage import Cost, Stage, WrongResultError
@@ -55,6 +56,30 @@ def test_box_sink__chooses_the_cipher(stage: Stage) -> None:
     assert used is not None
     assert used[0] == CIPHER
     assert used[0] != context.get_ciphers()[0]["name"]
+
+
+def test_openssl__that_is_measured_beside_python_s_own_is_another_one(tmp_path: Path) -> None:
+    found = current_openssl(tmp_path / "openssl")
+    if ssl.OPENSSL_VERSION_INFO >= (3, 1):
+        assert found is None, "a current one of its own is enough"
+        return
+    assert found is not None
+    assert found.version.startswith("OpenSSL 3.")
+    assert found.version != own_version()
+    plain = next(case for case in all_cases() if case.key == "big-tls-40ms")
+    both = next(case for case in all_cases(other_openssl=found.version) if case.key == plain.key)
+    label = f"ours, {found.version}"
+    assert [entry.label for entry in both.entries] == ["ours", label, "rclone", "bare loop"]
+    costs = {entry.label: [Cost(10, 10, 100)] for entry in both.entries} | {label: [Cost(5, 5, 50)]}
+    values = [bar.measure(costs) for bar in both.bars]
+    assert values == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+
+
+def test_contender__gets_the_other_openssl_where_its_task_says_so(stage: Stage) -> None:
+    stage.current_openssl = OpenSsl("any", {"TRANSFER_WORKERS": "told by its variables"})
+    run_contender("ours", stage, Task(FILES))
+    with pytest.raises(WrongResultError, match="told by its variables"):
+        run_contender("ours", stage, Task(FILES, has_current_openssl=True))
 
 
 def test_contender__a_wrong_byte_or_a_missing_file_is_told(stage: Stage) -> None:

@@ -20,6 +20,7 @@ from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
 from bench.load import wait_for_quiet
 from bench.network import enter_own_network
+from bench.openssl import current_openssl
 from bench.report import (
     Json,
     describe_checkout,
@@ -76,9 +77,9 @@ def parse_arguments(argv: Sequence[str] | None, known: Sequence[Case]) -> argpar
     return given
 
 
-def choose(given: argparse.Namespace) -> list[Case]:
+def choose(given: argparse.Namespace, other_openssl: str) -> list[Case]:
     """The cases asked for, scaled."""
-    cases = all_cases(given.limited_count, QUICK_DIVISOR if given.quick else given.scale)
+    cases = all_cases(given.limited_count, QUICK_DIVISOR if given.quick else given.scale, other_openssl)
     wanted = given.cases or [case.key for case in cases if case.is_default]
     rounds = QUICK_ROUNDS if given.quick else given.rounds
     return [
@@ -138,7 +139,6 @@ def say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     given = parse_arguments(argv, all_cases())
-    cases = choose(given)
     if given.list:
         for case in all_cases(given.limited_count):
             print(f"{case.key:14} {case.title}{'' if case.is_default else ' (only when asked for)'}")
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-bench-", dir=given.work))
     folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else, who must get to its own folder
     try:
-        document = measure_all(given, cases, nginx, folder)
+        document = measure_all(given, nginx, folder)
     finally:
         remove_folder(folder)
     print(to_markdown(document))
@@ -167,8 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if given.strict and not is_met else 0
 
 
-def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, folder: Path) -> Json:
+def measure_all(given: argparse.Namespace, nginx: str, folder: Path) -> Json:
     """The record of all cases, written anew after each of them. A wrong result ends its own case only."""
+    openssl = current_openssl(folder / "openssl")
+    cases = choose(given, openssl.version if openssl else "")
     document = record(
         machine=describe_machine(),
         versions={
@@ -196,7 +198,7 @@ def measure_all(given: argparse.Namespace, cases: Sequence[Case], nginx: str, fo
             ranges=given.ranges,
             checksums=given.checksums,
         ) as front,
-        Stage(folder, front, certificates, given.uploader, databases.fresh) as stage,
+        Stage(folder, front, certificates, given.uploader, databases.fresh, openssl) as stage,
     ):
         for case in cases:
             say(f"{case.key}: {case.title}")

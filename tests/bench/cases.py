@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.contenders import Task
@@ -15,6 +15,7 @@ BOX_CALLS_PER_MINUTE = 1000
 DELAY_MS = 40
 FAST_WORKERS = 16
 LIMITED_COUNT = 480
+OPENSSL_DECIDES = ("big-tls-40ms", "big-tls-0ms")
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,27 @@ def _against(peer: str, task: Task, *, more: Sequence[str] = ()) -> tuple[Entry,
     return tuple(Entry(name, name, task) for name in ("ours", peer, *more))
 
 
-def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case]:
+def _with_openssl(case: Case, version: str) -> Case:
+    """The case with another contender, the uploader on this OpenSSL, and the same bars for it."""
+    label = f"ours, {version}"
+    ours, *others = case.entries
+    task = replace(ours.task, has_current_openssl=True)
+    bars = tuple(
+        replace(
+            bar,
+            text=f"{bar.text}, {version}",
+            measure=lambda costs, measure=bar.measure: measure({**costs, "ours": costs[label]}),
+        )
+        for bar in case.bars
+    )
+    return replace(case, entries=(ours, Entry(label, ours.contender, task), *others), bars=case.bars + bars)
+
+
+def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1, other_openssl: str = "") -> list[Case]:
     """In the order of the table. `limited_count`: files of the case under Box's limits.
 
-    `divisor` makes all sets smaller, but for the limited one.
+    `divisor` makes all sets smaller, but for the limited one. other_openssl: the version with which the
+    uploader is measured as well, where TLS is much of the work.
     """
     one_gb, two_gb, twenty_gb, small, medium, mixed = (
         files.scaled(divisor) for files in (ONE_GB, TWO_GB, TWENTY_GB, SMALL, MEDIUM, MIXED)
@@ -100,7 +118,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case
         uploads_per_minute=BOX_UPLOADS_PER_MINUTE,
         calls_per_minute=BOX_CALLS_PER_MINUTE,
     )
-    return [
+    cases = [
         Case(
             "session-40ms",
             "1 GB upload session, 40 ms",
@@ -214,3 +232,6 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1) -> list[Case
             note="shown only: rclone waits at least 10 ms between its calls",
         ),
     ]
+    if not other_openssl:
+        return cases
+    return [_with_openssl(case, other_openssl) if case.key in OPENSSL_DECIDES else case for case in cases]

@@ -28,6 +28,8 @@ class Task:
     calls_per_minute: int = 0
     upload_s: float = 0.0
     part_size: int = 8 * 1024 * 1024
+    has_current_openssl: bool = False
+    """Whether Python takes the stage's in place of its own."""
 
     @property
     def behaviour(self) -> Behaviour:
@@ -97,6 +99,9 @@ def run_ours(stage: Stage, task: Task) -> Cost:
         "BOX_UPLOADS_PER_MINUTE": str(task.uploads_per_minute),
         "BOX_CALLS_PER_MINUTE": str(task.calls_per_minute),
     }
+    if task.has_current_openssl:
+        assert stage.current_openssl is not None
+        environment |= stage.current_openssl.environment
     try:
         cost = stage.run(
             [sys.executable, stage.uploader, "--auth-password", "--json"], environment, RUN_LIMIT_SECONDS

@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.cases import Case, Costs, all_cases
 from bench.network import congestion_control
+from bench.openssl import own_version
 from bench.stage import Cost
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -117,7 +118,7 @@ def describe_machine() -> Json:
         "processor": model,
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({own_version()})",
         "tcp": congestion_control(),
         "load_before": round(os.getloadavg()[0], 2),
     }

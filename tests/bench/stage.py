@@ -19,6 +19,7 @@ from typing import Any
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
 from bench.load import Load
+from bench.openssl import OpenSsl
 from bench.sets import FileSet, SourceFile, make_files
 from bench.tls import Certificates
 from simulators.dam import environment as dam_environment
@@ -150,8 +151,10 @@ class Stage:
         certificates: Certificates,
         uploader: Path,
         fresh_database: Callable[[], str],
+        current_openssl: OpenSsl | None = None,
     ) -> None:
         self.folder = folder
+        self.current_openssl = current_openssl
         self.front = front
         self.certificates = certificates
         self.uploader = uploader
