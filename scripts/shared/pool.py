@@ -10,7 +10,6 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -297,7 +296,7 @@ class Lane:
                 if not self._pool.help():
                     self._changed.wait()
             self._held += 1
-        return _map_buffer(self._part_size)
+        return mmap.mmap(-1, self._part_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def send(self, buffer: mmap.mmap, work: Callable[[], None]) -> None:
         """Have the buffer's part sent by whoever is free; `work` does it, the buffer is then used again."""
@@ -344,12 +343,3 @@ class Lane:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def _map_buffer(size: int) -> mmap.mmap:
-    """Memory in huge pages where the system has them: one fault for 2 MiB instead of one for each 4 KiB."""
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer

@@ -119,7 +119,6 @@ def move(name: str) -> None:
     whole = hashlib.sha1(begun)
     for offset in range(0, size, part_size):
         buffer = free.get()
-        buffer.madvise(mmap.MADV_HUGEPAGE)
         view = memoryview(buffer)[: min(part_size, size - offset)]
         at = 0
         if not offset:
