@@ -321,9 +321,12 @@ class _Connection:
             if size <= SHARED_PACKET:
                 sock.sendall(b"".join((head, *pieces)))
             else:
+                # Full packets, not one for the end of each of TLS's records; what is left goes out at once.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
                 sock.sendall(head)
                 for piece in pieces:
                     sock.sendall(piece)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (BrokenPipeError, ConnectionResetError):
             # The server may have answered before it had read everything, with 401 or 429, and then hung up.
             with suppress(OSError, http.client.HTTPException):

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.cases import LIMITED_COUNT, Case, Costs, all_cases
 from bench.contenders import Task, rclone_binary, run_contender
 from bench.dam_front import NginxFront
-from bench.load import wait_for_quiet
+from bench.load import ready_memory, wait_for_quiet
 from bench.network import enter_own_network
 from bench.openssl import current_openssl
 from bench.report import (
@@ -115,6 +115,7 @@ def measure_round(stage: Stage, case: Case, number: int) -> dict[str, Cost]:
     results = {}
     first = number % len(case.entries)
     for entry in [*case.entries[first:], *case.entries[:first]]:
+        ready_memory()
         cost = run_contender(entry.contender, stage, entry.task)
         results[entry.label] = cost
         say(f"  round {number + 1}: {entry.label:10} {cost.wall_s:8.2f} s, CPU {cost.cpu_s:7.2f} s,"
