@@ -117,11 +117,18 @@ def describe_machine() -> Json:
     return {
         "processor": model,
         "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{_distribution()}, {platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({own_version()})",
         "tcp": congestion_control(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return "unknown distribution"
 
 
 def first_line(*command: str | Path) -> str:
