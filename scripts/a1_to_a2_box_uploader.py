@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,10 +30,9 @@ from shared.settings import Settings, load_settings, read_environment
 if TYPE_CHECKING:
     from shared.dam import DamClient
     from shared.database import Database
+    from shared.uploader import Clock
 
 logger = logging.getLogger("uploader")
-
-Clock = Callable[[], datetime]
 
 
 class RunLockedError(Exception):

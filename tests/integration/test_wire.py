@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,38 @@ def test_trust__is_the_systems_and_certifis_only_where_the_system_has_none(
     assert any("DigiCert" in subject for subject in trusted())
     context = default_context(str(tls.ca_path))
     assert len(trusted()) == 1
+
+
+def test_body__goes_out_in_full_packets_and_its_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TCP_NODELAY: off while a body is on its way, on for all else that is sent."""
+    sockets: list[socket.socket] = []
+    options: list[int] = []
+    connect = socket.create_connection
+
+    def recorded(*arguments: Any) -> socket.socket:
+        sockets.append(connect(*arguments))
+        return sockets[-1]
+
+    def answer(connection: socket.socket) -> None:
+        for size in (len(body), 0):
+            arrived = len(read_head(connection).partition(b"\r\n\r\n")[2])
+            options.append(nodelay())
+            while arrived < size:
+                arrived += len(connection.recv(1 << 20))
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    def nodelay() -> int:
+        return sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    body = bytes(64 << 20)  # more than the system takes in while nobody reads
+    monkeypatch.setattr(socket, "create_connection", recorded)
+    wire = Wire(None, 20)
+    with serving(answer) as address:
+        wire.send("PUT", f"http://{address}/parts", {}, (memoryview(body),)).read()
+        wire.send("GET", f"http://{address}/", {}).read()
+        wire.close()
+    assert len(sockets) == 1
+    assert [bool(option) for option in options] == [False, True]
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
