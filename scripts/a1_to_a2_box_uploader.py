@@ -72,7 +72,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         from shared.uploader import Pass
 
         database = resources.enter_context(
-            Database(settings.database.dsn, settings.max_retries, application_name=name)
+            Database(
+                settings.database.dsn, settings.max_retries, application_name=name, is_stopping=stop.is_set
+            )
         )
         pending = database.pending_migrations()
         if pending:
@@ -89,7 +91,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
             open_ledger=lambda: Database(
-                settings.database.dsn, application_name=name, waits_for_disk=False
+                settings.database.dsn, application_name=name, waits_for_disk=False, is_stopping=stop.is_set
             ),
         )  # fmt: skip
         try:

@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the settings, and show or apply."""
     settings = load_operator_settings(read_environment(arguments.env_file))
     configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
-    with Database(settings.database.dsn, application_name="a1_to_a2 migrate") as database:
+    name = "a1_to_a2 migrate"
+    with Database(settings.database.dsn, application_name=name, answer_seconds=None) as database:
         return show_status(database) if arguments.status else apply_pending(database)
 
 

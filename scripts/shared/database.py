@@ -7,20 +7,18 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-import psycopg2.errors
-from psycopg2.extensions import parse_dsn
-
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
-from shared.errors import DbError, ExitCode, LockLostError
+from shared.connection import ANSWER_SECONDS, Answer, Connection
+from shared.database_errors import out_of_reach
+from shared.errors import ConfigError, DbError, ExitCode, LockLostError
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
     BUNDLED_KINDS,
@@ -58,9 +56,6 @@ from shared.retry import DEFAULT_MAX_RETRIES
 logger = logging.getLogger(__name__)
 
 DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
-CONNECT_TIMEOUT_SECONDS = 10
-ANSWER_TIMEOUT_SECONDS = 30
-"""How long sent bytes may stay unacknowledged before the connection counts as lost."""
 STALE_ANSWER_SECONDS = 0.1
 """A word on who holds the run that took longer than this to come is asked for again, a few times."""
 STALE_ANSWERS = 3
@@ -75,15 +70,7 @@ KEPT_TASK_RUNS = timedelta(days=35)
 GONE = "GONE"
 """The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
-# A host that vanishes with a lock in hand (power, network) is noticed by the server within a minute; its own
-# default is hours.
-_SERVER_OPTIONS = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4"
-
-_RUN_NOT_HELD = "A1001"
-"""The SQLSTATE with which hold_run refuses."""
 _WRITES = ("INSERT", "UPDATE", "DELETE")
-
-_LOGIN_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
@@ -102,9 +89,10 @@ HOLD_RUN = "SELECT hold_run(%(held_lock)s, %(held_epoch)s);"
 
 IS_RUN_HELD = "SELECT EXISTS (SELECT FROM run_epochs WHERE lock = %(held_lock)s AND epoch = %(held_epoch)s)"
 
-# Who holds an advisory lock, by the application_name that every run sets.
+# Who holds an advisory lock, by the application_name that every run sets. The address and the time of another
+# role's session are hidden from ours.
 LOCK_HOLDER = """
-SELECT a.application_name, a.pid, coalesce(host(a.client_addr), 'local socket'), a.backend_start
+SELECT a.application_name, a.pid, a.usename, coalesce(host(a.client_addr), 'local socket'), a.backend_start
 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = %(lock)s AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -645,6 +633,8 @@ class Database:
     dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES.
     waits_for_disk: False for what may be lost when the server itself crashes, because it would then be found
     out anew; a later commit that does wait takes it to the disk with it.
+    answer_seconds: how long the server may work on a statement; None: as long as it takes. is_stopping:
+    whether the process was told to stop; then an answer is waited for only a few seconds more.
     Raises DbError for whatever PostgreSQL refuses; retryable when it was out of reach.
     """
 
@@ -655,29 +645,22 @@ class Database:
         *,
         application_name: str = "a1_to_a2",
         waits_for_disk: bool = True,
+        answer_seconds: float | None = ANSWER_SECONDS,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._max_retries = max_retries
-        self._is_in_transaction = False
         self._held: dict[str, int] | None = None
         self._lock = threading.RLock()
+        self._is_own_session: bool | None = None
         self.statements = 0
         """Statements sent so far, for the run's own accounting."""
-        with _translated():
-            options = [parse_dsn(dsn).get("options", ""), _SERVER_OPTIONS]
-            if not waits_for_disk:
-                options.append("-c synchronous_commit=off")
-            self._connection = psycopg2.connect(
-                dsn,
-                options=" ".join(options).strip(),
-                tcp_user_timeout=ANSWER_TIMEOUT_SECONDS * 1000,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                application_name=application_name,
-                client_encoding="UTF8",
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-            )
-            self._connection.autocommit = True
+        self._connection = Connection(
+            dsn,
+            application_name=application_name,
+            answer_seconds=answer_seconds,
+            waits_for_disk=waits_for_disk,
+            is_stopping=is_stopping,
+        )
 
     def __enter__(self) -> Database:
         return self
@@ -692,7 +675,7 @@ class Database:
     @property
     def file(self) -> int:
         """The connection's socket: it can be read when the server ended the connection."""
-        return int(self._connection.fileno())
+        return self._connection.file()
 
     def ensure_alive(self) -> None:
         """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
@@ -704,33 +687,48 @@ class Database:
     @property
     def is_closed(self) -> bool:
         """Whether the connection is gone, given back or lost."""
-        return bool(self._connection.closed)
+        return self._connection.is_closed
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Have the connection for oneself. Another thread is waited for as long as an answer would be."""
+        deadline = self._connection.deadline()
+        while not self._lock.acquire(timeout=(pause := deadline.pause())):
+            if pause == 0.0:
+                raise out_of_reach(f"another thread has waited for an answer for {deadline.waited:.0f} s")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What happens inside is committed together or not at all. Not to be nested."""
-        with self._lock:
-            if self._is_in_transaction:
+        with self._turn():
+            if self._connection.is_in_transaction:
                 raise RuntimeError("a transaction is open already")
-            self._is_in_transaction = True
+            self._connection.is_in_transaction = True
             try:
                 self._run("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
                 yield
-            except BaseException:
-                self._is_in_transaction = False
+                self._run("COMMIT")
+            except BaseException as exc:
                 if not self.is_closed:
                     try:
                         self._run("ROLLBACK")
-                    except DbError as exc:
-                        logger.debug("rollback failed, the server will do it: %s", exc)
+                    except DbError as error:
+                        logger.debug("rollback failed, the server will do it: %s", error)
+                        self.close()
+                self._connection.is_in_transaction = False
+                self._after(exc)
                 raise
-            self._is_in_transaction = False
-            self._run("COMMIT")
+            self._connection.is_in_transaction = False
 
     # Single run, migrations
 
     def lock_or_holder(self, lock: int, *, is_shared: bool = False) -> str | None:
         """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
+        self._ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
@@ -743,6 +741,7 @@ class Database:
         From then on a write raises LockLostError when another run has taken the lock since, whatever became
         of this connection's own.
         """
+        self._ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         rows = self._rows(TAKE_RUN, keys)
         if not rows:
@@ -787,15 +786,30 @@ class Database:
         holders = self._rows(LOCK_HOLDER, keys)
         if not holders:
             return "a run that has just ended"
-        name, pid, address, since = holders[0]
+        name, pid, user, address, since = holders[0]
+        if since is None:
+            return f"{name} (server process {pid}, of the role {user})"
         return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
+
+    def _ensure_own_session(self) -> None:
+        """A lock lives in a session. Raises ConfigError behind a pooler that hands ours to others between two
+        transactions; what is not pooled costs nothing.
+        """
+        if self._is_own_session is None:
+            self._is_own_session = not self._connection.is_pooled or self._connection.keeps_session()
+        if not self._is_own_session:
+            raise ConfigError(
+                "DATABASE_URL or DB_HOST: the connection pooler there hands a session to others between two"
+                " transactions, and a run's lock with it; use pool_mode = session (PgBouncer) for this"
+                " database, or connect to PostgreSQL itself"
+            )
 
     def applied_migrations(self) -> dict[str, str | None]:
         """{name: SHA-256 or None when it was applied by psql}; empty on a database that never saw one."""
         try:
             return dict(self._rows(APPLIED_MIGRATIONS))
         except DbError as exc:
-            if isinstance(exc.__cause__, psycopg2.errors.UndefinedTable):
+            if _sqlstate(exc) == "42P01":
                 return {}
             raise
 
@@ -822,7 +836,7 @@ class Database:
                         self._run(statement)
                     break
                 except DbError as exc:
-                    if not isinstance(exc.__cause__, psycopg2.errors.LockNotAvailable):
+                    if _sqlstate(exc) != "55P03":
                         raise
                     if time.monotonic() > give_up_at:
                         raise DbError(
@@ -1336,12 +1350,8 @@ class Database:
         """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
         text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
         sql = re.sub(r":'(\w+)'", r"%(\1)s", text.replace("%", "%%"))
-        with self._lock, _translated(), self._connection.cursor() as cursor:
-            self.statements += 1
-            cursor.execute(sql, dict(values))
-            if cursor.description is None:
-                return [], []
-            return [column.name for column in cursor.description], cursor.fetchall()
+        answer = self._answer(sql, dict(values))
+        return answer.columns, answer.rows
 
     def record_resets(self, campaign_ids: Sequence[str], reset_by: str, reason: str) -> list[str]:
         """Note who resets which campaigns and why, before it happens; returns those that have a row."""
@@ -1352,16 +1362,24 @@ class Database:
         return self._rows(sql, values)[0]
 
     def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        with self._lock, _translated(), self._connection.cursor() as cursor:
-            self.statements += 1
-            cursor.execute(*self._held_in(sql, values))
-            return cursor.fetchall()
+        return self._answer(*self._held_in(sql, values)).rows
 
     def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
-        with self._lock, _translated(), self._connection.cursor() as cursor:
+        return self._answer(*self._held_in(sql, values)).count
+
+    def _answer(self, sql: str, values: Mapping[str, object] | None) -> Answer:
+        with self._turn():
             self.statements += 1
-            cursor.execute(*self._held_in(sql, values))
-            return cursor.rowcount
+            try:
+                return self._connection.execute(sql, values)
+            except DbError as exc:
+                self._after(exc)
+                raise
+
+    def _after(self, exc: BaseException) -> None:
+        """Where one lock could not be had, more of them are to be expected."""
+        if isinstance(exc, DbError) and exc.kind == "row_locked" and not self._connection.is_in_transaction:
+            self._connection.wait_less_for_locks()
 
     def _held_in(
         self, sql: str, values: Mapping[str, object] | None
@@ -1369,7 +1387,7 @@ class Database:
         """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs
         both as one transaction, and they travel together.
         """
-        if self._held is None or self._is_in_transaction or not sql.lstrip().startswith(_WRITES):
+        if self._held is None or self._connection.is_in_transaction or not sql.lstrip().startswith(_WRITES):
             return sql, values
         return HOLD_RUN + sql, {**(values or {}), **self._held}
 
@@ -1389,35 +1407,6 @@ def migration_files() -> list[Path]:
     return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """psycopg2's errors as DbError; the first line of the server's message is enough, and names no secret."""
-    try:
-        yield
-    except psycopg2.Error as exc:
-        if exc.pgcode == _RUN_NOT_HELD:
-            raise LockLostError("another run has taken the lock") from exc
-        lost = isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError) and not isinstance(
-            exc, psycopg2.errors.LockNotAvailable | psycopg2.errors.QueryCanceled
-        )
-        text = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        if lost and any(refusal in text for refusal in _LOGIN_REFUSALS):
-            raise DbError(
-                f"PostgreSQL: {text}",
-                kind="login_refused",
-                hint="check DATABASE_URL or DB_USER and DB_PASSWORD",
-            ) from exc
-        raise DbError(
-            f"PostgreSQL: {text}",
-            kind="out_of_reach" if lost else "database_error",
-            hint=_cure_of(exc),
-            retryable=lost,
-        ) from exc
-
-
-def _cure_of(exc: psycopg2.Error) -> str:
-    if isinstance(exc, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
-        return "apply the migrations: python scripts/migrate.py"
-    if isinstance(exc, psycopg2.errors.InsufficientPrivilege):
-        return "migrations run as the owner; for every other script apply database/roles.sql"
-    return ""
+def _sqlstate(exc: DbError) -> str | None:
+    """The code of the refusal that the error tells of."""
+    return getattr(exc.__cause__, "pgcode", None)

@@ -25,7 +25,12 @@ class ExitCode(IntEnum):
     TRY_LATER = 75
 
 
-SYSTEM_WIDE_KINDS = frozenset({"out_of_reach", "login_refused", "root_unusable", "storage_limit_exceeded"})
+SYSTEM_WIDE_KINDS = frozenset(
+    {
+        *("out_of_reach", "login_refused", "root_unusable", "storage_limit_exceeded"),
+        *("no_database", "no_right", "schema_differs", "tls"),
+    }
+)
 """Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
 
 
@@ -114,7 +119,12 @@ class BoxError(AppError):
 
 
 class DbError(AppError):
-    """PostgreSQL is out of reach or refused a statement."""
+    """PostgreSQL is out of reach or refused a statement. Its kinds, beside out_of_reach and login_refused:
+
+    row_locked: somebody else's open transaction is in the way; the next run will do.
+    value_refused: the table does not take a value; the campaign's own failure.
+    no_right, schema_differs, no_database, tls: what is there is not what we need; a person must act.
+    """
 
     system = "database"
 

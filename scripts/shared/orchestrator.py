@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,8 @@ logger = logging.getLogger("orchestrator")
 SCRIPTS = Path(__file__).resolve().parents[1]
 LAST_WORDS_SECONDS = 20.0
 """How long messages may still take when the loop ends."""
+LOOP_ANSWER_SECONDS = 10.0
+"""How long the database may work on a question of the loop, which does nothing else meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Orchestrator:
         self._host = socket.gethostname()
         self._states = {name: _State() for name in self._tasks}
         self._stops = 0
+        self._is_told_to_stop = threading.Event()
         self._codes: list[int] = []
 
     def _configure_log(self) -> None:
@@ -152,7 +156,7 @@ class Orchestrator:
     def run_forever(self) -> ExitCode:
         """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
         self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=False)
-        with _Signals(self._clock) as signals:
+        with _Signals(self._clock, self._is_told_to_stop) as signals:
             self._attend_journal()
             self._service.ready()
             logger.info(
@@ -172,7 +176,7 @@ class Orchestrator:
     def run_once(self) -> int:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
         self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
-        with _Signals(self._clock) as signals:
+        with _Signals(self._clock, self._is_told_to_stop) as signals:
             self._attend_journal()
             if self._journal.file is None:
                 logger.error("without the database nobody knows what is due")
@@ -364,7 +368,8 @@ class Orchestrator:
             from shared.notifier import Mailer
             from shared.outbox import deliver_due_notices
 
-            with Database(settings.database.dsn, application_name="a1_to_a2 messenger") as database:
+            name, is_stopping = "a1_to_a2 messenger", self._is_told_to_stop.is_set
+            with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
                 counts = deliver_due_notices(database, mailer, now(), timezone)
             return counts.failed == 0
@@ -496,7 +501,12 @@ class Orchestrator:
 
     def _open_database(self) -> Database:
         name = f"a1_to_a2 orchestrator {self._host}:{os.getpid()}"[:63]
-        return Database(self._settings.database.dsn, application_name=name)
+        return Database(
+            self._settings.database.dsn,
+            application_name=name,
+            answer_seconds=LOOP_ANSWER_SECONDS,
+            is_stopping=self._is_told_to_stop.is_set,
+        )
 
     def _attend_journal(self) -> None:
         """Connect or take over when it is time; what another orchestrator did is known from then on."""
@@ -528,19 +538,26 @@ class Orchestrator:
 
 
 class _Signals:
-    """The signals that the loop obeys, as bytes in a pipe that it watches."""
+    """The signals that the loop obeys, as bytes in a pipe that it watches. is_told_to_stop: set at once by those
+    that stop it, for whoever waits elsewhere.
+    """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
-    def __init__(self, clock: WallClock) -> None:
+    def __init__(self, clock: WallClock, is_told_to_stop: threading.Event) -> None:
         self._clock = clock
+        self._is_told_to_stop = is_told_to_stop
 
     def __enter__(self) -> _Signals:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._clock.watch(self._reader, "signals")
         self._previous_file = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._previous = {number: signal.signal(number, lambda *_: None) for number in self.NUMBERS}
+        self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
         return self
+
+    def _note(self, number: int, _: object) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._is_told_to_stop.set()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():

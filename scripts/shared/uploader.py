@@ -13,8 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
-from shared.database import GONE, Database
-from shared.errors import AppError, DamError, ExitCode, StoppedError
+from shared.database import GONE, Database, LeftBehind
+from shared.errors import AppError, DamError, DbError, ExitCode, StoppedError
 from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer
 from shared.progress import Progress
@@ -564,22 +564,35 @@ class Pass:
         One that is to be seen in A2 is believed to be gone only when it is out of sight a day later as well:
         with its row its success notice would be lost.
         """
+        left_behind = self._database.left_behind(self._settings.dam.status_a1, seen)
+        states = self._database.get_a1_retry_states([left.campaign_id for left in left_behind])
+        for left in left_behind:
+            if self._is_stopping():
+                self._is_interrupted = True
+                return
+            retry = states.get(left.campaign_id, RetryStatus(left.campaign_id))
+            name = retry.campaign_name or left.campaign_id
+            known = Campaign(left.campaign_id, retry.campaign_number, name, None)
+            with self._isolated(Work(known, retry)):
+                self._follow(left, known)
+
+    def _follow(self, left: LeftBehind, known: Campaign) -> None:
+        """Let one campaign's row say where it is. known: by its row."""
         status_a1 = self._settings.dam.status_a1
-        for left in self._database.left_behind(status_a1, seen):
-            try:
-                campaign = self._dam.read_campaign(left.campaign_id)
-                if not left.is_in_a1:
-                    if campaign is not None:
-                        self._dam.release_lock(campaign)
-                    continue
-                is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
-                if is_waited_for:
-                    self._database.mark_left_search(left.campaign_id)
-                    continue
-                shown = campaign or Campaign(left.campaign_id, "", left.campaign_id, None)
-                self._leave(shown, shown.status, found=campaign is not None)
-            except DamError as exc:
-                logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
+        try:
+            campaign = self._dam.read_campaign(left.campaign_id)
+            if not left.is_in_a1:
+                if campaign is not None:
+                    self._dam.release_lock(campaign)
+                return
+            is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
+            if is_waited_for:
+                self._database.mark_left_search(left.campaign_id)
+                return
+            shown = campaign or known
+            self._leave(shown, shown.status, found=campaign is not None)
+        except DamError as exc:
+            logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
 
     # Failures
 
@@ -601,6 +614,20 @@ class Pass:
         if self._is_dry_run:
             return
         campaign, error = failure.campaign, failure.error
+        try:
+            is_notice_due = self._note_error(campaign, error, failure.retry.retry_count)
+        except DbError as exc:
+            if exc.ends_run:
+                raise
+            logger.error(
+                "campaign %s: no error notice can be stored, so nobody is told but by this line: %s",
+                campaign.id, exc, extra={"action": "notice_not_stored", "campaign_id": campaign.id},
+            )  # fmt: skip
+        else:
+            self._report.queued += is_notice_due
+
+    def _note_error(self, campaign: Campaign, error: AppError, counted_attempts: int) -> bool:
+        """Note the failure, with its notice when one is due; both at once or neither."""
         kind = f"{error.system}/{error.kind}"
         with self._database.transaction():
             lasting = self._database.note_error(campaign.id, kind, str(error))
@@ -612,11 +639,11 @@ class Pass:
                     kind=kind,
                     began_at=lasting.began_at,
                     is_reminder=lasting.is_reminder,
-                    counted_attempts=failure.retry.retry_count,
+                    counted_attempts=counted_attempts,
                     now=self._clock(),
                 )
                 self._database.queue_notice(notice)
-        self._report.queued += lasting.is_notice_due
+        return lasting.is_notice_due
 
     def _conclude(self) -> ExitCode:
         """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.

@@ -26,7 +26,7 @@ WIRE = {"wire", "ahead"}
 SYSTEMS = {
     "dam": {"dam", "dam_session", "dam_answers", "client_certificate"},
     "box": {"box", "box_session"},
-    "database": {"database"},
+    "database": {"database", "connection", "database_errors"},
     "notifier": {"notifier"},
 }
 
