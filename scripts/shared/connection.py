@@ -427,9 +427,15 @@ def _parsed(dsn: str) -> dict[str, str]:
     try:
         return {name: str(value) for name, value in parse_dsn(dsn).items()}
     except psycopg2.Error as exc:
-        found = re.search(r'invalid (?:URI query parameter|connection option)[: "]+(\w+)"', str(exc))
-        unknown = f": libpq {libpq_version()} does not know the option {found[1]}" if found else ""
-        raise ConfigError(f"DATABASE_URL cannot be read{unknown}") from None
+        # Without libpq's words: they quote the text, and with it the password.
+        if "require_auth" in str(exc):
+            raise ConfigError(
+                f"DB_SSLMODE: this libpq ({libpq_version()}) cannot keep the password from a server that is"
+                " not verified (16 and later can); use verify-full"
+            ) from None
+        raise ConfigError(
+            "DATABASE_URL: libpq cannot read it; options behind ? are those of PostgreSQL's manual 34.1.2"
+        ) from None
 
 
 def _addresses(words: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -538,8 +538,9 @@ class Orchestrator:
 
 
 class _Signals:
-    """The signals that the loop obeys, as bytes in a pipe that it watches. is_told_to_stop: set at once by those
-    that stop it, for whoever waits elsewhere.
+    """The signals that the loop obeys, as bytes in a pipe that it watches.
+
+    is_told_to_stop: set at once by those that stop it; the wait for the database looks there.
     """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import time
 from pathlib import Path
 from typing import Literal, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
@@ -31,6 +31,8 @@ DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SECONDS")
 """What the orchestrator alone reads; none of its tasks is shown them."""
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 DamAuth = Literal["pfx-v2", "password"]
@@ -40,6 +42,17 @@ SmtpSecurity = Literal["starttls", "tls", "none"]
 # Whom shared.wire can call; not imported from there, because the loop itself needs no HTTP.
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
+# As libpq splits it, and stricter where people forget to escape: one @, no #, each % with two digits.
+_DATABASE_URL = re.compile(
+    r"""postgres(?:ql)?://
+    (?:(?P<login> (?:[^@/?\#%\s] | %[0-9A-Fa-f]{2})* )@)?
+    (?P<hosts> (?:\[[0-9A-Fa-f:.%]+\] | (?:[\w.~-] | %[0-9A-Fa-f]{2})+ )? (?::[0-9]*)?
+       (?:,(?:\[[0-9A-Fa-f:.%]+\] | (?:[\w.~-] | %[0-9A-Fa-f]{2})+ )? (?::[0-9]*)?)* )
+    (?:/ (?:[^@/?\#%\s] | %[0-9A-Fa-f]{2})* )?
+    (?:\? (?P<query> (?:[^@?\#%\s] | %[0-9A-Fa-f]{2})* ))?""",
+    re.VERBOSE,
+)
+_PORT = re.compile(r":[0-9]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,23 +332,79 @@ def _database(reader: _Reader) -> DatabaseSettings:
     name = reader.text("DB_NAME", "ferrero_tracking")
     user = reader.text("DB_USER", "ferrero_user")
     password = reader.secret("DB_PASSWORD")
+    mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
+    is_system = reader.text("DB_CA_BUNDLE").lower() in ("", "system")
+    bundle = None if is_system else reader.readable_path("DB_CA_BUNDLE")
     if url is not None:
-        if not url.startswith(("postgresql://", "postgres://")):
-            reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
-        try:
-            parts = urlsplit(url)
-            in_query = parse_qs(parts.query)
-        except ValueError:
-            reader.fault("DATABASE_URL", "expected postgresql://user:password@host:port/name")
-        else:
-            for secret in (parts.password, *in_query.get("password", ()), *in_query.get("sslpassword", ())):
-                reader.remember_secret(secret)
-                reader.remember_secret(unquote(secret or ""))
-        return DatabaseSettings(url)
-    if password is None:
-        reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
-    words = {"host": host, "port": str(port), "dbname": name, "user": user, "password": password or ""}
+        hosts, options = _read_database_url(reader, url)
+    else:
+        hosts, options = host.split(","), {}
+        if password is None:
+            reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
+    is_remote = any(one not in LOOPBACK_HOSTS and not one.startswith(("/", "@")) for one in hosts if one)
+    if mode == "default":
+        mode = "verify-full" if is_remote else "prefer"
+    mode = options.get("sslmode", mode)
+    wanted = {"sslmode": mode}
+    if bundle or mode.startswith("verify-"):
+        wanted["sslrootcert"] = bundle or options.get("sslrootcert") or _system_bundle()
+    if is_remote and mode != "verify-full":
+        wanted["require_auth"] = "!password"  # no clear text to a server that may be anybody
+        reader.warn(
+            f"DB_SSLMODE: {mode} does not check that the database server is the right one; use verify-full,"
+            " with DB_CA_BUNDLE for a private CA"
+        )
+    added = {option: value for option, value in wanted.items() if option not in options}
+    if url is not None:
+        query = urlencode(added, quote_via=quote)
+        return DatabaseSettings(f"{url.strip()}{'&' if '?' in url else '?'}{query}" if query else url.strip())
+    words = {
+        "host": host,
+        "port": str(port),
+        "dbname": name,
+        "user": user,
+        "password": password or "",
+        **added,
+    }
     return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in words.items()))
+
+
+def _read_database_url(reader: _Reader, url: str) -> tuple[list[str], dict[str, str]]:
+    """The hosts and the options of a URL, as libpq reads them; what it would read otherwise than it was meant
+    is refused. Nothing of it is quoted: what looks like a host may be a piece of the password.
+    """
+    found = _DATABASE_URL.fullmatch(url.strip())
+    if found is None:
+        reader.fault(
+            "DATABASE_URL",
+            "expected postgresql://user:password@host:port/name; a password's @ / ? # % are written"
+            " %40 %2F %3F %23 %25",
+        )
+        return [], {}
+    pairs = [pair.partition("=") for pair in (found["query"] or "").split("&") if pair]
+    options = {unquote(name): unquote(value) for name, _, value in pairs}
+    login = (found["login"] or "").partition(":")[2]
+    for secret in (login, *(value for name, _, value in pairs if name in ("password", "sslpassword"))):
+        reader.remember_secret(secret)
+        reader.remember_secret(unquote(secret))
+    hosts = [_PORT.sub("", one).strip("[]") for one in found["hosts"].split(",")]
+    named = options.get("hostaddr") or options.get("host") or ",".join(map(unquote, hosts))
+    if "service" in options:
+        named = "somewhere else"
+    elsewhere = reader.foreign("PGHOSTADDR") or reader.foreign("PGHOST")
+    return (named if named.strip(",") else elsewhere).split(","), options
+
+
+def _system_bundle() -> str:
+    """The file of CAs that the system trusts. libpq's own `system` looks where its OpenSSL was built."""
+    import ssl
+
+    found = ssl.get_default_verify_paths().cafile
+    if found is None:
+        import certifi
+
+        found = certifi.where()
+    return found
 
 
 def _quote_libpq(value: str) -> str:
@@ -513,11 +582,15 @@ class _Reader:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._faults: dict[str, str] = {}
+        self._warnings: list[str] = []
         self.names_asked: list[str] = []
         self.secrets_seen: list[str] = []
 
     def fault(self, name: str, text: str) -> None:
         self._faults.setdefault(name, f"{name}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._warnings.append(text)
 
     def is_faulty(self, name: str) -> bool:
         return name in self._faults
@@ -525,11 +598,17 @@ class _Reader:
     def finish(self) -> None:
         if self._faults:
             raise ConfigError(list(self._faults.values()))
+        for text in self._warnings:
+            logger.warning("%s", text, extra={"action": "risky_setting"})
 
     def text(self, name: str, default: str | None = None) -> str:
         """The value without outer blanks; the default, or "", when unset or empty."""
         self.names_asked.append(name)
         return self._env.get(name, "").strip() or default or ""
+
+    def foreign(self, name: str) -> str:
+        """A variable that is not ours, and is not listed as such."""
+        return self._env.get(name, "")
 
     def required(self, name: str) -> str:
         value = self.text(name)
