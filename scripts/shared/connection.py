@@ -202,8 +202,8 @@ class Connection:
 
     def deadline(self) -> Deadline:
         """Until when an answer to something asked now is waited for."""
-        seconds = None if self._answer_seconds is None else self._answer_seconds + GRACE_SECONDS
-        return Deadline(seconds, self._is_stopping)
+        seconds = self._answer_seconds
+        return Deadline(None if seconds is None else seconds + min(seconds, GRACE_SECONDS), self._is_stopping)
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> Answer:
         """Send a statement, or several in one text, and wait for the answer. Raises DbError.

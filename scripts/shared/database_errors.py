@@ -30,6 +30,9 @@ IS_SAID_BY_SERVER = re.compile(r"(?:^|: )[^:\n]+:  \S", re.MULTILINE)
 """libpq puts two blanks behind the severity of what a server says, in any language, and nowhere else."""
 _CODE = re.compile(r"(?:^|: )[^:\n]+:  ([0-9A-Z]{5}): (.*)", re.MULTILINE)
 
+_POOLERS_CODE = "08P01"
+"""With which PgBouncer refuses, whatever the reason; its words are English."""
+
 # What libpq itself says is English: its translations need setlocale(LC_MESSAGES), which Python never calls.
 # Where no code can be had (see connection), the English words of a server are told apart as well.
 _CLIENT_SIDE = (
@@ -38,8 +41,8 @@ _CLIENT_SIDE = (
     (r"received invalid response|expected authentication request", "not_postgresql"),
     (r"SSL|certificate|private key|TLS", "tls"),
     (r"no password supplied|SCRAM|SASL|GSS|password is empty", "login_refused"),
-    (r"authentication failed|role .* does not exist|no pg_hba\.conf entry", "login_refused"),
-    (r"database .* does not exist", "no_database"),
+    (r"authentication failed|role .* does not exist|no pg_hba\.conf entry|no such user", "login_refused"),
+    (r"database .* does not exist|no such database", "no_database"),
     (r"session is (not )?read-only|hot standby", "read_only"),
 )
 
@@ -71,7 +74,7 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
     into a URL without escaping may be a part of any of them.
     """
     coded = _CODE.search(text)
-    if coded is not None:
+    if coded is not None and coded[1] != _POOLERS_CODE:
         return _login_error(coded[1], _without_names(coded[2], words))
     kind = next((kind for pattern, kind in _CLIENT_SIDE if re.search(pattern, text)), "out_of_reach")
     said = _without_names(_first_line(text), words)
