@@ -531,21 +531,25 @@ ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
 """
 
 LASTING_FAILURES = """
-SELECT count(*) OVER (), e.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
-       c.status, e.kind, e.message, e.began_at
-FROM campaign_errors e LEFT JOIN campaign_status c USING (campaign_id)
-ORDER BY e.began_at DESC, e.campaign_id, e.kind LIMIT %(limit)s
+SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
+       began_at
+FROM (SELECT count(*) OVER () AS total, campaign_id, kind, message, began_at FROM campaign_errors
+      ORDER BY began_at DESC, campaign_id, kind LIMIT %(limit)s) shown
+LEFT JOIN campaign_status c USING (campaign_id)
+ORDER BY began_at DESC, campaign_id, kind
 """
 
 # Campaigns that an error notice was about and that fail no more.
 FAILURES_OVER = """
-SELECT count(*) OVER (), n.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
-       c.status
-FROM (SELECT DISTINCT campaign_id FROM notices
-      WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s AND campaign_id <> '') n
+SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
+FROM (SELECT count(*) OVER () AS total, campaign_id
+      FROM (SELECT DISTINCT campaign_id FROM notices
+            WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s
+              AND campaign_id <> '') n
+      WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
+      ORDER BY campaign_id LIMIT %(limit)s) shown
 LEFT JOIN campaign_status c USING (campaign_id)
-WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
-ORDER BY n.campaign_id LIMIT %(limit)s
+ORDER BY campaign_id
 """
 
 # Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
