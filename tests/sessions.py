@@ -1,4 +1,4 @@
-"""Connections that the server ends, in the way of every version: `pg_terminate_backend` waits only since 14."""
+"""Connections that the server ends, on every version: `pg_terminate_backend` waits only since 14."""
 
 from __future__ import annotations
 
