@@ -72,7 +72,6 @@ MIGRATION_LOCK = 2
 ORCHESTRATOR_LOCK = 3
 TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is drawn from the task's name."""
-KEPT_TASK_RUNS = timedelta(days=35)
 GONE = "GONE"
 """The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
@@ -466,8 +465,6 @@ ON CONFLICT (run_id) DO UPDATE SET
     finished_at = EXCLUDED.finished_at, exit_code = EXCLUDED.exit_code, ending = EXCLUDED.ending
 """
 
-PRUNE_TASK_RUNS = "DELETE FROM orchestrator_task_runs WHERE started_at < %(before)s"
-
 TASK_ALERTS = """
 SELECT task, ending, failures, began_at, last_failed_at, is_announced, last_notice_at
 FROM orchestrator_task_alerts
@@ -515,7 +512,7 @@ UPDATE campaign_uploads SET report_date = %(report_date)s
 WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() + interval '5 minutes')
 """
 
-SERVER_TIME = "SELECT now()"
+LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
 
 # Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
 # and the uploads that they told of are today's.
@@ -1260,10 +1257,6 @@ class Database:
         """Enter a run that begins, or the end of one."""
         self._run(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
 
-    def prune_task_runs(self, now: datetime) -> int:
-        """Forget the runs of more than KEPT_TASK_RUNS ago; how many there were."""
-        return self._run(PRUNE_TASK_RUNS, {"before": now - KEPT_TASK_RUNS})
-
     def task_alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} of everything that counts failures at present."""
         found: dict[str, dict[str, TaskAlert]] = {}
@@ -1294,8 +1287,10 @@ class Database:
         """Take back the reports of dates that have not begun, by our clock and by the server's: the one that
         made them ran ahead. A clock that was set back alone takes back none.
         """
-        latest = max(now, self._row(SERVER_TIME)[0])
-        self._run(FORGET_LATER_REPORTS, {"today": latest.astimezone(zone).date()})
+        server_now, latest = self._row(LATEST_REPORT)
+        today = max(now, server_now).astimezone(zone).date()
+        if latest is not None and latest > today:
+            self._run(FORGET_LATER_REPORTS, {"today": today})
 
     def claim_daily_report(self, day: ReportDay, notice_id: str, now: datetime) -> bool:
         """Take the report of a date, and the uploads that no report has told of, in the caller's transaction.
@@ -1376,6 +1371,10 @@ class Database:
     def outbox_backlog(self, day: ReportDay) -> Backlog:
         """E-mails that the mail server has been given and did not take."""
         return Backlog(*self._row(OUTBOX_BACKLOG, {"since": day.since, "until": day.until}))
+
+    def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
+        """Remove some rows that have had their life (see `retention`); how many."""
+        return self._run(removal, values)
 
     # Operators
 

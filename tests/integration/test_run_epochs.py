@@ -18,6 +18,7 @@ from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
 from shared.errors import DbError, ExitCode, LockLostError
 from shared.journal import Journal, Role
 from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
+from shared.retention import prune
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 CAMPAIGN = Campaign("c", "C-1", "Summer", "A1")
@@ -49,7 +50,7 @@ WRITES: dict[str, Callable[[Database], object]] = {
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
     "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
-    "prune": lambda db: db.prune_task_runs(NOW),
+    "prune": lambda db: prune(db, NOW),
     "single mail": lambda db: db.begin_single(NOW),
 }
 
