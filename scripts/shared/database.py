@@ -309,13 +309,16 @@ SELECT EXISTS (SELECT FROM notice_deliveries
                WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s),
        EXISTS (SELECT FROM notice_deliveries
                WHERE sent_at IS NULL AND gave_up_at IS NULL
-                 AND next_try_at > %(now)s::timestamptz + interval '65 minutes')
+                 AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
+                 AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes'))
 """
 
-# Put off for longer than an hour, the longest pause between two tries: by a clock that ran ahead. Due now.
+# Put off before the first try, or for longer than an hour, the longest pause between two: by a clock that ran
+# ahead. Due now.
 RIGHT_NEXT_TRIES = """
 UPDATE notice_deliveries SET next_try_at = %(now)s
-WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at > %(now)s::timestamptz + interval '65 minutes'
+WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
+  AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes')
 """
 
 # An e-mail that was begun and not brought to its end: it is the first to be sent again.
@@ -1104,10 +1107,10 @@ class Database:
 
     def is_notice_due(self, now: datetime) -> bool:
         """Whether there is anything to deliver: the one outbox query of an idle run."""
-        is_due, is_beyond_any_pause = self._row(IS_NOTICE_DUE, {"now": now})
-        if is_beyond_any_pause:
+        is_due, is_put_off_wrongly = self._row(IS_NOTICE_DUE, {"now": now})
+        if is_put_off_wrongly:
             self._run(RIGHT_NEXT_TRIES, {"now": now})
-        return bool(is_due or is_beyond_any_pause)
+        return bool(is_due or is_put_off_wrongly)
 
     # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
     # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.

@@ -31,9 +31,7 @@ TODAY = date(2026, 11, 23)
 LONGEST_DELAY = timedelta(hours=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 WINDOW = OffHours(True, time(22), time(5), frozenset({5, 6}), 30, frozenset({0, 30}))
-AHEAD = pytest.mark.parametrize(
-    "ahead", [2 * HOUR, DAY, 365 * DAY], ids=["two hours", "tomorrow", "next year"]
-)
+AHEAD = pytest.mark.parametrize("ahead", [HOUR, DAY, 365 * DAY], ids=["an hour", "tomorrow", "next year"])
 
 
 @pytest.fixture
@@ -107,7 +105,7 @@ def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
     to = ("support@example.com",)
     database.queue_notice(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
     for put_off in (HOUR / 60, LONGEST_DELAY):
-        database._run("UPDATE notice_deliveries SET next_try_at = %(at)s", {"at": NOW + put_off})
+        database._run("UPDATE notice_deliveries SET tries = 1, next_try_at = %(at)s", {"at": NOW + put_off})
         assert not database.is_notice_due(NOW)
         assert database.is_notice_due(NOW + put_off)
 
@@ -257,7 +255,7 @@ def test_alert__reminds_goes_on_from_now_and_is_forgotten(ahead: timedelta) -> N
 def test_plan__a_run_from_the_future_puts_nothing_off(ahead: timedelta, schedule: Interval | Daily) -> None:
     planned = NOW.replace(hour=18, minute=0, second=0)
     ended_ahead = LastRun(planned, NOW, NOW + ahead, 75)
-    assert plan(schedule, ended_ahead, NOW + HOUR, ROME, WINDOW).at <= NOW + HOUR
+    assert plan(schedule, ended_ahead, NOW + HOUR / 2, ROME, WINDOW).at <= NOW + HOUR / 2
     all_ahead = LastRun(planned + ahead, NOW + ahead, NOW + ahead, 0)
     if isinstance(schedule, Interval) or ahead >= DAY:
         assert plan(schedule, all_ahead, NOW, ROME, WINDOW).at <= NOW
