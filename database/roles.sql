@@ -22,5 +22,7 @@ GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, 
     campaign_uploads, run_epochs, notice_bundles TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts TO :"role";
--- What has been said or done once stays as it is.
+-- What has been said or done once stays as it is, for as long as it is kept.
 GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
+-- What is older than its stated life is removed (scripts/shared/retention.py); deliveries go with their notice.
+GRANT DELETE ON notices, notice_bundles, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";

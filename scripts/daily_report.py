@@ -16,11 +16,12 @@ from uuid import uuid4
 
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import Database
-from shared.errors import ConfigError, ExitCode
+from shared.errors import ConfigError, DbError, ExitCode
 from shared.logs import configure_logging, use_utf8
 from shared.notifier import Composer, Mailer
 from shared.outbox import deliver_due_notices
 from shared.report import DayReport, ReportDay, report_day
+from shared.retention import prune
 from shared.script import exit_code_of
 from shared.settings import ReportSettings, load_report_settings, read_environment
 
@@ -73,7 +74,7 @@ def queue_report(
 
 
 def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
-    """Print the report, or queue it and deliver what is due."""
+    """Print the report; or queue it, deliver what is due, and remove the rows that have had their life."""
     settings = load_report_settings(read_environment(arguments.env_file))
     configure_logging(
         settings.log.format,
@@ -104,10 +105,18 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
             report = read_report(database, settings, day, now, is_preview=True)
             sys.stdout.write(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
             return ExitCode.OK
+        database.forget_later_reports(now, settings.timezone)
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
+        try:
+            prune(database, now)
+        except DbError as exc:  # the report is out; what is old can wait
+            logger.warning(
+                "rows that are older than their life stay until the next report: %s", exc,
+                extra={"action": "rows_kept"},
+            )  # fmt: skip
     return ExitCode.OK
 
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import ssl
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import hypothesis
+import psycopg2
 import pytest
 import trustme
 from cryptography import x509
@@ -28,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
 from simulators.mail import MailSink
-from simulators.postgres import EmbeddedPostgres, PostgresServer
+from simulators.postgres import EmbeddedPostgres, PostgresError, PostgresServer, find_binaries
 
 if TYPE_CHECKING:
     from simulators.box import BoxSimulator
@@ -54,6 +56,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2000, help="of the crash proof")
     parser.addoption("--campaigns", type=int, default=1000, help="in the storm")
     parser.addoption("--assets", type=int, default=10_000, help="in the storm")
+
+
+def pytest_report_header() -> list[str]:
+    """Which PostgreSQL the tests meet; asked in the process that prints, whatever xdist does."""
+    try:
+        own = find_binaries()
+        told = subprocess.run([own / "postgres", "--version"], capture_output=True, text=True, check=True)
+        servers = [f"{told.stdout.strip()}, started from {own}"]
+    except (PostgresError, OSError, subprocess.CalledProcessError) as exc:
+        servers = [f"none to start: {exc}"]
+    if EXTERNAL_DATABASE_URL:
+        try:
+            server = external_server(EXTERNAL_DATABASE_URL)
+            with contextlib.closing(psycopg2.connect(server.url, connect_timeout=10)) as connection:
+                shown = connection.get_parameter_status("server_version")
+            servers = [f"PostgreSQL {shown}, of DATABASE_URL", f"{servers[0]}, where a test stops its server"]
+        except (pytest.fail.Exception, psycopg2.Error):
+            servers = ["DATABASE_URL names none that can be used"]
+    return [f"server: {server}" for server in servers]
 
 
 # ---------------------------------------------------------------------------------------------------------

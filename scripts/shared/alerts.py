@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from shared.clocks import is_waiting
+
 REMINDER_INTERVAL = timedelta(days=1)
 """How often a failure that lasts is told again, of a task or of a campaign."""
 
@@ -55,9 +57,9 @@ def after_failure(
     if known is None:
         alert = TaskAlert(task, ending, 1, began_at=now, last_failed_at=now)
     else:
-        began_at = known.began_at if known.failures else now
+        began_at = min(known.began_at, now) if known.failures else now
         alert = replace(known, failures=known.failures + 1, began_at=began_at, last_failed_at=now)
-    is_due = alert.last_notice_at is None or now - alert.last_notice_at >= REMINDER_INTERVAL
+    is_due = alert.last_notice_at is None or not is_waiting(alert.last_notice_at, REMINDER_INTERVAL, now)
     if alert.failures < threshold or not is_due:
         return {**alerts, ending: alert}, None
     news = AlertNews(
@@ -72,7 +74,7 @@ def after_success(alerts: Alerts, now: datetime) -> tuple[Alerts, AlertNews | No
     remembered = {
         ending: replace(alert, failures=0, is_announced=False)
         for ending, alert in alerts.items()
-        if alert.last_notice_at is not None and now - alert.last_notice_at < REMINDER_INTERVAL
+        if alert.last_notice_at is not None and is_waiting(alert.last_notice_at, REMINDER_INTERVAL, now)
     }
     if not announced:
         return remembered, None

@@ -12,6 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from shared.clocks import is_waiting
+
 A1_TO_A2_INTERVAL_MINUTES = 3
 MINUTE = timedelta(minutes=1)
 CATCH_UP = timedelta(hours=3)
@@ -170,7 +172,8 @@ def _next_daily(at: time, last: LastRun | None, now: datetime, zone: ZoneInfo) -
                 day += timedelta(days=1)
                 continue
             ended = whole_minute(last.finished_at or last.started_at).astimezone(UTC)
-            start = max(start, ended + DAILY_RETRY)
+            if is_waiting(ended, DAILY_RETRY, this_minute):
+                start = max(start, ended + DAILY_RETRY)
         wall = start.astimezone(zone)
         if start < begins + CATCH_UP and wall.date() == day:
             return PlannedRun(wall, "daily", planned)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
@@ -66,7 +67,6 @@ MIGRATION_LOCK = 2
 ORCHESTRATOR_LOCK = 3
 TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is drawn from the task's name."""
-KEPT_TASK_RUNS = timedelta(days=35)
 GONE = "GONE"
 """The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
@@ -161,12 +161,20 @@ WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
 # Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
 # rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
 LEFT_BEHIND = """
-SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL
+SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL,
+       coalesce(lock_doubted_at > now() + interval '5 minutes', FALSE)
 FROM campaign_status
 WHERE campaign_id <> ALL(%(seen)s)
-  AND (status = %(status)s AND (left_search_at IS NULL OR left_search_at < now() - interval '1 day')
+  AND (status = %(status)s AND (left_search_at IS NULL
+                                OR NOT (left_search_at >= now() - interval '1 day'
+                                        AND left_search_at <= now() + interval '5 minutes'))
        OR status IS DISTINCT FROM %(status)s AND lock_doubted_at > now() - interval '1 hour')
 ORDER BY campaign_id
+"""
+
+# A doubt from the future would have its campaign looked after until then; from now on it lasts its hour.
+RIGHT_LOCK_DOUBTS = """
+UPDATE campaign_status SET lock_doubted_at = now() WHERE lock_doubted_at > now() + interval '5 minutes'
 """
 
 MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
@@ -263,9 +271,10 @@ FROM campaign_assets WHERE campaign_id = %(campaign_id)s
 NOTE_ERROR = """
 INSERT INTO campaign_errors AS e (campaign_id, kind, message) VALUES (%(campaign_id)s, %(kind)s, %(message)s)
 ON CONFLICT (campaign_id, kind) DO UPDATE SET
-    message = EXCLUDED.message, last_seen_at = now(),
-    last_notice_at = CASE WHEN e.last_notice_at <= now() - %(reminder_interval)s THEN now()
-                          ELSE e.last_notice_at END
+    message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now(),
+    last_notice_at = CASE WHEN e.last_notice_at > now() - %(reminder_interval)s
+                               AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
+                          ELSE now() END
 RETURNING began_at, last_notice_at = now(), began_at < now()
 """
 
@@ -285,7 +294,19 @@ SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipien
 
 IS_NOTICE_DUE = """
 SELECT EXISTS (SELECT FROM notice_deliveries
-               WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s)
+               WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s),
+       EXISTS (SELECT FROM notice_deliveries
+               WHERE sent_at IS NULL AND gave_up_at IS NULL
+                 AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
+                 AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes'))
+"""
+
+# Put off before the first try, or for longer than an hour, the longest pause between two: by a clock that ran
+# ahead. Due now.
+RIGHT_NEXT_TRIES = """
+UPDATE notice_deliveries SET next_try_at = %(now)s
+WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
+  AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes')
 """
 
 # An e-mail that was begun and not brought to its end: it is the first to be sent again.
@@ -435,8 +456,6 @@ ON CONFLICT (run_id) DO UPDATE SET
     finished_at = EXCLUDED.finished_at, exit_code = EXCLUDED.exit_code, ending = EXCLUDED.ending
 """
 
-PRUNE_TASK_RUNS = "DELETE FROM orchestrator_task_runs WHERE started_at < %(before)s"
-
 TASK_ALERTS = """
 SELECT task, ending, failures, began_at, last_failed_at, is_announced, last_notice_at
 FROM orchestrator_task_alerts
@@ -478,9 +497,19 @@ VALUES (%(report_date)s, %(notice_id)s, %(queued_at)s)
 ON CONFLICT (report_date) DO NOTHING
 """
 
+# An upload from the future is told of at once: its date was written by a clock that ran ahead.
 ASSIGN_UPLOADS = """
 UPDATE campaign_uploads SET report_date = %(report_date)s
-WHERE report_date IS NULL AND completed_at < %(until)s
+WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() + interval '5 minutes')
+"""
+
+LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
+
+# Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
+# and the uploads that they told of are today's.
+FORGET_LATER_REPORTS = """
+WITH forgotten AS (DELETE FROM daily_reports WHERE report_date > %(today)s)
+UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
 """
 
 # The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
@@ -495,7 +524,8 @@ FROM (SELECT u.*, u.completed_at < %(start)s AS is_before, count(*) OVER section
       FROM campaign_uploads u
       WHERE u.report_date = %(report_date)s
          OR (u.report_date IS NOT NULL AND u.completed_at >= %(start)s AND u.completed_at < %(until)s)
-         OR (%(is_preview)s AND u.report_date IS NULL AND u.completed_at < %(until)s)
+         OR (%(is_preview)s AND u.report_date IS NULL
+             AND (u.completed_at < %(until)s OR u.completed_at > now() + interval '5 minutes'))
       WINDOW section AS (PARTITION BY u.completed_at < %(start)s)) numbered
 LEFT JOIN campaign_status c USING (campaign_id)
 WHERE place <= %(limit)s
@@ -519,21 +549,25 @@ ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
 """
 
 LASTING_FAILURES = """
-SELECT count(*) OVER (), e.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
-       c.status, e.kind, e.message, e.began_at
-FROM campaign_errors e LEFT JOIN campaign_status c USING (campaign_id)
-ORDER BY e.began_at DESC, e.campaign_id, e.kind LIMIT %(limit)s
+SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
+       began_at
+FROM (SELECT count(*) OVER () AS total, campaign_id, kind, message, began_at FROM campaign_errors
+      ORDER BY began_at DESC, campaign_id, kind LIMIT %(limit)s) shown
+LEFT JOIN campaign_status c USING (campaign_id)
+ORDER BY began_at DESC, campaign_id, kind
 """
 
 # Campaigns that an error notice was about and that fail no more.
 FAILURES_OVER = """
-SELECT count(*) OVER (), n.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
-       c.status
-FROM (SELECT DISTINCT campaign_id FROM notices
-      WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s AND campaign_id <> '') n
+SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
+FROM (SELECT count(*) OVER () AS total, campaign_id
+      FROM (SELECT DISTINCT campaign_id FROM notices
+            WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s
+              AND campaign_id <> '') n
+      WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
+      ORDER BY campaign_id LIMIT %(limit)s) shown
 LEFT JOIN campaign_status c USING (campaign_id)
-WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
-ORDER BY n.campaign_id LIMIT %(limit)s
+ORDER BY campaign_id
 """
 
 # Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
@@ -913,8 +947,11 @@ class Database:
 
     def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
         """The campaigns that the DAM's search does not show and that are not done with all the same."""
-        rows = self._rows(LEFT_BEHIND, {"status": status, "seen": list(seen)})
-        return [LeftBehind(*row) for row in rows]
+        values = {"status": status, "seen": list(seen)}
+        rows = self._rows(LEFT_BEHIND, values)
+        if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
+            self._run(RIGHT_LOCK_DOUBTS, values)
+        return [LeftBehind(*row[:3]) for row in rows]
 
     def mark_left_search(self, campaign_id: str) -> None:
         """Leave the row as it is, whatever the search says, and do not ask again for a day."""
@@ -1017,7 +1054,7 @@ class Database:
         with self.transaction():
             current, now = self._bucket(bucket)
             later, grant = take(current, wanted, limit, now)
-            if grant.count:
+            if grant.count or later.second < current.second:
                 self._save_bucket(bucket, later)
         return grant
 
@@ -1084,7 +1121,10 @@ class Database:
 
     def is_notice_due(self, now: datetime) -> bool:
         """Whether there is anything to deliver: the one outbox query of an idle run."""
-        return bool(self._row(IS_NOTICE_DUE, {"now": now})[0])
+        is_due, is_put_off_wrongly = self._row(IS_NOTICE_DUE, {"now": now})
+        if is_put_off_wrongly:
+            self._run(RIGHT_NEXT_TRIES, {"now": now})
+        return bool(is_due or is_put_off_wrongly)
 
     # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
     # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.
@@ -1234,10 +1274,6 @@ class Database:
         """Enter a run that begins, or the end of one."""
         self._run(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
 
-    def prune_task_runs(self, now: datetime) -> int:
-        """Forget the runs of more than KEPT_TASK_RUNS ago; how many there were."""
-        return self._run(PRUNE_TASK_RUNS, {"before": now - KEPT_TASK_RUNS})
-
     def task_alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} of everything that counts failures at present."""
         found: dict[str, dict[str, TaskAlert]] = {}
@@ -1263,6 +1299,15 @@ class Database:
         """The latest report of an earlier date, as (its date, when it was made)."""
         rows = self._rows(PREVIOUS_DAILY_REPORT, {"report_date": report_date})
         return (rows[0][0], rows[0][1]) if rows else None
+
+    def forget_later_reports(self, now: datetime, zone: ZoneInfo) -> None:
+        """Take back the reports of dates that have not begun, by our clock and by the server's: the one that
+        made them ran ahead. A clock that was set back alone takes back none.
+        """
+        server_now, latest = self._row(LATEST_REPORT)
+        today = max(now, server_now).astimezone(zone).date()
+        if latest is not None and latest > today:
+            self._run(FORGET_LATER_REPORTS, {"today": today})
 
     def claim_daily_report(self, day: ReportDay, notice_id: str, now: datetime) -> bool:
         """Take the report of a date, and the uploads that no report has told of, in the caller's transaction.
@@ -1343,6 +1388,10 @@ class Database:
     def outbox_backlog(self, day: ReportDay) -> Backlog:
         """E-mails that the mail server has been given and did not take."""
         return Backlog(*self._row(OUTBOX_BACKLOG, {"since": day.since, "until": day.until}))
+
+    def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
+        """Remove some rows that have had their life (see `retention`); how many."""
+        return self._run(removal, values)
 
     # Operators
 

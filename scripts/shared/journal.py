@@ -190,10 +190,6 @@ class Journal:
 
         return self._ask(write, False)
 
-    def prune(self, now: datetime) -> None:
-        """Forget old runs."""
-        self._ask(lambda database: database.prune_task_runs(now), 0)
-
     def _ask(self, question: Callable[[Database], T], otherwise: T) -> T:
         """The database's answer, or the other one while it is away."""
         if self._database is None:

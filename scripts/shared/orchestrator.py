@@ -318,8 +318,6 @@ class Orchestrator:
             self._note_outcome(task, state, code, ending, tail, now)
         if code != 0:
             self._deliver_outbox()
-        if isinstance(task.schedule, Daily):
-            self._journal.prune(now)
 
     def _note_outcome(
         self, task: Task, state: _State, code: int, ending: str, tail: Sequence[str], now: datetime

@@ -3,7 +3,8 @@
 Pure; time is an argument. Calls are counted by the second. A minute touches 61 such seconds, and one more
 covers a call that goes out a little after it was allowed; the limit holds for all 62 together. The first
 half of it may be used at once, so that an ordinary campaign does not wait at all; from then on it is spread
-evenly.
+evenly. A clock that ran ahead and was put right (see `clocks`) holds nobody up for longer than a minute: what
+was counted counts as of now.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from math import ceil, floor
 WINDOW_SECONDS = 62
 USE_WITHIN_SECONDS = 0.5
 """How long after being allowed a call may still go out."""
+LONGEST_PAUSE_SECONDS = 300.0
+"""No pause lasts longer; one whose end is further off was begun by a clock that ran ahead, and is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ class Grant:
 def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, Grant]:
     """Leave for up to `wanted` calls, and the bucket that remembers it. limit: calls a minute, above 0."""
     current = _aged(bucket, floor(now))
-    if now < bucket.paused_until:
-        return current, Grant(0, bucket.paused_until - now)
+    if now < current.paused_until <= now + LONGEST_PAUSE_SECONDS:
+        return current, Grant(0, current.paused_until - now)
     used = sum(current.counts)
     at_once = limit // 2 - used
     room = at_once if at_once > 0 else ceil(limit / 60) - current.counts[0]
@@ -52,11 +55,17 @@ def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, G
 
 def pause(bucket: Bucket, seconds: float, now: float) -> Bucket:
     """Nobody calls for so long; a longer pause that is on stays."""
-    return Bucket(bucket.second, bucket.counts, max(bucket.paused_until, now + seconds))
+    latest = now + LONGEST_PAUSE_SECONDS
+    standing = bucket.paused_until if bucket.paused_until <= latest else 0.0
+    return Bucket(bucket.second, bucket.counts, max(standing, min(now + seconds, latest)))
 
 
 def _aged(bucket: Bucket, second: int) -> Bucket:
-    """The bucket at a later second. A clock that was set back goes on from where it stood."""
+    """The bucket at another second. A clock that was set back a little goes on from where it stood, so that
+    no minute sees too much; set back by more than a window, from now.
+    """
+    if bucket.second > second + WINDOW_SECONDS:
+        return Bucket(second, bucket.counts, bucket.paused_until)
     passed = max(0, second - bucket.second)
     kept = (0,) * min(passed, WINDOW_SECONDS) + bucket.counts
     counts = (kept + (0,) * WINDOW_SECONDS)[:WINDOW_SECONDS]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from sessions import end_sessions
 from simulators.dam import GeneratedContent
 from world import World, wait_for
 
@@ -519,10 +520,7 @@ def test_database_lost__in_the_middle_loses_nothing(world: World) -> None:
     world.dam.fail(r"GET .*/contents", delay=1.5, times=4)  # none of the four files is there too soon
     process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     wait_for(lambda: any("contents" in call.path for call in world.dam.requests))
-    world.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name LIKE 'a1_to_a2 %'"
-    )
+    assert end_sessions(world.database_url, "a1_to_a2 %")
     run = world.finish(process)
     assert run.exit_code == 75, run.stderr
     assert world.dam.status(pair.broken) == "A1"

@@ -341,7 +341,7 @@ def test_role__can_change_no_table(role: str, database_url: str) -> None:
             "CREATE DATABASE mine",
             "CREATE INDEX x ON campaign_status (status)",
             "DELETE FROM campaign_status",
-            "DELETE FROM notices",
+            "DELETE FROM run_epochs",
             "UPDATE notices SET subject = ''",
             "UPDATE a1_resets SET reason = ''",
             "INSERT INTO schema_migrations (name) VALUES ('x')",

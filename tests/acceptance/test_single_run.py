@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sessions import end_sessions
 from world import Run, World, wait_for
 
 UPLOADER = "a1_to_a2_box_uploader.py"
@@ -31,10 +32,7 @@ def effects(world: World) -> list[str]:
 
 def cut(world: World, pid: int) -> None:
     """Let the server end a process's connection, and the lock with it."""
-    world.sql(
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name LIKE %s",
-        f"a1_to_a2 %:{pid} run %",
-    )
+    end_sessions(world.database_url, f"a1_to_a2 %:{pid} run %")
 
 
 def finish_all(world: World, processes: list[subprocess.Popen[str]]) -> dict[int, Run]:

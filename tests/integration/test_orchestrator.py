@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 import psycopg2
 import pytest
 
+from sessions import end_sessions
 from shared.cadence import Daily, Interval
 from shared.database import ORCHESTRATOR_LOCK, Database
 from shared.journal import Journal
@@ -361,10 +362,7 @@ def test_loop__database_away_for_a_while(
 
 def test_loop__connection_cut_by_the_server_is_taken_up_again(stage: Stage) -> None:
     def cut(_: SimulatedClock) -> None:
-        stage.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name LIKE 'a1_to_a2 orchestrator%' AND datname = current_database()"
-        )
+        assert end_sessions(stage.url, "a1_to_a2 orchestrator%") == 1
 
     stage.play(
         stage.task(), start="2026-01-28T10:00:00", end="2026-01-28T10:20:00",
@@ -379,10 +377,7 @@ def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage
     loop = Orchestrator([stage.task()], stage.settings, clock=clock)
     loop._journal = Journal(loop._open_database, 0.0, is_shared=False)
     loop._attend_journal()
-    stage.sql(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE application_name LIKE 'a1_to_a2 orchestrator%' AND datname = current_database()"
-    )
+    assert end_sessions(stage.url, "a1_to_a2 orchestrator%") == 1
     with Database(stage.url, application_name="the other") as other:
         assert other.take_run(ORCHESTRATOR_LOCK) is None
         loop._start_due()

@@ -10,10 +10,10 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import psycopg2
 import pytest
 
 import a1_retry
+from sessions import end_sessions
 from shared.database import Database
 from shared.models import (
     Attempt,
@@ -342,9 +342,7 @@ def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None
 
     class Cut(Killing):
         def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
-            pid = stage.database._row("SELECT pg_backend_pid()")[0]
-            with closing(psycopg2.connect(stage.url)) as other, other, other.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            assert end_sessions(stage.url, "a1_to_a2") == 1
             return self._mailer.send(notice, before_handover=before_handover)
 
     with pytest.raises(DbError, match=r"server closed|terminating"):

@@ -12,11 +12,13 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
+from sessions import end_sessions
 from shared import database as statements
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
 from shared.errors import DbError, ExitCode, LockLostError
 from shared.journal import Journal, Role
 from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
+from shared.retention import prune
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 CAMPAIGN = Campaign("c", "C-1", "Summer", "A1")
@@ -48,7 +50,7 @@ WRITES: dict[str, Callable[[Database], object]] = {
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
     "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
-    "prune": lambda db: db.prune_task_runs(NOW),
+    "prune": lambda db: prune(db, NOW),
     "single mail": lambda db: db.begin_single(NOW),
 }
 
@@ -141,10 +143,9 @@ def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Dat
 
 
 def test_connection_gone__is_a_lock_lost(database_url: str) -> None:
-    with Database(database_url) as first, Database(database_url) as second:
+    with Database(database_url, application_name="first") as first:
         assert first.take_run(UPLOADER_LOCK) is None
-        pid = first._row("SELECT pg_backend_pid()")[0]
-        second._rows("SELECT pg_terminate_backend(%(pid)s, 5000)", {"pid": pid})
+        assert end_sessions(database_url, "first") == 1
         with pytest.raises(LockLostError, match="connection"):
             first.ensure_held()
 
@@ -160,14 +161,6 @@ def test_without_a_run__writes_are_free(database_url: str) -> None:
 # --- the orchestrator ---------------------------------------------------------------------------------------
 
 
-def cut_off(url: str, name: str) -> None:
-    with Database(url) as admin:
-        admin._rows(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %(name)s",
-            {"name": name},
-        )
-
-
 def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None:
     first, second = (
         Journal(lambda name=name: Database(database_url, application_name=name), 0.0, is_shared=False)
@@ -175,7 +168,7 @@ def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None
     )
     notice = Notice(NOTICE_ID, NoticeKind.TASK_ALERT, "", "s", "t", "h", ("a@example.com",), NOW)
     assert first.attend(0.0)
-    cut_off(database_url, "first")
+    assert end_sessions(database_url, "first") == 1
     assert second.attend(0.0)
     assert not first.save_alerts("task", {}, notice)
     first.check_connection()

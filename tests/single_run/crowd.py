@@ -30,6 +30,7 @@ from typing import Any
 
 import psycopg2
 
+from sessions import end_sessions
 from shared.database import UPLOADER_LOCK, Database
 from shared.errors import AppError, ExitCode, LockLostError
 from shared.models import Notice, NoticeKind
@@ -226,11 +227,7 @@ class Conductor:
 
     def _cut(self, pid: int) -> bool:
         """Let the server end the worker's connection; False when it had ended by itself."""
-        rows = self._sql(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s",
-            _name(pid),
-        )
-        return bool(rows and rows[0][0])
+        return bool(end_sessions(self._url, _name(pid)))
 
     def _collect(self, pids: list[int]) -> dict[int, int]:
         return {pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids}

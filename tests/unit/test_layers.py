@@ -12,6 +12,7 @@ SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
 RULES = {
     "errors",
     "models",
+    "clocks",
     "cadence",
     "retry",
     "names",
