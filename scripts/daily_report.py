@@ -19,7 +19,7 @@ from shared.database import Database
 from shared.errors import ConfigError, ExitCode
 from shared.logs import configure_logging, use_utf8
 from shared.notifier import Composer, Mailer
-from shared.outbox import deliver_due_notices
+from shared.outbox import deliver_due_notices, late_notices
 from shared.report import DayReport, ReportDay, report_day
 from shared.script import exit_code_of
 from shared.settings import ReportSettings, load_report_settings, read_environment
@@ -44,6 +44,7 @@ def read_report(
         failed=database.failed_campaigns(),
         failures=database.lasting_failures(),
         failures_over=database.failures_over(day),
+        campaigns_failing=database.failing_campaigns(),
         alerts=tuple(alert for alert in alerts if alert.is_announced),
         runs=runs,
         runs_before=runs_before,
@@ -107,8 +108,9 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone)
+        faults = delivered.faults + late_notices(database, now, settings.timezone)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
-    return ExitCode.OK
+    return ExitCode.BAD_CONFIG if faults else ExitCode.OK
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

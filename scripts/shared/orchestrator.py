@@ -33,7 +33,7 @@ from shared.cadence import (
 )
 from shared.child import Child
 from shared.database import Database, TaskRun
-from shared.errors import ConfigError, ExitCode, NotifyError
+from shared.errors import ConfigError, ExitCode, NotifyError, gravest
 from shared.heartbeat import Signal, ping
 from shared.journal import RECONNECT_SECONDS, Journal, Role
 from shared.logs import configure_logging
@@ -555,13 +555,6 @@ class _Signals:
         with suppress(BlockingIOError):
             return os.read(self._reader, 512)
         return b""
-
-
-def gravest(codes: Sequence[int]) -> int:
-    """One exit code for several runs: a bug before a bad configuration, before failures, before patience."""
-    order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
-    known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
-    return min(known, key=order.index) if known else ExitCode.OK
 
 
 def _shown(instant: datetime) -> str:

@@ -53,6 +53,9 @@ class Killing:
     def __exit__(self, *_: object) -> None:
         self._mailer.close()
 
+    def connect(self) -> None:
+        self._mailer.connect()
+
     def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
         if self._after:
             self._mailer.send(notice, before_handover=before_handover)

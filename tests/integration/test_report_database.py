@@ -20,7 +20,6 @@ from shared.models import (
     BoxFile,
     Campaign,
     DamFolder,
-    DeliveryResult,
     Notice,
     NoticeKind,
     UploadTotals,
@@ -264,12 +263,18 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
     assert [campaign.id for campaign in database.failures_over(day).rows] == ["over"]
 
     assert database.outbox_backlog(day) == Backlog()
-    refused = DeliveryResult(refused={"support@example.com": (450, "later")})
-    waiting, lost = (notice(NoticeKind.RETRY, "c", NOW - age * HOUR) for age in (5, 120))
-    for one, next_try in ((waiting, NOW), (lost, None)):
+    for age in (5, 120):
+        one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
         database.queue_notice(one)
-        database.record_delivery(one.id, refused, NOW - HOUR, {"support@example.com": next_try})
+        assert database.begin_single(NOW - HOUR) == one.id
+        assert database.claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
+        for recipient in one.recipients:
+            database.record_refused(
+                one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
+            )
     assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
+    database._run("UPDATE notice_deliveries SET doubts = 6 WHERE gave_up_at IS NOT NULL")
+    assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)
     assert database.outbox_backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
 
 
