@@ -451,8 +451,9 @@ WHERE d.mail_id = %(id)s
                   WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 """
 
-# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise; what is
-# too old is given up, with give_up_before NULL nothing is. next_try_at NULL: as the claim has set it.
+# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise; what
+# is too old is given up, with give_up_before NULL nothing is. next_try_at NULL: as the claim has set it; in any
+# case it is not due again in the same round.
 MARK_REFUSED = """
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
@@ -599,7 +600,8 @@ SELECT ended_at < %(start)s, task,
        count(*) FILTER (WHERE NOT is_lost AND exit_code IN (0, %(some_failed)s)),
        count(*) FILTER (WHERE NOT is_lost AND exit_code = %(some_failed)s),
        count(*) FILTER (WHERE started_at > planned_at + %(late_after)s),
-       count(*) FILTER (WHERE NOT is_lost AND coalesce(exit_code, -1) NOT IN (0, %(some_failed)s, %(try_later)s)),
+       count(*) FILTER (WHERE NOT is_lost
+                          AND coalesce(exit_code, -1) NOT IN (0, %(some_failed)s, %(try_later)s)),
        count(*) FILTER (WHERE NOT is_lost AND exit_code = %(try_later)s),
        count(*) FILTER (WHERE is_lost)
 FROM (SELECT task, planned_at, started_at, exit_code, finished_at IS NULL AS is_lost,
@@ -1117,7 +1119,7 @@ class Database:
         self._run(QUEUE_DELIVERIES, values)
 
     def is_notice_due(self, now: datetime) -> bool | None:
-        """Whether there is anything to deliver: the one outbox query of an idle run. None: nothing is owed."""
+        """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
         found: bool | None = self._row(IS_NOTICE_DUE, {"now": now})[0]
         return found
 
@@ -1256,8 +1258,8 @@ class Database:
         give_up_before: datetime | None = None,
         next_try_at: datetime | None = None,
     ) -> None:
-        """The mail server did not take the e-mail for this recipient. give_up_before: what was created earlier
-        is not tried again. next_try_at: None: as it was claimed.
+        """The mail server did not take the e-mail for this recipient. give_up_before: what was created
+        earlier is not tried again. next_try_at: None: as it was claimed.
         """
         values = {
             "id": mail_id,

@@ -242,7 +242,7 @@ class DeliveryResult:
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
-MOST_DOUBTS = 6
+MOST_DOUBTS = 10
 """So often a mail is handed over without a note of its end, under one Message-ID; then it is given up."""
 
 

@@ -61,8 +61,8 @@ def deliver_due_notices(
     """Send what is due, oldest first. A mail server in trouble ends the round; nothing is lost by it.
 
     Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
-    cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read times.
-    is_stopping: asked before each e-mail.
+    cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
+    times. is_stopping: asked before each e-mail.
     """
     counts = DeliveryCounts()
     if not database.is_notice_due(now):

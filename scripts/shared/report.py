@@ -95,7 +95,7 @@ class LastingFailure:
 
 @dataclass(frozen=True, slots=True)
 class TaskRuns:
-    """The runs of a task that ended in a time, by how. failing: of those done, the ones in which some campaigns
+    """The runs of a task that ended in a time, by how. failing: of those done, in how many some campaigns
     failed. late: of all of them, whatever their end.
     """
 

@@ -195,7 +195,10 @@ def test_runs__are_counted_by_how_they_ended(database: Database) -> None:
     add_run(database, NOW - 2 * HOUR, task="daily_report")
     day = day_of(database, TODAY, NOW)
     assert database.ended_runs(day) == (
-        (TaskRuns("a1_to_a2", done=4, late=1, failed=5, again=1), TaskRuns("daily_report", done=1)),
+        (
+            TaskRuns("a1_to_a2", done=5, failing=1, late=1, failed=4, again=1),
+            TaskRuns("daily_report", done=1),
+        ),
         (),
     )
 
@@ -212,7 +215,7 @@ def test_runs__each_is_counted_in_one_report(database: Database) -> None:
     day = day_of(database, TODAY, NOW)
     assert database.ended_runs(day) == (
         (TaskRuns("a1_to_a2", again=1),),
-        (TaskRuns("a1_to_a2", failed=1),),
+        (TaskRuns("a1_to_a2", done=1, failing=1),),
     )
 
 
@@ -273,7 +276,7 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
                 one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
             )
     assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
-    database._run("UPDATE notice_deliveries SET doubts = 6 WHERE gave_up_at IS NOT NULL")
+    database._run("UPDATE notice_deliveries SET doubts = 10 WHERE gave_up_at IS NOT NULL")
     assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)
     assert database.outbox_backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
 
@@ -398,7 +401,8 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
     values = {
         "report_date": day.date, "start": day.start, "since": day.since, "until": day.until,
         "is_preview": True, "limit": SHOWN_ROWS, "status": "A1", "kind": "a1_to_a2_error",
-        "late_after": SECOND, "lost_after": 24 * HOUR, "try_later": 75,
+        "late_after": SECOND, "lost_after": 24 * HOUR, "try_later": 75, "some_failed": 4,
+        "doubts": 10,
     }  # fmt: skip
     for name in (
         "DAILY_REPORT_QUEUED_AT", "PREVIOUS_DAILY_REPORT", "ASSIGN_UPLOADS", "REPORTED_UPLOADS",
