@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from shared.alerts import LATE_NOTICE
 from shared.database import Database, DueMail
 from shared.errors import AppError, DbError, ExitCode, NotifyError
 from shared.models import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
@@ -30,8 +31,6 @@ PAUSES = tuple(pause_after(tries) for tries in range(1, 10))
 """Until the next try, after one, two, … tries; the last one repeats."""
 DOUBT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 15, 60, 360))
 """The same, after tries of which nobody knows the end: a repeat may be a second copy."""
-LATE_AFTER = timedelta(hours=1)
-"""A notice that has waited for longer makes the run that finds it fail: no mail would tell."""
 LOOK_SECONDS = 60.0
 """How often it is looked, beside the transfers, whether something is due again."""
 
@@ -191,7 +190,7 @@ def _settle(
 
 def late_notices(database: Database, now: datetime, timezone: ZoneInfo) -> list[str]:
     """What has waited for too long, as a fault of this run: once for each notice, whichever run finds it."""
-    late = database.tell_late_notices(now - LATE_AFTER, now)
+    late = database.tell_late_notices(now - LATE_NOTICE, now)
     if late is None:
         return []
     fault = (
