@@ -451,9 +451,9 @@ WHERE d.mail_id = %(id)s
                   WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 """
 
-# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise. What
-# is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it, and in
-# any case not again in the same round.
+# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise.
+# What is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it.
+# In no case is it due again in the same round.
 MARK_REFUSED = """
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
