@@ -647,6 +647,7 @@ class Mailer:
         self._smtp: smtplib.SMTP | None = None
         self._line: socket.socket | None = None
         self._is_late = False
+        self._is_handed_over = False
 
     def __enter__(self) -> Self:
         return self
@@ -721,9 +722,10 @@ class Mailer:
                 raise self._trouble(exc) from exc
             except (OSError, UnicodeError) as exc:
                 self._hang_up()
-                trouble = self._trouble(exc)
-                trouble.may_have_arrived = isinstance(exc, OSError)
-                raise trouble from exc
+                raise self._trouble(exc) from exc
+            if answers and self._is_late:  # an answer that our own break cut short
+                self._hang_up()
+                raise self._trouble(OSError())
             return {one: (code, self._said(text)) for one, (code, text) in answers.items()}
 
     @contextmanager
@@ -731,7 +733,7 @@ class Mailer:
         """Break the connection when what happens inside has not come to its end by then: smtplib's time-out
         begins anew with each byte, so a server that sends one now and then would hold us for ever.
         """
-        self._is_late = False
+        self._is_late = self._is_handed_over = False
         timer = threading.Timer(seconds, self._break)
         timer.daemon = True
         timer.start()
@@ -779,7 +781,7 @@ class Mailer:
     def _connect(self) -> None:
         import smtplib
 
-        watch = self._watch
+        watch, note_handover = self._watch, self._note_handover
 
         class Watched(smtplib.SMTP):
             """Shows its socket as soon as there is one: before the greeting, and before TLS."""
@@ -788,6 +790,11 @@ class Mailer:
                 found: socket.socket = super()._get_socket(host, port, timeout)  # type: ignore[misc]
                 watch(found)
                 return found
+
+            def send(self, s: Any) -> None:
+                if isinstance(s, bytes):  # the mail; commands are text
+                    note_handover()
+                super().send(s)
 
         class WatchedTls(smtplib.SMTP_SSL, Watched):
             pass
@@ -801,6 +808,7 @@ class Mailer:
             self._smtp = Watched(*where, local_hostname=name, timeout=seconds)
             if server.security == "starttls":
                 self._start_tls(self._smtp)
+        self._smtp.ehlo_or_helo_if_needed()
         if server.username is not None:
             self._log_in(self._smtp, server.username, server.password or "")
 
@@ -809,6 +817,9 @@ class Mailer:
         self._line = found.dup()
         if self._is_late:
             self._break()
+
+    def _note_handover(self) -> None:
+        self._is_handed_over = True
 
     def _start_tls(self, smtp: smtplib.SMTP) -> None:
         from smtplib import SMTPNotSupportedError, SMTPResponseException
@@ -937,9 +948,11 @@ class Mailer:
     def _error(self, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:
         where = f"{one_line(self._server.host)}:{self._server.port}"
         is_temporary = kind == "out_of_reach" or (code is not None and 400 <= code < 500)
-        return NotifyError(
+        error = NotifyError(
             f"mail server {where} {said}", kind=kind, hint=hint, retryable=is_temporary, status_code=code
         )
+        error.may_have_arrived = self._is_handed_over
+        return error
 
 
 def _kind_of(code: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 
 import pytest
 from hypothesis import given
@@ -31,14 +30,15 @@ def test_base64__of_a_text_that_holds_it_shows_no_piece(
 
 
 @pytest.mark.parametrize("password", ["hunter2", "pass", "s3cret-pass", "ü-Umlaut", "aaaa"])
-def test_auth_lines__are_blanked(password: str) -> None:
-    plain = base64.b64encode(f"\0robot\0{password}".encode()).decode()
+@pytest.mark.parametrize("username", ["", "r", "ro", "robot@example.com"])
+def test_auth_lines__are_blanked(password: str, username: str) -> None:
+    plain = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
     login = base64.b64encode(password.encode()).decode()
     for line in (f"AUTH PLAIN {plain}", login, f"{login}\r\n", f'"{login}"'):
         left = redact(f"500 what is {line}?", spellings([password]))
+        assert BLANK in left
         assert login.rstrip("=") not in left
-        for word in re.findall(r"[A-Za-z0-9+/=]{4,}", left):
-            assert password.encode() not in base64.b64decode(word + "=" * (-len(word) % 4))
+        assert plain.rstrip("=")[-4:] not in left
 
 
 def test_ordinary_words__stay() -> None:
