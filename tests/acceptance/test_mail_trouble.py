@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,7 +179,8 @@ def test_cron__that_could_not_tell_tells_in_the_next_round(world: World, tmp_pat
     world.mail.refuse_all(451, "later")
     once = world.run("orchestrator-prod.py", "--once", **broken)
     assert "nobody could be told" in once.stderr
-    (tmp_path / next(name for name in os.listdir(tmp_path) if name.startswith("once-"))).write_text("}{")
+    (kept,) = tmp_path.glob("once-*")
+    kept.write_text("}{")
     world.mail.relent()
     for _ in range(2):
         assert world.run("orchestrator-prod.py", "--once", **broken).exit_code == 75
