@@ -92,6 +92,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             return beside
 
         delivery = Delivery(connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone)
+        report.delivered = delivery.counts
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
@@ -105,8 +106,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         finally:
             progress.erase()
             report.transfer = progress.figures
+            delivery.stop()
             if not arguments.dry_run and not database.is_closed:
-                report.delivered = delivery.finish(database)
+                delivery.finish(database)
 
 
 def verify(

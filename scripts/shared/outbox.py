@@ -220,7 +220,7 @@ class Delivery:
         self._mailer = mailer
         self._clock = clock
         self._timezone = timezone
-        self._counts = DeliveryCounts()
+        self.counts = DeliveryCounts()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._is_over = False
@@ -232,24 +232,27 @@ class Delivery:
             self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
             self._thread.start()
 
-    def finish(self, database: Database) -> DeliveryCounts:
-        """End the thread, deliver the remainder by the run's own connection, and tell what is late."""
+    def stop(self) -> None:
+        """Let the thread come to its end; an e-mail that it has in hand is finished."""
         self._is_over = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+
+    def finish(self, database: Database) -> None:
+        """Deliver the remainder, by the run's own connection, and tell what is late."""
+        self.stop()
         is_due = database.is_notice_due(self._clock())
         if is_due:
             self._deliver(database, is_stopping=lambda: False)
         if is_due is not None:
-            self._counts.faults += late_notices(database, self._clock(), self._timezone)
-        return self._counts
+            self.counts.faults += late_notices(database, self._clock(), self._timezone)
 
     def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:
         later = deliver_due_notices(
             database, self._mailer(), self._clock(), self._timezone, is_stopping=is_stopping
         )
-        counts = self._counts
+        counts = self.counts
         counts.sent += later.sent
         if later.sent or later.failed:
             counts.failed = later.failed
