@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
+from binascii import b2a_base64
 from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
@@ -59,7 +59,7 @@ def _in_base64(data: bytes) -> Iterator[str]:
     characters, and end the text or not. A character that it shares with what stands beside it is left out.
     """
     for lead in range(3):
-        whole = base64.b64encode(bytes(lead) + data).decode()[(0, 2, 3)[lead] :]
+        whole = b2a_base64(bytes(lead) + data, newline=False).decode()[(0, 2, 3)[lead] :]
         bare = whole.rstrip("=")
         ends = {whole, bare, bare if whole == bare else bare[:-1]}
         for form in ends | {end.replace("+", "-").replace("/", "_") for end in ends}:

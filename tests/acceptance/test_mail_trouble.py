@@ -82,6 +82,21 @@ def test_login_refused__is_said_by_every_channel_that_is_left(world: World, refu
 
 
 @pytest.mark.timeout(240)
+def test_login_refused__is_said_by_the_loop(world: World, refusing: MailSink) -> None:
+    world.dam.add_campaign("Empty", "C-1")
+    with watchman() as (url, pings):
+        process = world.start("orchestrator-prod.py", OFF_HOURS_ENABLED="false", HEARTBEAT_URL=url)
+        wait_for(lambda: len(pings) >= 2, 60)
+        process.terminate()
+        run = world.finish(process)
+    assert run.exit_code == 0
+    assert pings[:2] == ["/start", "/fail"]
+    assert not refusing.messages
+    codes = world.sql("SELECT exit_code FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")
+    assert {row["exit_code"] for row in codes} == {2}
+
+
+@pytest.mark.timeout(240)
 def test_mail_late__fails_one_run_and_withholds_the_success(world: World) -> None:
     world.dam.add_campaign("Empty", "C-1")
     world.mail.refuse("support@example.com", 451, "greylisted")
