@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.ahead import attempt
-from shared.errors import AppError, ConfigError, ExitCode
+from shared.errors import AppError, ConfigError, ExitCode, gravest
 from shared.logs import configure_logging, use_utf8
 from shared.progress import Progress
 from shared.run_report import Report
@@ -68,7 +68,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
 
         from shared.database import UPLOADER_LOCK, Database
         from shared.notifier import Mailer
-        from shared.outbox import deliver_due_notices
+        from shared.outbox import Delivery
         from shared.uploader import Pass
 
         database = resources.enter_context(
@@ -87,21 +87,30 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         connecting.join()
         if arguments.verify is not None:
             return verify(arguments.verify, settings, database, dam, report, progress)
+
+        def connect_beside() -> Database:
+            beside = Database(settings.database.dsn, settings.max_retries, application_name=name)
+            beside.share_run(database)
+            return beside
+
+        delivery = Delivery(connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone)
+        report.delivered = delivery.counts
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
             open_ledger=lambda: Database(
                 settings.database.dsn, application_name=name, waits_for_disk=False, is_stopping=stop.is_set
             ),
+            deliver_beside=delivery.begin,
         )  # fmt: skip
         try:
             return single.run(arguments.campaign)
         finally:
             progress.erase()
             report.transfer = progress.figures
+            delivery.stop()
             if not arguments.dry_run and not database.is_closed:
-                mailer = Mailer(settings.mail.server)
-                report.delivered = deliver_due_notices(database, mailer, clock(), settings.timezone)
+                delivery.finish(database)
 
 
 def verify(
@@ -186,6 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as exc:  # a bug: logged with its traceback, told by the exit code
         logger.exception("a bug ended the run")
         exit_code, report.error = ExitCode.BUG, type(exc).__name__
+    if report.delivered.faults:
+        exit_code = ExitCode(gravest((exit_code, ExitCode.BAD_CONFIG)))
+        report.error = report.error or "; ".join(report.delivered.faults)
     duration = time.monotonic() - started
     logger.info(
         "done in %.2f s: %d campaigns, %d notices queued, %d sent, %d not sent, exit code %d",

@@ -19,7 +19,7 @@ from shared.database import Database
 from shared.errors import ConfigError, DbError, ExitCode
 from shared.logs import configure_logging, use_utf8
 from shared.notifier import Composer, Mailer
-from shared.outbox import deliver_due_notices
+from shared.outbox import deliver_due_notices, late_notices
 from shared.report import DayReport, ReportDay, report_day
 from shared.retention import prune
 from shared.script import exit_code_of
@@ -45,6 +45,7 @@ def read_report(
         failed=database.failed_campaigns(),
         failures=database.lasting_failures(),
         failures_over=database.failures_over(day),
+        campaigns_failing=database.failing_campaigns(),
         alerts=tuple(alert for alert in alerts if alert.is_announced),
         runs=runs,
         runs_before=runs_before,
@@ -109,6 +110,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone)
+        faults = delivered.faults + late_notices(database, now, settings.timezone)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:
             prune(database, now)
@@ -117,7 +119,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
                 "rows that are older than their life stay until the next report: %s", exc,
                 extra={"action": "rows_kept"},
             )  # fmt: skip
-    return ExitCode.OK
+    return ExitCode.BAD_CONFIG if faults else ExitCode.OK
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -16,6 +16,9 @@ from shared.clocks import is_waiting
 REMINDER_INTERVAL = timedelta(days=1)
 """How often a failure that lasts is told again, of a task or of a campaign."""
 
+LATE_NOTICE = timedelta(hours=1)
+"""A notice that has waited for longer is told of by the exit code and the heartbeat: no mail would tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskAlert:

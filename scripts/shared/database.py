@@ -23,12 +23,12 @@ from shared.errors import ConfigError, DbError, ExitCode, LockLostError
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
     BUNDLED_KINDS,
+    MOST_DOUBTS,
     Asset,
     Attempt,
     BoxFile,
     Bundle,
     Campaign,
-    DeliveryResult,
     LedgerEntry,
     Notice,
     NoticeKind,
@@ -67,6 +67,8 @@ MIGRATION_LOCK = 2
 ORCHESTRATOR_LOCK = 3
 TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is drawn from the task's name."""
+MAIL_LOCK_CLASS = 0xA1A4
+"""First key of the locks of single e-mails; the second is drawn from the e-mail's id."""
 GONE = "GONE"
 """The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
@@ -292,13 +294,12 @@ INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
 SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
 """
 
+# NULL when nothing is owed at all.
 IS_NOTICE_DUE = """
-SELECT EXISTS (SELECT FROM notice_deliveries
-               WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s),
-       EXISTS (SELECT FROM notice_deliveries
-               WHERE sent_at IS NULL AND gave_up_at IS NULL
-                 AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
-                 AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes'))
+SELECT bool_or(next_try_at <= %(now)s),
+       bool_or(next_try_at > %(now)s::timestamptz + interval '5 minutes'
+               AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes'))
+FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
 """
 
 # Put off before the first try, or for longer than an hour, the longest pause between two: by a clock that ran
@@ -309,11 +310,33 @@ WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at > %(now)s::timestam
   AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes')
 """
 
+IS_NOTICE_LATE = """
+SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.created_at < %(before)s)
+"""
+
+# What has waited since before then and was not told of so far: how much, since when, and why.
+TELL_LATE_NOTICES = """
+WITH late AS (
+    UPDATE notice_deliveries d SET late_told_at = %(now)s
+    FROM (SELECT o.notice_id, o.recipient, n.created_at
+          FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
+          WHERE o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
+            AND n.created_at < %(before)s
+          FOR UPDATE OF o SKIP LOCKED) owed
+    WHERE d.notice_id = owed.notice_id AND d.recipient = owed.recipient
+    RETURNING d.notice_id, owed.created_at, d.next_try_at, d.last_error)
+SELECT count(DISTINCT notice_id), min(created_at),
+       (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1]
+FROM late
+"""
+
 # An e-mail that was begun and not brought to its end: it is the first to be sent again.
 BEGUN_MAIL = """
 SELECT mail_id FROM notice_deliveries
-WHERE mail_id IS NOT NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-ORDER BY next_try_at, mail_id FOR UPDATE SKIP LOCKED LIMIT 1
+WHERE mail_id IS NOT NULL AND mail_id <> ALL(%(passed)s::uuid[])
+  AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+ORDER BY next_try_at, mail_id LIMIT 1
 """
 
 # A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
@@ -332,7 +355,7 @@ WITH chosen AS (
     WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
       AND n.kind = %(kind)s AND d.recipient = %(recipient)s
     FOR UPDATE OF d SKIP LOCKED)
-UPDATE notice_deliveries d SET mail_id = %(id)s
+UPDATE notice_deliveries d SET mail_id = %(id)s, next_try_at = least(d.next_try_at, %(now)s)
 FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
 """
 
@@ -359,55 +382,73 @@ VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s
 
 # The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
 BEGIN_SINGLE = """
-UPDATE notice_deliveries SET mail_id = notice_id
-WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-  AND notice_id = (SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-                   WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
-                     AND d.next_try_at <= %(now)s
-                   ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED LIMIT 1)
-RETURNING notice_id
+UPDATE notice_deliveries d SET mail_id = d.notice_id
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+        AND notice_id = (SELECT o.notice_id FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
+                         WHERE o.mail_id IS NULL AND o.sent_at IS NULL AND o.gave_up_at IS NULL
+                           AND o.next_try_at <= %(now)s
+                         ORDER BY n.created_at, n.id FOR UPDATE OF o SKIP LOCKED LIMIT 1)
+      FOR UPDATE SKIP LOCKED) chosen
+WHERE d.notice_id = chosen.notice_id AND d.recipient = chosen.recipient
+RETURNING d.notice_id
 """
 
-# Locked until the transaction ends, so that two processes never send the same e-mail, and a process that is
-# killed leaves it to the next.
-LOCK_BUNDLE = """
-SELECT kind, recipient, subject, body_text, body_html, created_at
-FROM notice_bundles WHERE id = %(id)s FOR UPDATE SKIP LOCKED
+UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
+
+# Before an e-mail goes out: it counts as tried, and as perhaps arrived, until its end is noted. What somebody
+# else's transaction holds is left out and not waited for.
+CLAIM_MAIL = """
+UPDATE notice_deliveries d
+SET tries = d.tries + 1, doubts = d.doubts + 1,
+    next_try_at = %(now)s + greatest((%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
+                                     (%(doubt_pauses)s)[least(d.doubts + 1, cardinality(%(doubt_pauses)s))])
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id, d.recipient
 """
 
-LOCK_BUNDLED = """
-SELECT tries, count(*)
-FROM (SELECT tries FROM notice_deliveries
-      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL FOR UPDATE) held
-GROUP BY tries
+READ_MAIL = """
+SELECT kind, '', subject, body_text, body_html, created_at, TRUE FROM notice_bundles WHERE id = %(id)s
+UNION ALL
+SELECT kind, campaign_id, subject, body_text, body_html, created_at, FALSE FROM notices WHERE id = %(id)s
 """
 
-LOCK_SINGLE = """
-SELECT recipient, tries FROM notice_deliveries
-WHERE notice_id = %(id)s AND mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
-  AND next_try_at <= %(now)s
-FOR UPDATE SKIP LOCKED
+FREE_MAIL = """
+UPDATE notice_deliveries SET mail_id = NULL, doubts = 0
+WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
-READ_NOTICE = """
-SELECT id, kind, campaign_id, subject, body_text, body_html, created_at FROM notices WHERE id = %(id)s
+# The mail server itself is in trouble: that is a try of all that is due.
+POSTPONE_DUE = """
+UPDATE notice_deliveries d
+SET tries = d.tries + 1, last_error = %(error)s,
+    next_try_at = greatest(%(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
+                           %(now)s + interval '1 microsecond')
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id
+"""
+
+GIVE_UP_DOUBTFUL = """
+UPDATE notice_deliveries d
+SET gave_up_at = %(now)s,
+    last_error = 'may have arrived: ' || d.doubts || ' handovers without a note of their end'
+                 || coalesce('; ' || d.last_error, '')
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s AND doubts >= %(most)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id, d.recipient, d.last_error
 """
 
 MARK_SENT = """
-UPDATE notice_deliveries SET sent_at = %(now)s, tries = tries + 1, last_error = NULL
-WHERE notice_id = %(id)s AND recipient = ANY(%(recipients)s)
-"""
-
-MARK_REFUSED = """
-UPDATE notice_deliveries
-SET tries = tries + 1, next_try_at = %(next_try_at)s, gave_up_at = %(gave_up_at)s, last_error = %(error)s,
-    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
-WHERE notice_id = %(id)s AND recipient = %(recipient)s
-"""
-
-MARK_BUNDLE_SENT = """
-UPDATE notice_deliveries SET sent_at = %(now)s, tries = tries + 1, last_error = NULL
-WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+UPDATE notice_deliveries SET sent_at = %(now)s, last_error = NULL
+WHERE mail_id = %(id)s AND recipient = ANY(%(recipients)s) AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
 # The notices of a bundle that nobody owes to anybody any more.
@@ -418,18 +459,19 @@ WHERE d.mail_id = %(id)s
                   WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 """
 
-# What is too old is given up, with give_up_before NULL nothing is.
-MARK_BUNDLE_REFUSED = """
+# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise.
+# What is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it.
+# In no case is it due again in the same round.
+MARK_REFUSED = """
 UPDATE notice_deliveries d
-SET tries = tries + 1, next_try_at = %(next_try_at)s, last_error = %(error)s,
-    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END,
-    mail_id = CASE WHEN %(may_have_arrived)s THEN mail_id END
+SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
+    mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
+    next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
+    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
 FROM notices n
-WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL
-  AND d.tries = %(tries)s
+WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.recipient = %(recipient)s
+  AND d.sent_at IS NULL AND d.gave_up_at IS NULL
 """
-
-FORGET_BUNDLE = "DELETE FROM notice_bundles WHERE id = %(id)s"
 
 RECORD_RESET = """
 INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
@@ -557,6 +599,8 @@ LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY began_at DESC, campaign_id, kind
 """
 
+FAILING_CAMPAIGNS = "SELECT count(DISTINCT campaign_id) FROM campaign_errors"
+
 # Campaigns that an error notice was about and that fail no more.
 FAILURES_OVER = """
 SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
@@ -574,10 +618,11 @@ ORDER BY campaign_id
 # the next run of its task started, at the latest a day after its own start.
 ENDED_RUNS = """
 SELECT ended_at < %(start)s, task,
-       count(*) FILTER (WHERE NOT is_lost AND exit_code = 0),
+       count(*) FILTER (WHERE NOT is_lost AND exit_code IN (0, %(some_failed)s)),
+       count(*) FILTER (WHERE NOT is_lost AND exit_code = %(some_failed)s),
        count(*) FILTER (WHERE started_at > planned_at + %(late_after)s),
-       count(*) FILTER (WHERE NOT is_lost AND exit_code IS DISTINCT FROM 0
-                          AND exit_code IS DISTINCT FROM %(try_later)s),
+       count(*) FILTER (WHERE NOT is_lost
+                          AND coalesce(exit_code, -1) NOT IN (0, %(some_failed)s, %(try_later)s)),
        count(*) FILTER (WHERE NOT is_lost AND exit_code = %(try_later)s),
        count(*) FILTER (WHERE is_lost)
 FROM (SELECT task, planned_at, started_at, exit_code, finished_at IS NULL AS is_lost,
@@ -589,9 +634,13 @@ WHERE ended_at >= %(since)s AND ended_at < %(until)s
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+# doubts: at this many a mail is given up that may have arrived.
 OUTBOX_BACKLOG = """
 SELECT count(*), min(n.created_at),
-       (SELECT count(*) FROM notice_deliveries WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s)
+       (SELECT count(*) FROM notice_deliveries
+        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts < %(doubts)s),
+       (SELECT count(*) FROM notice_deliveries
+        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts >= %(doubts)s)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 """
@@ -642,21 +691,21 @@ class TaskRun:
 
 
 @dataclass(frozen=True, slots=True)
-class DueMail:
-    """An e-mail, and what of it is due now.
+class LateNotices:
+    """Notices that have waited for too long, as far as no run has told of them. last_error: None: no try."""
 
-    tries: how often each recipient was tried. bundled: when it is a table, {tries so far: how many of its
-    notices were tried so often}, else None.
-    """
+    count: int
+    oldest_at: datetime
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueMail:
+    """An e-mail that is ours to send, to notice.recipients. count: how many notices it carries."""
 
     notice: Notice
-    tries: Mapping[str, int]
-    bundled: Mapping[int, int] | None = None
-
-    @property
-    def count(self) -> int:
-        """How many notices it carries."""
-        return 1 if self.bundled is None else sum(self.bundled.values())
+    count: int
+    is_bundle: bool
 
 
 class Database:
@@ -1119,19 +1168,32 @@ class Database:
         self._run(QUEUE_NOTICE, values)
         self._run(QUEUE_DELIVERIES, values)
 
-    def is_notice_due(self, now: datetime) -> bool:
-        """Whether there is anything to deliver: the one outbox query of an idle run."""
+    def is_notice_due(self, now: datetime) -> bool | None:
+        """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
         is_due, is_put_off_wrongly = self._row(IS_NOTICE_DUE, {"now": now})
         if is_put_off_wrongly:
             self._run(RIGHT_NEXT_TRIES, {"now": now})
-        return bool(is_due or is_put_off_wrongly)
+            return True
+        return None if is_due is None else bool(is_due)
+
+    def is_notice_late(self, before: datetime) -> bool:
+        """Whether somebody waits for a notice from before then."""
+        return bool(self._row(IS_NOTICE_LATE, {"before": before})[0])
+
+    def tell_late_notices(self, before: datetime, now: datetime) -> LateNotices | None:
+        """The notices from before then that somebody waits for, each told once."""
+        with self.transaction():
+            late = self._row(TELL_LATE_NOTICES, {"before": before, "now": now})
+        return LateNotices(*late) if late[0] else None
 
     # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
     # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.
 
-    def begun_mail(self, now: datetime) -> str | None:
-        """The id of an e-mail that was begun, may have arrived, and is due to be sent again."""
-        rows = self._rows(BEGUN_MAIL, {"now": now})
+    def begun_mail(self, now: datetime, passed: Collection[str]) -> str | None:
+        """The id of an e-mail that was begun, may have arrived, and is due to be sent again; none of those
+        passed by.
+        """
+        rows = self._rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
         return rows[0][0] if rows else None
 
     def begin_bundle(
@@ -1148,6 +1210,7 @@ class Database:
             "id": bundle_id,
             "kind": kind,
             "recipient": recipient,
+            "now": now,
             "max": self._max_retries,
             "limit": most_lines,
         }
@@ -1176,84 +1239,91 @@ class Database:
         rows = self._rows(BEGIN_SINGLE, {"now": now})
         return rows[0][0] if rows else None
 
-    def lock_mail(self, mail_id: str, now: datetime) -> DueMail | None:
-        """The e-mail, locked until the transaction ends; None when another process has it in hand."""
-        for kind, recipient, subject, text, html, created_at in self._rows(LOCK_BUNDLE, {"id": mail_id}):
-            held = dict(self._rows(LOCK_BUNDLED, {"id": mail_id}))
-            bundle = Notice(mail_id, NoticeKind(kind), "", subject, text, html, (recipient,), created_at)
-            return DueMail(bundle, {}, bundled=held) if held else None
-        due = dict(self._rows(LOCK_SINGLE, {"id": mail_id, "now": now}))
-        if not due:
-            return None
-        row = self._row(READ_NOTICE, {"id": mail_id})
-        notice = Notice(
-            id=row[0],
-            kind=NoticeKind(row[1]),
-            campaign_id=row[2],
-            subject=row[3],
-            text=row[4],
-            html=row[5],
-            recipients=tuple(sorted(due)),
-            created_at=row[6],
-        )
-        return DueMail(notice, due)
-
-    def record_delivery(
-        self,
-        notice_id: str,
-        result: DeliveryResult,
-        now: datetime,
-        next_tries: Mapping[str, datetime | None],
-        *,
-        may_have_arrived: bool = False,
-    ) -> None:
-        """Enter what the mail server said of a single notice. next_tries: when to try a refused recipient
-        again, None: never. may_have_arrived: then only under the same Message-ID.
+    @contextmanager
+    def mail_lock(self, mail_id: str) -> Iterator[bool]:
+        """Hold an e-mail, so that no other process sends it; False when one does. The lock ends with this
+        connection at the latest, so a process that is killed leaves the e-mail to the next.
         """
-        if result.accepted:
-            self._run(MARK_SENT, {"id": notice_id, "recipients": list(result.accepted), "now": now})
-        for recipient, (code, text) in result.refused.items():
-            next_try_at = next_tries[recipient]
-            values = {
-                "id": notice_id,
-                "recipient": recipient,
-                "next_try_at": next_try_at or now,
-                "gave_up_at": now if next_try_at is None else None,
-                "error": f"{code} {text}".strip(),
-                "may_have_arrived": may_have_arrived,
-            }
-            self._run(MARK_REFUSED, values)
+        keys = {"lock_class": MAIL_LOCK_CLASS, "lock": zlib.crc32(mail_id.encode()) >> 1}
+        is_ours = bool(self._row(TRY_LOCK, keys)[0])
+        try:
+            yield is_ours
+        finally:
+            if is_ours and not self.is_closed:
+                try:
+                    self._run(UNLOCK, keys)
+                except DbError as exc:
+                    logger.debug("an unlock failed, the connection's end will do it: %s", exc)
 
-    def record_bundle_sent(self, bundle_id: str, now: datetime) -> int:
-        """The mail server took the bundle; returns how many of its notices nobody waits for any more."""
-        self._run(MARK_BUNDLE_SENT, {"id": bundle_id, "now": now})
+    def claim_mail(
+        self,
+        mail_id: str,
+        now: datetime,
+        *,
+        pauses: Sequence[timedelta],
+        doubt_pauses: Sequence[timedelta],
+    ) -> DueMail | None:
+        """What of an e-mail is due; from now on it counts as tried, whatever becomes of it. None: nothing is,
+        or what it says is gone, and its notices are free again.
+
+        pauses, doubt_pauses: until the next try, after one, two, … tries, or tries of unknown end; the longer
+        one counts.
+        """
+        values = {"id": mail_id, "now": now, "pauses": list(pauses), "doubt_pauses": list(doubt_pauses)}
+        claimed = self._rows(CLAIM_MAIL, values)
+        if not claimed:
+            return None
+        found = self._rows(READ_MAIL, values)
+        if not found:
+            count = self._run(FREE_MAIL, values)
+            logger.warning("e-mail %s is not on record; its %d notices are told anew", mail_id, count)
+            return None
+        kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
+        recipients = tuple(sorted({recipient for _, recipient in claimed}))
+        notice = Notice(mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at)
+        return DueMail(notice, len({notice_id for notice_id, _ in claimed}), is_bundle)
+
+    def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
+        """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
+        rows = self._rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
+        return len({row[0] for row in rows})
+
+    def give_up_doubtful(self, now: datetime, most: int) -> list[tuple[str, str, str]]:
+        """Try no more what may have arrived so many times; (notice, recipient, why) of each."""
+        return self._rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
+
+    def record_sent(self, mail_id: str, recipients: Sequence[str], now: datetime) -> None:
+        """The mail server took the e-mail for these."""
+        self._run(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
+
+    def bundle_done(self, bundle_id: str) -> int:
+        """How many notices of a bundle nobody waits for any more."""
         return int(self._row(BUNDLE_DONE, {"id": bundle_id})[0])
 
-    def record_bundle_refused(
+    def record_refused(
         self,
-        bundle_id: str,
+        mail_id: str,
+        recipient: str,
         error: str,
         now: datetime,
-        next_tries: Mapping[int, datetime],
         *,
-        give_up_before: datetime | None,
-        may_have_arrived: bool,
+        may_have_arrived: bool = False,
+        give_up_before: datetime | None = None,
+        next_try_at: datetime | None = None,
     ) -> None:
-        """The mail server did not take the bundle: unless it may have arrived, its notices are free again, to
-        be told with whatever comes until then. next_tries: {tries so far: when again}. give_up_before: what
-        was created earlier is not tried again.
+        """The mail server did not take the e-mail for this recipient. give_up_before: what was created
+        earlier is not tried again. next_try_at: None: as it was claimed.
         """
         values = {
-            "id": bundle_id,
+            "id": mail_id,
+            "recipient": recipient,
             "error": error,
             "now": now,
+            "certain": int(not may_have_arrived),
             "give_up_before": give_up_before,
-            "may_have_arrived": may_have_arrived,
+            "next_try_at": next_try_at,
         }
-        for tries in sorted(next_tries, reverse=True):  # what is marked counts one try more
-            self._run(MARK_BUNDLE_REFUSED, values | {"tries": tries, "next_try_at": next_tries[tries]})
-        if not may_have_arrived:
-            self._run(FORGET_BUNDLE, values)
+        self._run(MARK_REFUSED, values)
 
     # The orchestrator
 
@@ -1360,6 +1430,10 @@ class Database:
         rows = self._rows(LASTING_FAILURES, {"limit": SHOWN_ROWS})
         return _section(rows, [LastingFailure(_campaign(row), *row[5:]) for row in rows])
 
+    def failing_campaigns(self) -> int:
+        """How many campaigns fail at present, however many failures each has."""
+        return int(self._row(FAILING_CAMPAIGNS)[0])
+
     def failures_over(self, day: ReportDay) -> Section[Campaign]:
         """Campaigns that an error notice was about in the report's time, and that fail no more."""
         values = {
@@ -1379,6 +1453,7 @@ class Database:
             "until": day.until,
             "late_after": LATE_AFTER,
             "lost_after": LOST_AFTER,
+            "some_failed": ExitCode.SOME_FAILED.value,
             "try_later": ExitCode.TRY_LATER.value,
         }
         rows = self._rows(ENDED_RUNS, values)
@@ -1387,7 +1462,8 @@ class Database:
 
     def outbox_backlog(self, day: ReportDay) -> Backlog:
         """E-mails that the mail server has been given and did not take."""
-        return Backlog(*self._row(OUTBOX_BACKLOG, {"since": day.since, "until": day.until}))
+        values = {"since": day.since, "until": day.until, "doubts": MOST_DOUBTS}
+        return Backlog(*self._row(OUTBOX_BACKLOG, values))
 
     def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
         """Remove some rows that have had their life (see `retention`); how many."""

@@ -11,7 +11,7 @@ AppError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -23,6 +23,13 @@ class ExitCode(IntEnum):
     BUG = 3
     SOME_FAILED = 4
     TRY_LATER = 75
+
+
+def gravest(codes: Iterable[int]) -> int:
+    """One exit code for several: a bug before a bad configuration, before failures, before patience."""
+    order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
+    known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
+    return min(known, key=order.index) if known else ExitCode.OK
 
 
 SYSTEM_WIDE_KINDS = frozenset(

@@ -55,6 +55,9 @@ class Journal:
         self._was_reached = False
         self._is_away_told = False
         self._retry_at = 0.0
+        self._has_late_mail = False
+        self.trouble = ""
+        """What the database was lost by, the last time."""
         self.role = Role.ACTING
         self.holder: str | None = None
         """Who acts, while this one stands by."""
@@ -135,6 +138,7 @@ class Journal:
         log = logger.debug if self._is_away_told else logger.warning
         log("the database is away, going on from memory: %s", exc, extra={"action": "database_away"})
         self._is_away_told = True
+        self.trouble = str(exc)
         self._drop()
 
     def _drop(self) -> None:
@@ -163,6 +167,12 @@ class Journal:
     def alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} as far as the database can be asked."""
         return self._ask(lambda database: database.task_alerts(), {})
+
+    def has_late_mail(self, before: datetime) -> bool:
+        """Whether somebody waits for a notice from before then; with the database away, as it was last."""
+        known = self._has_late_mail
+        self._has_late_mail = self._ask(lambda database: database.is_notice_late(before), known)
+        return self._has_late_mail
 
     def record(self, run: TaskRun) -> None:
         """Write a run's begin or end; later, when the database is away."""

@@ -242,15 +242,21 @@ class DeliveryResult:
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
+MOST_DOUBTS = 10
+"""So often a mail is handed over without a note of its end, under one Message-ID; then it is given up."""
+
+
 @dataclass(slots=True)
 class DeliveryCounts:
-    """Notices handed over whole, and notices that somebody still has not got after this round.
+    """Notices handed over whole, and notices that somebody still has not got after the last round in which
+    there was something to deliver. Those of a table that was refused count once for each recipient.
 
-    Those of a table that was refused count once for each recipient.
+    faults: why no mail, or an old one, goes out; somebody must act, and the run ends with exit code 2.
     """
 
     sent: int = 0
     failed: int = 0
+    faults: list[str] = field(default_factory=list)
 
 
 class Outcome(StrEnum):
@@ -314,7 +320,10 @@ class DamSettings:
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """Where and how to hand mail over. sender: an address, or `Name <address>`."""
+    """Where and how to hand mail over. sender: an address, or `Name <address>`.
+
+    timeout_seconds: for each answer. deadline_seconds: for a whole e-mail, however the answers come.
+    """
 
     host: str
     port: int
@@ -324,6 +333,7 @@ class MailServer:
     sender: str
     ca_bundle: str | None = None
     timeout_seconds: float = 30
+    deadline_seconds: float = 120
 
 
 @dataclass(frozen=True, slots=True)

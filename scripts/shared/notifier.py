@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -34,6 +36,7 @@ from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, Tas
 
 if TYPE_CHECKING:
     import smtplib
+    import socket
     import ssl
     from email.message import EmailMessage
     from email.policy import EmailPolicy
@@ -496,11 +499,14 @@ def _report_values(report: DayReport, zone: ZoneInfo, retry_command: str, now: d
         "runs": [_runs_row(task) for task in report.runs],
         "runs_before": [_runs_row(task) for task in report.runs_before],
         "runs_total": sum(task.total for task in report.runs),
+        "runs_failing": sum(task.failing for task in report.runs),
+        "campaigns_failing": report.campaigns_failing + report.failures_over.total,
         "runs_in_trouble": sum(task.total - task.done for task in report.runs),
         "runs_late": sum(task.late for task in report.runs),
         "waiting": report.backlog.waiting,
         "waiting_since": _short_time(report.backlog.oldest_at, zone) if report.backlog.oldest_at else "",
         "given_up": report.backlog.given_up,
+        "doubtful": report.backlog.doubtful,
     }
 
 
@@ -551,6 +557,7 @@ def _runs_row(runs: TaskRuns) -> _Row:
     return {
         "task": one_line(runs.task, limit=60),
         "done": runs.done,
+        "failing": runs.failing,
         "late": runs.late,
         "failed": runs.failed,
         "again": runs.again,
@@ -559,6 +566,9 @@ def _runs_row(runs: TaskRuns) -> _Row:
 
 
 # --- delivering ---------------------------------------------------------------------------------------------
+
+
+GOODBYE_SECONDS: Final = 5.0
 
 
 def pause_after(tries: int) -> timedelta:
@@ -635,6 +645,9 @@ class Mailer:
     def __init__(self, server: MailServer) -> None:
         self._server = server
         self._smtp: smtplib.SMTP | None = None
+        self._line: socket.socket | None = None
+        self._is_late = False
+        self._is_handed_over = False
 
     def __enter__(self) -> Self:
         return self
@@ -646,17 +659,23 @@ class Mailer:
 
     def close(self) -> None:
         """Say goodbye, if somebody is there, and hang up."""
-        smtp, self._smtp = self._smtp, None
-        if smtp is None:
+        if self._smtp is None:
             return
+        seconds = min(GOODBYE_SECONDS, self._server.timeout_seconds)
         try:
-            if smtp.sock is not None:
-                smtp.sock.settimeout(min(5, self._server.timeout_seconds))
-                smtp.quit()
+            with self._deadline(seconds):
+                if self._smtp.sock is not None:
+                    self._smtp.sock.settimeout(seconds)
+                    self._smtp.quit()
         except OSError:  # smtplib's own errors are OSErrors; the mail is out already
             pass
         finally:
-            smtp.close()
+            self._hang_up()
+
+    def connect(self) -> None:
+        """Be connected and logged in. Raises NotifyError."""
+        with self._deadline(self._server.deadline_seconds):
+            self._connection()
 
     def send(self, notice: Notice, *, before_handover: Callable[[], None] = lambda: None) -> DeliveryResult:
         """Hand over one notice to all of its recipients in one transaction.
@@ -674,7 +693,8 @@ class Mailer:
         asked = [one for one in recipients if one not in refused]
         if asked:
             message = build_message(notice, self._server.sender).as_bytes()
-            refused |= self._transact(asked, message, before_handover)
+            with self._deadline(self._server.deadline_seconds):
+                refused |= self._transact(asked, message, before_handover)
         accepted = tuple(one for one in recipients if one not in refused)
         return DeliveryResult(accepted=accepted, refused=refused)
 
@@ -702,10 +722,33 @@ class Mailer:
                 raise self._trouble(exc) from exc
             except (OSError, UnicodeError) as exc:
                 self._hang_up()
-                trouble = self._trouble(exc)
-                trouble.may_have_arrived = isinstance(exc, OSError)
-                raise trouble from exc
-            return {one: (code, self._hidden(_said(text))) for one, (code, text) in answers.items()}
+                raise self._trouble(exc) from exc
+            if answers and self._is_late:  # an answer that our own break cut short
+                self._hang_up()
+                raise self._trouble(OSError())
+            return {one: (code, self._said(text)) for one, (code, text) in answers.items()}
+
+    @contextmanager
+    def _deadline(self, seconds: float) -> Iterator[None]:
+        """Break the connection when what happens inside has not come to its end by then: smtplib's time-out
+        begins anew with each byte, so a server that sends one now and then would hold us for ever.
+        """
+        self._is_late = self._is_handed_over = False
+        timer = threading.Timer(seconds, self._break)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _break(self) -> None:
+        import socket
+
+        self._is_late = True
+        if self._line is not None:
+            with suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
 
     def _envelope_sender(self) -> str:
         from email.utils import parseaddr
@@ -738,23 +781,45 @@ class Mailer:
     def _connect(self) -> None:
         import smtplib
 
+        watch, note_handover = self._watch, self._note_handover
+
+        class Watched(smtplib.SMTP):
+            """Shows its socket as soon as there is one: before the greeting, and before TLS."""
+
+            def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+                found: socket.socket = super()._get_socket(host, port, timeout)  # type: ignore[misc]
+                watch(found)
+                return found
+
+            def send(self, s: Any) -> None:
+                if isinstance(s, bytes):  # the mail; commands are text
+                    note_handover()
+                super().send(s)
+
+        class WatchedTls(smtplib.SMTP_SSL, Watched):
+            pass
+
         server = self._server
+        where, name, seconds = (server.host, server.port), _own_name(), server.timeout_seconds
         if server.security == "tls":
-            self._smtp = smtplib.SMTP_SSL(
-                server.host,
-                server.port,
-                local_hostname=_own_name(),
-                timeout=server.timeout_seconds,
-                context=self._tls_context(),
-            )
+            context = self._tls_context()
+            self._smtp = WatchedTls(*where, local_hostname=name, timeout=seconds, context=context)
         else:
-            self._smtp = smtplib.SMTP(
-                server.host, server.port, local_hostname=_own_name(), timeout=server.timeout_seconds
-            )
+            self._smtp = Watched(*where, local_hostname=name, timeout=seconds)
             if server.security == "starttls":
                 self._start_tls(self._smtp)
+        self._smtp.ehlo_or_helo_if_needed()
         if server.username is not None:
             self._log_in(self._smtp, server.username, server.password or "")
+
+    def _watch(self, found: socket.socket) -> None:
+        """Keep a second handle of the connection: the first one goes over to TLS."""
+        self._line = found.dup()
+        if self._is_late:
+            self._break()
+
+    def _note_handover(self) -> None:
+        self._is_handed_over = True
 
     def _start_tls(self, smtp: smtplib.SMTP) -> None:
         from smtplib import SMTPNotSupportedError, SMTPResponseException
@@ -770,7 +835,7 @@ class Mailer:
         except SMTPResponseException as exc:
             raise self._error(
                 "tls",
-                f"refused STARTTLS: {exc.smtp_code} {_said(exc.smtp_error)}",
+                f"refused STARTTLS: {exc.smtp_code} {self._said(exc.smtp_error)}",
                 "check SMTP_SECURITY and the server's TLS set-up",
                 exc.smtp_code,
             ) from exc
@@ -792,7 +857,7 @@ class Mailer:
         except SMTPServerDisconnected:
             raise
         except SMTPAuthenticationError as exc:
-            said = f"{exc.smtp_code} {_said(exc.smtp_error)}"
+            said = f"{exc.smtp_code} {self._said(exc.smtp_error)}"
             if 400 <= exc.smtp_code < 500:
                 raise self._error(
                     "out_of_reach", f"cannot log anybody in now: {said}", cure, exc.smtp_code
@@ -807,7 +872,9 @@ class Mailer:
                 "set SMTP_SECURITY to starttls or tls, or leave SMTP_USERNAME empty",
             ) from exc
         except SMTPException as exc:
-            raise self._error("login_refused", f"could not be logged in to: {_said(str(exc))}", cure) from exc
+            raise self._error(
+                "login_refused", f"could not be logged in to: {self._said(str(exc))}", cure
+            ) from exc
 
     def _tls_context(self) -> ssl.SSLContext:
         import ssl
@@ -817,15 +884,19 @@ class Mailer:
         except (OSError, ValueError) as exc:
             raise self._error(
                 "tls",
-                f"cannot be verified: the CA file {self._server.ca_bundle} cannot be read: {_said(str(exc))}",
+                f"cannot be verified: the CA file {self._server.ca_bundle} cannot be read:"
+                f" {self._said(str(exc))}",
                 "SMTP_CA_BUNDLE must name a readable PEM file",
             ) from exc
 
     def _hang_up(self) -> None:
         """Drop the connection without a word, so that the next send opens a new one."""
         smtp, self._smtp = self._smtp, None
+        line, self._line = self._line, None
         if smtp is not None:
             smtp.close()
+        if line is not None:
+            line.close()
 
     def _trouble(self, exc: OSError | UnicodeError) -> NotifyError:
         """Translate what smtplib, ssl and the socket raise."""
@@ -833,56 +904,60 @@ class Mailer:
         import ssl
 
         cure = "check SMTP_HOST, SMTP_PORT and SMTP_SECURITY, and that this machine may reach the server"
+        if self._is_late:
+            seconds = self._server.deadline_seconds
+            return self._error("out_of_reach", f"took longer than {seconds:g} s over one e-mail", cure)
         if isinstance(exc, smtplib.SMTPSenderRefused):
-            said = f"refused the sender {exc.sender}: {exc.smtp_code} {_said(exc.smtp_error)}"
+            said = f"refused the sender {exc.sender}: {exc.smtp_code} {self._said(exc.smtp_error)}"
             cure = "check MAIL_FROM"
             if exc.smtp_code == 530:
                 cure = "the server wants a login or TLS first: check SMTP_USERNAME and SMTP_SECURITY"
             return self._error(_kind_of(exc.smtp_code), said, cure, exc.smtp_code)
         if isinstance(exc, smtplib.SMTPResponseException):
-            said = f"turned us away: {exc.smtp_code} {_said(exc.smtp_error)}"
+            said = f"turned us away: {exc.smtp_code} {self._said(exc.smtp_error)}"
             return self._error(_kind_of(exc.smtp_code), said, cure, exc.smtp_code)
         if isinstance(exc, ssl.SSLCertVerificationError):
             return self._error(
                 "tls",
-                f"shows a certificate that cannot be verified: {_said(exc.verify_message)}",
+                f"shows a certificate that cannot be verified: {self._said(exc.verify_message)}",
                 "check SMTP_HOST, the certificate's dates, and SMTP_CA_BUNDLE for a private CA",
             )
         if isinstance(exc, ssl.SSLError):
             return self._error(
                 "tls",
-                f"does not speak TLS as expected: {_said(exc.reason or str(exc))}",
+                f"does not speak TLS as expected: {self._said(exc.reason or str(exc))}",
                 "check SMTP_PORT and SMTP_SECURITY (tls is usually port 465, starttls 587)",
             )
         if isinstance(exc, smtplib.SMTPServerDisconnected):
-            return self._error("out_of_reach", f"ended the connection: {_said(str(exc))}", cure)
+            return self._error("out_of_reach", f"ended the connection: {self._said(str(exc))}", cure)
         if isinstance(exc, UnicodeError):
             return self._error(
                 "rejected", "cannot be used: only ASCII names are possible", f"{cure}; check MAIL_FROM"
             )
-        return self._error("out_of_reach", f"cannot be reached: {_said(exc.strerror or str(exc))}", cure)
+        return self._error("out_of_reach", f"cannot be reached: {self._said(exc.strerror or str(exc))}", cure)
 
-    def _hidden(self, text: str) -> str:
-        """What a server said, less our password, should it have quoted that."""
-        return redact(text, spellings((self._server.password or "",)))
+    def _said(self, text: bytes | str) -> str:
+        """What a server said, fit for a message, and less our password, should it have quoted that: taken out
+        before the text is cut, so that no piece of it is left.
+        """
+        said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        username, password = self._server.username or "", self._server.password or ""
+        secrets = (password, f"\0{username}\0{password}") if password else ()
+        return one_line(redact(said, spellings(secrets)), limit=300)
 
     def _error(self, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:
         where = f"{one_line(self._server.host)}:{self._server.port}"
-        said = self._hidden(said)
         is_temporary = kind == "out_of_reach" or (code is not None and 400 <= code < 500)
-        return NotifyError(
+        error = NotifyError(
             f"mail server {where} {said}", kind=kind, hint=hint, retryable=is_temporary, status_code=code
         )
+        error.may_have_arrived = self._is_handed_over
+        return error
 
 
 def _kind_of(code: int) -> str:
     """5xx is a refusal; a 4xx passes, and so may nonsense (smtplib's -1)."""
     return "rejected" if code >= 500 else "out_of_reach"
-
-
-def _said(text: bytes | str) -> str:
-    """What a server said, fit for a message."""
-    return one_line(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, limit=300)
 
 
 def _as_bytes(text: bytes | str) -> bytes:

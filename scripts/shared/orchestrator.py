@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from shared import service_manager
-from shared.alerts import AlertNews, Alerts, after_failure, after_success
+from shared.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_success
 from shared.cadence import (
     A1_TO_A2_INTERVAL_MINUTES,
     Daily,
@@ -34,12 +35,12 @@ from shared.cadence import (
 )
 from shared.child import Child
 from shared.database import Database, TaskRun
-from shared.errors import ConfigError, ExitCode, NotifyError
+from shared.errors import AppError, ConfigError, ExitCode, NotifyError, gravest
 from shared.heartbeat import Signal, ping
 from shared.journal import RECONNECT_SECONDS, Journal, Role
 from shared.logs import configure_logging
 from shared.messenger import Errand, Messenger
-from shared.models import Notice
+from shared.models import MailServer, Notice
 from shared.redaction import redact, spellings
 from shared.service_manager import ServiceManager
 from shared.settings import (
@@ -48,11 +49,14 @@ from shared.settings import (
     report_variables,
     uploader_variables,
 )
+from shared.state_file import state_file
 from shared.wall_clock import WallClock
 
 logger = logging.getLogger("orchestrator")
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+ROUND = "orchestrator --once"
+"""The name of a round of cron's in the e-mail about it."""
 LAST_WORDS_SECONDS = 20.0
 """How long messages may still take when the loop ends."""
 LOOP_ANSWER_SECONDS = 10.0
@@ -177,10 +181,16 @@ class Orchestrator:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
         self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
         with _Signals(self._clock, self._is_told_to_stop) as signals:
-            self._attend_journal()
+            try:
+                self._attend_journal()
+            except AppError as exc:
+                self._tell_of_round(exc.exit_code, str(exc))
+                raise
             if self._journal.file is None:
                 logger.error("without the database nobody knows what is due")
+                self._tell_of_round(ExitCode.TRY_LATER, self._journal.trouble)
                 return ExitCode.TRY_LATER
+            self._tell_of_round(ExitCode.OK, "")
             if self._journal.role is not Role.ACTING:
                 logger.warning("another orchestrator is at work: %s", self._journal.holder)
                 return ExitCode.TRY_LATER
@@ -310,10 +320,7 @@ class Orchestrator:
             extra={"action": "task_done", "task": task.name, "task_run": run.run_id, "exit_code": code},
         )  # fmt: skip
         if task.has_heartbeat:
-            signal_name: Signal = (
-                "success" if code == 0 else "log" if code == ExitCode.TRY_LATER else "failure"
-            )
-            self._ping(state, signal_name, ending)
+            self._ping_end(state, code, ending, now)
         if not self._stops:  # what was cut short by a stop says nothing of the task
             self._note_outcome(task, state, code, ending, tail, now)
         if code != 0:
@@ -370,7 +377,8 @@ class Orchestrator:
             with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
                 counts = deliver_due_notices(database, mailer, now(), timezone)
-            return counts.failed == 0
+            # A refused login stays refused until somebody acts: the next run tries again, and says so.
+            return counts.failed == 0 or bool(counts.faults)
 
         self._messenger.send(Errand(errand, key="outbox"))
 
@@ -379,15 +387,46 @@ class Orchestrator:
         server = self._settings.mail.server
 
         def errand() -> bool:
-            from shared.notifier import Mailer
-
-            with Mailer(server) as mailer:
-                refused = mailer.send(notice).refused
-            if len(refused) == len(notice.recipients):
-                raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
+            _hand_over(server, notice)
             return True
 
         self._messenger.send(Errand(errand))
+
+    def _tell_of_round(self, code: int, said: str) -> None:
+        """Tell people that a round found no database to work with: when that begins, once a day, and when it
+        is over. There is no outbox then, and no memory but a file.
+        """
+        now = self._clock.now()
+        name = f"once-{zlib.crc32(repr((SCRIPTS, self._task_arguments)).encode()):08x}.json"
+        with state_file(self._environment, name, is_made=code != 0) as memory:
+            if memory is None and code == 0:
+                return
+            before = {} if memory is None else memory.read(now)
+            if code == 0:
+                alerts, news = after_success(before, now)
+            else:
+                alerts, news = after_failure(before, ROUND, f"exit code {code}", now, threshold=1)
+            is_kept = memory is not None and (alerts == before or memory.write(alerts))
+            # What cannot be remembered is told once an hour: never silent, and never each minute.
+            if news is None or (not is_kept and now.minute):
+                return
+            try:
+                _hand_over(self._settings.mail.server, self._compose(news, [said], now))
+            except AppError as exc:
+                logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
+                if memory is not None:
+                    memory.write(before)
+
+    def _ping_end(self, state: _State, code: int, ending: str, now: datetime) -> None:
+        """A run without an answer for somebody to act on is a success only while its mail goes out."""
+        kind: Signal = "failure"
+        if code in (ExitCode.SOME_FAILED, ExitCode.TRY_LATER):
+            kind = "log"
+        elif code == 0:
+            kind = "success"
+            if self._settings.heartbeat_url and self._journal.has_late_mail(now - LATE_NOTICE):
+                kind, ending = "log", f"{ending}; e-mails have waited for more than an hour"
+        self._ping(state, kind, ending)
 
     def _ping(self, state: _State, kind: Signal, text: str = "") -> None:
         url, run_id = self._settings.heartbeat_url, state.heartbeat_id
@@ -573,11 +612,14 @@ class _Signals:
         return b""
 
 
-def gravest(codes: Sequence[int]) -> int:
-    """One exit code for several runs: a bug before a bad configuration, before failures, before patience."""
-    order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
-    known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
-    return min(known, key=order.index) if known else ExitCode.OK
+def _hand_over(server: MailServer, notice: Notice) -> None:
+    """Give a notice to the mail server, past the outbox. Raises NotifyError when nobody gets it."""
+    from shared.notifier import Mailer
+
+    with Mailer(server) as mailer:
+        refused = mailer.send(notice).refused
+    if len(refused) == len(notice.recipients):
+        raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
 
 
 def _shown(instant: datetime) -> str:

@@ -1,31 +1,38 @@
 """The outbox's way out: every notice that is due, to each recipient until the mail server has taken it.
 
-Many notices of a kind for one recipient go as one e-mail with a table. Which e-mail carries a notice is
-committed before the e-mail goes out, and taken back only when it surely did not arrive; so whatever is
-repeated, after a kill or a lost answer, is the same e-mail under the same Message-ID.
+Claim, commit, send, settle: no transaction is open while the mail server is spoken to. An e-mail is held by
+an advisory lock, and counted as tried before it goes out. So two processes never send the same one; a killed
+process's e-mail goes out again at once, under the same Message-ID; and one whose end can never be noted goes
+out a few times, with growing pauses, and is then given up. Many notices of a kind for one recipient go as one
+e-mail with a table.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from shared.alerts import LATE_NOTICE
 from shared.database import Database, DueMail
-from shared.errors import NotifyError
-from shared.models import DeliveryCounts, DeliveryResult, Notice
+from shared.errors import AppError, DbError, ExitCode, NotifyError
+from shared.models import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, digest, pause_after
 
 logger = logging.getLogger(__name__)
 
 CROWD = 20
 """So many notices of a kind still go to a recipient one by one in a round; more go as one e-mail."""
-LEAST_PAUSE = timedelta(microseconds=1)
-"""What was tried is not due again in the same round."""
+PAUSES = tuple(pause_after(tries) for tries in range(1, 10))
+"""Until the next try, after one, two, … tries; the last one repeats."""
+DOUBT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 15, 60, 360))
+"""The same, after tries of which nobody knows the end: a repeat may be a second copy."""
+LOOK_SECONDS = 60.0
+"""How often it is looked, beside the transfers, whether something is due again."""
 
 
 class Sender(Protocol):
@@ -33,140 +40,232 @@ class Sender(Protocol):
     when the server is ready for it; what it raises keeps the e-mail from going out.
     """
 
+    def connect(self) -> None:
+        """Be ready to send. Raises NotifyError when the mail server takes nothing at all."""
+
     def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult: ...
 
 
+Mailers = AbstractContextManager[Sender]
+
+
 def deliver_due_notices(
-    database: Database, mailer: AbstractContextManager[Sender], now: datetime, timezone: ZoneInfo
+    database: Database,
+    mailer: Mailers,
+    now: datetime,
+    timezone: ZoneInfo,
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> DeliveryCounts:
     """Send what is due, oldest first. A mail server in trouble ends the round; nothing is lost by it.
 
-    An e-mail stays locked while it is sent and is marked in the same transaction: two processes never send
-    the same one, and if this one is killed between the two, it goes out again under the same Message-ID.
-    timezone: the one in which people read times.
+    Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
+    cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
+    times. is_stopping: asked before each e-mail.
     """
     counts = DeliveryCounts()
     if not database.is_notice_due(now):
         return counts
+    for notice_id, recipient, why in database.give_up_doubtful(now, MOST_DOUBTS):
+        logger.error("notice %s to %s is given up: it %s", notice_id, recipient, why)
     with mailer as sender:
-        while (begun := _begin_mail(database, now, timezone)) is not None:
-            with database.transaction():
-                due = database.lock_mail(begun.mail_id, now)
+        try:
+            sender.connect()
+        except NotifyError as exc:
+            pauses = PAUSES[:1] if _is_fault(exc) else PAUSES
+            _tell_trouble(exc, database.postpone_due(now, str(exc), pauses=pauses), counts)
+            return counts
+        passed: set[str] = set()
+        while not is_stopping():
+            mail_id = _next_mail(database, now, timezone, passed)
+            if mail_id is None:
+                break
+            with database.mail_lock(mail_id) as is_ours:
+                due = _claim(database, mail_id, now) if is_ours else None
                 if due is None:
-                    continue
-                try:
-                    result = sender.send(due.notice, before_handover=database.ensure_alive)
-                except NotifyError as exc:
-                    logger.warning("notice %s stays in the outbox: %s", due.notice.id, exc)
-                    counts.failed += due.count
-                    may_have_arrived = begun.may_have_arrived or exc.may_have_arrived
-                    _postpone(database, due, str(exc), now, may_have_arrived=may_have_arrived)
-                    return counts
-                _record(database, due, result, now, counts, may_have_arrived=begun.may_have_arrived)
+                    passed.add(mail_id)
+                elif not _deliver(database, sender, due, now, counts, passed):
+                    break
     return counts
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """An e-mail on its way. may_have_arrived: in an earlier round, whatever becomes of it in this one."""
-
-    mail_id: str
-    may_have_arrived: bool
-
-
-def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo) -> _Begun | None:
-    """Settle what goes out next; None when nothing is due."""
+def _next_mail(database: Database, now: datetime, timezone: ZoneInfo, passed: set[str]) -> str | None:
+    """Settle what goes out next, and commit it; None when nothing is due."""
     from uuid import uuid4  # an idle run does without
 
     with database.transaction():
-        left = database.begun_mail(now)
+        left = database.begun_mail(now, passed)
         if left is not None:
-            return _Begun(left, may_have_arrived=True)
+            return left
         bundle = database.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
         if bundle is not None:
             database.save_bundle(bundle, digest(bundle, timezone))
-            return _Begun(bundle.id, may_have_arrived=False)
-        single = database.begin_single(now)
-        return None if single is None else _Begun(single, may_have_arrived=False)
+            return bundle.id
+        return database.begin_single(now)
 
 
-def _record(
+def _claim(database: Database, mail_id: str, now: datetime) -> DueMail | None:
+    with database.transaction():
+        return database.claim_mail(mail_id, now, pauses=PAUSES, doubt_pauses=DOUBT_PAUSES)
+
+
+def _deliver(
     database: Database,
+    sender: Sender,
     due: DueMail,
-    result: DeliveryResult,
     now: datetime,
     counts: DeliveryCounts,
-    *,
-    may_have_arrived: bool,
-) -> None:
-    if due.bundled is None:
-        if result.refused:
-            counts.failed += 1
+    passed: set[str],
+) -> bool:
+    """Hand over a claimed e-mail and note what became of it; False: the mail server takes no more now."""
+    trouble: NotifyError | None = None
+    try:
+        result = sender.send(due.notice, before_handover=database.ensure_alive)
+    except NotifyError as exc:
+        trouble = exc
+        _tell_trouble(exc, due.count, counts)
+    try:
+        if trouble is None:
+            _settle(database, due, result, now, counts)
         else:
-            counts.sent += 1
-        next_tries = _next_tries(due, result, now)
-        database.record_delivery(due.notice.id, result, now, next_tries, may_have_arrived=may_have_arrived)
-        return
-    if not result.refused:
-        counts.sent += database.record_bundle_sent(due.notice.id, now)
-        return
-    counts.failed += due.count
-    ((recipient, (code, text)),) = result.refused.items()
-    logger.warning(
-        "the mail server refused %s for %d notices in one e-mail: %s %s; those of more than %d days are"
-        " given up, the others will be tried again", recipient, due.count, code, text, GIVE_UP_AFTER.days,
-        extra={"action": "recipient_refused"},
-    )  # fmt: skip
-    database.record_bundle_refused(
-        due.notice.id,
-        f"{code} {text}".strip(),
-        now,
-        {tries: _next_try(tries, now) for tries in due.bundled},
-        give_up_before=now - GIVE_UP_AFTER,
-        may_have_arrived=may_have_arrived,
-    )
-
-
-def _postpone(
-    database: Database, due: DueMail, reason: str, now: datetime, *, may_have_arrived: bool
-) -> None:
-    if due.bundled is not None:
-        database.record_bundle_refused(
-            due.notice.id,
-            reason,
-            now,
-            {tries: _next_try(tries, now) for tries in due.bundled},
-            give_up_before=None,
-            may_have_arrived=may_have_arrived,
+            _postpone(database, due, trouble, now)
+    except DbError as exc:
+        if exc.ends_run:
+            raise
+        passed.add(due.notice.id)
+        counts.failed += due.count
+        logger.warning(
+            "the end of e-mail %s could not be noted, it may come once more: %s", due.notice.id, exc
         )
-        return
-    database.record_delivery(
-        due.notice.id,
-        DeliveryResult(refused={recipient: (0, reason) for recipient in due.tries}),
-        now,
-        {recipient: _next_try(tries, now) for recipient, tries in due.tries.items()},
-        may_have_arrived=may_have_arrived,
-    )
+    return trouble is None
 
 
-def _next_try(tries: int, now: datetime) -> datetime:
-    """After this many tries before the one that has just failed."""
-    return now + max(pause_after(tries + 1), LEAST_PAUSE)
+def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datetime) -> None:
+    for recipient in due.notice.recipients:
+        database.record_refused(
+            due.notice.id, recipient, str(trouble), now, may_have_arrived=trouble.may_have_arrived,
+            next_try_at=now if _is_fault(trouble) else None,
+        )  # fmt: skip
 
 
-def _next_tries(due: DueMail, result: DeliveryResult, now: datetime) -> dict[str, datetime | None]:
-    """When each refused recipient is tried again; None when it has been refused for days.
+def _is_fault(trouble: NotifyError) -> bool:
+    """Whether the mail server will take nothing until somebody changes something: each run says so."""
+    return trouble.exit_code is ExitCode.BAD_CONFIG
 
-    A 5xx is not final at once: a relay set up wrongly refuses everybody so, and must not cost a notice.
-    """
-    plan: dict[str, datetime | None] = {}
+
+def _tell_trouble(trouble: NotifyError, notices: int, counts: DeliveryCounts) -> None:
+    counts.failed += notices
+    if _is_fault(trouble):
+        counts.faults.append(str(trouble))
+    logger.log(
+        logging.ERROR if _is_fault(trouble) else logging.WARNING,
+        "%d notices stay in the outbox: %s", notices, trouble, extra={"action": "mail_trouble"},
+    )  # fmt: skip
+
+
+def _settle(
+    database: Database, due: DueMail, result: DeliveryResult, now: datetime, counts: DeliveryCounts
+) -> None:
+    notice = due.notice
+    if result.accepted:
+        database.record_sent(notice.id, result.accepted, now)
+    # A 5xx is not final at once: a relay set up wrongly refuses everybody so, and must not cost a notice.
+    give_up_before = now - GIVE_UP_AFTER
+    is_final = not due.is_bundle and notice.created_at < give_up_before
     for recipient, (code, text) in result.refused.items():
-        is_final = now - due.notice.created_at > GIVE_UP_AFTER
-        plan[recipient] = None if is_final else _next_try(due.tries[recipient], now)
         logger.log(
             logging.ERROR if is_final else logging.WARNING,
-            "the mail server refused %s for notice %s: %s %s; %s",
-            recipient, due.notice.id, code, text, "given up" if is_final else "will be tried again",
+            "the mail server refused %s for %d notices in e-mail %s: %s %s; %s",
+            recipient, due.count, notice.id, code, text,
+            "given up" if is_final else f"tried again until they are {GIVE_UP_AFTER.days} days old",
             extra={"action": "recipient_refused"},
         )  # fmt: skip
-    return plan
+        error = f"{code} {text}".strip()
+        database.record_refused(notice.id, recipient, error, now, give_up_before=give_up_before)
+    if result.refused:
+        counts.failed += due.count
+    else:
+        counts.sent += database.bundle_done(notice.id) if due.is_bundle else 1
+
+
+def late_notices(database: Database, now: datetime, timezone: ZoneInfo) -> list[str]:
+    """What has waited for too long, as a fault of this run: once for each notice, whichever run finds it."""
+    late = database.tell_late_notices(now - LATE_NOTICE, now)
+    if late is None:
+        return []
+    fault = (
+        f"{late.count} notices have waited for more than an hour, the oldest since"
+        f" {late.oldest_at.astimezone(timezone):%Y-%m-%d %H:%M %Z}: {late.last_error or 'no try was made'};"
+        " mend what the mail server names, they then go out by themselves"
+        " (which and to whom: psql -f database/queries/outbox.sql)"
+    )
+    logger.error("%s", fault, extra={"action": "notices_late"})
+    return [fault]
+
+
+class Delivery:
+    """A run's deliveries: beside its transfers from `begin` on, and at its end.
+
+    open_database: a connection of the thread's own. mailer: a new one for each round.
+    """
+
+    def __init__(
+        self,
+        open_database: Callable[[], Database],
+        mailer: Callable[[], Mailers],
+        clock: Callable[[], datetime],
+        timezone: ZoneInfo,
+    ) -> None:
+        self._open_database = open_database
+        self._mailer = mailer
+        self._clock = clock
+        self._timezone = timezone
+        self.counts = DeliveryCounts()
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Deliver now what is due, in a thread, and from then on whatever becomes due. Never waits."""
+        self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread come to its end; an e-mail that it has in hand is finished."""
+        self._is_over = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def finish(self, database: Database) -> None:
+        """Deliver the remainder, by the run's own connection, and tell what is late."""
+        self.stop()
+        is_due = database.is_notice_due(self._clock())
+        if is_due:
+            self._deliver(database, is_stopping=lambda: False)
+        if is_due is not None:
+            self.counts.faults += late_notices(database, self._clock(), self._timezone)
+
+    def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:
+        later = deliver_due_notices(
+            database, self._mailer(), self._clock(), self._timezone, is_stopping=is_stopping
+        )
+        counts = self.counts
+        counts.sent += later.sent
+        if later.sent or later.failed:
+            counts.failed = later.failed
+        counts.faults += [fault for fault in later.faults if fault not in counts.faults]
+
+    def _work(self) -> None:
+        try:
+            with self._open_database() as database:
+                while not self._is_over:
+                    self._deliver(database, is_stopping=lambda: self._is_over)
+                    self._wake.wait(LOOK_SECONDS)
+                    self._wake.clear()
+        except AppError as exc:  # the transfers go on
+            logger.warning("notices wait for the end of the run: %s", exc)
+        except Exception:
+            logger.exception("a bug in delivering; notices wait for the end of the run")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Collection, Iterable
+from binascii import b2a_base64
+from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 SHORTEST_SECRET = 4
 """Secrets below this length would blank out ordinary words; they are guarded by never being shown."""
+LONGEST_WORD = 12
+"""Base64 up to this length that looks like an ordinary word is taken for one."""
 BLANK = "***"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -33,8 +36,8 @@ def redact(text: str, forms: Iterable[str]) -> str:
 
 
 def spellings(secrets: Collection[str]) -> list[str]:
-    """Each secret as it may turn up: plain, escaped, in JSON, in a URL, a form, HTML, a repr. Longest first,
-    so that none leaves a tail.
+    """Each secret as it may turn up: plain, escaped, in JSON, in a URL, a form, HTML, a repr, in base64.
+    Longest first, so that none leaves a tail.
     """
     found: set[str] = set()
     for secret in secrets:
@@ -46,5 +49,26 @@ def spellings(secrets: Collection[str]) -> list[str]:
             *(secret, escape_line(secret), html.escape(secret), repr(secret)[1:-1]),
             *(json.dumps(secret)[1:-1], plain_json, escape_json(plain_json), escape_line(plain_json)),
             *(quote(data, safe=""), quote(data), quote_plus(data)),
+            *_in_base64(data),
         }
     return sorted(found, key=len, reverse=True)
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
+    """The data as it shows in a base64 text that holds it: it may begin at three places of a group of four
+    characters, and end the text or not. A character that it shares with what stands beside it is left out.
+    """
+    for lead in range(3):
+        whole = b2a_base64(bytes(lead) + data, newline=False).decode()[(0, 2, 3)[lead] :]
+        bare = whole.rstrip("=")
+        ends = {whole, bare, bare if whole == bare else bare[:-1]}
+        for form in ends | {end.replace("+", "-").replace("/", "_") for end in ends}:
+            if not _is_word(form):
+                yield form
+
+
+def _is_word(text: str) -> bool:
+    """Whether an ordinary text may have this in it by chance."""
+    return len(text) < SHORTEST_SECRET or (
+        len(text) < LONGEST_WORD and text.isalpha() and (text[1:].islower() or text.isupper())
+    )

@@ -95,10 +95,13 @@ class LastingFailure:
 
 @dataclass(frozen=True, slots=True)
 class TaskRuns:
-    """The runs of a task that ended in a time, by how. late: of all of them, whatever their end."""
+    """The runs of a task that ended in a time, by how. failing: of those done, in how many some campaigns
+    failed. late: of all of them, whatever their end.
+    """
 
     task: str
     done: int = 0
+    failing: int = 0
     late: int = 0
     failed: int = 0
     again: int = 0
@@ -115,18 +118,22 @@ class TaskRuns:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """E-mails the mail server did not take: waiting, since when, and those that are not tried any more."""
+    """E-mails the mail server did not take: waiting, since when, and those that are not tried any more.
+
+    doubtful: given up, and they may have arrived.
+    """
 
     waiting: int = 0
     oldest_at: datetime | None = None
     given_up: int = 0
+    doubtful: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
     """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
 
-    alerts: of the tasks that keep failing, those that were announced.
+    alerts: of the tasks that keep failing, those that were announced. campaigns_failing: at present.
     """
 
     day: ReportDay
@@ -137,6 +144,7 @@ class DayReport:
     failed: Section[EmptyCampaign] = field(default_factory=Section)
     failures: Section[LastingFailure] = field(default_factory=Section)
     failures_over: Section[Campaign] = field(default_factory=Section)
+    campaigns_failing: int = 0
     alerts: tuple[TaskAlert, ...] = ()
     runs: tuple[TaskRuns, ...] = ()
     runs_before: tuple[TaskRuns, ...] = ()
@@ -145,7 +153,11 @@ class DayReport:
     @property
     def needs_somebody(self) -> bool:
         """Something stays as it is until a person acts."""
-        return bool(self.failed.total or self.failures.total or self.alerts or self.backlog.given_up)
+        return bool(self.failed.total or self.failures.total or self.alerts or self._undelivered)
+
+    @property
+    def _undelivered(self) -> int:
+        return self.backlog.given_up + self.backlog.doubtful
 
     @property
     def has_trouble(self) -> bool:

@@ -86,9 +86,13 @@ class Pass:
         is_stopping: Callable[[], bool],
         progress: Progress,
         open_ledger: Callable[[], Database],
+        deliver_beside: Callable[[], None] = lambda: None,
     ) -> None:
+        """deliver_beside: has notices delivered while files are on their way; never waits."""
         self._settings = settings
         self._open_ledger = open_ledger
+        self._deliver_beside = deliver_beside
+        self._has_transfers = False
         self._database = database
         self._dam = dam
         self._report = report
@@ -302,7 +306,7 @@ class Pass:
         if kind is None:
             self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=attempt.number)
             return
-        self._report.queued += 1
+        self._count_queued(1)
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
         self._note(campaign, outcome, attempt=attempt.number)
@@ -324,6 +328,10 @@ class Pass:
             on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
         )
         work.started_at = self._clock()
+        if not self._has_transfers:
+            self._has_transfers = True
+            if self._database.is_notice_due(work.started_at):
+                self._deliver_beside()
         self._ask(work, partial(work.transfer.plan, found), self._on_planned)
 
     def _on_planned(self, work: Work, errands: Sequence[Errand]) -> None:
@@ -555,7 +563,7 @@ class Pass:
         if not is_completed:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
-        self._report.queued += notice is not None
+        self._count_queued(int(notice is not None))
         self._note(campaign, Outcome.UPLOADED, attempt=0, assets=totals.assets, size_bytes=totals.size_bytes)
 
     def _follow_those_that_left(self, seen: Sequence[str]) -> None:
@@ -624,7 +632,7 @@ class Pass:
                 campaign.id, exc, extra={"action": "notice_not_stored", "campaign_id": campaign.id},
             )  # fmt: skip
         else:
-            self._report.queued += is_notice_due
+            self._count_queued(int(is_notice_due))
 
     def _note_error(self, campaign: Campaign, error: AppError, counted_attempts: int) -> bool:
         """Note the failure, with its notice when one is due; both at once or neither."""
@@ -644,6 +652,12 @@ class Pass:
                 )
                 self._database.queue_notice(notice)
         return lasting.is_notice_due
+
+    def _count_queued(self, count: int) -> None:
+        """Notices wait in the outbox: for the run's end, or not even for that when files are on their way."""
+        self._report.queued += count
+        if count and any(work.transfer is not None for work in self._under_way.values()):
+            self._deliver_beside()
 
     def _conclude(self) -> ExitCode:
         """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.

@@ -66,6 +66,7 @@ class MailSink:
     - `refuse(recipient, code, text)`: this recipient only;
     - `refuse_all(code, text)`: every mail;
     - `refuse_login = True`: every login, with 535;
+    - `delay_seconds = 4.0`: so long until the answer to a mail's content;
     - `drop_after_data = True`: the mail is kept, then the connection breaks before the sender is told;
     - `relent()`: undo all of these; `reset()`: forget the mails too.
     """
@@ -92,6 +93,7 @@ class MailSink:
         self.username = username
         self.messages: list[Received] = []
         self.refuse_login = False
+        self.delay_seconds = 0.0
         self.drop_after_data = False
         self._wanted_port = port
         self._port: int | None = None
@@ -178,6 +180,7 @@ class MailSink:
         self._refused_recipients.clear()
         self._refused_stages.clear()
         self.refuse_login = False
+        self.delay_seconds = 0.0
         self.drop_after_data = False
 
     # -- the server's thread ------------------------------------------------------------------------------
@@ -303,6 +306,7 @@ class _Handler:
         refusal = self._sink._refusal_of("data")
         if refusal is not None:
             return refusal
+        await asyncio.sleep(self._sink.delay_seconds)
         raw = bytes(envelope.original_content)
         self._sink._keep(
             Received(

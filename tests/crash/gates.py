@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from shared.database import MAIL_LOCK_CLASS
 from simulators.box import BoxSimulator
 from simulators.box_gate import TOKEN_PATH
 from simulators.box_wire import Answer, Call
@@ -184,6 +185,7 @@ STATEMENTS = (
     (r"BEGIN", "SQL begin"),
     (r"COMMIT", "SQL commit"),
     (r"ROLLBACK", "SQL rollback"),
+    (rf"SELECT pg_(try_)?advisory_(un)?lock\({MAIL_LOCK_CLASS},", "SQL mail lock"),
     (r"(WITH \w+ AS [^(]*\(\s*)?SELECT pg_try_advisory_lock", "SQL run lock"),
     (r"INSERT INTO notices|INSERT INTO notice_deliveries", "SQL outbox write"),
     (r"UPDATE notice_deliveries", "SQL mail marked"),

@@ -60,6 +60,9 @@ class KeptMail:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
 
+    def connect(self) -> None:
+        """Always ready."""
+
     def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
         before_handover()
         self.messages.append(build_message(notice, "x@example.com").as_bytes())

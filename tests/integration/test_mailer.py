@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -411,3 +413,103 @@ def test_trouble__next_send_opens_a_new_connection(sink: MailSink, mailer: Maile
 
 def test_server__password_is_not_shown() -> None:
     assert SECRET not in repr(server_for(25, username="robot", password=SECRET))
+
+
+# --- a server that holds us, and one that says what it heard ------------------------------------------------
+
+
+class Dripping:
+    """Answers a byte now and then, so that no time-out of ours ever comes; from this answer on."""
+
+    def __init__(self, begins_at: int) -> None:
+        self._begins_at = begins_at
+        self._done = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Dripping:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        answers = [
+            b"220 hi",
+            b"250 ok",
+            b"250 sender ok",
+            b"250 rcpt ok",
+            b"354 go on",
+            b"250 taken",
+            b"221 bye",
+        ]
+        with client, client.makefile("rb") as lines:
+            for number, answer in enumerate(answers):
+                if number and not lines.readline():
+                    return
+                if answers[number - 1] == b"354 go on":
+                    while lines.readline() not in (b".\r\n", b""):
+                        pass
+                if number < self._begins_at:
+                    client.sendall(answer + b"\r\n")
+                    continue
+                while not self._done.wait(0.05):
+                    try:
+                        client.sendall(answer[:1])
+                    except OSError:
+                        return
+
+
+@pytest.mark.parametrize(("begins_at", "may_have_arrived"), [(0, False), (1, False), (3, False), (5, True)])
+def test_dripping_server__is_left_at_the_deadline(begins_at: int, may_have_arrived: bool) -> None:
+    with Dripping(begins_at) as server:
+        error = trouble(server_for(server.port, deadline_seconds=0.5))
+    assert (error.kind, error.retryable) == ("out_of_reach", True)
+    assert "took longer than 0.5 s over one e-mail" in error.message
+    assert error.may_have_arrived is may_have_arrived
+
+
+def test_dripping_server__does_not_hold_the_goodbye() -> None:
+    with Dripping(6) as server:
+        mailer = Mailer(server_for(server.port, timeout_seconds=0.5))
+        assert mailer.send(notice()).accepted
+        began = time.monotonic()
+        mailer.close()
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_deadline__breaks_a_connection_under_tls(
+    security: Any, server_tls: ssl.SSLContext, ca_bundle: str
+) -> None:
+    with MailSink(security=security, ssl_context=server_tls) as sink:
+        sink.delay_seconds = 60.0
+        server = server_for(
+            sink.port, security=security, ca_bundle=ca_bundle, timeout_seconds=60, deadline_seconds=1.0
+        )
+        error = trouble(server)
+    assert "took longer than 1 s" in error.message
+    assert error.may_have_arrived
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_login_echoed__shows_no_password(mechanism: str) -> None:
+    """Some servers quote the line they refuse."""
+    password = "correct-horse-7"
+    plain = base64.b64encode(f"\0robot\0{password}".encode()).decode()
+    login = base64.b64encode(password.encode()).decode()
+    hello = ["220 hi", f"250-me\r\n250 AUTH {mechanism}".encode() + b"\r\n"]
+    long_line = "x" * 270  # where the message is cut, nothing may be left either
+    if mechanism == "PLAIN":
+        script: list[str | bytes | None] = [*hello, f"535 cannot do AUTH PLAIN {plain} {long_line} {plain}"]
+    else:
+        script = [*hello, "334 UGFzc3dvcmQ6", f"535 cannot do {login} {long_line} {login}"]
+    with ScriptedServer(script) as server:
+        error = trouble(server_for(server.port, username="robot", password=password))
+    assert error.kind == "login_refused"
+    for secret in (plain, login):
+        for start in range(len(secret) - 8):
+            assert secret[start : start + 8] not in str(error)

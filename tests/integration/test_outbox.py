@@ -7,7 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from time import sleep
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,6 +19,7 @@ import a1_retry
 from sessions import end_sessions
 from shared.database import Database
 from shared.models import (
+    MOST_DOUBTS,
     Attempt,
     Campaign,
     DeliveryCounts,
@@ -26,7 +30,7 @@ from shared.models import (
     UploadTotals,
 )
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
-from shared.outbox import CROWD, deliver_due_notices
+from shared.outbox import CROWD, deliver_due_notices, late_notices
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
@@ -52,6 +56,9 @@ class Killing:
 
     def __exit__(self, *_: object) -> None:
         self._mailer.close()
+
+    def connect(self) -> None:
+        self._mailer.connect()
 
     def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
         if self._after:
@@ -350,6 +357,137 @@ def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None
     assert not stage.sink.messages
     stage.database = Database(stage.url, 3)
     assert stage.deliver().sent == 1
+
+
+# --- no transaction across SMTP, and no repeat without bound ------------------------------------------------
+
+
+class Slow(Killing):
+    """A relay that takes its time; meanwhile the database ends whatever waits in an open transaction."""
+
+    def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+        before_handover()
+        sleep(1.5)
+        return self._mailer.send(notice, before_handover=before_handover)
+
+
+@pytest.mark.parametrize("count", [1, CROWD + 5], ids=["single", "table"])
+def test_slow_relay__meets_no_open_transaction(stage: Stage, count: int) -> None:
+    name = stage.sql("SELECT current_database()")[0][0]
+    stage.database._run(f"ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '1s'")
+    stage.queue(NoticeKind.RETRY, count)
+    with Database(stage.url, 3) as own:
+        assert own._row("SHOW idle_in_transaction_session_timeout")[0] in ("1s", "0")
+        counts = deliver_due_notices(own, Slow(stage.mailer(), after=True), NOW, ROME)
+    assert counts == DeliveryCounts(sent=count)
+    stage.assert_each_notice_in_one_mail()
+
+
+def test_end_never_noted__goes_out_a_few_times_and_is_given_up(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever keeps a mail from being marked: its repeats have an end, and the next mail still goes."""
+    stage.queue(NoticeKind.PERMANENT, 1)
+    stage.database._run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'no' USING ERRCODE = 'check_violation'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON notice_deliveries FOR EACH ROW"
+        " WHEN (NEW.sent_at IS NOT NULL AND NEW.tries < 1000) EXECUTE FUNCTION refuse()"
+    )
+    arrivals: list[int] = []
+    for run in range(10 * 480):  # ten days, a run every three minutes
+        stage.deliver(NOW + run * 3 * MINUTE)
+        arrivals += [run] * (len(stage.sink.messages) - len(arrivals))
+    assert len(arrivals) == MOST_DOUBTS
+    assert len({id_of(mail) for mail in stage.sink.messages}) == 1
+    assert arrivals[:2] == [0, 1], "a killed process's mail goes out again at once"
+    pauses = [later - earlier for earlier, later in pairwise(arrivals)]
+    assert pauses == sorted(pauses), "and then less and less often"
+    rows = stage.sql("SELECT gave_up_at IS NOT NULL, last_error FROM notice_deliveries")
+    assert all(gave_up and str(why).startswith("may have arrived") for gave_up, why in rows)
+    assert "is given up: it may have arrived" in caplog.text
+
+
+def test_table_gone__its_notices_are_told_anew(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.queue(NoticeKind.RETRY, 2)
+    stage.database._run("UPDATE notice_deliveries SET mail_id = gen_random_uuid()")
+    before = stage.database.statements
+    assert stage.deliver().sent == 2
+    assert stage.database.statements - before < 100
+    assert caplog.text.count("is not on record; its 1 notices are told anew") == 4
+    assert stage.sql("SELECT count(*) FROM notice_deliveries WHERE sent_at IS NULL") == [(0,)]
+    assert stage.deliver() == DeliveryCounts()
+
+
+def test_frozen_process__holds_its_own_mail_and_no_other(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, 1)
+
+    class Frozen(Killing):
+        def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
+            stage.queue(NoticeKind.ERROR, 1)
+            with Database(stage.url, 3) as other:
+                for days in range(3):
+                    at = NOW + timedelta(days=days)
+                    deliver_due_notices(other, stage.mailer(), at, ROME)
+            return self._mailer.send(notice, before_handover=before_handover)
+
+    deliver_due_notices(stage.database, Frozen(stage.mailer(), after=True), NOW, ROME)
+    assert [subject[:1] for subject, _ in stage.inbox] == ["🛑", "⚠"]
+
+
+def test_row_held_by_somebody__is_passed_by(stage: Stage) -> None:
+    stage.queue(NoticeKind.RETRY, 3)
+    with closing(psycopg2.connect(stage.url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM notice_deliveries WHERE recipient = %s FOR UPDATE", [ONCALL])
+        assert stage.deliver().sent == 3
+        assert Counter(to for _, to in stage.inbox) == {(SUPPORT,): 3}
+        cursor.execute("ROLLBACK")
+    stage.deliver(NOW + MINUTE)
+    assert Counter(to for _, to in stage.inbox) == {(SUPPORT,): 3, (ONCALL,): 3}
+
+
+# --- a channel never vouches for itself ---------------------------------------------------------------------
+
+
+def test_login_refused__is_a_fault_of_every_run_and_costs_no_pause(database_url: str) -> None:
+    with MailSink(username="robot", password="right") as sink:
+        stage = Stage(database_url, sink)
+        server = MailServer("127.0.0.1", sink.port, "none", "robot", "wrong", "robot@example.com")
+        stage.queue(NoticeKind.RETRY, CROWD + 1)
+        stage.queue(NoticeKind.SUCCESS, 1)
+        for run in range(12):
+            at = NOW + run * 3 * MINUTE
+            counts = deliver_due_notices(stage.database, Mailer(server), at, ROME)
+            assert (counts.sent, counts.failed) == (0, CROWD + 2)
+            assert ["refused the login of robot" in fault for fault in counts.faults] == [True]
+        (errors,) = stage.sql("SELECT count(*) FROM notice_deliveries WHERE last_error LIKE '%535%'")
+        assert errors == (2 * CROWD + 3,)
+        assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)]
+        mended = Mailer(replace(server, password="right"))
+        at = NOW + 36 * MINUTE
+        assert deliver_due_notices(stage.database, mended, at, ROME) == DeliveryCounts(sent=CROWD + 2)
+        stage.assert_each_notice_in_one_mail()
+        stage.database.close()
+
+
+def test_late__is_told_once_for_each_notice(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.sink.refuse(ONCALL, 451, "greylisted")
+    stage.queue(NoticeKind.RETRY, 1)
+    stage.deliver()
+    assert late_notices(stage.database, NOW + 59 * MINUTE, ROME) == []
+    stage.queue(NoticeKind.ERROR, 1, at=NOW + 30 * MINUTE)
+    (fault,) = late_notices(stage.database, NOW + 61 * MINUTE, ROME)
+    for words in ("1 notices have waited", "since 2026-11-23 14:00 CET", "451 greylisted", "outbox.sql"):
+        assert words in fault
+    assert [record.levelname for record in caplog.records if record.getMessage() == fault] == ["ERROR"]
+    assert late_notices(stage.database, NOW + 62 * MINUTE, ROME) == []
+    assert stage.database.is_notice_late(NOW + 2 * MINUTE)
+    (fault,) = late_notices(stage.database, NOW + 99 * MINUTE, ROME)
+    assert "1 notices have waited" in fault
+    stage.sink.reset()
+    stage.deliver(NOW + 100 * MINUTE)
+    assert stage.database.is_notice_due(NOW + 100 * MINUTE) is None
+    assert not stage.database.is_notice_late(NOW + 2 * MINUTE)
 
 
 # --- the commands that the tables show ----------------------------------------------------------------------

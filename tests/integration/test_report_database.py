@@ -20,7 +20,6 @@ from shared.models import (
     BoxFile,
     Campaign,
     DamFolder,
-    DeliveryResult,
     Notice,
     NoticeKind,
     UploadTotals,
@@ -196,7 +195,10 @@ def test_runs__are_counted_by_how_they_ended(database: Database) -> None:
     add_run(database, NOW - 2 * HOUR, task="daily_report")
     day = day_of(database, TODAY, NOW)
     assert database.ended_runs(day) == (
-        (TaskRuns("a1_to_a2", done=4, late=1, failed=5, again=1), TaskRuns("daily_report", done=1)),
+        (
+            TaskRuns("a1_to_a2", done=5, failing=1, late=1, failed=4, again=1),
+            TaskRuns("daily_report", done=1),
+        ),
         (),
     )
 
@@ -213,7 +215,7 @@ def test_runs__each_is_counted_in_one_report(database: Database) -> None:
     day = day_of(database, TODAY, NOW)
     assert database.ended_runs(day) == (
         (TaskRuns("a1_to_a2", again=1),),
-        (TaskRuns("a1_to_a2", failed=1),),
+        (TaskRuns("a1_to_a2", done=1, failing=1),),
     )
 
 
@@ -264,12 +266,20 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
     assert [campaign.id for campaign in database.failures_over(day).rows] == ["over"]
 
     assert database.outbox_backlog(day) == Backlog()
-    refused = DeliveryResult(refused={"support@example.com": (450, "later")})
-    waiting, lost = (notice(NoticeKind.RETRY, "c", NOW - age * HOUR) for age in (5, 120))
-    for one, next_try in ((waiting, NOW), (lost, None)):
+    for age in (5, 120):
+        one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
         database.queue_notice(one)
-        database.record_delivery(one.id, refused, NOW - HOUR, {"support@example.com": next_try})
+        database._run(
+            "UPDATE notice_deliveries SET mail_id = notice_id WHERE notice_id = %(id)s", {"id": one.id}
+        )
+        assert database.claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
+        for recipient in one.recipients:
+            database.record_refused(
+                one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
+            )
     assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
+    database._run("UPDATE notice_deliveries SET doubts = 10 WHERE gave_up_at IS NOT NULL")
+    assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)
     assert database.outbox_backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
 
 
@@ -393,7 +403,8 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
     values = {
         "report_date": day.date, "start": day.start, "since": day.since, "until": day.until,
         "is_preview": True, "limit": SHOWN_ROWS, "status": "A1", "kind": "a1_to_a2_error",
-        "late_after": SECOND, "lost_after": 24 * HOUR, "try_later": 75,
+        "late_after": SECOND, "lost_after": 24 * HOUR, "try_later": 75, "some_failed": 4,
+        "doubts": 10,
     }  # fmt: skip
     for name in (
         "DAILY_REPORT_QUEUED_AT", "PREVIOUS_DAILY_REPORT", "ASSIGN_UPLOADS", "REPORTED_UPLOADS",

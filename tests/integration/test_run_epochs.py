@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKin
 from shared.retention import prune
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+PAUSE = timedelta(minutes=2)
 CAMPAIGN = Campaign("c", "C-1", "Summer", "A1")
 NOTICE_ID = "00000000-0000-0000-0000-000000000001"
 TABLES = (
@@ -52,6 +53,12 @@ WRITES: dict[str, Callable[[Database], object]] = {
     "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
     "prune": lambda db: prune(db, NOW),
     "single mail": lambda db: db.begin_single(NOW),
+    "mail claimed": lambda db: db.claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
+    "mails postponed": lambda db: db.postpone_due(NOW, "away", pauses=[PAUSE]),
+    "mails given up": lambda db: db.give_up_doubtful(NOW, 1),
+    "mail sent": lambda db: db.record_sent(str(uuid4()), ["a@example.com"], NOW),
+    "mail refused": lambda db: db.record_refused(str(uuid4()), "a@example.com", "550", NOW),
+    "mails late": lambda db: db.tell_late_notices(NOW, NOW),
 }
 
 
