@@ -28,6 +28,7 @@ from shared.wire import (
     LONGEST_WAIT_SECONDS,
     Body,
     NoAnswerError,
+    ProxyError,
     Reply,
     UnfitError,
     Wire,
@@ -203,6 +204,8 @@ class BoxSession:
         try:
             with self._wire.send(method, url, {"User-Agent": "a1-to-a2", **headers}, body) as reply:
                 return Answer(reply.status, reply.headers, _content(reply, limit))
+        except ProxyError as exc:
+            raise ConfigError(str(exc)) from exc
         except UnfitError as exc:
             raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
         except NoAnswerError as exc:

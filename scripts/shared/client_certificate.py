@@ -130,7 +130,8 @@ def _valid_pair(
     if len(begun) == len(pairs):
         expired_at = best[1].not_valid_after_utc
         raise ConfigError(
-            f"DAM_PFX_PATH: the certificate in {path} expired on {_shown(expired_at)}; put the renewed one there"
+            f"DAM_PFX_PATH: the certificate in {path} expired on {_shown(expired_at)};"
+            " put the renewed one there"
         )
     begins_at = min(pair[1].not_valid_before_utc for pair in pairs if pair[1].not_valid_before_utc > now)
     told = (
@@ -143,7 +144,7 @@ def _valid_pair(
 
 
 def _shown(instant: datetime) -> str:
-    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _chain(leaf: Certificate, others: list[Certificate], now: datetime) -> list[Certificate]:
