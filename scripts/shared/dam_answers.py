@@ -6,10 +6,16 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.errors import DamError
 from shared.models import Asset, DamFolder
+
+T = TypeVar("T")
+
+Page = list[tuple[str, T | None]]
+"""The id of each item of a page, and what it is to us; None when it is nothing. Never the item itself, of
+which a large folder has more than memory should hold."""
 
 GONE_STATES = ("DELETED", "SEL_DEL")
 
@@ -89,14 +95,14 @@ def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, 
 
 
 def all_pages(
-    fetch: Callable[[int], list[dict[str, Any]]],
+    fetch: Callable[[int], Page[T]],
     what: str,
     item_id: str | None,
-    is_last: Callable[[int, list[dict[str, Any]]], bool] = lambda _after, _page: False,
-) -> Iterator[dict[str, Any]]:
-    """What `fetch(after)` brings until a page is empty. Raises DamError when a page brings nothing new: the
-    server repeats one, the last or an earlier one, in place of one that is so never seen; and when it goes on
-    for ever.
+    is_last: Callable[[int, Page[T]], bool] = lambda _after, _page: False,
+) -> Iterator[T]:
+    """What `fetch(after)` brings until a page is empty, each id once. Raises DamError when a page brings
+    nothing new: the server repeats one, the last or an earlier one, in place of one that is so never seen.
+    Raises it as well when the server goes on for ever.
 
     is_last(items so far, page): whether this page may be taken for the last one, which spares a call. Where
     nothing may be missed it may not: counts are at times wrong, and pages shorter than asked for.
@@ -104,15 +110,18 @@ def all_pages(
     after = 0
     seen: set[str] = set()
     while page := fetch(after):
-        ids = {item["asset_id"] for item in page}
-        if ids <= seen:
+        news: dict[str, T | None] = {}
+        for found_id, value in page:
+            if found_id not in seen:
+                news.setdefault(found_id, value)
+        if not news:
             raise DamError(
                 f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
                 kind="unfinished_listing",
                 retryable=True,
                 item_id=item_id,
             )
-        yield from page
+        yield from (value for value in news.values() if value is not None)
         after += len(page)
         if is_last(after, page):
             return
@@ -123,7 +132,7 @@ def all_pages(
                 retryable=True,
                 item_id=item_id,
             )
-        seen |= ids
+        seen.update(news)
 
 
 def is_folder(item: Mapping[str, Any]) -> bool:
