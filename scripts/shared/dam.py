@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import datetime
@@ -26,6 +26,7 @@ from shared.dam_answers import (
     asset_of,
     clean_text,
     field_code,
+    field_ids,
     is_folder,
     is_gone,
     is_safe_id,
@@ -66,10 +67,15 @@ class DamClient:
         """Open a connection ahead of a call. May be called by any thread."""
         self._session.connect()
 
+    def log_in(self) -> None:
+        """Log in ahead of a call. Raises DamError, ConfigError."""
+        self._session.log_in()
+
     # Campaigns
 
-    def find_campaigns(self) -> list[SearchHit]:
-        """The folders below the campaigns folder whose status the search index likens to A1, each once.
+    def find_campaigns(self, *, is_anywhere: bool = False) -> list[SearchHit]:
+        """The folders below the campaigns folder, or anywhere, whose status the search index likens to A1,
+        each once.
 
         An index lags and CONTAINS also hits A10, so a hit is a hint: `read_campaign` has the last word.
         """
@@ -86,10 +92,10 @@ class DamClient:
             "load_type": "metadata",
             "level_of_detail": "slim",
             "metadata_to_return": f"{settings.status_field_id},{settings.number_field_id}",
-            "folder_filter": settings.campaigns_folder_id,
-            "folder_filter_type": "all",
             "search_condition_list": _compact({"search_condition_list": {"search_condition": [condition]}}),
         }
+        if not is_anywhere:
+            form |= {"folder_filter": settings.campaigns_folder_id, "folder_filter_type": "all"}
         what = f"searching for campaigns in {settings.status_a1}"
 
         total: object = None
@@ -114,15 +120,11 @@ class DamClient:
         """The campaign as the DAM itself has it now; None when it is gone or no longer visible (both 404)."""
         what = f"reading campaign {campaign_id}"
         try:
-            answer = self._session.read_json(
-                "GET", f"/folders/{_in_path(campaign_id)}", what=what, item_id=campaign_id,
-                params={"load_type": "metadata", "level_of_detail": "slim"},
-            )  # fmt: skip
+            folder = self._read_folder(campaign_id, what)
         except DamError as exc:
             if exc.status_code == 404:
                 return None
             raise
-        folder = mapping(mapping(answer, "folder_resource", what), "folder", what)
         if folder.get("asset_id") not in (None, campaign_id):
             raise DamError(
                 f"{what}: the DAM answered with {folder['asset_id']!r:.80}",
@@ -140,6 +142,31 @@ class DamClient:
             status=field_code(folder, self._settings.status_field_id),
             locked_by=clean_text(folder.get("metadata_lock_state_user_name")) if locked else None,
         )
+
+    def _read_folder(self, folder_id: str, what: str) -> dict[str, Any]:
+        answer = self._session.read_json(
+            "GET", f"/folders/{_in_path(folder_id)}", what=what, item_id=folder_id,
+            params={"load_type": "metadata", "level_of_detail": "slim"},
+        )  # fmt: skip
+        return mapping(mapping(answer, "folder_resource", what), "folder", what)
+
+    def fields_of(self, folder_id: str) -> set[str]:
+        """The ids of the metadata fields that a folder has, empty ones too."""
+        return field_ids(self._read_folder(folder_id, f"reading the fields of folder {folder_id}"))
+
+    def folders_below(self, folder_id: str, count: int) -> Iterator[str]:
+        """So many folders at most of each of the first two levels below a folder."""
+        above = [folder_id]
+        for _level in range(2):
+            below: list[str] = []
+            for parent_id in above:
+                children = self._list_children(
+                    DamFolder(parent_id, "", None), trusts_short_pages=True, is_campaign=True
+                )
+                with closing(children):
+                    below += [child.id for child in islice(children, count - len(below))]
+            yield from below
+            above = below
 
     def change_status(self, campaign_id: str, *, expected: str, new: str) -> Campaign | None:
         """Set the status under a metadata lock, if it still is `expected`; return the campaign as re-read.
@@ -270,7 +297,7 @@ class DamClient:
 
     def _list_children(
         self, folder: DamFolder, *, trusts_short_pages: bool, is_campaign: bool = False
-    ) -> Iterator[Child]:
+    ) -> Generator[Child]:
         """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
         page_size = self._settings.page_size
         what = f"listing folder {folder.id}"

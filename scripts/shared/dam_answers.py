@@ -195,23 +195,26 @@ def _revision_of(item: Mapping[str, Any], size: int) -> str:
     return f"{text}/{size}"
 
 
-def _find_field(node: object, field_id: str) -> dict[str, Any] | None:
-    """The metadata field with this id, however deep: groups in a GET, a flat list in a listing."""
-    waiting = deque([node])
+def _elements(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The elements of an item's metadata, however deep: groups in a GET, a flat list in a listing."""
+    waiting = deque([item.get("metadata")])
     while waiting:
         current = waiting.popleft()
         if isinstance(current, list):
             waiting.extend(current)
         elif isinstance(current, dict):
-            if current.get("id") == field_id:
-                return current
+            yield current
             waiting.append(current.get("metadata_element_list"))
-    return None
+
+
+def field_ids(item: Mapping[str, Any]) -> set[str]:
+    """The ids of everything that stands in an item's metadata: fields, empty ones too, and their groups."""
+    return {element["id"] for element in _elements(item) if isinstance(element.get("id"), str)}
 
 
 def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
     """The code in a metadata field of a folder; None when it is empty or was not sent."""
-    field = _find_field(item.get("metadata"), field_id)
+    field = next((element for element in _elements(item) if element.get("id") == field_id), None)
     return None if field is None else _code_of(field)
 
 

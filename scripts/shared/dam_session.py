@@ -146,6 +146,10 @@ class DamSession:
         self._wire.close()
         self._elsewhere.close()
 
+    def log_in(self) -> None:
+        """See to a session ahead of a call."""
+        self._log_in_unless(0)
+
     def connect(self) -> None:
         """Open a connection ahead of a call."""
         try:

@@ -644,6 +644,10 @@ class Mailer:
     ) -> None:
         self.close()
 
+    def connect(self) -> None:
+        """Open the connection and log in, ahead of any notice. Raises NotifyError."""
+        self._connection()
+
     def close(self) -> None:
         """Say goodbye, if somebody is there, and hang up."""
         smtp, self._smtp = self._smtp, None
