@@ -87,7 +87,8 @@ class _Answer:
 
     @property
     def is_html(self) -> bool:
-        return "html" in (self.headers.get("Content-Type") or "").lower()
+        """Whether it is a page for people, whatever it is called: JSON never begins so."""
+        return "html" in (self.headers.get("Content-Type") or "").lower() or self.body.lstrip()[:1] == b"<"
 
     @property
     def mapping(self) -> dict[str, Any] | None:

@@ -39,24 +39,26 @@ def look_online(settings: Settings, now: datetime) -> Iterator[Finding]:
     yield _look(f"mail server {settings.mail.server.host}", "SMTP_HOST", lambda: _greet(settings))
 
 
-def _look(subject: str, variable: str, look: Callable[[], object]) -> Finding:
-    """What came of a look; an error names the variable that cures it."""
+def _look(subject: str, variable: str, look: Callable[[], object], *, address: str = "") -> Finding:
+    """What came of a look. An error names the variable that cures it; address: the one of the host, where
+    that is another.
+    """
     try:
         look()
     except AppError as exc:
-        return Finding(subject, _told(exc, variable))
+        return Finding(subject, _told(exc, subject, variable, address or variable))
     return Finding(subject)
 
 
-def _told(error: AppError, variable: str) -> AppError:
+def _told(error: AppError, subject: str, variable: str, address: str) -> AppError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, socket.gaierror):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_HOST:
-        return ConfigError(f"{variable}: no host of this name is known: {error.message}; check the spelling")
-    if isinstance(error, ConfigError) or variable in str(error):
-        return error
-    error.message = f"{variable}: {error.message}"
+        return ConfigError(f"{address}: {subject}: no host of this name is known; check the spelling")
+    named = address if error.is_out_of_reach else variable
+    if not isinstance(error, ConfigError) and named not in str(error):
+        error.message = f"{named}: {error.message}"
     return error
 
 
@@ -65,20 +67,24 @@ def _told(error: AppError, variable: str) -> AppError:
 
 def look_at_dam(settings: DamSettings, now: datetime) -> Iterator[Finding]:
     """The login, the campaigns folder, the search, and the two fields."""
-    what = f"login at the DAM {settings.base_url}"
+    what = f"login at the DAM, {settings.token_url if settings.auth == 'pfx-v2' else settings.base_url}"
     try:
         dam = DamClient(settings, now=now)
     except AppError as exc:  # its certificate
         yield Finding(what, exc)
         return
     with closing(dam):
-        login = _look(what, "DAM_BASE_URL", dam.log_in)
+        is_at_home = settings.auth == "password" or settings.token_url.startswith(f"{settings.base_url}/")
+        login = _look(what, "DAM_BASE_URL" if is_at_home else "DAM_TOKEN_URL", dam.log_in)
         yield login
         if login.error is not None:
             return
         root = settings.campaigns_folder_id
         folder = _look(
-            f"campaigns folder {root}", "DAM_CAMPAIGNS_FOLDER_ID", lambda: _campaigns_folder(dam, root)
+            f"campaigns folder {root} of {settings.base_url}",
+            "DAM_CAMPAIGNS_FOLDER_ID",
+            lambda: _campaigns_folder(dam, root),
+            address="DAM_BASE_URL",
         )
         yield folder
         yield from _look_at_search(dam, settings, has_folder=folder.error is None)
@@ -103,6 +109,7 @@ def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) 
         f"search for campaigns in {settings.status_a1}",
         "DAM_STATUS_FIELD_ID",
         lambda: hits.extend(hit.id for hit in dam.find_campaigns(is_anywhere=not has_folder)),
+        address="DAM_BASE_URL",
     )
     is_refused = isinstance(search.error, DamError) and search.error.kind in REFUSED_SEARCHES
     if not is_refused:
@@ -123,7 +130,7 @@ def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) 
             if shown.issuperset(fields.values()):
                 return
 
-    records = _look("records of campaigns", "DAM_CAMPAIGNS_FOLDER_ID", read_samples)
+    records = _look("records of campaigns", "DAM_CAMPAIGNS_FOLDER_ID", read_samples, address="DAM_BASE_URL")
     if records.error is not None:
         yield records
     if is_refused and settings.status_field_id in shown:
@@ -172,7 +179,10 @@ def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
         root = settings.root_folder_id
         rights: list[bool | None] = []
         folder = _look(
-            f"Box folder {root}", "BOX_ROOT_FOLDER_ID", lambda: rights.append(_box_rights(box, root))
+            f"Box folder {root}",
+            "BOX_ROOT_FOLDER_ID",
+            lambda: rights.append(_box_rights(box, root)),
+            address="BOX_API_URL",
         )
         yield folder
         if rights == [None]:
