@@ -566,6 +566,8 @@ class Pass:
         """
         status_a1 = self._settings.dam.status_a1
         for left in self._database.left_behind(status_a1, seen):
+            if self._is_stopping():
+                return
             try:
                 campaign = self._dam.read_campaign(left.campaign_id)
                 if not left.is_in_a1:
