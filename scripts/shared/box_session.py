@@ -101,7 +101,10 @@ class BoxSession:
     def __init__(self, settings: BoxSettings, gate: Gate) -> None:
         self._settings = settings
         self._gate = gate
-        context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        try:
+            context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        except ValueError as exc:
+            raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
         self._login_lock = threading.Lock()

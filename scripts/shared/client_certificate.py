@@ -29,6 +29,14 @@ _KEY_BAG = bytes.fromhex("2a864886f70d010c0a0101")
 _SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
 
 
+def dam_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """A TLS context that trusts the bundle, or the system. Raises ConfigError."""
+    try:
+        return default_context(ca_bundle)
+    except ValueError as exc:
+        raise ConfigError(f"DAM_CA_BUNDLE: {exc}") from exc
+
+
 def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
     """A TLS context that shows the certificate of a PKCS#12 file; its key never touches a disk.
 
@@ -49,7 +57,7 @@ def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
             "the client certificate %s expires on %s, in %d days", path, expires_at.date(), days,
             extra={"action": "certificate_expires_soon"},
         )  # fmt: skip
-    context = default_context(settings.ca_bundle)
+    context = dam_context(settings.ca_bundle)
     passphrase = os.urandom(32).hex().encode()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
     pem += b"".join(entry.public_bytes(Encoding.PEM) for entry in _chain(certificate, certificates, now))

@@ -16,7 +16,7 @@ from http.client import HTTPMessage
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from shared.client_certificate import client_context
+from shared.client_certificate import client_context, dam_context
 from shared.dam_answers import clean_text, mapping
 from shared.errors import ConfigError, DamError
 from shared.models import DamSettings
@@ -29,7 +29,6 @@ from shared.wire import (
     UnfitError,
     Wire,
     backoff_seconds,
-    default_context,
     json_object,
     origin_of,
     retry_after_seconds,
@@ -124,7 +123,7 @@ class DamSession:
         # CA counts everywhere, beside the public ones: files may lie in a public cloud.
         bundle = settings.ca_bundle
         self._elsewhere = Wire(
-            default_context(bundle) if bundle else None, settings.timeout_seconds, trusts_system=True
+            dam_context(bundle) if bundle else None, settings.timeout_seconds, trusts_system=True
         )
         self._wire = self._elsewhere
         if settings.auth == "pfx-v2":

@@ -505,12 +505,25 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
     """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
     store, and certifi's where the system is seen to have none.
+
+    Raises ValueError when the bundle holds no certificate, in PEM or in DER (as Windows exports it).
     """
-    context = ssl.create_default_context(cafile=ca_bundle)
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except ssl.SSLError:
+        context = _der_context(Path(ca_bundle or ""))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_bundle is None and not _has_system_store():
         _load_certifi(context)
     return context
+
+
+def _der_context(ca_bundle: Path) -> ssl.SSLContext:
+    content = ca_bundle.read_bytes()
+    with suppress(ssl.SSLError):
+        if content:  # without any it would be the system's authorities
+            return ssl.create_default_context(cadata=content)
+    raise ValueError(f"{ca_bundle} holds no certificate in PEM or DER form")
 
 
 def load_system_authorities(context: ssl.SSLContext) -> None:

@@ -28,9 +28,9 @@ PAGE = b"<!DOCTYPE html><html><body>a real page</body></html>"
 MEGABYTE = 1024 * 1024
 
 
-def end_sessions_at_a_download(world: World) -> Run:
-    """A run whose session is over when the DAM comes to answer its downloads."""
-    held = world.dam.fail(r"GET .*/contents", delay=1.5, times=6)
+def end_sessions_at(world: World, match: str) -> Run:
+    """A run whose session is over when the DAM comes to answer these requests."""
+    held = world.dam.fail(match, delay=1.5, times=6)
     process: subprocess.Popen[str] = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     try:
         wait_for(lambda: held.hits > 0)
@@ -45,11 +45,25 @@ def test_lost_session__on_downloads_is_renewed_once(world: World, disguise: str)
         setattr(world.dam.options, option, value)
     files = [(f"{number}.jpg", bytes([number]) * 1000) for number in range(5)] + [("page.html", PAGE)]
     world.add_full_campaign("Summer", "C-1", files)
-    done = end_sessions_at_a_download(world)
+    done = end_sessions_at(world, r"GET .*/contents")
     assert done.exit_code == 0, done.stderr
     assert len(world.box_files()) == 6
     assert len(world.dam.calls("POST", "/sessions/oauth2/token")) == 2
     assert not [subject for subject in world.subjects if "Error" in subject]
+
+
+@pytest.mark.parametrize("write", [r"PUT .*/state", r"PATCH .*/folders"])
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_lost_session__on_a_write_is_renewed(world: World, disguise: str, write: str) -> None:
+    """A login page is no success of a write."""
+    for option, value in DISGUISES[disguise].items():
+        setattr(world.dam.options, option, value)
+    campaign = world.add_full_campaign("Summer", "C-1")
+    done = end_sessions_at(world, write)
+    assert done.exit_code == 0, done.stderr
+    assert done.outcomes == {campaign: "uploaded"}
+    assert world.dam.lock_state(campaign) is None
+    assert len(world.dam.calls("POST", "/sessions/oauth2/token")) == 2
 
 
 @pytest.mark.parametrize("accepts_ranges", [True, False])
@@ -65,7 +79,7 @@ def test_lost_session__in_the_middle_of_a_file(world: World, disguise: str, acce
     assert folder is not None
     world.dam.add_asset(folder, "film.mp4", content)
     world.dam.fail(r"GET .*/contents", truncate=10 * MEGABYTE, times=1)
-    done = end_sessions_at_a_download(world)
+    done = end_sessions_at(world, r"GET .*/contents")
     assert done.exit_code == 0, done.stderr
     assert set(world.box_files().values()) == {(content.size, content.sha1())}
 

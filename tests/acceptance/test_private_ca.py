@@ -80,6 +80,35 @@ def test_private_ca__stands_beside_the_public_ones(world: World, tls: Tls, tmp_p
         uploaded(world, "--auth-pfx-v2", **system)
 
 
+@pytest.mark.parametrize("form", ["DER", "BOM", "CRLF"])
+def test_private_ca__in_the_forms_that_windows_writes(
+    world: World, tls: Tls, tmp_path: Path, form: str
+) -> None:
+    pem = tls.ca_path.read_text()
+    path = tmp_path / "ca.cer"
+    forms = {
+        "DER": ssl.PEM_cert_to_DER_cert(pem),
+        "BOM": b"\xef\xbb\xbf" + pem.encode(),
+        "CRLF": pem.replace("\n", "\r\n").encode(),
+    }
+    path.write_bytes(forms[form])
+    full_campaign(world)
+    uploaded(world, "--auth-pfx-v2", DAM_CA_BUNDLE=str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no certificate"])
+@pytest.mark.parametrize("variable", ["DAM_CA_BUNDLE", "BOX_CA_BUNDLE"])
+def test_private_ca__that_is_none_is_told(
+    world: World, tmp_path: Path, variable: str, content: bytes
+) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(content)
+    full_campaign(world)
+    done = world.upload(**{variable: str(path)})
+    assert done.exit_code == 2, done.stderr
+    assert f"{variable}: {path} holds no certificate in PEM or DER form" in done.stderr
+
+
 def test_unknown_ca__names_the_host_that_was_called(world: World, tls: Tls, tmp_path: Path) -> None:
     other = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(other)
