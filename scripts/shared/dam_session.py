@@ -569,44 +569,45 @@ class DamSession:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
         if isinstance(exc, ProxyError):
             return ConfigError(str(exc))
-        settings, host = self._settings, urlsplit(url).netloc
-        is_dam = origin_of(url) == self._origin
         cause = _cause(exc, ssl.SSLError)
+        fault = None if cause is None else self._tls_fault(cause, url)
+        if fault is not None:
+            return ConfigError(fault)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            if cause.verify_code in _NAME_MISMATCHES:
-                is_token = not is_dam and origin_of(url) == origin_of(settings.token_url)
-                named = (
-                    "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
-                )
-                return ConfigError(f"{named}: {host} shows a certificate made for another name")
-            if cause.verify_code not in _NOT_VALID_NOW:
-                bundle = settings.ca_bundle
-                known = f"CA in DAM_CA_BUNDLE ({bundle}) or of the system" if bundle else "known CA"
-                cure = (
-                    "add your CA's certificate to it"
-                    if bundle
-                    else "name the file with your CA's certificate"
-                )
-                return ConfigError(
-                    f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known}"
-                    f" ({cause.verify_message}); {cure}"
-                )
             detail = f"{cause.verify_message}{self._validity(url)}"
-        elif cause is not None and any(alert in str(cause) for alert in _REFUSED_CERTIFICATE_ALERTS):
-            reason = cause.reason or cause
-            if is_dam and settings.auth == "pfx-v2":
-                return ConfigError(
-                    f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({reason})"
-                )
-            cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
-            return ConfigError(f"{host} asks for a client certificate, it seems ({reason}); {cure}")
         elif _cause(exc, TimeoutError):
-            detail = f"no answer within {settings.timeout_seconds:g} s"
+            detail = f"no answer within {self._settings.timeout_seconds:g} s"
         else:
             detail = type(exc).__name__
+        host = urlsplit(url).netloc
         return DamError(
             f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True, item_id=item_id
         )
+
+    def _tls_fault(self, cause: ssl.SSLError, url: str) -> str | None:
+        """What somebody must change before TLS is spoken with a host; None for what heals by waiting."""
+        settings, host = self._settings, urlsplit(url).netloc
+        is_dam = origin_of(url) == self._origin
+        is_token = origin_of(url) == origin_of(settings.token_url)
+        named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            if cause.verify_code in _NOT_VALID_NOW:
+                return None
+            if cause.verify_code in _NAME_MISMATCHES:
+                return f"{named}: {host} shows a certificate made for another name"
+            known, cure = "known CA", "name the file with your CA's certificate"
+            if settings.ca_bundle:
+                known = f"CA in DAM_CA_BUNDLE ({settings.ca_bundle}) or of the system"
+                cure = "add your CA's certificate to it"
+            why = cause.verify_message
+            return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({why}); {cure}"
+        if not any(alert in str(cause) for alert in _REFUSED_CERTIFICATE_ALERTS):
+            return None
+        reason = cause.reason or cause
+        if is_dam and settings.auth == "pfx-v2":
+            return f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({reason})"
+        cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
+        return f"{named}: {host} asks for a client certificate, it seems ({reason}); {cure}"
 
     def _validity(self, url: str) -> str:
         """From when to when the certificate of a host is valid, in words; "" when it is not to be had."""
@@ -615,8 +616,11 @@ class DamSession:
         shown = self._elsewhere.shown_certificate(url)
         if shown is None:
             return ""
-        certificate = load_der_x509_certificate(shown)
-        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        try:
+            certificate = load_der_x509_certificate(shown)
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except ValueError:  # OpenSSL can read more than this
+            return ""
         now = datetime.now(UTC)
         clock = ", or this host's clock is behind" if begins > now else ""
         return f": valid from {begins:{_INSTANT}} to {ends:{_INSTANT}}, and it is {now:{_INSTANT}} now{clock}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,7 +11,7 @@ from datetime import datetime
 
 from shared.box import BoxClient
 from shared.dam import DamClient
-from shared.errors import AppError, ConfigError, DamError
+from shared.errors import AppError, BoxError, ConfigError, DamError
 from shared.models import BoxSettings, DamSettings
 from shared.notifier import Mailer
 from shared.settings import Settings
@@ -18,6 +19,7 @@ from shared.settings import Settings
 NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 FOLDERS_LOOKED_AT = 3
 """Of the campaigns in A1, else of each of the first two levels below the campaigns folder."""
+OUR_VARIABLE = re.compile(r"\b(?:DAM|BOX|SMTP|HTTPS?)_[A-Z_]+")
 REFUSED_SEARCHES = ("bad_search", "refused", "dam_error")
 
 
@@ -56,9 +58,8 @@ def _told(error: AppError, subject: str, variable: str, address: str) -> AppErro
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_HOST:
         return ConfigError(f"{address}: {subject}: no host of this name is known; check the spelling")
-    named = address if error.is_out_of_reach else variable
-    if not isinstance(error, ConfigError) and named not in str(error):
-        error.message = f"{named}: {error.message}"
+    if not OUR_VARIABLE.search(str(error)):
+        error.message = f"{address if error.is_out_of_reach else variable}: {error.message}"
     return error
 
 
@@ -190,7 +191,15 @@ def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
 
 
 def _box_rights(box: BoxClient, folder_id: str) -> bool | None:
-    can_upload = box.may_upload_to(folder_id)
+    try:
+        can_upload = box.may_upload_to(folder_id)
+    except BoxError as exc:
+        if exc.status_code not in (403, 404):
+            raise
+        raise ConfigError(
+            f"BOX_ROOT_FOLDER_ID: Box shows the service account no folder {folder_id}; check the id,"
+            " and invite the account there as an editor"
+        ) from exc
     if can_upload is False:
         raise ConfigError(
             f"BOX_ROOT_FOLDER_ID: the service account may not write to Box folder {folder_id};"
