@@ -86,6 +86,16 @@ class BoxClient:
         url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,name"
         return self._read_or_none(url, f"looking for Box folder {folder_id}") is not None
 
+    def may_upload_to(self, folder_id: str) -> bool | None:
+        """Whether we may write to a folder; None when Box does not tell. Raises BoxError, also when it is
+        gone.
+        """
+        url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,permissions"
+        found = self._session.call("GET", url, what=f"reading Box folder {folder_id}").mapping
+        permissions = found.get("permissions")
+        can_upload = permissions.get("can_upload") if isinstance(permissions, dict) else None
+        return can_upload if isinstance(can_upload, bool) else None
+
     def create_folder(self, parent_id: str, name: str) -> str:
         """Make a folder and return its id. Raises NameTakenError when the name is in use."""
         what = f"creating the Box folder {name!r} in {parent_id}"

@@ -28,6 +28,7 @@ from shared.wire import (
     LONGEST_WAIT_SECONDS,
     Body,
     NoAnswerError,
+    ProxyError,
     Reply,
     UnfitError,
     Wire,
@@ -100,7 +101,10 @@ class BoxSession:
     def __init__(self, settings: BoxSettings, gate: Gate) -> None:
         self._settings = settings
         self._gate = gate
-        context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        try:
+            context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        except ValueError as exc:
+            raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
         self._login_lock = threading.Lock()
@@ -203,6 +207,8 @@ class BoxSession:
         try:
             with self._wire.send(method, url, {"User-Agent": "a1-to-a2", **headers}, body) as reply:
                 return Answer(reply.status, reply.headers, _content(reply, limit))
+        except ProxyError as exc:
+            raise ConfigError(str(exc)) from exc
         except UnfitError as exc:
             raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
         except NoAnswerError as exc:

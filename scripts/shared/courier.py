@@ -50,7 +50,9 @@ class Readable(Protocol):
 class Source(Protocol):
     """Where assets come from."""
 
-    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[Readable]: ...
+    def open_asset(
+        self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
+    ) -> AbstractContextManager[Readable]: ...
     def connect(self) -> None: ...
 
 
@@ -450,7 +452,8 @@ class _Download:
     def open(self) -> Readable:
         """The stream, asked for from the next byte on unless it is open already. Raises DamError."""
         if self._stream is None:
-            self._opened = self._dam.open_asset(self._asset.id, self._count)
+            asset = self._asset
+            self._opened = self._dam.open_asset(asset.id, self._count, size_bytes=asset.size_bytes)
             self._stream = self._opened.__enter__()
             if self._stream.size not in (None, self._asset.size_bytes):
                 raise self._wrong_size(str(self._stream.size))

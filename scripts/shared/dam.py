@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import datetime
@@ -20,11 +20,13 @@ from urllib.parse import quote
 from shared.ahead import MOST_AHEAD, Ahead, PagesAhead
 from shared.dam_answers import (
     MOST_ITEMS,
+    Page,
     all_pages,
     as_list,
     asset_of,
     clean_text,
     field_code,
+    field_ids,
     is_folder,
     is_gone,
     is_safe_id,
@@ -39,7 +41,8 @@ from shared.models import Asset, Campaign, DamFolder, DamSettings, MasterAssets,
 
 logger = logging.getLogger(__name__)
 
-Listings = Ahead[str, list[dict[str, Any]]]
+Child = DamFolder | Asset
+Listings = Ahead[DamFolder, list[Child]]
 
 DEEPEST_FOLDER = 64
 """How many sub-folders may lie in one another: more than people make, and an end to a trap."""
@@ -64,10 +67,15 @@ class DamClient:
         """Open a connection ahead of a call. May be called by any thread."""
         self._session.connect()
 
+    def log_in(self) -> None:
+        """Log in ahead of a call. Raises DamError, ConfigError."""
+        self._session.log_in()
+
     # Campaigns
 
-    def find_campaigns(self) -> list[SearchHit]:
-        """The folders below the campaigns folder whose status the search index likens to A1, each once.
+    def find_campaigns(self, *, is_anywhere: bool = False) -> list[SearchHit]:
+        """The folders below the campaigns folder, or anywhere, whose status the search index likens to A1,
+        each once.
 
         An index lags and CONTAINS also hits A10, so a hit is a hint: `read_campaign` has the last word.
         """
@@ -84,43 +92,39 @@ class DamClient:
             "load_type": "metadata",
             "level_of_detail": "slim",
             "metadata_to_return": f"{settings.status_field_id},{settings.number_field_id}",
-            "folder_filter": settings.campaigns_folder_id,
-            "folder_filter_type": "all",
             "search_condition_list": _compact({"search_condition_list": {"search_condition": [condition]}}),
         }
+        if not is_anywhere:
+            form |= {"folder_filter": settings.campaigns_folder_id, "folder_filter_type": "all"}
         what = f"searching for campaigns in {settings.status_a1}"
 
         total: object = None
 
-        def fetch(after: int) -> list[dict[str, Any]]:
+        def hit_of(item: dict[str, Any]) -> SearchHit | None:
+            is_file = not is_folder(item) and size_of(item) is not None
+            status = field_code(item, settings.status_field_id)
+            is_hit = not is_file and status in (None, settings.status_a1)
+            return SearchHit(item["asset_id"], status) if is_hit else None
+
+        def fetch(after: int) -> Page[SearchHit]:
             nonlocal total
             page = {**form, "after": str(after), "limit": str(settings.page_size)}
             answer = self._session.read_json("POST", "/search/text", what=what, data=page)
             found, total = search_page(mapping(answer, "search_result_resource", what), what)
-            return found
+            return [(item["asset_id"], hit_of(item)) for item in found]
 
-        hits: dict[str, SearchHit] = {}
         # OpenText's own client pages by this count.
-        for item in all_pages(fetch, what, None, lambda after, _: after == total):
-            is_file = not is_folder(item) and size_of(item) is not None
-            status = field_code(item, settings.status_field_id)
-            if not is_file and status in (None, settings.status_a1):
-                hits.setdefault(item["asset_id"], SearchHit(item["asset_id"], status))
-        return list(hits.values())
+        return list(all_pages(fetch, what, None, lambda after, _: after == total))
 
     def read_campaign(self, campaign_id: str) -> Campaign | None:
         """The campaign as the DAM itself has it now; None when it is gone or no longer visible (both 404)."""
         what = f"reading campaign {campaign_id}"
         try:
-            answer = self._session.read_json(
-                "GET", f"/folders/{_in_path(campaign_id)}", what=what, item_id=campaign_id,
-                params={"load_type": "metadata", "level_of_detail": "slim"},
-            )  # fmt: skip
+            folder = self._read_folder(campaign_id, what)
         except DamError as exc:
             if exc.status_code == 404:
                 return None
             raise
-        folder = mapping(mapping(answer, "folder_resource", what), "folder", what)
         if folder.get("asset_id") not in (None, campaign_id):
             raise DamError(
                 f"{what}: the DAM answered with {folder['asset_id']!r:.80}",
@@ -138,6 +142,31 @@ class DamClient:
             status=field_code(folder, self._settings.status_field_id),
             locked_by=clean_text(folder.get("metadata_lock_state_user_name")) if locked else None,
         )
+
+    def _read_folder(self, folder_id: str, what: str) -> dict[str, Any]:
+        answer = self._session.read_json(
+            "GET", f"/folders/{_in_path(folder_id)}", what=what, item_id=folder_id,
+            params={"load_type": "metadata", "level_of_detail": "slim"},
+        )  # fmt: skip
+        return mapping(mapping(answer, "folder_resource", what), "folder", what)
+
+    def fields_of(self, folder_id: str) -> set[str]:
+        """The ids of the metadata fields that a folder has, empty ones too."""
+        return field_ids(self._read_folder(folder_id, f"reading the fields of folder {folder_id}"))
+
+    def folders_below(self, folder_id: str, count: int) -> Iterator[str]:
+        """So many folders at most of each of the first two levels below a folder."""
+        above = [folder_id]
+        for _level in range(2):
+            below: list[str] = []
+            for parent_id in above:
+                children = self._list_children(
+                    DamFolder(parent_id, "", None), trusts_short_pages=True, is_campaign=True
+                )
+                with closing(children):
+                    below += [child.id for child in islice(children, count - len(below))]
+            yield from below
+            above = below
 
     def change_status(self, campaign_id: str, *, expected: str, new: str) -> Campaign | None:
         """Set the status under a metadata lock, if it still is `expected`; return the campaign as re-read.
@@ -204,23 +233,23 @@ class DamClient:
     def _list_master_assets(
         self, campaign_id: str, likely_folder_id: str | None, *, trusts_short_pages: bool
     ) -> MasterAssets:
-        def list_children(folder_id: str) -> list[dict[str, Any]]:
-            return list(self._list_children(folder_id, trusts_short_pages=trusts_short_pages))
+        def list_children(folder: DamFolder) -> list[Child]:
+            return list(self._list_children(folder, trusts_short_pages=trusts_short_pages))
 
         children: Listings = Ahead(list_children)
         with closing(children):
             if likely_folder_id is not None:
-                children.expect(likely_folder_id)
-            root = self._master_assets_folder(campaign_id, children)
+                children.expect(DamFolder(likely_folder_id, self._settings.master_assets_folder, None))
+            root = self._master_assets_folder(campaign_id, trusts_short_pages=trusts_short_pages)
             if root is None:
                 return MasterAssets(folder_id=None)
             return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
 
-    def _master_assets_folder(self, campaign_id: str, children: Listings) -> DamFolder | None:
+    def _master_assets_folder(self, campaign_id: str, *, trusts_short_pages: bool) -> DamFolder | None:
         name = self._settings.master_assets_folder
-        roots = [
-            item for item in children(campaign_id) if is_folder(item) and clean_text(item.get("name")) == name
-        ]
+        campaign = DamFolder(campaign_id, "", None)
+        found = self._list_children(campaign, trusts_short_pages=trusts_short_pages, is_campaign=True)
+        roots = [child.id for child in found if isinstance(child, DamFolder) and child.name == name]
         if len(roots) > 1:
             raise DamError(
                 f'campaign {campaign_id} has {len(roots)} folders named "{name}"',
@@ -228,7 +257,7 @@ class DamClient:
                 hint="merge or rename them in the DAM",
                 item_id=campaign_id,
             )
-        return DamFolder(roots[0]["asset_id"], name, None) if roots else None
+        return DamFolder(roots[0], name, None) if roots else None
 
     def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
         """The tree's files, level by level; where folders wait, some are listed at once."""
@@ -238,7 +267,7 @@ class DamClient:
         while waiting:
             if len(waiting) > 1:
                 for folder, _ in islice(waiting, MOST_AHEAD):
-                    children.expect(folder.id)
+                    children.expect(folder)
             folder, depth = waiting.popleft()
             if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
                 raise DamError(
@@ -248,33 +277,42 @@ class DamClient:
                     hint=f'tidy its "{root.name}" folder',
                     item_id=campaign_id,
                 )
-            for item in children(folder.id):
-                item_id = item["asset_id"]
-                if is_folder(item):
-                    if item_id not in seen:
-                        seen.add(item_id)
-                        below = DamFolder(item_id, clean_text(item.get("name")) or item_id, folder)
-                        waiting.append((below, depth + 1))
-                elif item_id not in assets:
-                    asset = asset_of(item, folder)
-                    trusted = asset if self._settings.compares_checksums else replace(asset, md5=None)
-                    assets[item_id] = trusted
+            for child in children(folder):
+                if isinstance(child, Asset):
+                    assets.setdefault(child.id, child)
+                elif child.id not in seen:
+                    seen.add(child.id)
+                    waiting.append((child, depth + 1))
         return tuple(assets.values())
 
-    def open_asset(self, asset_id: str, start: int = 0) -> AbstractContextManager[AssetBody]:
-        """The master bytes of an asset from `start` on, as a stream. May be called by any thread."""
-        path = f"/assets/{_in_path(asset_id)}/contents"
-        what = f"downloading asset {asset_id}"
-        return self._session.stream(path, what=what, item_id=asset_id, start=start)
+    def open_asset(
+        self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
+    ) -> AbstractContextManager[AssetBody]:
+        """The master bytes of an asset from `start` on, as a stream. May be called by any thread.
 
-    def _list_children(self, folder_id: str, *, trusts_short_pages: bool) -> Iterator[dict[str, Any]]:
-        """The live children of a folder, each once."""
+        size_bytes: of the whole, as the DAM declares it; what has another one is looked at twice.
+        """
+        what = f"downloading asset {_in_path(asset_id)}"
+        return self._session.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
+
+    def _list_children(
+        self, folder: DamFolder, *, trusts_short_pages: bool, is_campaign: bool = False
+    ) -> Generator[Child]:
+        """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
         page_size = self._settings.page_size
-        what = f"listing folder {folder_id}"
+        what = f"listing folder {folder.id}"
+        path = f"/folders/{_in_path(folder.id)}/children"
         load = {"data_load_request": {"load_asset_content_info": True}}
         live_only = {"asset_filter_request_param": {"asset_filter_request": {"exclude_deleted_assets": True}}}
 
-        def fetch(after: int) -> list[dict[str, Any]]:
+        def child_of(item: dict[str, Any]) -> Child | None:
+            if is_gone(item):
+                return None
+            if is_folder(item):
+                return DamFolder(item["asset_id"], clean_text(item.get("name")) or item["asset_id"], folder)
+            return None if is_campaign else self._asset_of(item, folder)
+
+        def fetch(after: int) -> Page[Child]:
             params = {
                 "load_type": "custom",
                 "level_of_detail": "full",
@@ -283,20 +321,20 @@ class DamClient:
                 "after": str(after),
                 "limit": str(page_size),
             }
-            path = f"/folders/{_in_path(folder_id)}/children"
-            answer = self._session.read_json("GET", path, what=what, item_id=folder_id, params=params)
-            return items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
+            answer = self._session.read_json("GET", path, what=what, item_id=folder.id, params=params)
+            items = items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
+            return [(item["asset_id"], child_of(item)) for item in items]
 
-        def is_last(_after: int, page: list[dict[str, Any]]) -> bool:
+        def is_last(_after: int, page: Page[Child]) -> bool:
             return trusts_short_pages and len(page) < page_size
 
-        seen: set[str] = set()
         with closing(PagesAhead(fetch, page_size)) as pages:
-            for item in all_pages(pages, what, folder_id, is_last):
-                if item["asset_id"] not in seen:
-                    seen.add(item["asset_id"])
-                    if not is_gone(item):
-                        yield item
+            found: Iterator[Child] = all_pages(pages, what, folder.id, is_last)
+            yield from found
+
+    def _asset_of(self, item: dict[str, Any], folder: DamFolder) -> Asset:
+        asset = asset_of(item, folder)
+        return asset if self._settings.compares_checksums else replace(asset, md5=None)
 
     # Writing
 

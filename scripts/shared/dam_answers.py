@@ -6,10 +6,16 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.errors import DamError
 from shared.models import Asset, DamFolder
+
+T = TypeVar("T")
+
+Page = list[tuple[str, T | None]]
+"""The id of each item of a page, and what it is to us; None when it is nothing. Never the item itself, of
+which a large folder has more than memory should hold."""
 
 GONE_STATES = ("DELETED", "SEL_DEL")
 
@@ -89,14 +95,14 @@ def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, 
 
 
 def all_pages(
-    fetch: Callable[[int], list[dict[str, Any]]],
+    fetch: Callable[[int], Page[T]],
     what: str,
     item_id: str | None,
-    is_last: Callable[[int, list[dict[str, Any]]], bool] = lambda _after, _page: False,
-) -> Iterator[dict[str, Any]]:
-    """What `fetch(after)` brings until a page is empty. Raises DamError when a page brings nothing new: the
-    server repeats one, the last or an earlier one, in place of one that is so never seen; and when it goes on
-    for ever.
+    is_last: Callable[[int, Page[T]], bool] = lambda _after, _page: False,
+) -> Iterator[T]:
+    """What `fetch(after)` brings until a page is empty, each id once. Raises DamError when a page brings
+    nothing new: the server repeats one, the last or an earlier one, in place of one that is so never seen.
+    Raises it as well when the server goes on for ever.
 
     is_last(items so far, page): whether this page may be taken for the last one, which spares a call. Where
     nothing may be missed it may not: counts are at times wrong, and pages shorter than asked for.
@@ -104,15 +110,18 @@ def all_pages(
     after = 0
     seen: set[str] = set()
     while page := fetch(after):
-        ids = {item["asset_id"] for item in page}
-        if ids <= seen:
+        news: dict[str, T | None] = {}
+        for found_id, value in page:
+            if found_id not in seen:
+                news.setdefault(found_id, value)
+        if not news:
             raise DamError(
                 f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
                 kind="unfinished_listing",
                 retryable=True,
                 item_id=item_id,
             )
-        yield from page
+        yield from (value for value in news.values() if value is not None)
         after += len(page)
         if is_last(after, page):
             return
@@ -123,7 +132,7 @@ def all_pages(
                 retryable=True,
                 item_id=item_id,
             )
-        seen |= ids
+        seen.update(news)
 
 
 def is_folder(item: Mapping[str, Any]) -> bool:
@@ -186,23 +195,26 @@ def _revision_of(item: Mapping[str, Any], size: int) -> str:
     return f"{text}/{size}"
 
 
-def _find_field(node: object, field_id: str) -> dict[str, Any] | None:
-    """The metadata field with this id, however deep: groups in a GET, a flat list in a listing."""
-    waiting = deque([node])
+def _elements(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The elements of an item's metadata, however deep: groups in a GET, a flat list in a listing."""
+    waiting = deque([item.get("metadata")])
     while waiting:
         current = waiting.popleft()
         if isinstance(current, list):
             waiting.extend(current)
         elif isinstance(current, dict):
-            if current.get("id") == field_id:
-                return current
+            yield current
             waiting.append(current.get("metadata_element_list"))
-    return None
+
+
+def field_ids(item: Mapping[str, Any]) -> set[str]:
+    """The ids of everything that stands in an item's metadata: fields, empty ones too, and their groups."""
+    return {element["id"] for element in _elements(item) if isinstance(element.get("id"), str)}
 
 
 def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
     """The code in a metadata field of a folder; None when it is empty or was not sent."""
-    field = _find_field(item.get("metadata"), field_id)
+    field = next((element for element in _elements(item) if element.get("id") == field_id), None)
     return None if field is None else _code_of(field)
 
 

@@ -16,7 +16,7 @@ from http.client import HTTPMessage
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from shared.client_certificate import client_context
+from shared.client_certificate import client_context, dam_context
 from shared.dam_answers import clean_text, mapping
 from shared.errors import ConfigError, DamError
 from shared.models import DamSettings
@@ -24,11 +24,11 @@ from shared.redaction import redact, spellings
 from shared.wire import (
     LONGEST_WAIT_SECONDS,
     NoAnswerError,
+    ProxyError,
     Reply,
     UnfitError,
     Wire,
     backoff_seconds,
-    default_context,
     json_object,
     origin_of,
     retry_after_seconds,
@@ -54,6 +54,10 @@ FORM = "application/x-www-form-urlencoded"
 LONGEST_COOKIES = 8192
 """What all cookies together may take; servers refuse more in one request."""
 
+_LOGIN_REFUSAL = re.compile(
+    r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
+)
+"""In the words of an error 500: some versions answer so to a wrong password."""
 _COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
 _REFUSED_CERTIFICATE_ALERTS = (
@@ -66,7 +70,8 @@ _REFUSED_CERTIFICATE_ALERTS = (
     "ACCESS_DENIED",
     "HANDSHAKE_FAILURE",
 )
-_SERVER_CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_NOT_VALID_NOW = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_INSTANT = "%Y-%m-%d %H:%M UTC"
 _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
@@ -81,12 +86,18 @@ class _Answer:
 
     @property
     def is_html(self) -> bool:
-        return "html" in (self.headers.get("Content-Type") or "").lower()
+        """Whether it is a page for people, whatever it is called: JSON never begins so."""
+        return "html" in (self.headers.get("Content-Type") or "").lower() or self.body.lstrip()[:1] == b"<"
 
     @property
     def mapping(self) -> dict[str, Any] | None:
         """The JSON object that the answer is, or None."""
         return json_object(self.body)
+
+    @property
+    def is_failure_of_its_own(self) -> bool:
+        """Whether it is an error that OTMM itself tells, under whatever status."""
+        return isinstance((self.mapping or {}).get("exception_body"), dict)
 
     @property
     def said(self) -> str:
@@ -108,13 +119,16 @@ class DamSession:
     def __init__(self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None]) -> None:
         self._settings = settings
         self._before_write = before_write
-        # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent.
-        self._elsewhere = Wire(None, settings.timeout_seconds)
+        # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
+        # CA counts everywhere, beside the public ones: files may lie in a public cloud.
+        bundle = settings.ca_bundle
+        self._elsewhere = Wire(
+            dam_context(bundle) if bundle else None, settings.timeout_seconds, trusts_system=True
+        )
         self._wire = self._elsewhere
         if settings.auth == "pfx-v2":
-            self._wire = Wire(client_context(settings, now), settings.timeout_seconds)
-        elif settings.ca_bundle is not None:
-            self._wire = self._elsewhere = Wire(default_context(settings.ca_bundle), settings.timeout_seconds)
+            context = client_context(settings, now)
+            self._wire = Wire(context, settings.timeout_seconds, trusts_system=bundle is not None)
         self._origin = origin_of(settings.base_url)
         self._calls = threading.Semaphore(MOST_CALLS_AT_ONCE)
         self._login_lock = threading.Lock()
@@ -132,12 +146,16 @@ class DamSession:
         self._wire.close()
         self._elsewhere.close()
 
+    def log_in(self) -> None:
+        """See to a session ahead of a call."""
+        self._log_in_unless(0)
+
     def connect(self) -> None:
         """Open a connection ahead of a call."""
         try:
             self._wire.connect(self._settings.base_url)
         except NoAnswerError as exc:
-            raise self._transport_error(exc, "connecting", None) from exc
+            raise self._transport_error(exc, "connecting", None, self._settings.base_url) from exc
 
     def read_json(
         self,
@@ -153,7 +171,7 @@ class DamSession:
         url = self._url(path) + (f"?{urlencode(params)}" if params else "")
         body = urlencode(data).encode() if data is not None else b""
         kind = {"Content-Type": FORM} if data is not None else {}
-        answer = self._ask(method, url, kind, body, what, item_id, is_repeatable=True, expects_json=True)
+        answer = self._ask(method, url, kind, body, what, item_id, is_repeatable=True)
         _raise_for_status(answer, what, item_id)
         found = answer.mapping
         if found is None:
@@ -190,15 +208,17 @@ class DamSession:
         return found
 
     @contextmanager
-    def stream(self, path: str, *, what: str, item_id: str, start: int = 0) -> Iterator[AssetBody]:
-        """The bytes of a GET from `start` on. A connection that breaks while they arrive, or ends too soon,
-        raises DamError (retryable).
+    def stream(
+        self, asset_id: str, *, what: str, size_bytes: int | None, start: int = 0
+    ) -> Iterator[AssetBody]:
+        """An asset's bytes from `start` on. A connection that breaks while they arrive, or ends too soon,
+        raises DamError (retryable). size_bytes: of the whole, as far as it is known.
 
         Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
         tells: a 206 begins there; after a 200 the bytes before are read and dropped.
         """
         headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
-        reply = self._open(path, headers, what, item_id)
+        reply = self._open(asset_id, headers, what, size_bytes)
         with reply:
             if reply.status == 206 and start and _range_start(reply.headers) != start:
                 raise DamError(
@@ -206,10 +226,10 @@ class DamSession:
                     f" ({reply.headers.get('Content-Range')!r:.80})",
                     kind="bad_answer",
                     retryable=True,
-                    item_id=item_id,
+                    item_id=asset_id,
                     status_code=206,
                 )
-            body = AssetBody(self, reply, what, item_id)
+            body = AssetBody(self, reply, what, asset_id)
             if reply.status != 206:
                 body.skip(start)
             yield body
@@ -226,7 +246,6 @@ class DamSession:
         item_id: str | None,
         *,
         is_repeatable: bool,
-        expects_json: bool = False,
     ) -> _Answer:
         """One call on a valid session; a session that ended is renewed once and the call repeated."""
         for is_last in (False, True):
@@ -235,29 +254,55 @@ class DamSession:
                 answer = self._exchange(
                     method, url, headers, body, what, item_id, is_repeatable=is_repeatable
                 )
-            if not _is_session_over(answer, expects_json=expects_json):
+            if not _is_session_over(answer):
                 return answer
             if not is_last:
                 self._log_in_unless(login)
         raise _not_logged_in(what, item_id, answer.status)
 
-    def _open(self, path: str, headers: Mapping[str, str], what: str, item_id: str) -> Reply:
-        """A GET whose body is still to come, on a valid session. Raises DamError for all but success."""
-        for is_last in (False, True):
-            login = self._log_in_unless(0)
-            reply, was_redirected = self._follow(self._url(path), headers, what, item_id)
-            is_login_page = was_redirected and "html" in (reply.headers.get("Content-Type") or "").lower()
-            if 200 <= reply.status < 300 and not is_login_page:
-                return reply
-            answer = self._read(reply, what, item_id)
-            if answer.status != 401 and not is_login_page:
-                _raise_for_status(answer, what, item_id)
-            if not is_last:
-                self._log_in_unless(login)
-        raise _not_logged_in(what, item_id, answer.status)
+    def _open(self, asset_id: str, headers: Mapping[str, str], what: str, size_bytes: int | None) -> Reply:
+        """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
 
-    def _follow(self, url: str, headers: Mapping[str, str], what: str, item_id: str) -> tuple[Reply, bool]:
-        """The reply at the end of the redirections, and whether there were any (to an object store, say).
+        A page may be the asset, or the login page that a session's end brings, with status 200 or by a
+        redirection. So an answer that is a page, or has another length than the asset, is believed only when
+        the session proves to be valid still.
+        """
+        url = self._url(f"/assets/{asset_id}/contents")
+        status = 0
+        for _ in range(2):
+            login = self._log_in_unless(0)
+            try:
+                reply = self._follow(url, headers, what, asset_id)
+            except _RedirectionError:
+                if self._is_logged_in_still(login, asset_id, what):
+                    raise
+                continue
+            status = reply.status
+            if not 200 <= status < 300:
+                answer = self._read(reply, what, asset_id, url)
+                if status != 401:
+                    _raise_for_status(answer, what, asset_id)
+                self._log_in_unless(login)
+                continue
+            try:
+                is_it = not _is_doubtful(reply, size_bytes) or self._is_logged_in_still(login, asset_id, what)
+            except BaseException:
+                reply.close()
+                raise
+            if is_it:
+                return reply
+            reply.close()
+        raise _not_logged_in(what, asset_id, status)
+
+    def _is_logged_in_still(self, login: int, asset_id: str, what: str) -> bool:
+        """Whether login number `login` is the valid one: asked by reading the asset's record, which renews a
+        session that is over.
+        """
+        self.read_json("GET", f"/assets/{asset_id}", what=what, item_id=asset_id)
+        return self._log_in_unless(0) == login
+
+    def _follow(self, url: str, headers: Mapping[str, str], what: str, item_id: str) -> Reply:
+        """The reply at the end of the redirections (to an object store, say). Raises DamError.
 
         Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
         """
@@ -272,7 +317,7 @@ class DamSession:
             reply.close()
             url = self._redirected(url, location, what, item_id)
             is_at_home = is_at_home and origin_of(url) == self._origin
-        return reply, count > 0
+        return reply
 
     def _redirected(self, url: str, location: str, what: str, item_id: str) -> str:
         """Where a redirection leads; never out of TLS, so that nobody in between chooses what is copied."""
@@ -280,9 +325,9 @@ class DamSession:
             target = urljoin(url, location)
             scheme, host, _ = origin_of(target)
         except (ValueError, UnfitError) as exc:
-            raise self.unfit(f"a redirection to {location!r:.200}", what, item_id) from exc
+            raise _RedirectionError(what, f"a redirection to {location!r:.200}", item_id) from exc
         if scheme != "https" and origin_of(url)[0] == "https":
-            raise self.unfit(f"a redirection out of https to {host}", what, item_id)
+            raise _RedirectionError(what, f"a redirection out of https to {host}", item_id)
         return target
 
     def _exchange(
@@ -305,18 +350,18 @@ class DamSession:
                 content = self._content(reply, what, item_id)
             except NoAnswerError as exc:
                 if not tries:
-                    raise self._transport_error(exc, what, item_id) from exc
+                    raise self._transport_error(exc, what, item_id, url) from exc
                 time.sleep(backoff_seconds(READ_TRIES - 1 - tries))
                 continue
             if origin_of(url) == self._origin:
                 self._remember_cookies(reply.headers)
             return _Answer(reply.status, reply.headers, content, self._secrets())
 
-    def _read(self, reply: Reply, what: str, item_id: str) -> _Answer:
+    def _read(self, reply: Reply, what: str, item_id: str, url: str) -> _Answer:
         try:
             content = self._content(reply, what, item_id)
         except NoAnswerError as exc:
-            raise self._transport_error(exc, what, item_id) from exc
+            raise self._transport_error(exc, what, item_id, url) from exc
         return _Answer(reply.status, reply.headers, content, self._secrets())
 
     def _content(self, reply: Reply, what: str, item_id: str | None) -> bytes:
@@ -361,6 +406,8 @@ class DamSession:
                 self._before_write()
             try:
                 reply = wire.send(method, url, {**(self._headers() if is_ours else AGENT), **headers}, body)
+            except ProxyError as exc:
+                raise ConfigError(str(exc)) from exc
             except UnfitError as exc:
                 raise self.unfit(exc, what, item_id) from exc
             except NoAnswerError as exc:
@@ -368,7 +415,7 @@ class DamSession:
                 # A lock that got no answer in time may still be taken, after everything that we do next.
                 may_come_late = method == "PUT" and isinstance(exc, TimeoutError)
                 if is_last or is_refusal or may_come_late:  # what TLS refuses does not heal by repetition
-                    raise self._transport_error(exc, what, item_id) from exc
+                    raise self._transport_error(exc, what, item_id, url) from exc
                 asked = None
             else:
                 if is_last or reply.status not in RETRIED_STATUSES:
@@ -422,9 +469,7 @@ class DamSession:
             }
         else:
             form["grant_type"] = "client_credentials"
-        answer = self._login_answer(
-            settings.token_url, form, "DAM_CLIENT_ID, DAM_CLIENT_SECRET, DAM_USERNAME"
-        )
+        answer = self._login_answer(settings.token_url, form)
         token_info = answer.get("token_info")
         oauth_token = token_info.get("oauth_token") if isinstance(token_info, dict) else None
         found = (
@@ -434,37 +479,65 @@ class DamSession:
             raise DamError(
                 f"{_shown_url(settings.token_url)} answered without an access token",
                 kind="bad_answer",
-                hint="check DAM_TOKEN_URL",
+                hint=f"check {self._address_variable}",
             )
         return found
 
     def _open_session(self) -> None:
         form = {"username": self._settings.username, "password": self._settings.password or ""}
-        answer = self._login_answer(self._url("/sessions"), form, "DAM_USERNAME and DAM_PASSWORD")
+        answer = self._login_answer(self._url("/sessions"), form)
         session = mapping(mapping(answer, "session_resource", "logging in"), "session", "logging in")
         self._credentials = {"X-Requested-By": str(session.get("id", ""))}
 
-    def _login_answer(self, url: str, form: Mapping[str, str], variables: str) -> dict[str, Any]:
+    def _login_answer(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
         what = f"logging in at {_shown_url(url)}"
         body = urlencode(form).encode()
         response = self._exchange("POST", url, {"Content-Type": FORM}, body, what, None, is_repeatable=True)
-        if response.status in (400, 401, 403):
+        status, said = response.status, response.said
+        # Some versions answer 500 to a wrong password, and gateways send their login page.
+        is_refusal = status in (400, 401, 403) or _is_session_over(response)
+        if is_refusal or (response.is_failure_of_its_own and _LOGIN_REFUSAL.search(said)):
+            shown = "its login page" if response.is_html else f"HTTP {status}"
+            where = f", and {self._address_variable}" if response.is_html else ""
             raise DamError(
-                f"{what}: the DAM refused the credentials (HTTP {response.status})",
+                f"{what}: the DAM refused the credentials ({shown}{f', {said}' if said else ''})",
                 kind="login_refused",
-                hint=f"check {variables}",
-                status_code=response.status,
+                hint=f"check {self._credential_variables(response)}{where}",
+                status_code=status,
+            )
+        if status in (404, 405, 410):
+            raise DamError(
+                f"{what}: HTTP {status}, there is no DAM at this address",
+                kind="bad_answer",
+                hint=f"check {self._address_variable}",
+                status_code=status,
             )
         _raise_for_status(response, what, None)
         answer = response.mapping
-        if answer is None:
+        if answer is None or response.is_failure_of_its_own:
             raise DamError(
-                f"{what}: answered without JSON, as a login page or a proxy would",
+                f"{what}: HTTP {status}, {said or 'without JSON, as a proxy would answer'}",
                 kind="bad_answer",
-                hint="check DAM_BASE_URL and DAM_TOKEN_URL",
+                hint=f"check {self._address_variable}",
                 retryable=True,
             )
         return answer
+
+    @property
+    def _address_variable(self) -> str:
+        """What says where to log in."""
+        settings = self._settings
+        is_default = settings.token_url.startswith(f"{settings.base_url}/") or settings.auth == "password"
+        return "DAM_BASE_URL" if is_default else "DAM_TOKEN_URL"
+
+    def _credential_variables(self, refusal: _Answer) -> str:
+        """What may be wrong: OAuth tells the client from the user."""
+        user, client = "DAM_USERNAME and DAM_PASSWORD", "DAM_CLIENT_ID and DAM_CLIENT_SECRET"
+        if self._settings.auth == "password":
+            return user
+        if not self._settings.username or b"invalid_client" in refusal.body:
+            return client
+        return user if b"invalid_grant" in refusal.body else f"{user}, {client}"
 
     def own_login(self) -> str:
         """Our login name: what the DAM writes into a lock of ours."""
@@ -490,31 +563,67 @@ class DamSession:
             item_id=item_id,
         )
 
-    def _transport_error(self, exc: Exception, what: str, item_id: str | None) -> DamError | ConfigError:
+    def _transport_error(
+        self, exc: Exception, what: str, item_id: str | None, url: str
+    ) -> DamError | ConfigError:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
-        host = urlsplit(self._settings.base_url).netloc
+        if isinstance(exc, ProxyError):
+            return ConfigError(str(exc))
         cause = _cause(exc, ssl.SSLError)
+        fault = None if cause is None else self._tls_fault(cause, url)
+        if fault is not None:
+            return ConfigError(fault)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            if cause.verify_code in _NAME_MISMATCHES:
-                return ConfigError(f"DAM_BASE_URL: {host} shows a certificate made for another name")
-            if cause.verify_code != _SERVER_CERTIFICATE_EXPIRED:
-                return ConfigError(
-                    f"DAM_CA_BUNDLE: the certificate of {host} is signed by no known CA"
-                    f" ({cause.verify_message}); name the file with your CA's certificate"
-                )
-            detail = "its server certificate has expired"
-        elif cause is not None and any(alert in str(cause) for alert in _REFUSED_CERTIFICATE_ALERTS):
-            return ConfigError(
-                f"DAM_PFX_PATH: {host} refused the client certificate {self._settings.pfx_path}"
-                f" ({cause.reason or cause})"
-            )
+            detail = f"{cause.verify_message}{self._validity(url)}"
         elif _cause(exc, TimeoutError):
             detail = f"no answer within {self._settings.timeout_seconds:g} s"
         else:
             detail = type(exc).__name__
+        host = urlsplit(url).netloc
         return DamError(
             f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True, item_id=item_id
         )
+
+    def _tls_fault(self, cause: ssl.SSLError, url: str) -> str | None:
+        """What somebody must change before TLS is spoken with a host; None for what heals by waiting."""
+        settings, host = self._settings, urlsplit(url).netloc
+        is_dam = origin_of(url) == self._origin
+        is_token = origin_of(url) == origin_of(settings.token_url)
+        named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            if cause.verify_code in _NOT_VALID_NOW:
+                return None
+            if cause.verify_code in _NAME_MISMATCHES:
+                return f"{named}: {host} shows a certificate made for another name"
+            known, cure = "known CA", "name the file with your CA's certificate"
+            if settings.ca_bundle:
+                known = f"CA in DAM_CA_BUNDLE ({settings.ca_bundle}) or of the system"
+                cure = "add your CA's certificate to it"
+            why = cause.verify_message
+            return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({why}); {cure}"
+        if not any(alert in str(cause) for alert in _REFUSED_CERTIFICATE_ALERTS):
+            return None
+        reason = cause.reason or cause
+        if is_dam and settings.auth == "pfx-v2":
+            return f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({reason})"
+        cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
+        return f"{named}: {host} asks for a client certificate, it seems ({reason}); {cure}"
+
+    def _validity(self, url: str) -> str:
+        """From when to when the certificate of a host is valid, in words; "" when it is not to be had."""
+        from cryptography.x509 import load_der_x509_certificate
+
+        shown = self._elsewhere.shown_certificate(url)
+        if shown is None:
+            return ""
+        try:
+            certificate = load_der_x509_certificate(shown)
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except ValueError:  # OpenSSL can read more than this
+            return ""
+        now = datetime.now(UTC)
+        clock = ", or this host's clock is behind" if begins > now else ""
+        return f": valid from {begins:{_INSTANT}} to {ends:{_INSTANT}}, and it is {now:{_INSTANT}} now{clock}"
 
 
 class AssetBody:
@@ -545,15 +654,7 @@ class AssetBody:
 
     @property
     def size(self) -> int | None:
-        reply = self._reply
-        if "Content-Encoding" in reply.headers:
-            return None
-        declared = (
-            (reply.headers.get("Content-Range") or "").rpartition("/")[2]
-            if reply.status == 206
-            else reply.headers.get("Content-Length") or ""
-        )
-        return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None
+        return _whole_size(self._reply)
 
     def skip(self, count: int) -> None:
         """Read so many bytes and drop them."""
@@ -586,12 +687,35 @@ def _shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
-def _is_session_over(answer: _Answer, *, expects_json: bool) -> bool:
+class _RedirectionError(DamError):
+    """A redirection that is not followed."""
+
+    def __init__(self, what: str, why: str, item_id: str) -> None:
+        super().__init__(f"{what}: the DAM sent {why}", kind="bad_answer", retryable=True, item_id=item_id)
+
+
+def _is_session_over(answer: _Answer) -> bool:
     """401, or a login page in one of its disguises: a redirect, or HTML where JSON was due."""
-    if answer.status == 401:
-        return True
     is_page = 200 <= answer.status < 300 and answer.is_html
-    return expects_json and (answer.status in REDIRECTS or is_page)
+    return answer.status == 401 or answer.status in REDIRECTS or is_page
+
+
+def _is_doubtful(reply: Reply, size_bytes: int | None) -> bool:
+    """Whether an answer may be something else than the asset of this size."""
+    is_page = "html" in (reply.headers.get("Content-Type") or "").lower()
+    return is_page or (size_bytes is not None and _whole_size(reply) not in (None, size_bytes))
+
+
+def _whole_size(reply: Reply) -> int | None:
+    """The size of the whole that an answer brings, or a part of; None when it does not tell."""
+    if "Content-Encoding" in reply.headers:
+        return None
+    declared = (
+        (reply.headers.get("Content-Range") or "").rpartition("/")[2]
+        if reply.status == 206
+        else reply.headers.get("Content-Length") or ""
+    )
+    return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None
 
 
 def _raise_for_status(answer: _Answer, what: str, item_id: str | None) -> None:

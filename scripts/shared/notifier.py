@@ -657,6 +657,10 @@ class Mailer:
     ) -> None:
         self.close()
 
+    def connect(self) -> None:
+        """Open the connection and log in, ahead of any notice. Raises NotifyError."""
+        self._connection()
+
     def close(self) -> None:
         """Say goodbye, if somebody is there, and hang up."""
         if self._smtp is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cadence import Daily, Schedule, timeline, whole_minute
 from shared.database import ORCHESTRATOR_LOCK, Database
-from shared.errors import ConfigError, ExitCode
+from shared.errors import AppError, ConfigError, ExitCode
 from shared.logs import configure_logging, use_utf8
 from shared.orchestrator import TASKS, Orchestrator
 from shared.script import exit_code_of
@@ -26,6 +27,8 @@ from shared.settings import (
     load_settings,
     read_environment,
 )
+
+logger = logging.getLogger("script")
 
 LONGEST_EXPLANATION_HOURS = 20 * 366 * 24
 
@@ -94,6 +97,47 @@ def _in_words(schedule: Schedule) -> tuple[str, str]:
     return f"every {schedule.minutes} min", "unchanged" if schedule.is_exempt else "slower"
 
 
+def check_all(env_file: Path | None, *, is_online: bool) -> ExitCode:
+    """Look at settings and database, and at the DAM, Box and the mail server if asked to.
+
+    Every fault is logged; the exit code is the gravest one's.
+    """
+    errors: list[AppError] = []
+    try:
+        check(env_file)
+    except AppError as exc:
+        errors.append(exc)
+    if is_online:
+        errors += _check_online(env_file)
+    else:
+        sys.stdout.write("not looked at: the DAM, Box, the mail server; add --online\n")
+    faults = (
+        fault for exc in errors for fault in (exc.faults if isinstance(exc, ConfigError) else [str(exc)])
+    )
+    for fault in dict.fromkeys(faults):
+        logger.error("%s", fault, extra={"action": "check_failed"})
+    codes = {exc.exit_code for exc in errors}
+    return next((code for code in (ExitCode.BAD_CONFIG, ExitCode.TRY_LATER) if code in codes), ExitCode.OK)
+
+
+def _check_online(env_file: Path | None) -> list[AppError]:
+    """What is wrong out there; nothing is looked at with faulty settings, which `check` has told."""
+    from shared.online_check import look_online
+
+    try:
+        settings = load_settings(read_environment(env_file))
+    except ConfigError:
+        return []
+    configure_logging("text", "INFO", run_id="check", secrets=settings.secrets)
+    errors: list[AppError] = []
+    for finding in look_online(settings, datetime.now(UTC)):
+        if finding.error is None:
+            sys.stdout.write(f"{'not seen' if finding.is_open else 'ok'}  {finding.subject}\n")
+        else:
+            errors.append(finding.error)
+    return errors
+
+
 def check(env_file: Path | None) -> ExitCode:
     """Look at everything that can be seen without touching the DAM, Box or the mail server."""
     faults: list[str] = []
@@ -125,9 +169,6 @@ def check(env_file: Path | None) -> ExitCode:
         sys.stdout.write("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
         sys.stdout.write(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
-    sys.stdout.write(
-        "not looked at: the DAM, Box, the mail server; try a1_to_a2_box_uploader.py --dry-run -v\n"
-    )
     return ExitCode.OK
 
 
@@ -154,6 +195,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--list", action="store_true", help="print the table of tasks")
     action.add_argument("--explain", action="store_true", help="print when tasks will run, and by which rule")
     action.add_argument("--check", action="store_true", help="look at settings and database")
+    parser.add_argument(
+        "--online", action="store_true", help="with --check: log in to the DAM, Box and the mail server too"
+    )
     parser.add_argument("--at", metavar="ISO", help="with --explain: from when on; default: now")
     parser.add_argument("--hours", type=_hours, metavar="N", help="with --explain: how far; default: 24")
     parser.add_argument("--json", action="store_true", help="with --explain: one JSON object")
@@ -162,6 +206,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not arguments.explain and (arguments.at is not None or arguments.hours is not None or arguments.json):
         parser.error("--at, --hours and --json go with --explain")
+    if arguments.online and not arguments.check:
+        parser.error("--online goes with --check")
     return arguments
 
 
@@ -177,7 +223,7 @@ def act(arguments: argparse.Namespace) -> int:
         explain(cadence, arguments.at, hours, as_json=arguments.json)
         return ExitCode.OK
     if arguments.check:
-        return check(env_file)
+        return check_all(env_file, is_online=arguments.online)
     orchestrator = Orchestrator(
         TASKS,
         lambda: load_orchestrator_settings(read_environment(env_file)),

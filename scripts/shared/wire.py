@@ -56,10 +56,16 @@ class UnfitError(http.client.HTTPException):
     """
 
 
+class ProxyError(UnfitError):
+    """The environment names a proxy that these clients cannot speak to; nothing was sent."""
+
+
 Body = bytes | Sequence[bytes | memoryview]
 """What is sent: one piece, or several in a row."""
 
 
+_UNKNOWN_CA = (2, 18, 19, 20, 21)
+"""OpenSSL's X509_V_ERR codes for a certificate whose authority it has not got."""
 _UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
@@ -188,11 +194,17 @@ class Reply:
 class Wire:
     """Connections to any host, kept alive between requests. Every method may be called by any thread.
 
-    context: how TLS is spoken. timeout_seconds: the longest silence while waiting for an answer.
+    context: how TLS is spoken; None: as `default_context` has it, with the system's authorities.
+    trusts_system: the system's authorities are trusted beside those of the context. They are loaded when a
+    host shows a certificate that the context's did not sign: that takes as long as a fifth of an idle run.
+    timeout_seconds: the longest silence while waiting for an answer.
     """
 
-    def __init__(self, context: ssl.SSLContext | None, timeout_seconds: float) -> None:
+    def __init__(
+        self, context: ssl.SSLContext | None, timeout_seconds: float, *, trusts_system: bool = False
+    ) -> None:
         self._context = context
+        self._lacks_system = trusts_system and context is not None
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, str], list[_Connection]] = {}
@@ -205,8 +217,7 @@ class Wire:
         A kept connection that the other side has closed meanwhile is found out before it is used.
         """
         parts = _checked(url)
-        origin = (parts.scheme, parts.netloc)
-        connection = self._take(origin) or self._connect(origin)
+        connection = self._take((parts.scheme, parts.netloc)) or self._opened(parts)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
             response, incoming = connection.exchange(method, target, headers, body)
@@ -217,14 +228,22 @@ class Wire:
 
     def connect(self, url: str) -> None:
         """Open a connection ahead of the request that it is for. Raises what `send` raises."""
+        self.keep(self._opened(_checked(url)))
+
+    def shown_certificate(self, url: str) -> bytes | None:
+        """The certificate (DER) that a host shows, trusted or not: to tell what is wrong with it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
         parts = _checked(url)
-        connection = self._connect((parts.scheme, parts.netloc))
+        connection = _Connection((parts.scheme, parts.netloc), context, self._timeout_seconds)
         try:
-            connection.open()
-        except BaseException:
+            sock = connection.open()
+            return sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
+        except NoAnswerError:
+            return None
+        finally:
             connection.close()
-            raise
-        self.keep(connection)
 
     def keep(self, connection: _Connection) -> None:
         """Take a connection back for the next request (called by replies)."""
@@ -254,14 +273,30 @@ class Wire:
                 return connection
             connection.close()
 
-    def _connect(self, origin: tuple[str, str]) -> _Connection:
+    def _opened(self, parts: SplitResult) -> _Connection:
+        """A new connection, open."""
+        origin = (parts.scheme, parts.netloc)
         context = None
-        if origin[0] == "https":
+        if parts.scheme == "https":
             if self._context is None:
                 with self._lock:
                     self._context = self._context or default_context(None)
             context = self._context
-        return _Connection(origin, context, self._timeout_seconds)
+        lacked_system = self._lacks_system
+        connection = _Connection(origin, context, self._timeout_seconds)
+        try:
+            connection.open()
+        except BaseException as exc:
+            connection.close()
+            is_unknown = isinstance(exc, ssl.SSLCertVerificationError) and exc.verify_code in _UNKNOWN_CA
+            if not (is_unknown and lacked_system and context is not None):
+                raise
+            with self._lock:
+                if self._lacks_system:
+                    load_system_authorities(context)
+                    self._lacks_system = False
+            return self._opened(parts)
+        return connection
 
 
 class _Connection:
@@ -470,15 +505,39 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
     """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
     store, and certifi's where the system is seen to have none.
+
+    Raises ValueError when the bundle holds no certificate, in PEM or in DER (as Windows exports it).
     """
-    context = ssl.create_default_context(cafile=ca_bundle)
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except ssl.SSLError:
+        context = _der_context(Path(ca_bundle or ""))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_bundle is None and not _has_system_store():
-        with suppress(ImportError):
-            import certifi
-
-            context.load_verify_locations(certifi.where())
+        _load_certifi(context)
     return context
+
+
+def _der_context(ca_bundle: Path) -> ssl.SSLContext:
+    content = ca_bundle.read_bytes()
+    with suppress(ssl.SSLError):
+        if content:  # without any it would be the system's authorities
+            return ssl.create_default_context(cadata=content)
+    raise ValueError(f"{ca_bundle} holds no certificate in PEM or DER form")
+
+
+def load_system_authorities(context: ssl.SSLContext) -> None:
+    """Have a context trust, beside its own authorities, those that `default_context(None)` trusts."""
+    context.load_default_certs()
+    if not _has_system_store():
+        _load_certifi(context)
+
+
+def _load_certifi(context: ssl.SSLContext) -> None:
+    with suppress(ImportError):
+        import certifi
+
+        context.load_verify_locations(certifi.where())
 
 
 def _has_system_store() -> bool:
@@ -490,14 +549,26 @@ def _has_system_store() -> bool:
 
 
 def _proxy_for(scheme: str, host: str) -> str:
-    """The proxy that the environment names for a host, by the rules of http_proxy, https_proxy, no_proxy."""
+    """The proxy that the environment names for a host, by the rules of http_proxy, https_proxy, no_proxy.
+
+    Raises ProxyError for one that wants another language: its login would go out in clear.
+    """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return ""  # spares an idle run the import
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all") or ""
-    return "" if not proxy or proxy_bypass(host) else proxy
+    if not proxy or proxy_bypass(host):
+        return ""
+    kind, separator, rest = proxy.partition("://")
+    if separator and kind.lower() != "http":
+        shown = rest.rpartition("@")[2]
+        raise ProxyError(
+            f"{scheme.upper()}_PROXY: the proxy {kind}://{shown:.200} cannot be used, because only http:// is"
+            f" spoken to a proxy; write http:// and the proxy's HTTP port, or name {host} in NO_PROXY"
+        )
+    return proxy
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:

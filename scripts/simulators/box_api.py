@@ -660,6 +660,7 @@ _ITEM_FIELDS: dict[str, Getter] = {
 _FOLDER_FIELDS: dict[str, Getter] = {
     "folder_upload_email": _nothing,
     "item_collection": lambda api, call, item: api._item_collection(call, item),
+    "permissions": lambda api, _call, _item: {"can_download": True, "can_upload": api._options.can_upload},
 }
 _FILE_FIELDS: dict[str, Getter] = {
     "file_version": lambda api, call, item: api._file_version(call, item),

@@ -42,6 +42,7 @@ class Options:
     wrong_sha1: answers that show a file carry a wrong SHA-1; wrong_sha1_times bounds how many answers do.
     next_marker_style: how the last page says that it is the last.
     keep_content_below: bytes of files up to this size are kept; larger ones are hashed and forgotten.
+    can_upload: what `permissions` of every folder says.
     content_dir: a folder that mirrors every file's current bytes under its Box path.
     """
 
@@ -62,6 +63,7 @@ class Options:
     wrong_sha1_times: int | None = None
     next_marker_style: NextMarkerStyle = "missing"
     keep_content_below: int = MEBIBYTE
+    can_upload: bool = True
     content_dir: Path | None = None
 
 

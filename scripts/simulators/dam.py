@@ -132,6 +132,12 @@ class DamSimulator:
         self._thread.join()
         self._server = self._thread = None
 
+    def restart(self, ssl_context: ssl.SSLContext) -> None:
+        """Come back at the same port with another certificate, or another wish for the client's."""
+        self.stop()
+        self._tls = ssl_context
+        self.start()
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -280,6 +286,10 @@ class DamSimulator:
             self._store.item(item_id).locked_by = None
 
     # --- log-ins, log, faults ---
+
+    def issue_token(self, login: str) -> str:
+        """A token as another host would grant it that the DAM trusts."""
+        return self._sessions.issue(login, is_session=False).secret
 
     def expire_tokens(self) -> None:
         """Every token and session so far is answered 401."""

@@ -91,19 +91,20 @@ class Sessions:
         if (form.get("client_id"), form.get("client_secret")) != (account.client_id, account.client_secret):
             raise ApiError(401, "invalid_client")
         if kind == "client_credentials":
-            return self._issue(account.client_id, is_session=False)
+            return self.issue(account.client_id, is_session=False)
         if (form.get("username"), form.get("password")) != (account.username, account.password):
             raise ApiError(401, "invalid_grant")
-        return self._issue(account.username, is_session=False)
+        return self.issue(account.username, is_session=False)
 
     def log_in(self, form: dict[str, str]) -> Ticket:
         """A session for user name and password. Raises ApiError 401."""
         account = self._account
         if (form.get("username"), form.get("password")) != (account.username, account.password):
             raise ApiError(401, "Invalid user name or password")
-        return self._issue(account.username, is_session=True)
+        return self.issue(account.username, is_session=True)
 
-    def _issue(self, login: str, *, is_session: bool) -> Ticket:
+    def issue(self, login: str, *, is_session: bool) -> Ticket:
+        """A log-in for whoever it is."""
         lifetime = self._account.token_lifetime
         with self._guard:
             self._made += 1
@@ -193,6 +194,8 @@ class DamRest:
         raise ApiError(405 if known else 404, f"No resource for {request.method} {request.path}")
 
     def _not_logged_in(self) -> Response:
+        if self.store.options.login_page_on_expired:
+            return html_response(200, "OpenText Directory Services: Sign in")
         if self.store.options.html_login_on_expired:
             return html_response(302, "Found", {"Location": LOGIN_PAGE})
         raise ApiError(401, "The session is not valid or has expired")
@@ -356,6 +359,8 @@ class DamRest:
         item = self.store.item(asset_id)
         if item.is_folder or request.params.get("rendition_type", "master") not in ("master", "original"):
             raise ApiError(404, f"Asset {asset_id} has no such content")
+        if self.store.options.contents_redirect:
+            return html_response(302, "Found", {"Location": self.store.options.contents_redirect})
         return self._bytes_of(request, item)
 
     def get_rendition(self, request: Request, ticket: Ticket, content_id: str) -> Response:

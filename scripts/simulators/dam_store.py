@@ -133,6 +133,10 @@ class Options:
     """Writes in session mode need X-Requested-By = session id, else 400."""
     html_login_on_expired: bool = False
     """No valid login: 302 to a log-in page (200, HTML) instead of 401."""
+    login_page_on_expired: bool = False
+    """No valid login: the log-in page itself, with 200, in place of whatever was asked for."""
+    contents_redirect: str = ""
+    """An address that /contents answers with by a 302, as with an object store."""
     accept_ranges: bool = False
     """/contents honours Range: bytes=a-b."""
     generated_checksums: bool = False

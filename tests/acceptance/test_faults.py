@@ -609,6 +609,23 @@ def test_sigterm__finishes_the_file_in_hand(world: World) -> None:
     assert_uploaded_whole(world, pair)
 
 
+def test_sigterm__ends_the_look_at_those_that_left(world: World) -> None:
+    campaigns = [world.dam.add_campaign(f"Empty {number}", f"E-{number}") for number in range(12)]
+    world.upload()
+    for campaign in campaigns:
+        world.dam.set_status(campaign, "A7")
+    world.dam.clear_requests()
+    world.dam.fail(r"GET .*/folders/[0-9a-f]{40}\?", delay=0.5)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: bool(world.dam.calls("GET", "/folders/")))
+    process.send_signal(signal.SIGTERM)
+    assert world.finish(process).exit_code in (0, 75)
+    assert len(world.dam.calls("GET", "/folders/")) < 6
+    world.dam.clear_faults()
+    world.upload()
+    assert {world.row(campaign)["status"] for campaign in campaigns} == {"A7"}
+
+
 def test_error_notice__reminds_daily_while_it_lasts(world: World) -> None:
     pair = add_pair(world, empty=True)
     world.dam.fail(rf"GET .*/folders/{pair.broken_folder}/children", status=403)

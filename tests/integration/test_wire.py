@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
@@ -12,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from conftest import Tls
 from raw_server import read_head, serving
-from shared.wire import NoAnswerError, Wire, default_context, retry_after_seconds
+from shared.wire import NoAnswerError, ProxyError, Wire, default_context, retry_after_seconds
 from simulators.box import BoxSimulator
 
 
@@ -260,3 +263,64 @@ def test_retry_after__seconds_dates_and_nonsense(
         if text is not None:
             headers[name] = text
     assert retry_after_seconds(headers, datetime(2026, 11, 24, tzinfo=UTC)) == wanted
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "socks5"])
+def test_proxy__of_another_language_gets_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
+) -> None:
+    """Its login went out in clear, to a proxy that waited for a TLS greeting."""
+    heard: list[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        heard.append(connection.recv(100))
+
+    with serving(listen) as proxy:
+        monkeypatch.setenv(name, f"{scheme}://user:proxy-secret@{proxy}")
+        wire = Wire(None, 5)
+        with pytest.raises(ProxyError, match="only http:// is") as told:
+            wire.send("GET", "https://dam.example.com/x", {})
+        assert "proxy-secret" not in str(told.value)
+        assert proxy in str(told.value)
+        monkeypatch.setenv("no_proxy", "dam.example.com")
+        with pytest.raises(NoAnswerError) as other:
+            wire.connect("https://dam.example.com/x")
+        assert not isinstance(other.value, ProxyError)
+        wire.close()
+    assert not heard
+
+
+def test_trust__the_systems_authorities_are_loaded_when_a_host_needs_them(
+    tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = trustme.CA()
+    public.cert_pem.write_to_path(str(tmp_path / "public.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    context = default_context(str(tls.ca_path))
+    wire = Wire(context, 5, trusts_system=True)
+    with BoxSimulator(ssl_context=tls.server_context) as private:
+        with wire.send("GET", private.url, {}) as reply:
+            assert reply.status == 401
+        assert len(context.get_ca_certs()) == 1
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    public.issue_cert("127.0.0.1").configure_cert(theirs)
+    with BoxSimulator(ssl_context=theirs) as known:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Wire(default_context(str(tls.ca_path)), 5).send("GET", known.url, {})
+        together = threading.Barrier(4, timeout=20)
+
+        def ask(_: int) -> int:
+            together.wait()
+            with wire.send("GET", known.url, {}) as reply:
+                return reply.status
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(ask, range(4))) == [401] * 4
+        assert len(context.get_ca_certs()) == 2
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(theirs)
+    with BoxSimulator(ssl_context=theirs) as stranger, pytest.raises(ssl.SSLCertVerificationError):
+        wire.send("GET", stranger.url, {})
+    wire.close()
