@@ -14,6 +14,9 @@ from typing import Literal
 REMINDER_INTERVAL = timedelta(days=1)
 """How often a failure that lasts is told again, of a task or of a campaign."""
 
+HEALING_PATIENCE = timedelta(hours=1)
+"""How long a campaign's failure that heals by itself may last before a person is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskAlert:

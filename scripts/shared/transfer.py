@@ -137,7 +137,7 @@ class CampaignTransfer:
 
     def failure(self) -> AppError:
         """The failures as one."""
-        first = self.failures[0]
+        first = min(self.failures, key=lambda error: error.heals_by_itself or error.status_code in (404, 410))
         if len(self.failures) > 1 and not first.is_system_wide:
             count = len(self.failures)
             first.message = f"{count} of {len(self.found.assets)} assets failed, the first: {first.message}"
@@ -161,6 +161,15 @@ class CampaignTransfer:
         """Whether a later listing shows just what was worked through, and all of that has arrived."""
         shown = _shape(again)
         return shown == _shape(self.found) and shown.keys() == self.done.keys()
+
+    def first_difference(self, again: MasterAssets) -> str:
+        """An asset that a later listing shows otherwise than it was copied."""
+        shown, copied = _shape(again), _shape(self.found)
+        for asset_id in sorted(shown.keys() | copied.keys()):
+            if shown.get(asset_id) != copied.get(asset_id):
+                asset = shown.get(asset_id) or copied[asset_id]
+                return f"asset {asset.id} ({asset.name})"
+        return "none; some could not be copied"
 
     def entries(self) -> list[ReceiptEntry]:
         """What the receipt lists: every asset of the last listing, by path."""

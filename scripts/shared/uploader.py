@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
+from shared.alerts import HEALING_PATIENCE
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, Database
-from shared.errors import AppError, DamError, ExitCode, StoppedError
+from shared.errors import AppError, DamError, DbError, ExitCode, StoppedError
 from shared.models import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.notifier import Composer
 from shared.progress import Progress
@@ -34,8 +35,10 @@ logger = logging.getLogger("uploader")
 Clock = Callable[[], datetime]
 T = TypeVar("T")
 
-MAX_LISTINGS = 5
-"""How often a campaign's folder is listed in one run before it counts as one that keeps changing."""
+LISTING_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""When a listing shows other assets than were copied: seconds until the next look, and then that is copied.
+After that many changes the campaign is left for the next run.
+"""
 CAMPAIGNS_PER_WORKER = 2
 """How many campaigns may be under way, for each worker: enough to keep all busy, few enough to be held."""
 CAMPAIGNS_ASKED_ABOUT = 4
@@ -57,6 +60,7 @@ class Work:
     """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
 
     is_listing: its folder is being listed again, perhaps while the last files are on their way.
+    pauses: how many pauses it has had. missing: ids at which the DAM answered 404 in this run.
     """
 
     campaign: Campaign
@@ -64,6 +68,8 @@ class Work:
     transfer: CampaignTransfer | None = None
     started_at: datetime | None = None
     is_listing: bool = False
+    pauses: int = 0
+    missing: frozenset[str] = frozenset()
 
 
 class Pass:
@@ -101,6 +107,7 @@ class Pass:
         self._askers: ThreadPoolExecutor | None = None
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._under_way: dict[str, Work] = {}
+        self._pausing: dict[str, tuple[float, Work]] = {}
         self._is_chosen = False
         self._waiting: list[Failure] = []
         self._systems_that_answered: set[str] = set()
@@ -150,6 +157,7 @@ class Pass:
                 self._has_stopped = True
                 for work in list(self._under_way.values()):
                     self._stop(work)
+            self._end_pauses()
             is_full = len(self._under_way) > at_most
             try:
                 event = self._events.get(block=is_full, timeout=STOP_POLL_SECONDS)
@@ -158,6 +166,18 @@ class Pass:
                     continue
                 return
             event()
+
+    def _end_pauses(self) -> None:
+        """Look again at the campaigns whose pause is over; a stop ends them all."""
+        now = time.monotonic()
+        over = [work for until, work in self._pausing.values() if until <= now or self._is_stopping()]
+        for work in over:
+            del self._pausing[work.campaign.id]
+            transfer = self._transfer_of(work)
+            if transfer is not None:
+                transfer.is_stopped = self._is_stopping()
+                with self._isolated(work):
+                    self._on_all_delivered(work)
 
     # One campaign
 
@@ -221,12 +241,35 @@ class Pass:
         except AppError as exc:
             if exc.ends_run:
                 raise
+            if self._looks_again(work, exc):
+                return
             self._abandon(work)
             self._fail(Failure(work.campaign, exc, work.retry))
         except Exception:  # a bug met in one campaign must not take the others with it
             logger.exception("campaign %s: a bug", work.campaign.id)
             self._abandon(work)
             self._note_bug(work)
+
+    def _looks_again(self, work: Work, error: AppError) -> bool:
+        """Whether the campaign is begun anew, as the next run would: something may have been deleted.
+
+        What is still listed and answers 404 again is a failure.
+        """
+        if not _is_missing(error) or self._is_stopping():
+            return False
+        transfer = work.transfer
+        if transfer is not None and transfer.pending:
+            transfer.failures.append(error)  # what is on its way ends first
+            return True
+        failures = transfer.failures if transfer is not None and transfer.failures else [error]
+        missing = frozenset(failure.item_id or "" for failure in failures)
+        if missing & work.missing:
+            return False
+        logger.info("campaign %s is looked at again: %s", work.campaign.id, error)
+        again = Work(work.campaign, work.retry, started_at=work.started_at, missing=work.missing | missing)
+        self._under_way[work.campaign.id] = again
+        self._ask(again, partial(self._dam.read_campaign, work.campaign.id), self._on_read)
+        return True
 
     def _note_bug(self, work: Work) -> None:
         self._has_bug = True
@@ -323,7 +366,7 @@ class Pass:
             deliver=lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
             on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
         )
-        work.started_at = self._clock()
+        work.started_at = work.started_at or self._clock()
         self._ask(work, partial(work.transfer.plan, found), self._on_planned)
 
     def _on_planned(self, work: Work, errands: Sequence[Errand]) -> None:
@@ -404,15 +447,22 @@ class Pass:
             self._count_attempt(work.campaign, again, work.retry)
         elif transfer.is_settled_by(again):
             self._begin_receipt(work, transfer)
-        elif transfer.listings == MAX_LISTINGS:
+        elif transfer.listings > len(LISTING_PAUSES):
             raise DamError(
-                f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
+                f"the assets of campaign {work.campaign.id} changed over {transfer.listings} listings,"
+                f" the last one that changed: {transfer.first_difference(again)}",
                 kind="keeps_changing",
                 hint="it goes to A2 when two listings in a row agree",
                 retryable=True,
                 item_id=work.campaign.id,
             )
+        elif work.pauses < transfer.listings and LISTING_PAUSES[work.pauses]:
+            pause = LISTING_PAUSES[work.pauses]
+            logger.info("campaign %s keeps changing; it is listed again in %g s", work.campaign.id, pause)
+            work.pauses += 1
+            self._pausing[work.campaign.id] = (time.monotonic() + pause, work)
         else:
+            work.pauses = transfer.listings
             logger.info("campaign %s shows other assets than were copied", work.campaign.id)
             self._ask(work, partial(transfer.plan, again), self._on_planned)
 
@@ -477,12 +527,11 @@ class Pass:
         for upload in self._database.stale_uploads(self._settings.dam.status_a1):
             try:
                 self._made_courier().box.abort(upload.session_id)
+                self._database.forget_upload(upload.session_id)
             except AppError as exc:
                 if exc.ends_run:
                     raise
                 logger.warning("%s; it is tried again in the next run", exc)
-                continue
-            self._database.forget_upload(upload.session_id)
 
     def _made_courier(self) -> Courier:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
@@ -584,26 +633,45 @@ class Pass:
     # Failures
 
     def _fail(self, failure: Failure) -> None:
-        error = failure.error
+        campaign, error = failure.campaign, failure.error
         logger.warning(
-            "campaign %s (%s) failed: %s", failure.campaign.id, failure.campaign.label, error,
-            extra={"action": "campaign_failed", "campaign_id": failure.campaign.id, "kind": error.kind},
+            "campaign %s (%s) %s: %s", campaign.id, campaign.label,
+            "is left for the next run" if error.heals_by_itself else "failed", error,
+            extra={"action": "campaign_failed", "campaign_id": campaign.id, "kind": error.kind},
         )  # fmt: skip
-        self._note(failure.campaign, Outcome.FAILED, attempt=failure.retry.retry_count, error=str(error))
+        outcome = Outcome.FAILED
         if error.is_system_wide:
             self._waiting.append(failure)
         else:
-            self._report_failure(failure)
+            outcome = self._report_failure(failure)
+        self._note(campaign, outcome, attempt=failure.retry.retry_count, error=str(error))
 
-    def _report_failure(self, failure: Failure) -> None:
-        """An error notice when this kind of failure begins, and at most once a day while it lasts."""
+    def _report_failure(self, failure: Failure) -> Outcome:
+        """An error notice when this kind of failure begins, and at most once a day while it lasts.
+
+        One that heals by itself postpones the campaign to the next run: it counts as a failure, and makes a
+        notice, when it has lasted for longer than HEALING_PATIENCE.
+        """
+        is_young = failure.error.heals_by_itself
+        if not self._is_dry_run:
+            try:
+                is_young = self._note_failure(failure)
+            except DbError as exc:
+                if exc.ends_run:
+                    raise
+                logger.warning("the failure of campaign %s could not be noted: %s", failure.campaign.id, exc)
+        if is_young:
+            return Outcome.POSTPONED
         self._has_failed = True
-        if self._is_dry_run:
-            return
+        return Outcome.FAILED
+
+    def _note_failure(self, failure: Failure) -> bool:
+        """Note a failure, and queue the notice that is owed for it; whether it may still heal by itself."""
         campaign, error = failure.campaign, failure.error
         kind = f"{error.system}/{error.kind}"
+        patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)
         with self._database.transaction():
-            lasting = self._database.note_error(campaign.id, kind, str(error))
+            lasting = self._database.note_error(campaign.id, kind, str(error), patience)
             if lasting.is_notice_due:
                 notice = self._composer.error(
                     campaign,
@@ -617,6 +685,7 @@ class Pass:
                 )
                 self._database.queue_notice(notice)
         self._report.queued += lasting.is_notice_due
+        return lasting.is_young
 
     def _conclude(self) -> ExitCode:
         """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.
@@ -672,3 +741,8 @@ class Pass:
             campaign.id, campaign.label, outcome, of_attempts, of_assets,
             extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
         )  # fmt: skip
+
+
+def _is_missing(error: AppError) -> bool:
+    """Whether the DAM says that what was asked for is not there, or not any more."""
+    return isinstance(error, DamError) and error.status_code in (404, 410)
