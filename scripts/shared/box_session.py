@@ -295,7 +295,9 @@ class BoxSession:
         what has not the form of a code is none.
         """
         status, body = answer.status, answer.mapping
-        code = _code_of(body) or CODES.get(status, "")
+        code = _code_of(body)
+        if "temporar" not in code:
+            code = CODES.get(status, code)
         request_id = _slug(body.get("request_id"))
         refusal = _refusal(status, code)
         said = f"HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
@@ -488,7 +490,7 @@ GONE = Refusal(
 
 
 CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
-"""What a status means that comes without a code, from a gateway, say."""
+"""What a status means whatever its code, from a gateway, say."""
 
 
 def _refusal(status: int, code: str) -> Refusal | None:
