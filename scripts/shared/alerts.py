@@ -19,6 +19,9 @@ REMINDER_INTERVAL = timedelta(days=1)
 LATE_NOTICE = timedelta(hours=1)
 """A notice that has waited for longer is told of by the exit code and the heartbeat: no mail would tell."""
 
+HEALING_PATIENCE = timedelta(hours=1)
+"""How long a campaign's failure that heals by itself may last before a person is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskAlert:

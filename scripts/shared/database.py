@@ -269,15 +269,23 @@ SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
 FROM campaign_assets WHERE campaign_id = %(campaign_id)s
 """
 
-# A failure of a campaign: RETURNING tells since when, and whether a notice is owed now.
+# A failure of a campaign: RETURNING tells since when, whether a notice is owed now and whether it is a later
+# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity.
 NOTE_ERROR = """
-INSERT INTO campaign_errors AS e (campaign_id, kind, message) VALUES (%(campaign_id)s, %(kind)s, %(message)s)
+WITH before AS (
+    SELECT last_notice_at FROM campaign_errors WHERE campaign_id = %(campaign_id)s AND kind = %(kind)s
+)
+INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
+VALUES (%(campaign_id)s, %(kind)s, %(message)s,
+        CASE WHEN %(patience)s > interval '0' THEN '-infinity' ELSE now() END)
 ON CONFLICT (campaign_id, kind) DO UPDATE SET
     message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now(),
     last_notice_at = CASE WHEN e.last_notice_at > now() - %(reminder_interval)s
                                AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
+                          WHEN least(e.began_at, now()) > now() - %(patience)s THEN e.last_notice_at
                           ELSE now() END
-RETURNING began_at, last_notice_at = now(), began_at < now()
+RETURNING began_at, last_notice_at = now(), EXISTS (SELECT FROM before WHERE last_notice_at > '-infinity'),
+          began_at > now() - %(patience)s
 """
 
 CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
@@ -590,16 +598,19 @@ WHERE a1_permanently_failed
 ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
 """
 
+# Those that a notice told of: what is still expected to heal by itself is none of them.
 LASTING_FAILURES = """
 SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
        began_at
 FROM (SELECT count(*) OVER () AS total, campaign_id, kind, message, began_at FROM campaign_errors
-      ORDER BY began_at DESC, campaign_id, kind LIMIT %(limit)s) shown
+      WHERE last_notice_at > '-infinity' ORDER BY began_at DESC, campaign_id, kind LIMIT %(limit)s) shown
 LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY began_at DESC, campaign_id, kind
 """
 
-FAILING_CAMPAIGNS = "SELECT count(DISTINCT campaign_id) FROM campaign_errors"
+FAILING_CAMPAIGNS = (
+    "SELECT count(DISTINCT campaign_id) FROM campaign_errors WHERE last_notice_at > '-infinity'"
+)
 
 # Campaigns that an error notice was about and that fail no more.
 FAILURES_OVER = """
@@ -648,11 +659,16 @@ WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 
 @dataclass(frozen=True, slots=True)
 class LastingError:
-    """A failure that has been seen before, or begins now. is_notice_due: when it begins, then once a day."""
+    """A failure that has been seen before, or begins now.
+
+    is_notice_due: when it begins, or has outlasted its patience, then once a day. is_young: it has not
+    outlasted its patience.
+    """
 
     began_at: datetime
     is_notice_due: bool
     is_reminder: bool
+    is_young: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -1026,8 +1042,12 @@ class Database:
         return rows[0][0] if rows else None
 
     def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
-        """Remember the campaign's folder; False when it is another campaign's."""
-        return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
+        """Remember the campaign's folder; False when it is another campaign's. On the disk in any case: a
+        folder with files that nobody remembers would not be taken over again.
+        """
+        with self.transaction():
+            self._run(WAIT_FOR_DISK)
+            return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
 
     def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]:
         """{asset id: entry} of everything verified in Box so far."""
@@ -1132,13 +1152,19 @@ class Database:
 
     # Errors
 
-    def note_error(self, campaign_id: str, kind: str, message: str) -> LastingError:
-        """Record a failure of a campaign; tells whether an error notice is owed for it now."""
+    def note_error(
+        self, campaign_id: str, kind: str, message: str, patience: timedelta = timedelta(0)
+    ) -> LastingError:
+        """Record a failure of a campaign; tells whether an error notice is owed for it now.
+
+        patience: how long the failure may last before the first notice.
+        """
         values = {
             "campaign_id": campaign_id,
             "kind": kind,
             "message": message,
             "reminder_interval": REMINDER_INTERVAL,
+            "patience": patience,
         }
         return LastingError(*self._row(NOTE_ERROR, values))
 

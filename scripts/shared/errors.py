@@ -41,6 +41,14 @@ SYSTEM_WIDE_KINDS = frozenset(
 """Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
 
 
+HEALING_KINDS = frozenset(
+    {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
+)
+"""Failures of one campaign that usually end without anybody's help: the next run tries again, and a person is
+told only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
+"""
+
+
 class AppError(Exception):
     """An expected failure, told in a sentence that names the thing, and a cure when one is known.
 
@@ -93,6 +101,11 @@ class AppError(Exception):
     def is_system_wide(self) -> bool:
         """Every campaign that needs this system would fail in the same way."""
         return self.kind in SYSTEM_WIDE_KINDS
+
+    @property
+    def heals_by_itself(self) -> bool:
+        """The next run will probably not meet it: no alarm at first."""
+        return self.kind in HEALING_KINDS
 
 
 class ConfigError(AppError):

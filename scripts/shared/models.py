@@ -268,6 +268,7 @@ class Outcome(StrEnum):
     PERMANENTLY_FAILED = "permanently_failed"
     SKIPPED_PERMANENTLY_FAILED = "skipped_permanently_failed"
     FAILED = "failed"
+    POSTPONED = "postponed"
     WOULD_UPLOAD = "would_upload"
     NOT_A1 = "not_a1"
     NOT_FOUND = "not_found"

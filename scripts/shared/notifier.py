@@ -657,10 +657,6 @@ class Mailer:
     ) -> None:
         self.close()
 
-    def connect(self) -> None:
-        """Open the connection and log in, ahead of any notice. Raises NotifyError."""
-        self._connection()
-
     def close(self) -> None:
         """Say goodbye, if somebody is there, and hang up."""
         if self._smtp is None:
@@ -677,7 +673,7 @@ class Mailer:
             self._hang_up()
 
     def connect(self) -> None:
-        """Be connected and logged in. Raises NotifyError."""
+        """Open the connection and log in, ahead of any notice. Raises NotifyError."""
         with self._deadline(self._server.deadline_seconds):
             self._connection()
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
+from shared.alerts import HEALING_PATIENCE
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import GONE, Database, LeftBehind
 from shared.errors import AppError, DamError, DbError, ExitCode, StoppedError
@@ -34,8 +35,10 @@ logger = logging.getLogger("uploader")
 Clock = Callable[[], datetime]
 T = TypeVar("T")
 
-MAX_LISTINGS = 5
-"""How often a campaign's folder is listed in one run before it counts as one that keeps changing."""
+LISTING_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""When a listing shows other assets than were copied: seconds until the next look, and then that is copied.
+After that many changes the campaign is left for the next run.
+"""
 CAMPAIGNS_PER_WORKER = 2
 """How many campaigns may be under way, for each worker: enough to keep all busy, few enough to be held."""
 CAMPAIGNS_ASKED_ABOUT = 4
@@ -57,6 +60,7 @@ class Work:
     """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
 
     is_listing: its folder is being listed again, perhaps while the last files are on their way.
+    pauses: how many pauses it has had. missing: what was answered with 404 in this run, by id.
     """
 
     campaign: Campaign
@@ -64,6 +68,8 @@ class Work:
     transfer: CampaignTransfer | None = None
     started_at: datetime | None = None
     is_listing: bool = False
+    pauses: int = 0
+    missing: frozenset[str] = frozenset()
 
 
 class Pass:
@@ -105,6 +111,7 @@ class Pass:
         self._askers: ThreadPoolExecutor | None = None
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._under_way: dict[str, Work] = {}
+        self._pausing: dict[str, tuple[float, Work]] = {}
         self._is_chosen = False
         self._waiting: list[Failure] = []
         self._systems_that_answered: set[str] = set()
@@ -154,6 +161,7 @@ class Pass:
                 self._has_stopped = True
                 for work in list(self._under_way.values()):
                     self._stop(work)
+            self._end_pauses()
             is_full = len(self._under_way) > at_most
             try:
                 event = self._events.get(block=is_full, timeout=STOP_POLL_SECONDS)
@@ -162,6 +170,18 @@ class Pass:
                     continue
                 return
             event()
+
+    def _end_pauses(self) -> None:
+        """Look again at the campaigns whose pause is over; a stop ends them all."""
+        now = time.monotonic()
+        over = [work for until, work in self._pausing.values() if until <= now or self._is_stopping()]
+        for work in over:
+            del self._pausing[work.campaign.id]
+            transfer = self._transfer_of(work)
+            if transfer is not None:
+                transfer.is_stopped = self._is_stopping()
+                with self._isolated(work):
+                    self._on_all_delivered(work)
 
     # One campaign
 
@@ -208,8 +228,7 @@ class Pass:
             try:
                 found = answer.result()
             except StoppedError:
-                self._abandon(work)
-                self._is_interrupted = True
+                self._interrupt(work)
                 return
             then(work, found)
 
@@ -225,6 +244,8 @@ class Pass:
         except AppError as exc:
             if exc.ends_run:
                 raise
+            if self._looks_again(work, exc):
+                return
             self._abandon(work)
             self._fail(Failure(work.campaign, exc, work.retry))
         except Exception:  # a bug met in one campaign must not take the others with it
@@ -232,10 +253,38 @@ class Pass:
             self._abandon(work)
             self._note_bug(work)
 
+    def _looks_again(self, work: Work, error: AppError) -> bool:
+        """Whether the campaign is begun anew, as the next run would: something may have been deleted.
+
+        What is still listed and answers 404 again is a failure.
+        """
+        if not _is_missing(error) or self._is_stopping():
+            return False
+        transfer = work.transfer
+        if transfer is not None and transfer.pending:
+            transfer.failures.append(error)  # what is on its way ends first
+            return True
+        failures = transfer.failures if transfer is not None and transfer.failures else [error]
+        missing = frozenset(failure.item_id or failure.system for failure in failures)
+        if missing & work.missing:
+            return False
+        logger.info("campaign %s is looked at again: %s", work.campaign.id, error)
+        again = Work(work.campaign, work.retry, started_at=work.started_at, missing=work.missing | missing)
+        self._under_way[work.campaign.id] = again
+        self._ask(again, partial(self._dam.read_campaign, work.campaign.id), self._on_read)
+        return True
+
     def _note_bug(self, work: Work) -> None:
         self._has_bug = True
         attempt = work.retry.retry_count
         self._note(work.campaign, Outcome.FAILED, attempt=attempt, error="a bug, see the log")
+
+    def _interrupt(self, work: Work) -> None:
+        """The run is to stop: the next one goes on with the campaign."""
+        self._abandon(work)
+        self._is_interrupted = True
+        if work.transfer is not None:
+            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
 
     def _abandon(self, work: Work) -> None:
         """The campaign is done with in this run; what of it is in hand still comes to its end."""
@@ -327,7 +376,7 @@ class Pass:
             deliver=lambda delivered: self._events.put(lambda: self._on_delivered(work, delivered)),
             on_all_read=lambda: self._events.put(lambda: self._on_all_read(work)),
         )
-        work.started_at = self._clock()
+        work.started_at = work.started_at or self._clock()
         if not self._has_transfers:
             self._has_transfers = True
             if self._database.is_notice_due(work.started_at):
@@ -395,9 +444,7 @@ class Pass:
         if transfer.failures:
             raise transfer.failure()
         if transfer.is_stopped:
-            self._abandon(work)
-            self._is_interrupted = True
-            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
+            self._interrupt(work)
         elif not work.is_listing:
             again = transfer.later_listing()
             if again is None:
@@ -412,15 +459,22 @@ class Pass:
             self._count_attempt(work.campaign, again, work.retry)
         elif transfer.is_settled_by(again):
             self._begin_receipt(work, transfer)
-        elif transfer.listings == MAX_LISTINGS:
+        elif transfer.listings > len(LISTING_PAUSES):
             raise DamError(
-                f"the assets of campaign {work.campaign.id} changed over {MAX_LISTINGS} listings",
+                f"the assets of campaign {work.campaign.id} changed over {transfer.listings} listings,"
+                f" the last one that changed: {transfer.first_difference(again)}",
                 kind="keeps_changing",
                 hint="it goes to A2 when two listings in a row agree",
                 retryable=True,
                 item_id=work.campaign.id,
             )
+        elif work.pauses < transfer.listings and LISTING_PAUSES[work.pauses]:
+            pause = LISTING_PAUSES[work.pauses]
+            logger.info("campaign %s keeps changing; it is listed again in %g s", work.campaign.id, pause)
+            work.pauses += 1
+            self._pausing[work.campaign.id] = (time.monotonic() + pause, work)
         else:
+            work.pauses = transfer.listings
             logger.info("campaign %s shows other assets than were copied", work.campaign.id)
             self._ask(work, partial(transfer.plan, again), self._on_planned)
 
@@ -448,6 +502,9 @@ class Pass:
     def _on_receipt(self, work: Work, error: Exception | None) -> None:
         """Everything of the campaign is in Box, the receipt too: the DAM may say A2."""
         if self._transfer_of(work) is None:
+            return
+        if isinstance(error, StoppedError):
+            self._interrupt(work)
             return
         with self._isolated(work):
             if error is not None:
@@ -485,32 +542,35 @@ class Pass:
         for upload in self._database.stale_uploads(self._settings.dam.status_a1):
             try:
                 self._made_courier().box.abort(upload.session_id)
+                self._database.forget_upload(upload.session_id)
+            except StoppedError:
+                return
             except AppError as exc:
                 if exc.ends_run:
                     raise
                 logger.warning("%s; it is tried again in the next run", exc)
-                continue
-            self._database.forget_upload(upload.session_id)
 
     def _made_courier(self) -> Courier:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
         if self._courier is None:
             from shared.box import BoxClient
             from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
-            from shared.limiter import BoxGate
+            from shared.limiter import BoxGate, stoppable_sleep
             from shared.pool import Pool
 
             # A connection of the workers' own: they wait neither for our transactions nor for the disk.
             ledger = self._resources.enter_context(self._open_ledger())
             ledger.share_run(self._database)
             limits = self._settings.transfer
+            sleep = stoppable_sleep(self._is_to_end)
             gate = BoxGate(
                 ledger,
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
                 ensure_held=self._database.ensure_held,
+                sleep=sleep,
             )
-            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate)))
+            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate, sleep)))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._resources.enter_context(pool)
             self._resources.push(self._on_the_way_out)
@@ -521,10 +581,14 @@ class Pass:
                 pool,
                 self._progress,
                 run_id=self._report.run_id,
-                is_stopping=lambda: self._is_over or self._is_stopping(),
+                is_stopping=self._is_to_end,
             )
             self._courier.log_in_ahead()
         return self._courier
+
+    def _is_to_end(self) -> bool:
+        """Whether workers are to come to their end: the run was told to stop, or has ended."""
+        return self._is_over or self._is_stopping()
 
     def _on_the_way_out(self, *_: object) -> None:
         """Let large files that are in hand stop at their next part, when the run ends before they do."""
@@ -605,40 +669,49 @@ class Pass:
     # Failures
 
     def _fail(self, failure: Failure) -> None:
-        error = failure.error
+        campaign, error = failure.campaign, failure.error
         logger.warning(
-            "campaign %s (%s) failed: %s", failure.campaign.id, failure.campaign.label, error,
-            extra={"action": "campaign_failed", "campaign_id": failure.campaign.id, "kind": error.kind},
+            "campaign %s (%s) %s: %s", campaign.id, campaign.label,
+            "is left for the next run" if error.heals_by_itself else "failed", error,
+            extra={"action": "campaign_failed", "campaign_id": campaign.id, "kind": error.kind},
         )  # fmt: skip
-        self._note(failure.campaign, Outcome.FAILED, attempt=failure.retry.retry_count, error=str(error))
+        outcome = Outcome.FAILED
         if error.is_system_wide:
             self._waiting.append(failure)
         else:
-            self._report_failure(failure)
+            outcome = self._report_failure(failure)
+        self._note(campaign, outcome, attempt=failure.retry.retry_count, error=str(error))
 
-    def _report_failure(self, failure: Failure) -> None:
-        """An error notice when this kind of failure begins, and at most once a day while it lasts."""
+    def _report_failure(self, failure: Failure) -> Outcome:
+        """An error notice when this kind of failure begins, and at most once a day while it lasts.
+
+        One that heals by itself postpones the campaign to the next run: it counts as a failure, and makes a
+        notice, when it has lasted for longer than HEALING_PATIENCE.
+        """
+        is_young = failure.error.heals_by_itself
+        if not self._is_dry_run:
+            try:
+                is_young = self._note_failure(failure)
+            except DbError as exc:
+                if exc.ends_run:
+                    raise
+                logger.error(
+                    "campaign %s: no error notice can be stored, so nobody is told but by this line: %s",
+                    failure.campaign.id, exc,
+                    extra={"action": "notice_not_stored", "campaign_id": failure.campaign.id},
+                )  # fmt: skip
+        if is_young:
+            return Outcome.POSTPONED
         self._has_failed = True
-        if self._is_dry_run:
-            return
-        campaign, error = failure.campaign, failure.error
-        try:
-            is_notice_due = self._note_error(campaign, error, failure.retry.retry_count)
-        except DbError as exc:
-            if exc.ends_run:
-                raise
-            logger.error(
-                "campaign %s: no error notice can be stored, so nobody is told but by this line: %s",
-                campaign.id, exc, extra={"action": "notice_not_stored", "campaign_id": campaign.id},
-            )  # fmt: skip
-        else:
-            self._count_queued(int(is_notice_due))
+        return Outcome.FAILED
 
-    def _note_error(self, campaign: Campaign, error: AppError, counted_attempts: int) -> bool:
-        """Note the failure, with its notice when one is due; both at once or neither."""
+    def _note_failure(self, failure: Failure) -> bool:
+        """Note a failure, and queue the notice that is owed for it; whether it may still heal by itself."""
+        campaign, error = failure.campaign, failure.error
         kind = f"{error.system}/{error.kind}"
+        patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)
         with self._database.transaction():
-            lasting = self._database.note_error(campaign.id, kind, str(error))
+            lasting = self._database.note_error(campaign.id, kind, str(error), patience)
             if lasting.is_notice_due:
                 notice = self._composer.error(
                     campaign,
@@ -647,11 +720,12 @@ class Pass:
                     kind=kind,
                     began_at=lasting.began_at,
                     is_reminder=lasting.is_reminder,
-                    counted_attempts=counted_attempts,
+                    counted_attempts=failure.retry.retry_count,
                     now=self._clock(),
                 )
                 self._database.queue_notice(notice)
-        return lasting.is_notice_due
+        self._count_queued(int(lasting.is_notice_due))
+        return lasting.is_young
 
     def _count_queued(self, count: int) -> None:
         """Notices wait in the outbox: for the run's end, or not even for that when files are on their way."""
@@ -713,3 +787,8 @@ class Pass:
             campaign.id, campaign.label, outcome, of_attempts, of_assets,
             extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
         )  # fmt: skip
+
+
+def _is_missing(error: AppError) -> bool:
+    """Whether the DAM or Box says that what was asked for is not there, or not any more."""
+    return error.status_code in (404, 410) and not error.is_system_wide

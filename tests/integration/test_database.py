@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg2
 import pytest
 
+from shared.alerts import HEALING_PATIENCE
 from shared.database import UPLOADER_LOCK, Database, migration_files
 from shared.errors import DbError
 from shared.models import Attempt, OpenUpload
@@ -121,6 +122,31 @@ def test_error__begins_is_quiet_and_reminds(database_url: str) -> None:
         again = database.note_error(CAMPAIGN, "DAM/forbidden", "no")
         assert again.is_notice_due
         assert again.is_reminder
+
+
+def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: str) -> None:
+    def note() -> tuple[bool, bool, bool]:
+        seen = database.note_error(CAMPAIGN, "DAM/keeps_changing", "again", HEALING_PATIENCE)
+        return seen.is_notice_due, seen.is_reminder, seen.is_young
+
+    def pass_time(began: int = 0, notice: int = 0) -> None:
+        database._run(
+            "UPDATE campaign_errors SET began_at = began_at - make_interval(mins => %(began)s),"
+            " last_notice_at = last_notice_at - make_interval(mins => %(notice)s)",
+            {"began": began, "notice": notice},
+        )
+
+    with Database(database_url) as database:
+        assert note() == (False, False, True)
+        pass_time(began=59)
+        assert note() == (False, False, True)
+        assert database.lasting_failures().total == 0, "the report tells what a notice told"
+        pass_time(began=1)
+        assert note() == (True, False, False)
+        assert note() == (False, True, False)
+        pass_time(notice=24 * 60)
+        assert note() == (True, True, False)
+        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
 
 
 def test_migrations__twice_by_psql_and_on_a_filled_table(
