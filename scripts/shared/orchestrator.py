@@ -309,7 +309,7 @@ class Orchestrator:
             assert state.run is not None  # noqa: S101 - set by _start, as the child is
             done = child.enforce_limit(now)
             if done:
-                logger.warning("%s %s", task.name, done, extra=_about(state.run, "task_ended"))
+                logger.warning("%s: %s", task.name, done, extra=_about(state.run, "task_over_time"))
             elif now >= self._silent_at(task, child):
                 self._tell_of_silence(task, state, child)
 
@@ -324,7 +324,7 @@ class Orchestrator:
         since = now - timedelta(seconds=self._clock.monotonic() - child.heard_at)
         assert state.run is not None  # noqa: S101 - set by _start, as the child is
         logger.warning(
-            "%s has written nothing since %s: it may hang; process %d", task.name, _shown(since), child.pid,
+            "%s has written nothing since %s: it may hang; process %d", task.name, _shown(since.astimezone(self._settings.cadence.timezone)), child.pid,
             extra=_about(state.run, "task_silent"),
         )  # fmt: skip
         if not self._stops:

@@ -189,7 +189,7 @@ def loop(world: World, **changes: str) -> Iterator[Loop]:
 def test_two_loops__one_acts_the_other_takes_over_from_the_killed(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1")
     with loop(world) as first:
-        first.wait_for("a1_to_a2[")
+        first.wait_for("a1_to_a2 started: planned for")
         first.wait_for("exit code 0")
         assert world.row(campaign)["status"] == "A2"
         with loop(world) as second:
@@ -211,7 +211,7 @@ def test_loop__stopped_in_mid_run_lets_it_finish(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1")
     world.dam.fail(r"GET .*/contents", delay=2.0, times=1)
     with loop(world) as running:
-        running.wait_for("] started: planned for")
+        running.wait_for("a1_to_a2 started: planned for")
         assert running.stop() == 0
     assert world.row(campaign)["status"] == "A2"
     assert world.sql("SELECT exit_code FROM orchestrator_task_runs WHERE task = 'a1_to_a2'") == [
@@ -254,7 +254,7 @@ def test_once__by_the_cron_line_from_an_empty_environment(world: World, tmp_path
         done = subprocess.run(["/bin/sh", "-c", shell], env=cron, check=False, timeout=100, cwd="/")
         assert done.returncode == 0, log.read_text()
     text = log.read_text(encoding="utf-8")
-    assert text.count("] started: planned for") in (1, 2)  # two when the next time came in between
+    assert text.count("a1_to_a2 started: planned for") in (1, 2)  # two when the next time came in between
     assert world.subjects[0].startswith("⚠️ No Assets Found (Attempt 1/3)")
 
 
@@ -263,7 +263,7 @@ def test_once__leaves_a_task_alone_that_another_process_runs(world: World) -> No
     world.dam.fail(r"GET .*/contents", delay=4.0, times=1)
     first = world.start("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
     running = Loop(first)
-    running.wait_for("a1_to_a2[")
+    running.wait_for("a1_to_a2 started: planned for")
     wait_for(lambda: bool(world.sql("SELECT run_id FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")))
     world.sql("UPDATE orchestrator_task_runs SET planned_at = planned_at - interval '1 hour'")
     second = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
