@@ -77,7 +77,7 @@ pins: $(INSTALLED) ## make both lists of requirements anew from pyproject.toml: 
 	$(call compiled,requirements.txt,pyproject.toml)
 	$(call compiled,requirements-dev.txt,--group dev --constraint requirements.txt)
 
-# A list keeps the words at its head. Without --upgrade, what is pinned already would stay.
+# A list keeps the words at its head.
 define compiled
 sed -n '/^#/!q;p' $(1) > requirements.new
 $(VENV)/bin/uv pip compile $(2) --quiet --no-config --universal --python-version 3.11 \

@@ -345,28 +345,35 @@ def for_this_user(name: str, folder: Path) -> Path:
 
 
 def needed(tool: str) -> str:
+    """A tool of a server; .ci/run installs them, a developer's machine may have none."""
     found = shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    assert found, f"{tool} is missing (Debian: apt-get install systemd logrotate)"
-    return found
+    assert found or "CI" not in os.environ, f"CI must bring {tool}"
+    return found or pytest.skip(f"{tool} is missing (Debian: apt-get install systemd logrotate)")
 
 
 def test_once__by_the_cron_line_from_an_empty_environment(world: World, tmp_path: Path) -> None:
     world.dam.add_campaign("Empty", "C-1")
     shell, log = cron_line(world, tmp_path)
-    subprocess.run(
-        [needed("systemd-tmpfiles"), "--create", for_this_user("a1-to-a2.tmpfiles", tmp_path)], check=True
-    )
-    assert stat.S_IMODE(log.parent.stat().st_mode) == 0o750
-    assert stat.S_IMODE((tmp_path / "var/lib/a1-to-a2").stat().st_mode) == 0o700
+    log.parent.mkdir(parents=True)
     for _ in range(2):  # the second has nothing to do
         done = by_cron(shell)
         assert (done.returncode, done.stdout) == (0, "")
     text = log.read_text(encoding="utf-8")
     assert text.count("a1_to_a2 started: planned for") in (1, 2)  # two when the next time came in between
     assert world.subjects[0].startswith("⚠️ No Assets Found (Attempt 1/3)")
-    # Debian's /var/log is writable for its group, which logrotate refuses without `su`.
-    (tmp_path / "var/log").chmod(0o775)
-    (tmp_path / "var/log/a1-to-a2").chmod(0o770)
+
+
+def test_cron__the_folders_are_made_and_the_log_is_rotated(tmp_path: Path) -> None:
+    subprocess.run(
+        [needed("systemd-tmpfiles"), "--create", for_this_user("a1-to-a2.tmpfiles", tmp_path)], check=True
+    )
+    folder = tmp_path / "var/log/a1-to-a2"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "var/lib/a1-to-a2").stat().st_mode) == 0o700
+    log = folder / "orchestrator.log"
+    log.write_text("a line\n", encoding="utf-8")
+    for path in (folder.parent, folder):
+        path.chmod(0o775)  # as Debian's /var/log is, and what logrotate refuses without `su`
     done = subprocess.run(
         [needed("logrotate"), "--force", "--verbose", "--state", tmp_path / "state",
          for_this_user("a1-to-a2.logrotate", tmp_path)],
@@ -374,9 +381,8 @@ def test_once__by_the_cron_line_from_an_empty_environment(world: World, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr
-    assert log.with_name("orchestrator.log.1").read_text(encoding="utf-8") == text
-    assert by_cron(shell).returncode == 0
-    assert "ended" in log.read_text(encoding="utf-8")
+    assert log.with_name("orchestrator.log.1").read_text(encoding="utf-8") == "a line\n"
+    assert (log.stat().st_size, stat.S_IMODE(log.stat().st_mode)) == (0, 0o640)
 
 
 def test_once__a_log_that_cannot_be_written_stops_no_round(world: World, tmp_path: Path) -> None:
