@@ -18,8 +18,6 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
-# The pip that comes with Python 3.11 (22.3 to 23.2) finds no solution for the development requirements.
-PIP_VERSION := 26.3
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 # Fails where PyPI, or a mirror in its place, has no answer about a package that we pin.
@@ -74,12 +72,18 @@ audit: $(INSTALLED) ## look the pinned packages up in the database of known vuln
 		$(VENV_PYTHON) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.txt; \
 	fi
 
-pins: $(INSTALLED) ## make requirements.txt anew from pyproject.toml: exact versions and hashes, for every platform
+pins: $(INSTALLED) ## make both lists of requirements anew from pyproject.toml: exact versions and hashes, for every platform
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	sed -n '/^#/!q;p' requirements.txt > requirements.new
-	$(VENV)/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
-		--generate-hashes --no-header --upgrade >> requirements.new
-	mv requirements.new requirements.txt
+	$(call compiled,requirements.txt,pyproject.toml)
+	$(call compiled,requirements-dev.txt,--group dev --constraint requirements.txt)
+
+# A list keeps the words at its head.
+define compiled
+sed -n '/^#/!q;p' $(1) > requirements.new
+$(VENV)/bin/uv pip compile $(2) --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-header --upgrade >> requirements.new
+mv requirements.new $(1)
+endef
 
 check: lint test ## lint, then test
 
@@ -102,9 +106,8 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 		echo "$(PYTHON) -m venv $(VENV)"; \
 		"$(PYTHON)" -m venv --clear $(VENV); \
 	fi
-	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip==$(PIP_VERSION)
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $(INSTALLED)
 
 $(BENCH_INSTALLED): $(INSTALLED) tests/bench/requirements.txt

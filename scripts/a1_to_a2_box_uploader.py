@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from shared.ahead import attempt
 from shared.errors import AppError, ConfigError, ExitCode, gravest
-from shared.logs import configure_logging, use_utf8
+from shared.logs import configure_logging, new_run_id, use_utf8
 from shared.progress import Progress
 from shared.run_report import Report
 from shared.settings import Settings, load_settings, read_environment
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     arguments = parse_arguments(argv)
     started = time.monotonic()
-    report = Report(run_id=os.urandom(6).hex(), started_at=datetime.now(UTC))
+    report = Report(run_id=new_run_id(), started_at=datetime.now(UTC))
     configure_logging("text", "INFO", run_id=report.run_id, secrets=())
     try:
         exit_code = run_pass(arguments, report, lambda: datetime.now(UTC))

@@ -17,7 +17,7 @@ from uuid import uuid4
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import Database
 from shared.errors import ConfigError, DbError, ExitCode
-from shared.logs import configure_logging, use_utf8
+from shared.logs import configure_logging, new_run_id, use_utf8
 from shared.notifier import Composer, Mailer
 from shared.outbox import deliver_due_notices, late_notices
 from shared.report import DayReport, ReportDay, report_day
@@ -149,7 +149,7 @@ def _date(text: str) -> date:
 def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     arguments = parse_arguments(argv)
-    run_id = uuid4().hex[:12]
+    run_id = new_run_id()
     configure_logging("text", "INFO", run_id=run_id, secrets=())
     return exit_code_of(lambda: run(arguments, run_id, datetime.now(UTC)))
 

@@ -15,6 +15,10 @@ from shared.clocks import is_waiting
 
 REMINDER_INTERVAL = timedelta(days=1)
 """How often a failure that lasts is told again, of a task or of a campaign."""
+SILENCE_LIMIT = timedelta(hours=1)
+"""How long a run may write nothing: long work writes a line every ten minutes (`progress`)."""
+SILENCE = "nothing written for an hour"
+"""The `ending` of a run that goes on in silence: one more way of failing."""
 
 LATE_NOTICE = timedelta(hours=1)
 """A notice that has waited for longer is told of by the exit code and the heartbeat: no mail would tell."""
@@ -42,9 +46,11 @@ class TaskAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertNews:
-    """What one notice tells: failures that begin or last, or the end of all those that were announced."""
+    """What one notice tells: failures that begin or last, a run that goes on in silence, or the end of all
+    that was announced.
+    """
 
-    kind: Literal["began", "reminder", "over"]
+    kind: Literal["began", "reminder", "silent", "over"]
     task: str
     endings: tuple[str, ...]
     failures: int
@@ -72,6 +78,14 @@ def after_failure(
         "reminder" if alert.is_announced else "began", task, (ending,), alert.failures, alert.began_at
     )
     return {**alerts, ending: replace(alert, is_announced=True, last_notice_at=now)}, news
+
+
+def after_silence(
+    alerts: Alerts, task: str, silent_since: datetime, now: datetime
+) -> tuple[Alerts, AlertNews | None]:
+    """A run goes on, and has written nothing for SILENCE_LIMIT: the alerts from now on, the notice owed."""
+    alerts, news = after_failure(alerts, task, SILENCE, now, threshold=1)
+    return alerts, news and replace(news, kind="silent", began_at=silent_since)
 
 
 def after_success(alerts: Alerts, now: datetime) -> tuple[Alerts, AlertNews | None]:

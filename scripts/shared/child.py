@@ -46,7 +46,9 @@ class Child:
         os.set_blocking(self.output, False)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         """The last lines it wrote."""
-        self.started = started
+        self.heard_at = started
+        """The monotonic second of its last line; kept by the one that reads."""
+        self.is_silence_told = False
         self._act_at: float = started + limit.total_seconds()
         self._why = f"its time limit of {limit} is over"
         self._kill_after = kill_after.total_seconds()

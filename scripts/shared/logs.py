@@ -1,18 +1,31 @@
-"""Logging to standard error: one line an event, each with the run's id, no secret, no forged line."""
+"""Logging to standard error: one line an event, each with the run's id, no secret, no forged line.
+
+The loop reads the same lines back from its tasks (`read_event`), and logs each once, as the event that it is.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import os
+import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
 from shared.redaction import escape_json, escape_line, redact, spellings
 
+RUN_ID_VARIABLE = "A1_TO_A2_RUN_ID"
+"""Set by the loop for its tasks: the id of their run, in `orchestrator_task_runs` and in every log line."""
+SIGN_OF_LIFE = "sign_of_life"
+"""The logger for a line that long work writes now and then, whatever LOG_LEVEL is: the loop waits for it."""
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_JSON_FIELDS = frozenset({"at", "level", "run_id", "logger", "traceback"})
+_TEXT_EVENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z]+) run=\S+ (\S+): (.*)", re.ASCII)
 
 
 def configure_logging(
@@ -25,6 +38,7 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.getLogger(SIGN_OF_LIFE).setLevel(min(logging.INFO, root.level))
     logging.captureWarnings(True)
 
 
@@ -33,6 +47,50 @@ def use_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def new_run_id(environment: Mapping[str, str] = os.environ) -> str:
+    """The id of this run: the one that the loop gave it, else a new one."""
+    given = environment.get(RUN_ID_VARIABLE, "")
+    return given if re.fullmatch("[0-9a-f]{12}", given) else os.urandom(6).hex()
+
+
+def read_event(line: str) -> logging.LogRecord | None:
+    """The event that a line of one of the formatters below tells; None for any other line."""
+    if line.startswith("{"):
+        try:
+            fields = json.loads(line, parse_constant=str)
+        except (ValueError, RecursionError):
+            return None
+    elif match := _TEXT_EVENT.fullmatch(line):
+        fields = dict(zip(("at", "level", "logger", "message"), match.groups(), strict=True))
+    else:
+        return None
+    at, level, origin, message = said = [fields.get(name) for name in ("at", "level", "logger", "message")]
+    if not all(isinstance(text, str) for text in said) or level not in LEVELS:
+        return None
+    try:
+        created = datetime.fromisoformat(at).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    more = {name: fields[name] for name in fields if name not in _STANDARD_FIELDS | _JSON_FIELDS}
+    traceback = fields.get("traceback")
+    return logging.makeLogRecord(
+        {
+            **more, "created": created, "levelno": getattr(logging, level), "levelname": level,
+            "name": origin, "msg": message, "exc_text": traceback if isinstance(traceback, str) else None,
+        }
+    )  # fmt: skip
+
+
+def readable(line: str) -> str:
+    """A line of a task's log for people: a JSON event as text, its traceback behind it."""
+    event = read_event(line) if line.startswith("{") else None
+    if event is None:
+        return line
+    at = datetime.fromtimestamp(event.created, UTC)
+    lines = [f"{at:%Y-%m-%dT%H:%M:%SZ} {event.levelname} {event.name}: {event.getMessage()}"]
+    return "\n".join(lines + ([event.exc_text] if event.exc_text else []))
 
 
 class _TextFormatter(logging.Formatter):
@@ -48,11 +106,14 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         message = escape_line(record.getMessage())
-        line = f"{at[:-6]}Z {record.levelname} run={self._run_id} {record.name}: {message}"
-        if record.exc_info:
-            lines = self.formatException(record.exc_info).split("\n")
-            line += "".join(f"\n  | {escape_line(text)}" for text in lines)
+        run_id = getattr(record, "run_id", self._run_id)
+        line = f"{at[:-6]}Z {record.levelname} run={run_id} {record.name}: {message}"
+        if traceback := self._traceback(record):
+            line += "".join(f"\n  | {escape_line(text)}" for text in traceback.split("\n"))
         return redact(line, self._secrets)
+
+    def _traceback(self, record: logging.LogRecord) -> str | None:
+        return self.formatException(record.exc_info) if record.exc_info else record.exc_text
 
 
 class _JsonFormatter(_TextFormatter):
@@ -67,6 +128,6 @@ class _JsonFormatter(_TextFormatter):
             "message": record.getMessage(),
         }
         event |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS}
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
+        if traceback := self._traceback(record):
+            event["traceback"] = traceback
         return redact(escape_json(json.dumps(event, ensure_ascii=False, default=str)), self._secrets)

@@ -7,11 +7,11 @@ Decisions are `cadence.plan` (when) and `alerts` (what is worth an e-mail); memo
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +20,18 @@ from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from shared import service_manager
-from shared.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_success
+from shared.alerts import (
+    LATE_NOTICE,
+    SILENCE_LIMIT,
+    AlertNews,
+    Alerts,
+    after_failure,
+    after_silence,
+    after_success,
+)
 from shared.cadence import (
     A1_TO_A2_INTERVAL_MINUTES,
     Daily,
@@ -38,15 +47,16 @@ from shared.database import Database, TaskRun
 from shared.errors import AppError, ConfigError, ExitCode, NotifyError, gravest
 from shared.heartbeat import Signal, ping
 from shared.journal import RECONNECT_SECONDS, Journal, Role
-from shared.logs import configure_logging
+from shared.logs import RUN_ID_VARIABLE, configure_logging, new_run_id, read_event, readable
 from shared.messenger import Errand, Messenger
 from shared.models import MailServer, Notice
 from shared.redaction import redact, spellings
 from shared.service_manager import ServiceManager
 from shared.settings import (
     OrchestratorSettings,
-    environment_for,
+    find_env_file,
     report_variables,
+    task_environment,
     uploader_variables,
 )
 from shared.state_file import state_file
@@ -57,6 +67,7 @@ logger = logging.getLogger("orchestrator")
 SCRIPTS = Path(__file__).resolve().parents[1]
 ROUND = "orchestrator --once"
 """The name of a round of cron's in the e-mail about it."""
+STOPS = (signal.SIGTERM, signal.SIGINT)
 LAST_WORDS_SECONDS = 20.0
 """How long messages may still take when the loop ends."""
 LOOP_ANSWER_SECONDS = 10.0
@@ -70,7 +81,8 @@ class Task:
     script: below scripts/. limit: after which a run is asked to end; kill_after: how long it may then still
     take, so that the file in hand is finished. has_heartbeat: whether its runs are pinged.
     own_failures: exit codes of which the task itself has told people already. reads: the variables of ours
-    that its script reads, and of which alone it is shown; None: all but those of the loop.
+    that its script reads, and of which alone it is shown; None: all but those of the loop. silence: how long
+    it may write nothing before people are told.
     """
 
     name: str
@@ -82,6 +94,7 @@ class Task:
     has_heartbeat: bool = False
     own_failures: frozenset[int] = frozenset()
     reads: frozenset[str] | None = None
+    silence: timedelta = SILENCE_LIMIT
 
 
 TASKS = (
@@ -107,24 +120,28 @@ TASKS = (
 
 @dataclass(slots=True)
 class _State:
-    """What the loop knows of one task."""
+    """What the loop knows of one task. level: of the last event that its run has logged."""
 
     last: LastRun | None = None
     child: Child | None = None
     run: TaskRun | None = None
+    level: int = logging.INFO
     heartbeat_id: str = ""
     alerts: Alerts = field(default_factory=dict)
 
 
 class Orchestrator:
-    """The loop over a table of tasks. read_settings: raises ConfigError; asked at the start and on SIGHUP."""
+    """The loop over a table of tasks. read_settings: raises ConfigError; asked at the start and on SIGHUP.
+
+    env_file: read again at each start of a task, which is handed what it reads and nothing else.
+    """
 
     def __init__(
         self,
         tasks: Sequence[Task],
         read_settings: Callable[[], OrchestratorSettings],
         *,
-        task_arguments: Sequence[str] = (),
+        env_file: Path | None = None,
         is_verbose: bool = False,
         environment: Mapping[str, str] = os.environ,
         clock: WallClock | None = None,
@@ -132,10 +149,10 @@ class Orchestrator:
     ) -> None:
         self._tasks = {task.name: task for task in tasks}
         self._read_settings = read_settings
-        self._task_arguments = tuple(task_arguments)
+        self._env_file = env_file
         self._is_verbose = is_verbose
         self._settings = read_settings()
-        self.instance = uuid4().hex[:12]
+        self.instance = new_run_id({})
         self._configure_log()
         own = service_manager.VARIABLES
         self._environment = {name: value for name, value in environment.items() if name not in own}
@@ -145,8 +162,8 @@ class Orchestrator:
         self._messenger = Messenger()
         self._host = socket.gethostname()
         self._states = {name: _State() for name in self._tasks}
+        self._signals = _Signals(self._clock)
         self._stops = 0
-        self._is_told_to_stop = threading.Event()
         self._codes: list[int] = []
 
     def _configure_log(self) -> None:
@@ -160,7 +177,7 @@ class Orchestrator:
     def run_forever(self) -> ExitCode:
         """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
         self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=False)
-        with _Signals(self._clock, self._is_told_to_stop) as signals:
+        with self._signals:
             self._attend_journal()
             self._service.ready()
             logger.info(
@@ -172,7 +189,7 @@ class Orchestrator:
                 if not self._stops and self._journal.role is Role.ACTING:
                     self._start_due()
                 self._tell_service()
-                self._handle(self._wait(), signals)
+                self._handle(self._wait())
                 self._attend_children()
         self._end()
         return ExitCode.OK
@@ -180,7 +197,7 @@ class Orchestrator:
     def run_once(self) -> int:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
         self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
-        with _Signals(self._clock, self._is_told_to_stop) as signals:
+        with self._signals:
             try:
                 self._attend_journal()
             except AppError as exc:
@@ -197,7 +214,7 @@ class Orchestrator:
             self._start_due()
             while self._children():
                 self._attend_journal()
-                self._handle(self._wait(), signals)
+                self._handle(self._wait())
                 self._attend_children()
         self._end()
         return gravest(self._codes)
@@ -208,6 +225,10 @@ class Orchestrator:
         self._journal.close()
         self._clock.close()
         logger.info("ended", extra={"action": "ended"})
+
+    def _is_stopping(self) -> bool:
+        """Whether a signal has asked to stop, from that moment on."""
+        return self._signals.is_stop
 
     def _children(self) -> list[tuple[Task, _State, Child]]:
         return [
@@ -228,7 +249,7 @@ class Orchestrator:
             if not self._still_acts() or (self._journal.is_shared and not self._claim(name, state)):
                 continue
             planned = self._plan(task, state)
-            if planned.at <= self._clock.now():
+            if planned.at <= self._clock.now() and not self._signals.is_stop:
                 self._start(task, state, planned)
 
     def _still_acts(self) -> bool:
@@ -241,29 +262,36 @@ class Orchestrator:
 
     def _start(self, task: Task, state: _State, planned: PlannedRun) -> None:
         now = self._clock.now()
-        run = TaskRun(uuid4().hex[:12], task.name, planned.planned_at, now, self._host)
-        command = [sys.executable, str(SCRIPTS / task.script), *task.arguments, *self._task_arguments]
+        run = TaskRun(new_run_id({}), task.name, planned.planned_at, now, self._host)
         self._tell_of_missed_runs(task, state, planned)
         state.last = LastRun(run.planned_at, run.started_at)
-        state.run = run
+        state.run, state.level = run, logging.INFO
         try:
+            file = find_env_file(self._env_file, self._environment)
+            environment = task_environment(task.reads, self._environment, file)
             state.child = Child(
-                command,
-                environment_for(task.reads, self._environment),
+                [sys.executable, str(SCRIPTS / task.script), *task.arguments],
+                environment | {RUN_ID_VARIABLE: run.run_id},
                 limit=task.limit,
                 kill_after=task.kill_after,
                 started=self._clock.monotonic(),
             )
-        except OSError as exc:
-            logger.error("%s cannot be started: %s", task.name, exc, extra={"action": "task_not_started"})
+        except ConfigError as exc:
+            for fault in exc.faults:
+                logger.error("%s", fault, extra=_about(run, "bad_configuration"))
             self._journal.record(run)
-            self._finish(task, state, ExitCode.BUG, f"cannot be started: {exc.strerror}", [])
+            self._finish(task, state, ExitCode.BAD_CONFIG, f"exit code {ExitCode.BAD_CONFIG:d}", exc.faults)
+            return
+        except (OSError, ValueError) as exc:  # ValueError: a NUL byte in a variable
+            logger.error("%s cannot be started: %s", task.name, exc, extra=_about(run, "task_not_started"))
+            self._journal.record(run)
+            self._finish(task, state, ExitCode.BUG, f"cannot be started: {exc}", [])
             return
         self._clock.watch(state.child.output, ("output", task.name))
         logger.info(
-            "%s[%s] started: planned for %s (%s), process %d",
-            task.name, run.run_id, _shown(planned.planned_at), planned.rule, state.child.pid,
-            extra={"action": "task_started", "task": task.name, "task_run": run.run_id},
+            "%s started: planned for %s (%s), process %d",
+            task.name, _shown(planned.planned_at), planned.rule, state.child.pid,
+            extra=_about(run, "task_started"),
         )  # fmt: skip
         if task.has_heartbeat:
             state.heartbeat_id = str(uuid4())
@@ -295,14 +323,49 @@ class Orchestrator:
                 self._log_output(task, state, lines)
                 self._finish(task, state, code, ending, list(child.tail))
                 continue
+            assert state.run is not None  # noqa: S101 - set by _start, as the child is
             done = child.enforce_limit(now)
             if done:
-                logger.warning("%s[%s] %s", task.name, state.run.run_id if state.run else "", done)
+                logger.warning("%s: %s", task.name, done, extra=_about(state.run, "task_over_time"))
+            elif now >= self._silent_at(task, child):
+                self._tell_of_silence(task, state, child)
+
+    @staticmethod
+    def _silent_at(task: Task, child: Child) -> float:
+        """The monotonic second at which people are to be told that a run writes nothing."""
+        return math.inf if child.is_silence_told else child.heard_at + task.silence.total_seconds()
+
+    def _tell_of_silence(self, task: Task, state: _State, child: Child) -> None:
+        child.is_silence_told = True
+        now = self._clock.now()
+        since = now - timedelta(seconds=self._clock.monotonic() - child.heard_at)
+        assert state.run is not None  # noqa: S101 - set by _start, as the child is
+        shown = _shown(since.astimezone(self._settings.cadence.timezone))
+        logger.warning(
+            "%s has written nothing since %s: it may hang; process %d", task.name, shown, child.pid,
+            extra=_about(state.run, "task_silent"),
+        )  # fmt: skip
+        if not self._stops:
+            before = state.alerts
+            state.alerts, news = after_silence(before, task.name, since, now)
+            self._note_alerts(task, state, before, news, list(child.tail), now)
 
     def _log_output(self, task: Task, state: _State, lines: Sequence[str]) -> None:
-        run_id = state.run.run_id if state.run else ""
+        """Log each line once, as the event that it is, or as a further line of the event before it."""
+        assert state.run is not None  # noqa: S101 - set by _start, as the child is
+        about = _about(state.run)
         for line in lines:
-            logger.info("%s[%s] | %s", task.name, run_id, line, extra={"task": task.name, "task_run": run_id})
+            event = read_event(line)
+            if event is None:
+                if logger.isEnabledFor(state.level):
+                    origin, text = logging.getLogger(task.name), line.removeprefix("  | ")
+                    origin.log(state.level, "| %s", text, extra=about)
+                continue
+            state.level = event.levelno
+            if logger.isEnabledFor(event.levelno):
+                event.name = f"{task.name}.{event.name}"  # none of them passes for the loop's own
+                vars(event).update(about)
+                logger.handle(event)
 
     def _finish(self, task: Task, state: _State, code: int, ending: str, tail: Sequence[str]) -> None:
         assert state.run is not None  # noqa: S101 - set by _start
@@ -314,10 +377,9 @@ class Orchestrator:
         self._journal.record(run)
         logger.log(
             logging.INFO if code == 0 else logging.WARNING,
-            "%s[%s] done in %.1f s: %s; next at %s",
-            task.name, run.run_id, (now - run.started_at).total_seconds(), ending,
-            _shown(self._plan(task, state).at),
-            extra={"action": "task_done", "task": task.name, "task_run": run.run_id, "exit_code": code},
+            "%s done in %.1f s: %s; next at %s",
+            task.name, (now - run.started_at).total_seconds(), ending, _shown(self._plan(task, state).at),
+            extra={**_about(run, "task_done"), "exit_code": code},
         )  # fmt: skip
         if task.has_heartbeat:
             self._ping_end(state, code, ending, now)
@@ -335,13 +397,19 @@ class Orchestrator:
         else:
             threshold = self._settings.alert_after_failures
             state.alerts, news = after_failure(before, task.name, ending, now, threshold=threshold)
-        if state.alerts == before or not self._still_acts():
-            return
-        self._note_alerts(task, state, news, tail, now)
+        self._note_alerts(task, state, before, news, tail, now)
 
     def _note_alerts(
-        self, task: Task, state: _State, news: AlertNews | None, tail: Sequence[str], now: datetime
+        self,
+        task: Task,
+        state: _State,
+        before: Alerts,
+        news: AlertNews | None,
+        tail: Sequence[str],
+        now: datetime,
     ) -> None:
+        if state.alerts == before or not self._still_acts():
+            return
         notice = None if news is None else self._compose(news, tail, now)
         is_saved = self._journal.save_alerts(task.name, state.alerts, notice)
         if notice is not None:
@@ -358,7 +426,7 @@ class Orchestrator:
 
         return task_alert(
             news,
-            tail=[redact(line, self._redacted) for line in tail],
+            tail=[redact(line, self._redacted) for text in tail for line in readable(text).split("\n")],
             host=self._host,
             recipients=self._settings.mail.error_recipients,
             timezone=self._settings.cadence.timezone,
@@ -373,7 +441,7 @@ class Orchestrator:
             from shared.notifier import Mailer
             from shared.outbox import deliver_due_notices
 
-            name, is_stopping = "a1_to_a2 messenger", self._is_told_to_stop.is_set
+            name, is_stopping = "a1_to_a2 messenger", self._is_stopping
             with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
                 counts = deliver_due_notices(database, mailer, now(), timezone)
@@ -397,7 +465,7 @@ class Orchestrator:
         is over. There is no outbox then, and no memory but a file.
         """
         now = self._clock.now()
-        name = f"once-{zlib.crc32(repr((SCRIPTS, self._task_arguments)).encode()):08x}.json"
+        name = f"once-{zlib.crc32(repr((SCRIPTS, str(self._env_file or ''))).encode()):08x}.json"
         with state_file(self._environment, name, is_made=code != 0) as memory:
             if memory is None and code == 0:
                 return
@@ -465,7 +533,9 @@ class Orchestrator:
         if self._journal.is_shared:
             instants = []  # one round: nothing is started any more
         now = self._clock.monotonic()
-        seconds = [child.deadline - now for _, _, child in self._children()]
+        seconds = [
+            min(child.deadline, self._silent_at(task, child)) - now for task, _, child in self._children()
+        ]
         if self._journal.retry_at is not None:
             seconds.append(self._journal.retry_at - now)
         if self._service.watchdog_seconds is not None:
@@ -481,12 +551,12 @@ class Orchestrator:
             if file is not None:
                 self._clock.forget(file)
 
-    def _handle(self, keys: Sequence[object], signals: _Signals) -> None:
+    def _handle(self, keys: Sequence[object]) -> None:
         for key in keys:
             if key == "database":
                 self._journal.check_connection()
             elif key == "signals":
-                for number in signals.take():
+                for number in self._signals.take():
                     self._obey(number)
             elif isinstance(key, tuple):
                 self._read_output(key[1])
@@ -498,13 +568,14 @@ class Orchestrator:
         lines = state.child.read_lines()
         if lines is None:
             self._clock.forget(state.child.output)
-        else:
+        elif lines:
+            state.child.heard_at = self._clock.monotonic()
             self._log_output(self._tasks[name], state, lines)
 
     def _obey(self, number: int) -> None:
         if number == signal.SIGHUP:
             self._reload()
-        elif number in (signal.SIGTERM, signal.SIGINT):
+        elif number in STOPS:
             self._stops += 1
             is_first = self._stops == 1
             patience = self._settings.stop_seconds if is_first else 0.0
@@ -519,6 +590,7 @@ class Orchestrator:
 
     def _reload(self) -> None:
         self._service.reloading()
+        ZoneInfo.clear_cache()  # the rules of time zones may have been upgraded
         try:
             settings = self._read_settings()
         except ConfigError as exc:
@@ -542,7 +614,7 @@ class Orchestrator:
             self._settings.database.dsn,
             application_name=name,
             answer_seconds=LOOP_ANSWER_SECONDS,
-            is_stopping=self._is_told_to_stop.is_set,
+            is_stopping=self._is_stopping,
         )
 
     def _attend_journal(self) -> None:
@@ -577,25 +649,26 @@ class Orchestrator:
 class _Signals:
     """The signals that the loop obeys, as bytes in a pipe that it watches.
 
-    is_told_to_stop: set at once by those that stop it; the wait for the database looks there.
+    is_stop: whether one of them asks to stop; known before the loop comes to it, so that what takes its time
+    meanwhile (the database, say) starts nothing afterwards.
     """
 
-    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    NUMBERS = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
 
-    def __init__(self, clock: WallClock, is_told_to_stop: threading.Event) -> None:
+    def __init__(self, clock: WallClock) -> None:
         self._clock = clock
-        self._is_told_to_stop = is_told_to_stop
+        self.is_stop = False
 
     def __enter__(self) -> _Signals:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._clock.watch(self._reader, "signals")
         self._previous_file = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # those that came while the process began
         return self
 
     def _note(self, number: int, _: object) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            self._is_told_to_stop.set()
+        self.is_stop |= number in STOPS
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
@@ -620,6 +693,11 @@ def _hand_over(server: MailServer, notice: Notice) -> None:
         refused = mailer.send(notice).refused
     if len(refused) == len(notice.recipients):
         raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
+
+
+def _about(run: TaskRun, action: str | None = None) -> dict[str, str]:
+    """The log's fields about a run: its own id takes the place of the loop's."""
+    return {"task": run.task, "run_id": run.run_id, **({"action": action} if action else {})}
 
 
 def _shown(instant: datetime) -> str:

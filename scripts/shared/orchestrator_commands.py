@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from shared.cadence import Daily, Schedule, timeline, whole_minute
 from shared.database import ORCHESTRATOR_LOCK, Database
 from shared.errors import AppError, ConfigError, ExitCode
 from shared.logs import configure_logging, use_utf8
-from shared.orchestrator import TASKS, Orchestrator
+from shared.orchestrator import STOPS, TASKS, Orchestrator
 from shared.script import exit_code_of
 from shared.settings import (
     CadenceSettings,
@@ -214,6 +215,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def act(arguments: argparse.Namespace) -> int:
     """Do what the arguments ask for. Raises AppError."""
     env_file: Path | None = arguments.env_file
+    if arguments.list or arguments.explain or arguments.check:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
     if arguments.list:
         list_tasks()
         return ExitCode.OK
@@ -227,7 +230,7 @@ def act(arguments: argparse.Namespace) -> int:
     orchestrator = Orchestrator(
         TASKS,
         lambda: load_orchestrator_settings(read_environment(env_file)),
-        task_arguments=("--env-file", str(env_file.absolute())) if env_file is not None else (),
+        env_file=env_file,
         is_verbose=arguments.verbose,
     )
     return orchestrator.run_once() if arguments.once else orchestrator.run_forever()

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from shared.logs import SIGN_OF_LIFE
 from shared.models import Asset
 
 logger = logging.getLogger(__name__)
 
 REDRAW_SECONDS = 0.2
+SIGN_OF_LIFE_SECONDS = 600.0
+"""How often the log says that bytes move, however large and slow the files are."""
 LONG_FILE_BYTES = 1_000_000_000
 """Above, the log has a line for every tenth of the file."""
 SHOWN_FILES = 3
@@ -70,6 +73,7 @@ class Progress:
         self._finished_bytes = 0
         self._in_hand: dict[Moving, None] = {}
         self._drawn_at = 0.0
+        self._life_shown_at = clock()
 
     def expect(self, assets: Sequence[Asset]) -> None:
         """So much more is to do."""
@@ -83,6 +87,7 @@ class Progress:
             self.figures.files_already_there += 1
             self._expected_files -= 1
             self._expected_bytes -= asset.size_bytes
+            self._show_life(self._clock())
 
     @contextmanager
     def in_hand(self, asset: Asset) -> Iterator[Moving]:
@@ -113,8 +118,9 @@ class Progress:
         with self._lock:
             before = moving.count
             moving.count = after = before + count
-            if self._screen is not None:
-                self._draw(self._clock())
+            now = self._clock()
+            self._draw(now)
+            self._show_life(now)
         if asset.size_bytes > LONG_FILE_BYTES:
             tenth = 10 * after // asset.size_bytes
             if tenth > 10 * before // asset.size_bytes and tenth < 10:
@@ -149,6 +155,18 @@ class Progress:
         """A filter that lets every log line through, and takes the live line out of its way."""
         self.erase()
         return True
+
+    def _show_life(self, now: float) -> None:
+        """A line now and then, whatever LOG_LEVEL is: the loop takes a long silence for a hang."""
+        if now - self._life_shown_at < SIGN_OF_LIFE_SECONDS:
+            return
+        self._life_shown_at = now
+        moved = self._finished_bytes + sum(moving.count for moving in self._in_hand)
+        logging.getLogger(SIGN_OF_LIFE).info(
+            "at work: %d of %d files and %d of %d bytes are done",
+            self.figures.files, self._expected_files, moved, self._expected_bytes,
+            extra={"action": "at_work"},
+        )  # fmt: skip
 
     def _draw(self, now: float) -> None:
         if self._screen is None or now - self._drawn_at < REDRAW_SECONDS:

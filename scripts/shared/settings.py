@@ -33,6 +33,11 @@ LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SE
 """What the orchestrator alone reads; none of its tasks is shown them."""
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
+
+ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
+"""Set by the loop for its tasks: the path of the file that their settings came from, "" for none. For showing
+it in commands; it is never opened.
+"""
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 DamAuth = Literal["pfx-v2", "password"]
@@ -149,15 +154,33 @@ class OrchestratorSettings:
 
 
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The process environment over an env file (given, else `.env` here, else in the repository).
+    """The process environment over an env file (given, else the one that is found).
 
-    A file that others than its owner may open is used, with a warning that names the cure.
     Raises ConfigError when a given file is missing, or when any file has a line that cannot be read.
     """
+    return {**read_env_file(find_env_file(env_file, process)), **process}
+
+
+def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that settings are read from: the one given, else `.env` here, else in the repository.
+
+    A task of the loop reads none: it has been handed what it reads, and ENV_FILE_VARIABLE with it.
+    """
+    if given is not None:
+        return given
+    if ENV_FILE_VARIABLE in process:
+        return None
+    return next((path for path in (Path(".env"), REPOSITORY / ".env") if path.is_file()), None)
+
+
+def read_env_file(env_file: Path | None) -> dict[str, str]:
+    """The variables of an env file; none without a file.
+
+    A file that others than its owner may open is used, with a warning that names the cure.
+    Raises ConfigError when it is missing, or has a line that cannot be read.
+    """
     if env_file is None:
-        env_file = next((path for path in (Path(".env"), REPOSITORY / ".env") if path.is_file()), None)
-        if env_file is None:
-            return dict(process)
+        return {}
     from dotenv.parser import parse_stream
 
     try:
@@ -174,8 +197,7 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
     unreadable = [binding.original.line for binding in bindings if binding.error]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
-    from_file = {binding.key: binding.value or "" for binding in bindings if binding.key}
-    return {**from_file, **process}
+    return {binding.key: binding.value or "" for binding in bindings if binding.key}
 
 
 def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
@@ -299,6 +321,20 @@ def environment_for(reads: Collection[str] | None, environment: Mapping[str, str
     """
     unread = set(LOOP_VARIABLES) if reads is None else set(variable_names()) - set(reads)
     return {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in unread}
+
+
+def task_environment(
+    reads: Collection[str] | None, process: Mapping[str, str], env_file: Path | None
+) -> dict[str, str]:
+    """What the loop hands to a task: of the env file, read now, and of the process only what it reads.
+
+    Raises ConfigError when the env file cannot be read.
+    """
+    ours = variable_names()
+    from_file = read_env_file(env_file).items()
+    of_ours = {name: value for name, value in from_file if name.removesuffix("_FILE") in ours}
+    named = {ENV_FILE_VARIABLE: "" if env_file is None else str(env_file.absolute())}
+    return {**environment_for(reads, {**of_ours, **process}), **named}
 
 
 def _ask_everything(reader: _Reader) -> None:

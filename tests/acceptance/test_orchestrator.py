@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -19,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from world import REPOSITORY, SCRIPTS, World, wait_for
+from world import REPOSITORY, SCRIPTS, World, wait_for, zone_at
 
 DEPLOYMENT = SCRIPTS / "deployment"
 ZONE = {"ORCHESTRATOR_TIMEZONE": "Europe/Rome"}
@@ -189,7 +193,7 @@ def loop(world: World, **changes: str) -> Iterator[Loop]:
 def test_two_loops__one_acts_the_other_takes_over_from_the_killed(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1")
     with loop(world) as first:
-        first.wait_for("a1_to_a2[")
+        first.wait_for("a1_to_a2 started: planned for")
         first.wait_for("exit code 0")
         assert world.row(campaign)["status"] == "A2"
         with loop(world) as second:
@@ -211,7 +215,7 @@ def test_loop__stopped_in_mid_run_lets_it_finish(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1")
     world.dam.fail(r"GET .*/contents", delay=2.0, times=1)
     with loop(world) as running:
-        running.wait_for("] started: planned for")
+        running.wait_for("a1_to_a2 started: planned for")
         assert running.stop() == 0
     assert world.row(campaign)["status"] == "A2"
     assert world.sql("SELECT exit_code FROM orchestrator_task_runs WHERE task = 'a1_to_a2'") == [
@@ -233,28 +237,161 @@ def test_loop__a_database_without_migrations_is_named(world: World, empty_databa
     assert "migrate.py" in done.stderr
 
 
-def test_once__by_the_cron_line_from_an_empty_environment(world: World, tmp_path: Path) -> None:
-    world.dam.add_campaign("Empty", "C-1")
+INTERRUPTED = """
+import os, runpy, signal, sys
+number, module, *sys.argv[:] = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Finder())
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script; when it first imports a module, a signal comes."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["shared.orchestrator_commands", "shared.cadence", "psycopg2"])
+@pytest.mark.parametrize("arguments", [(), ("--once",)])
+def test_loop__a_stop_during_the_start_is_obeyed(
+    world: World, number: signal.Signals, module: str, arguments: tuple[str, ...]
+) -> None:
+    script = str(SCRIPTS / "orchestrator-prod.py")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(int(number)), module, script, *arguments],
+        env=world.environment(OFF_HOURS_ENABLED="false"), cwd=world.folder,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert world.sql("SELECT run_id FROM orchestrator_task_runs") == []
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--once",), 75)])
+def test_loop__a_stop_while_the_database_does_not_answer(
+    world: World, arguments: tuple[str, ...], code: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
+        process = world.start("orchestrator-prod.py", *arguments, DATABASE_URL=url, OFF_HOURS_ENABLED="false")
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGTERM)
+        connection.close()
+    done = world.finish(process)
+    assert done.exit_code == code, done.stderr
+    assert "started: planned for" not in done.stderr
+
+
+def test_log__one_time_one_run_id_and_the_level_of_each_line(world: World) -> None:
+    full = world.add_full_campaign("Summer", "C-1")
+    world.dam.fail(rf"PATCH .*{full}", status=403)
+    done = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
+    assert done.exit_code == 4, done.stderr
+    [run] = world.sql("SELECT run_id FROM orchestrator_task_runs")
+    assert world.sql("SELECT DISTINCT run_id FROM campaign_assets") == [run]
+    levels = set()
+    of_run = 0
+    for line in done.stderr.splitlines():
+        match = re.fullmatch(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ([A-Z]+) run=([0-9a-f]{12}) (\S+): (.*)", line
+        )
+        assert match, line
+        assert not re.search(r"T\d\d:\d\d:\d\d\.\d{3}Z|run=", match[4]), line
+        levels.add((match[1], match[3]))
+        of_run += match[2] == run["run_id"]
+    assert ("INFO", "orchestrator") in levels
+    assert {level for level, origin in levels if origin.startswith("a1_to_a2.")} >= {"INFO", "WARNING"}
+    assert of_run > 5
+
+
+def cron_line(world: World, tmp_path: Path, **variables: str) -> tuple[str, Path]:
+    """The crontab's command, and its log, with the paths of a server below a new folder."""
     line = (DEPLOYMENT / "a1-to-a2.crontab").read_text(encoding="utf-8").splitlines()[-1]
     schedule, user, shell = re.fullmatch(r"(\* \* \* \* \*) (\S+) (.*)", line).groups()  # type: ignore[union-attr]
     assert (schedule, user) == ("* * * * *", "a1-to-a2")
+    assert "%" not in shell, "cron makes line breaks of them"
     env_file = tmp_path / "env"
-    settings = {**world.env, "OFF_HOURS_ENABLED": "false"}
+    settings = {**world.env, "OFF_HOURS_ENABLED": "false", **variables}
     env_file.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
     env_file.chmod(0o600)
-    log = tmp_path / "orchestrator.log"
+    log = tmp_path / "var/log/a1-to-a2/orchestrator.log"
     shell = (
         shell.replace("/opt/a1-to-a2", str(REPOSITORY))
         .replace(".venv/bin/python", sys.executable)
         .replace("/etc/a1-to-a2/env", str(env_file))
         .replace("/var/log/a1-to-a2/orchestrator.log", str(log))
     )
-    cron = {"SHELL": "/bin/sh", "HOME": "/", "PATH": "/usr/bin:/bin", "LOGNAME": user}
+    return shell, log
+
+
+def by_cron(shell: str) -> subprocess.CompletedProcess[str]:
+    """One round as cron starts it; its output is what cron would mail."""
+    cron = {"SHELL": "/bin/sh", "HOME": "/", "PATH": "/usr/bin:/bin", "LOGNAME": "a1-to-a2"}
+    return subprocess.run(
+        ["/bin/sh", "-c", shell], env=cron, check=False, timeout=100, cwd="/", text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def for_this_user(name: str, folder: Path) -> Path:
+    """A file for a server, written for the user who runs the tests and for folders below this one."""
+    me, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+    text = (DEPLOYMENT / name).read_text(encoding="utf-8").replace("a1-to-a2 a1-to-a2", f"{me} {group}")
+    path = folder / name
+    path.write_text(text.replace("/var/log", f"{folder}/var/log").replace("/var/lib", f"{folder}/var/lib"))
+    path.chmod(0o644)
+    return path
+
+
+def needed(tool: str) -> str:
+    """A tool of a server; .ci/run installs them, a developer's machine may have none."""
+    found = shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    assert found or "CI" not in os.environ, f"CI must bring {tool}"
+    return found or pytest.skip(f"{tool} is missing (Debian: apt-get install systemd logrotate)")
+
+
+def test_once__by_the_cron_line_from_an_empty_environment(world: World, tmp_path: Path) -> None:
+    world.dam.add_campaign("Empty", "C-1")
+    shell, log = cron_line(world, tmp_path)
+    log.parent.mkdir(parents=True)
     for _ in range(2):  # the second has nothing to do
-        done = subprocess.run(["/bin/sh", "-c", shell], env=cron, check=False, timeout=100, cwd="/")
-        assert done.returncode == 0, log.read_text()
+        done = by_cron(shell)
+        assert (done.returncode, done.stdout) == (0, "")
     text = log.read_text(encoding="utf-8")
-    assert text.count("] started: planned for") in (1, 2)  # two when the next time came in between
+    assert text.count("a1_to_a2 started: planned for") in (1, 2)  # two when the next time came in between
+    assert world.subjects[0].startswith("⚠️ No Assets Found (Attempt 1/3)")
+
+
+def test_cron__the_folders_are_made_and_the_log_is_rotated(tmp_path: Path) -> None:
+    subprocess.run(
+        [needed("systemd-tmpfiles"), "--create", for_this_user("a1-to-a2.tmpfiles", tmp_path)], check=True
+    )
+    folder = tmp_path / "var/log/a1-to-a2"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "var/lib/a1-to-a2").stat().st_mode) == 0o700
+    log = folder / "orchestrator.log"
+    log.write_text("a line\n", encoding="utf-8")
+    for path in (folder.parent, folder):
+        path.chmod(0o775)  # as Debian's /var/log is, and what logrotate refuses without `su`
+    done = subprocess.run(
+        [needed("logrotate"), "--force", "--verbose", "--state", tmp_path / "state",
+         for_this_user("a1-to-a2.logrotate", tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+    assert log.with_name("orchestrator.log.1").read_text(encoding="utf-8") == "a line\n"
+    assert (log.stat().st_size, stat.S_IMODE(log.stat().st_mode)) == (0, 0o640)
+
+
+def test_once__a_log_that_cannot_be_written_stops_no_round(world: World, tmp_path: Path) -> None:
+    world.dam.add_campaign("Empty", "C-1")
+    shell, log = cron_line(world, tmp_path)
+    done = by_cron(shell)
+    assert done.returncode == 0
+    assert f"{log} cannot be written: systemd-tmpfiles --create" in done.stdout
+    assert "a1_to_a2 started: planned for" in done.stdout
     assert world.subjects[0].startswith("⚠️ No Assets Found (Attempt 1/3)")
 
 
@@ -263,7 +400,7 @@ def test_once__leaves_a_task_alone_that_another_process_runs(world: World) -> No
     world.dam.fail(r"GET .*/contents", delay=4.0, times=1)
     first = world.start("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
     running = Loop(first)
-    running.wait_for("a1_to_a2[")
+    running.wait_for("a1_to_a2 started: planned for")
     wait_for(lambda: bool(world.sql("SELECT run_id FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")))
     world.sql("UPDATE orchestrator_task_runs SET planned_at = planned_at - interval '1 hour'")
     second = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false")
@@ -282,16 +419,43 @@ def test_unit__is_what_systemd_understands(tmp_path: Path) -> None:
     unit = (DEPLOYMENT / "a1-to-a2.service").read_text(encoding="utf-8")
     for setting in ("Type=notify", "WatchdogSec=300", "KillMode=mixed", "NoNewPrivileges=yes"):
         assert f"\n{setting}\n" in unit
-    tool = shutil.which("systemd-analyze")
-    assert tool or "CI" not in os.environ, "CI must bring systemd-analyze"
-    if tool is None:
-        return
     here = unit.replace("/opt/a1-to-a2/.venv/bin/python", sys.executable)
     path = tmp_path / "a1-to-a2.service"
     path.write_text(here.replace("=/opt/a1-to-a2\n", f"={REPOSITORY}\n").replace("=a1-to-a2\n", "=root\n"))
+    tool = needed("systemd-analyze")
     done = subprocess.run([tool, "verify", path], capture_output=True, text=True, check=False, timeout=60)
     complaints = [line for line in done.stderr.splitlines() if "a1-to-a2.service" in line]
     assert (done.returncode, complaints) == (0, [])
+
+
+def test_unit__exposes_little() -> None:
+    done = subprocess.run(
+        [needed("systemd-analyze"), "security", "--offline=true", DEPLOYMENT / "a1-to-a2.service"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert exposure is not None
+    assert float(exposure[1]) < 1.2
+
+
+def test_unit__the_real_scripts_work_under_its_filters(world: World) -> None:
+    """Certificate, large file, report: under the unit's system call filter and without executable memory."""
+    full = world.add_full_campaign("Summer", "C-1", [("film.mp4", bytes(21 * 1024 * 1024)), ("a.jpg", b"a")])
+    world.dam.add_campaign("Empty", "C-2")
+    needed("systemd-analyze")
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tests/tools/sandbox.py", DEPLOYMENT / "a1-to-a2.service",
+         sys.executable, SCRIPTS / "orchestrator-prod.py", "--once"],
+        env=world.environment(OFF_HOURS_ENABLED="false", ORCHESTRATOR_TIMEZONE=zone_at(20)),
+        cwd=world.folder, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "PermissionError" not in done.stderr
+    assert world.dam.status(full) == "A2"
+    assert {"daily_report", "a1_to_a2"} == {
+        row["task"] for row in world.sql("SELECT task FROM orchestrator_task_runs WHERE exit_code = 0")
+    }
+    assert any(subject.startswith("📊 Daily Report") for subject in world.subjects)
 
 
 def test_unit__waits_longer_for_a_stop_than_the_loop_does() -> None:

@@ -27,7 +27,7 @@ from shared.settings import environment_for, read_environment, report_variables,
 from simulators.dam import DamSimulator
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
-from world import REPOSITORY, SCRIPTS, Run, World
+from world import REPOSITORY, SCRIPTS, Run, World, zone_at
 
 MARK = "m4rk"
 """In every secret, and in nothing else."""
@@ -280,6 +280,39 @@ def test_child__is_shown_what_it_reads() -> None:
     uploader = environment_for(uploader_variables(), env)
     assert set(env) - set(uploader) == {"HEARTBEAT_URL"}
     assert set(env) - set(environment_for(None, env)) == {"HEARTBEAT_URL"}
+
+
+@pytest.mark.timeout(120)
+def test_child__is_shown_what_it_reads_as_deployed(marked: World) -> None:
+    """All settings in the env file, as the unit and the crontab have them."""
+    env_file = marked.folder / "env"
+    settings = {**marked.env, "OFF_HOURS_ENABLED": "false", "ORCHESTRATOR_TIMEZONE": zone_at(20)}
+    lines = (f"{name}='{value.replace(chr(39), chr(92) + chr(39))}'\n" for name, value in settings.items())
+    env_file.write_text("".join(lines), encoding="utf-8")
+    env_file.chmod(0o600)
+    marked.dam.fail(r"/search/text", delay=1.0, times=1)  # long enough to be looked at
+    with Watch() as watch:
+        done = Run(*started_alone("--once", "--env-file", str(env_file)))
+    assert done.exit_code == 0, done.stderr
+    assert watch.found == set()
+    shown = {
+        frozenset(name for name in SECRETS if SECRETS[name] in text)
+        for text in watch.environments.values()
+        if "A1_TO_A2_RUN_ID" in text
+    }
+    of_report = {"DB_PASSWORD", "SMTP_PASSWORD"}
+    assert shown == {frozenset(of_report), frozenset(SECRETS.keys() - {"HEARTBEAT_URL"})}
+    assert all(f"A1_TO_A2_ENV_FILE={env_file}" in text for text in watch.environments.values())
+    assert {row["exit_code"] for row in marked.sql("SELECT exit_code FROM orchestrator_task_runs")} == {0}
+
+
+def started_alone(*arguments: str) -> tuple[int, str, str]:
+    """The orchestrator with nothing in its environment."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "orchestrator-prod.py", *arguments],
+        env={"PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

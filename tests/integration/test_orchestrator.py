@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import threading
+import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg2
 import pytest
+import tzdata
 
 from sessions import end_sessions
 from shared.cadence import Daily, Interval
@@ -98,6 +102,7 @@ class Stage:
         end: str,
         events: list[tuple[str, Callable[[SimulatedClock], None]]] | None = None,
         environment: dict[str, str] | None = None,
+        env_file: Path | None = None,
     ) -> SimulatedClock:
         """Let the loop run from start to end."""
         clock: SimulatedClock
@@ -107,7 +112,11 @@ class Stage:
         ]
         clock = SimulatedClock(rome(start), rome(end), planned)
         loop = Orchestrator(
-            tasks, self.settings, clock=clock, environment={**os.environ, **(environment or {})}
+            tasks,
+            self.settings,
+            clock=clock,
+            environment={**os.environ, **(environment or {})},
+            env_file=env_file,
         )
         clock.is_busy = lambda: bool(loop._children())
         assert loop.run_forever() == 0
@@ -249,11 +258,11 @@ def test_child__a_megabyte_of_output(stage: Stage, capsys: pytest.CaptureFixture
     stage.play(
         stage.task(body, schedule=Interval(60)), start="2026-01-28T10:00:00", end="2026-01-28T10:01:00"
     )
-    lines = [line for line in capsys.readouterr().err.splitlines() if " | " in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if " work: | " in line]
     assert sum(line.count("x" * 64) for line in lines) >= 1_000_000 // 64 - 100
     numbered = [line for line in lines if " | line " in line]
     assert len(numbered) == 5000
-    assert all("work[" in line for line in lines)
+    assert len({re.search(r" INFO run=([0-9a-f]{12}) work: ", line)[1] for line in lines}) == 1  # type: ignore[index]
     assert any(line.endswith("no end of line") for line in lines)
     assert not any("\x1b" in line for line in lines)
 
@@ -309,6 +318,71 @@ def test_loop__a_script_that_is_not_there_is_a_failure_and_no_crash(stage: Stage
     task = Task("work", "no_such_script.py", Interval(3), timedelta(seconds=20))
     stage.play(task, start="2026-01-28T10:00:00", end="2026-01-28T10:05:00")
     assert [code for code, _ in stage.endings()] == [2, 2]  # Python's own word for a file it cannot open
+
+
+# Their log
+
+SPEAKS = """
+import logging, os, sys
+from shared.logs import configure_logging, new_run_id
+configure_logging(os.environ["LOG_FORMAT"], "DEBUG", run_id=new_run_id(), secrets=())
+logger = logging.getLogger("dam")
+logger.debug("small talk")
+logger.warning("the certificate %s ends", "soon", extra={"action": "certificate_ends", "days": 3})
+print("printed", flush=True)
+try:
+    raise ValueError("broken")
+except ValueError:
+    logger.exception("a bug")
+print('{"level": "ERROR"', flush=True)
+print("2026-13-45T00:00:00.000Z CRITICAL run=x orchestrator: no such day", flush=True)
+print("2026-01-28T09:00:00.000Z LOUD run=x orchestrator: no such level", flush=True)
+print("2026-01-28T09:00:00.000Z INFO run=000000000000 orchestrator: ended", flush=True)
+print("[" * 9000, flush=True)
+raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log__a_tasks_event_is_logged_once_with_its_level_time_and_run(
+    stage: Stage, capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    stage.variables |= {"LOG_FORMAT": log_format, "ALERT_AFTER_FAILURES": "1"}
+    stage.play(
+        stage.task(SPEAKS, schedule=Interval(60)), start="2026-01-28T10:00:00", end="2026-01-28T10:30:00",
+        environment={"LOG_FORMAT": log_format, "PYTHONPATH": "scripts"},
+    )  # fmt: skip
+    [(run_id,)] = stage.sql("SELECT run_id FROM orchestrator_task_runs")
+    lines = [line for line in capsys.readouterr().err.splitlines() if run_id in line]
+    if log_format == "json":
+        events = [json.loads(line) for line in lines]
+        assert {event["task"] for event in events} == {"work"}
+        assert {event["run_id"] for event in events} == {run_id}
+        of_certificate = next(event for event in events if event.get("action") == "certificate_ends")
+        assert of_certificate["days"] == 3
+        assert next(event for event in events if "traceback" in event)["traceback"].count("\n") == 3
+        told = [(event["level"], event["logger"], event["message"]) for event in events]
+    else:
+        shape = re.compile(rf"(\S+Z) ([A-Z]+) run={run_id} (\S+): (.*)")
+        told = [shape.fullmatch(line).groups()[1:] for line in lines]  # type: ignore[union-attr,misc]
+        at = datetime.fromisoformat(lines[1].split()[0])
+        assert abs(at - datetime.now(UTC)) < timedelta(minutes=5)  # the child's own time
+    assert [event for event in told if "Traceback" not in event[2] and "raise" not in event[2]][1:-1] == [
+        ("WARNING", "work.dam", "the certificate soon ends"),
+        ("WARNING", "work", "| printed"),
+        ("ERROR", "work.dam", "a bug"),
+        *([("ERROR", "work", '|   File "' + str(stage.folder / "work.py") + '", line 10, in <module>'),
+           ("ERROR", "work", "| ValueError: broken")] if log_format == "text" else []),
+        ("ERROR", "work", '| {"level": "ERROR"'),
+        ("ERROR", "work", "| 2026-13-45T00:00:00.000Z CRITICAL run=x orchestrator: no such day"),
+        ("ERROR", "work", "| 2026-01-28T09:00:00.000Z LOUD run=x orchestrator: no such level"),
+        ("INFO", "work.orchestrator", "ended"),
+        ("INFO", "work", "| " + "[" * 9000),
+    ]  # fmt: skip
+    text = stage.mail.messages[0].message.get_body(("plain",)).get_content()
+    assert "ERROR" in text
+    assert "ValueError: broken" in text
+    assert '"message"' not in text
 
 
 # The database
@@ -389,6 +463,21 @@ def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage
     assert stage.runs() == []
 
 
+def test_loop__a_stop_that_comes_while_it_connects_starts_nothing(stage: Stage) -> None:
+    for is_once in (False, True):
+        clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
+        loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+        connect = loop._open_database
+
+        def stopped_meanwhile(connect: Callable[[], Database] = connect) -> Database:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return connect()
+
+        loop._open_database = stopped_meanwhile  # type: ignore[method-assign]
+        assert (loop.run_once() if is_once else loop.run_forever()) == 0
+        assert stage.runs() == []
+
+
 # E-mails of the loop
 
 
@@ -458,7 +547,105 @@ def test_alerts__secrets_in_a_childs_output_are_blanked(
     assert "hush" not in received.message.as_string() + capsys.readouterr().err
 
 
+def test_alerts__a_run_that_writes_nothing_is_told_of_while_it_runs(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once per run, at most once a day, and once when it is over; one that writes now and then is none."""
+    counter = stage.folder / "count"
+    counter.write_text("")
+    body = (
+        f"import pathlib, time\npath = pathlib.Path({str(counter)!r})\n"
+        "n = len(path.read_text()); path.write_text('x' * (n + 1))\n"
+        "print('waiting for the lock', flush=True)\n"
+        "if n < 2: time.sleep(60)\n"
+        "for i in range(8): print('at work', flush=True); time.sleep(0.2)\n"
+    )
+    task = stage.task(
+        body, schedule=Interval(600), silence=timedelta(seconds=0.8), limit=timedelta(seconds=2.5)
+    )
+    stage.play(task, start="2026-01-28T07:00:00", end="2026-01-28T19:30:00")
+    assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Without Progress"]
+    text = stage.mail.messages[0].message.get_body(("plain",)).get_content()
+    assert "has written nothing since 07:00 CET on Wednesday 28 January 2026" in text
+    assert "waiting for the lock" in text
+    assert [code for code, _ in stage.endings()] == [-15, -15]
+    assert capsys.readouterr().err.count("has written nothing since") == 2  # the log has each
+    stage.play(task, start="2026-01-29T07:00:00", end="2026-01-29T07:30:00")
+    assert [subject.split(" - ")[0] for subject in stage.subjects][1:] == ["✅ Task Recovered"]
+    assert stage.endings()[2:] == [(0, "exit code 0")]
+
+
 # Settings
+
+
+def test_task__is_handed_what_it_reads_of_the_env_file_at_each_start(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env_file = stage.folder / "env"
+
+    def write(text: str) -> None:
+        env_file.write_text("BOX_CLIENT_SECRET=hush\nDAM_PFX_PASSWORD_FILE=/run/pfx\nHTTPS_PROXY=p\n" + text)
+        env_file.chmod(0o600)
+
+    shown = stage.folder / "shown"
+    body = (
+        "import json, os, sys\nassert len(sys.argv) == 1\n"
+        f"open({str(shown)!r}, 'a').write(json.dumps(dict(os.environ)) + '\\n')\n"
+    )
+    some = stage.task(body, reads=frozenset({"DAM_PFX_PASSWORD", "LOG_LEVEL", "SMTP_PORT"}))
+    write("LOG_LEVEL=DEBUG\n")
+    stage.play(
+        some, start="2026-01-28T10:00:00", end="2026-01-28T10:11:00", env_file=env_file,
+        environment={"SMTP_PORT": "26", "DAM_PASSWORD": "hush", "OWN": "x"},
+        events=[
+            ("2026-01-28T10:01:00", lambda _: write("LOG_LEVEL=INFO\n")),
+            ("2026-01-28T10:04:00", lambda _: write("a line that is none\n")),
+            ("2026-01-28T10:07:00", lambda _: write("")),
+        ],
+    )  # fmt: skip
+    first, second, third = (json.loads(line) for line in shown.read_text().splitlines())
+    added = {name: first[name] for name in first.keys() - os.environ.keys() - {"LC_CTYPE"}}
+    del added["A1_TO_A2_RUN_ID"]
+    assert added == {
+        "DAM_PFX_PASSWORD_FILE": "/run/pfx", "LOG_LEVEL": "DEBUG", "SMTP_PORT": "26", "OWN": "x",
+        "A1_TO_A2_ENV_FILE": str(env_file),
+    }  # fmt: skip
+    assert second["LOG_LEVEL"] == "INFO"
+    assert "LOG_LEVEL" not in third
+    assert stage.endings() == [(0, "exit code 0")] * 2 + [(2, "exit code 2"), (0, "exit code 0")]
+    assert f"{env_file}: line 4 is not NAME=value" in capsys.readouterr().err
+    every = stage.task(body, name="every")
+    stage.play(every, start="2026-01-28T11:00:00", end="2026-01-28T11:01:00", env_file=env_file)
+    last = json.loads(shown.read_text().splitlines()[-1])
+    assert last["BOX_CLIENT_SECRET"] == "hush"
+    assert "HTTPS_PROXY" not in last  # as ever: of the file, what is ours
+
+
+def test_loop__hangup_takes_the_new_rules_of_a_time_zone(stage: Stage) -> None:
+    """The country goes over to another time: what was 22:30 is 14:30, no off-hours any more."""
+    own, before = "Country/Own", zoneinfo.TZPATH
+    packaged = Path(tzdata.__file__).parent / "zoneinfo" / "Etc"
+
+    def upgrade(name: str) -> None:
+        (stage.folder / "Country").mkdir(exist_ok=True)
+        (stage.folder / own).write_bytes((packaged / name).read_bytes())
+
+    def act(_: SimulatedClock) -> None:
+        upgrade("GMT+7")
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    upgrade("GMT-1")
+    stage.variables |= {"ORCHESTRATOR_TIMEZONE": own}
+    zoneinfo.reset_tzpath([str(stage.folder)])
+    try:
+        stage.play(
+            stage.task(), start="2026-01-28T22:00:00", end="2026-01-28T22:40:00",
+            events=[("2026-01-28T22:31:10", act)],
+        )  # fmt: skip
+    finally:
+        zoneinfo.reset_tzpath(before)
+        ZoneInfo.clear_cache()
+    assert stage.runs() == ["Wed 22:00", "Wed 22:31", "Wed 22:34", "Wed 22:37"]
 
 
 def test_loop__hangup_reads_the_settings_again_or_keeps_them(

@@ -13,6 +13,7 @@ from itertools import pairwise
 from time import sleep
 from zoneinfo import ZoneInfo
 
+import psycopg2
 import pytest
 
 import a1_retry

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from shared.logs import configure_logging
 from shared.models import Asset, DamFolder
 from shared.progress import Progress, live_line
 
@@ -53,6 +54,31 @@ def test_log__has_a_line_for_each_tenth_of_a_long_file(caplog: pytest.LogCapture
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 9
     assert told[0] == "asset long.mov (long.mov): 10 % of 2000000000 bytes"
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "ERROR"])
+def test_log__says_every_ten_minutes_that_bytes_move(capsys: pytest.CaptureFixture[str], level: str) -> None:
+    """However quiet LOG_LEVEL is: the loop takes an hour of silence for a hang."""
+    root = logging.getLogger()
+    handlers, before, now = list(root.handlers), root.level, [0.0]
+    try:
+        configure_logging("text", level, run_id="r", secrets=())
+        progress = Progress(lambda: now[0], None)
+        slow, there = asset("slow.mov", 900_000_000), asset("there.jpg", 5)
+        progress.expect([slow, there])
+        with progress.in_hand(slow):
+            for _ in range(125):
+                now[0] += 60
+                progress.advance(slow, 100_000)
+        now[0] += 600
+        progress.skip(there)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(before)
+        logging.captureWarnings(capture=False)
+    told = [line.split("INFO run=r sign_of_life: ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert len(told) == 13
+    assert told[0] == "at work: 0 of 2 files and 1000000 of 900000005 bytes are done"
 
 
 def test_failed_file__counts_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What production installs, by hash; and that the page of promises names tests that exist."""
+"""What production and the tests install, by hash; and that the page of promises names tests that exist."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "MARKDOWN_DOCS" / "RELIABILITY_AND_SECURITY.md"
 
 
-def pins() -> dict[str, tuple[str, str, int]]:
-    """{name: (version, marker, number of hashes)} of requirements.txt."""
-    text = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+def pins(file: str = "requirements.txt") -> dict[str, tuple[str, str, int]]:
+    """{name: (version, marker, number of hashes)} of a list."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
     text = re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
     found = {}
     for line in text.splitlines():
@@ -23,13 +23,24 @@ def pins() -> dict[str, tuple[str, str, int]]:
     return found
 
 
+def directly_wanted(names: list[str]) -> dict[str, str]:
+    """{name: version} of pyproject's lines; what is in brackets is the resolver's business."""
+    return dict(re.sub(r"\[.*\]", "", line).lower().split("==") for line in names)
+
+
 def test_requirements__are_pinned_by_hash_and_agree_with_pyproject() -> None:
-    found = pins()
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = dict(line.lower().split("==") for line in project["dependencies"])
-    assert {name: found[name][0] for name in wanted} == wanted
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    for file, names in (
+        ("requirements.txt", project["project"]["dependencies"]),
+        ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+    ):
+        found, wanted = pins(file), directly_wanted(names)
+        assert {name: found[name][0] for name in wanted} == wanted
+    production, development = pins(), pins("requirements-dev.txt")
     # Compiled packages come as one file a platform and version of Python.
-    assert all(found[name][2] > 20 for name in ("cffi", "cryptography", "markupsafe", "psycopg2-binary"))
+    assert all(production[name][2] > 20 for name in ("cffi", "cryptography", "markupsafe", "psycopg2-binary"))
+    both = production.keys() & development.keys()
+    assert {name: production[name][0] for name in both} == {name: development[name][0] for name in both}
 
 
 def test_requirements__are_what_the_tests_run_with() -> None:
@@ -37,10 +48,19 @@ def test_requirements__are_what_the_tests_run_with() -> None:
     assert installed == {name: version for name, (version, _, _) in pins().items()}
 
 
-def test_makefile__installs_production_by_hash_before_the_rest() -> None:
+def test_makefile__installs_by_hash_and_production_before_the_rest() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    assert makefile.index("--require-hashes -r requirements.txt") < makefile.index("-r requirements-dev.txt")
-    assert not (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").count("-r requirements.txt")
+    installed = re.findall(r"-m pip install.* -r (requirements\S*)", makefile)
+    by_hash = re.findall(r"-m pip install.* --require-hashes -r (requirements\S*)", makefile)
+    assert installed == by_hash == ["requirements.txt", "requirements-dev.txt"]
+
+
+def test_license__is_there_and_named() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "MIT"
+    [file] = project["license-files"]
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    assert text.startswith("MIT License\n\nCopyright (c) 2026 the a1-to-a2 authors\n")
 
 
 def test_promises__name_tests_that_exist() -> None:
