@@ -305,17 +305,20 @@ SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipien
 # NULL when nothing is owed at all.
 IS_NOTICE_DUE = """
 SELECT bool_or(next_try_at <= %(now)s),
-       bool_or(next_try_at > %(now)s::timestamptz + interval '5 minutes'
-               AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes'))
+       bool_or(next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
+                                                         WHEN doubts = 0 THEN interval '65 minutes'
+                                                         ELSE interval '365 minutes' END)
 FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
 """
 
-# Put off before the first try, or for longer than an hour, the longest pause between two: by a clock that ran
-# ahead. Due now.
+# Put off before the first try, or for longer than the longest pause between two (an hour; six when the e-mail may
+# have arrived): by a clock that ran ahead. Due now.
 RIGHT_NEXT_TRIES = """
 UPDATE notice_deliveries SET next_try_at = %(now)s
-WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at > %(now)s::timestamptz + interval '5 minutes'
-  AND (tries = 0 OR next_try_at > %(now)s::timestamptz + interval '65 minutes')
+WHERE sent_at IS NULL AND gave_up_at IS NULL
+  AND next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
+                                                WHEN doubts = 0 THEN interval '65 minutes'
+                                                ELSE interval '365 minutes' END
 """
 
 IS_NOTICE_LATE = """

@@ -66,10 +66,10 @@ def test_log__says_every_ten_minutes_that_bytes_move(capsys: pytest.CaptureFixtu
         progress = Progress(lambda: now[0], None)
         slow, there = asset("slow.mov", 900_000_000), asset("there.jpg", 5)
         progress.expect([slow, there])
-        with progress.in_hand(slow):
+        with progress.in_hand(slow) as moving:
             for _ in range(125):
                 now[0] += 60
-                progress.advance(slow, 100_000)
+                progress.advance(moving, 100_000)
         now[0] += 600
         progress.skip(there)
     finally:
