@@ -155,7 +155,9 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
     if code == "42501":
         return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
     if code.startswith(("42", "3F")):
-        return _refused(said, "schema_differs", _CHECK)
+        return _refused(
+            said, "schema_differs", f"apply the migrations: python scripts/migrate.py; then {_CHECK}"
+        )
     if code.startswith(("22", "23", "54", "P0", "44")):
         return _value_refused(code, said, refusal)
     return _refused(said, "database_error", "")
