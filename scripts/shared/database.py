@@ -17,8 +17,7 @@ from typing import Any
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
 from shared.connection import ANSWER_SECONDS, Answer, Connection
-from shared.database_errors import out_of_reach
-from shared.errors import ConfigError, DbError, ExitCode, LockLostError
+from shared.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
     BUNDLED_KINDS,

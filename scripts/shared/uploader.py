@@ -477,12 +477,11 @@ class Pass:
         for upload in self._database.stale_uploads(self._settings.dam.status_a1):
             try:
                 self._made_courier().box.abort(upload.session_id)
+                self._database.forget_upload(upload.session_id)
             except AppError as exc:
                 if exc.ends_run:
                     raise
                 logger.warning("%s; it is tried again in the next run", exc)
-                continue
-            self._database.forget_upload(upload.session_id)
 
     def _made_courier(self) -> Courier:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
