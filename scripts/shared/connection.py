@@ -16,20 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, encodings, libpq_version, parse_dsn
 
-from shared.database_errors import (
-    IS_SAID_BY_SERVER,
-    Refusal,
-    connection_error,
-    is_repeatable,
-    out_of_reach,
-    statement_error,
-)
-from shared.errors import ConfigError, DbError
+from shared.errors import ConfigError, DbError, out_of_reach
+
+if TYPE_CHECKING:
+    from shared.database_errors import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +92,7 @@ SELECT pg_get_constraintdef(c.oid),
 FROM pg_constraint c WHERE conrelid = to_regclass(%(table)s) AND conname = %(constraint)s
 """
 
-_TABLE = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)", re.IGNORECASE)
+_TABLE = r"(?i)\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +156,7 @@ class Connection:
         self._may_look = False
         self.is_in_transaction = False
         self._words = _parsed(dsn)
-        self._connect_seconds = connect_seconds or float(
-            self._words.get("connect_timeout") or CONNECT_SECONDS
-        )
+        self._connect_seconds = connect_seconds or _connect_seconds(self._words)
         self._connection: Any = self._connected({})
         if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
             # Such a server keeps bytes and knows no letters: what is no UTF-8 would fail a whole answer.
@@ -216,6 +209,8 @@ class Connection:
             try:
                 return self._executed(sql, values)
             except psycopg2.Error as exc:
+                from shared.database_errors import is_repeatable, statement_error  # a good run does without
+
                 if tries_left and is_repeatable(exc) and not self.is_in_transaction:
                     continue
                 raise statement_error(exc, self._refusal(exc, sql, values), is_lost=self.is_closed) from exc
@@ -339,7 +334,9 @@ class Connection:
 
     def _refusal(self, exc: psycopg2.Error, sql: str, values: Mapping[str, object] | None) -> Refusal:
         """What is known of a refused statement, beyond the server's own words."""
-        found = _TABLE.search(sql)
+        from shared.database_errors import Refusal
+
+        found = re.search(_TABLE, sql)
         table = exc.diag.table_name or (found[1] if found else None)
         refusal = Refusal(table, exc.diag.column_name, exc.diag.constraint_name, blocker=self._blocker)
         texts = {name: value for name, value in (values or {}).items() if isinstance(value, str)}
@@ -374,9 +371,11 @@ class Connection:
                 try:
                     return self._connected_to(address | dict(changes), is_verbose=is_verbose)
                 except psycopg2.Error as exc:
+                    from shared.database_errors import connection_error, is_said_by_server
+
                     # psycopg2 keeps the SQLSTATE of a refused connection to itself, and the words of the
                     # server are in its own language: ask once more, for the code.
-                    if not is_verbose and IS_SAID_BY_SERVER.search(str(exc)):
+                    if not is_verbose and is_said_by_server(str(exc)):
                         continue
                     error = connection_error(str(exc), self._words)
                     error.__cause__ = exc
@@ -436,6 +435,14 @@ def _parsed(dsn: str) -> dict[str, str]:
         raise ConfigError(
             "DATABASE_URL: libpq cannot read it; options behind ? are those of PostgreSQL's manual 34.1.2"
         ) from None
+
+
+def _connect_seconds(words: Mapping[str, str]) -> float:
+    """connect_timeout as libpq takes it: 0, or less, is none; ours is in its place then."""
+    try:
+        return max(float(words.get("connect_timeout") or 0), 0.0) or CONNECT_SECONDS
+    except ValueError:
+        raise ConfigError("DATABASE_URL: connect_timeout is not a number of seconds") from None
 
 
 def _addresses(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -514,5 +521,5 @@ def _described(row: tuple[Any, ...], others: int) -> str:
     if since:
         parts.append(f"its transaction is open since {since:%Y-%m-%d %H:%M:%S %Z}")
     else:
-        parts.append("its other particulars are hidden from our role")
+        parts.append("the rest is hidden from our role (pg_read_all_stats shows it)")
     return ", ".join(parts) + (f"; {others} more wait in front of us" if others else "")

@@ -18,8 +18,7 @@ from zoneinfo import ZoneInfo
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
 from shared.connection import ANSWER_SECONDS, Answer, Connection
-from shared.database_errors import out_of_reach
-from shared.errors import ConfigError, DbError, ExitCode, LockLostError
+from shared.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
     BUNDLED_KINDS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg2
 
-from shared.errors import DbError, LockLostError
+from shared.errors import DbError, LockLostError, out_of_reach
 
 _RUN_NOT_HELD = "A1001"
 """The SQLSTATE with which hold_run refuses."""
@@ -26,9 +26,8 @@ READ_ONLY = (
     " target_session_attrs=read-write in the DSN finds the primary"
 )
 
-IS_SAID_BY_SERVER = re.compile(r"(?:^|: )[^:\n]+:  \S", re.MULTILINE)
-"""libpq puts two blanks behind the severity of what a server says, in any language, and nowhere else."""
-_CODE = re.compile(r"(?:^|: )[^:\n]+:  ([0-9A-Z]{5}): (.*)", re.MULTILINE)
+# libpq puts two blanks behind the severity of what a server says, in any language, and nowhere else.
+_SEVERITY = r"(?m)(?:^|: )[^:\n]+:  "
 
 _POOLERS_CODE = "08P01"
 """With which PgBouncer refuses, whatever the reason; its words are English."""
@@ -59,9 +58,9 @@ class Refusal:
     blocker: str | None = None
 
 
-def out_of_reach(what: str, hint: str = "") -> DbError:
-    """The database cannot be had at present."""
-    return DbError(f"PostgreSQL: {what}", kind="out_of_reach", hint=hint, retryable=True)
+def is_said_by_server(text: str) -> bool:
+    """Whether libpq tells what a server said, and not what it found out itself."""
+    return re.search(_SEVERITY + r"\S", text) is not None
 
 
 def is_repeatable(exc: psycopg2.Error) -> bool:
@@ -73,7 +72,7 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
     """Why a connection could not be made. Its text names no host, user or database: a password that was put
     into a URL without escaping may be a part of any of them.
     """
-    coded = _CODE.search(text)
+    coded = re.search(_SEVERITY + r"([0-9A-Z]{5}): (.*)", text)
     if coded is not None and coded[1] != _POOLERS_CODE:
         return _login_error(coded[1], _without_names(coded[2], words))
     kind = next((kind for pattern, kind in _CLIENT_SIDE if re.search(pattern, text)), "out_of_reach")
@@ -155,7 +154,9 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
     if code == "42501":
         return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
     if code.startswith(("42", "3F")):
-        return _refused(said, "schema_differs", _CHECK)
+        return _refused(
+            said, "schema_differs", f"apply the migrations: python scripts/migrate.py; then {_CHECK}"
+        )
     if code.startswith(("22", "23", "54", "P0", "44")):
         return _value_refused(code, said, refusal)
     return _refused(said, "database_error", "")

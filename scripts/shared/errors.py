@@ -153,6 +153,11 @@ class DbError(AppError):
         return self.is_out_of_reach
 
 
+def out_of_reach(what: str, hint: str = "") -> DbError:
+    """The database cannot be had at present."""
+    return DbError(f"PostgreSQL: {what}", kind="out_of_reach", hint=hint, retryable=True)
+
+
 class LockLostError(DbError):
     """Another run may be at work, or is: this one must not have one effect more. It ends with 75."""
 

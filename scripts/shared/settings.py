@@ -48,16 +48,12 @@ SmtpSecurity = Literal["starttls", "tls", "none"]
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 # As libpq splits it, and stricter where people forget to escape: one @, no #, each % with two digits.
-_DATABASE_URL = re.compile(
-    r"""postgres(?:ql)?://
+_DATABASE_URL = r"""postgres(?:ql)?://
     (?:(?P<login> (?:[^@/?\#%\s] | %[0-9A-Fa-f]{2})* )@)?
     (?P<hosts> (?:\[[0-9A-Fa-f:.%]+\] | (?:[\w.~-] | %[0-9A-Fa-f]{2})+ )? (?::[0-9]*)?
        (?:,(?:\[[0-9A-Fa-f:.%]+\] | (?:[\w.~-] | %[0-9A-Fa-f]{2})+ )? (?::[0-9]*)?)* )
     (?:/ (?:[^@/?\#%\s] | %[0-9A-Fa-f]{2})* )?
-    (?:\? (?P<query> (?:[^@?\#%\s] | %[0-9A-Fa-f]{2})* ))?""",
-    re.VERBOSE,
-)
-_PORT = re.compile(r":[0-9]*$")
+    (?:\? (?P<query> (?:[^@?\#%\s] | %[0-9A-Fa-f]{2})* ))?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +405,7 @@ def _read_database_url(reader: _Reader, url: str) -> tuple[list[str], dict[str, 
     """The hosts and the options of a URL, as libpq reads them; what it would read otherwise than it was meant
     is refused. Nothing of it is quoted: what looks like a host may be a piece of the password.
     """
-    found = _DATABASE_URL.fullmatch(url.strip())
+    found = re.fullmatch(_DATABASE_URL, url.strip(), re.VERBOSE)
     if found is None:
         reader.fault(
             "DATABASE_URL",
@@ -423,7 +419,7 @@ def _read_database_url(reader: _Reader, url: str) -> tuple[list[str], dict[str, 
     for secret in (login, *(value for name, _, value in pairs if name in ("password", "sslpassword"))):
         reader.remember_secret(secret)
         reader.remember_secret(unquote(secret))
-    hosts = [_PORT.sub("", one).strip("[]") for one in found["hosts"].split(",")]
+    hosts = [re.sub(r":[0-9]*$", "", one).strip("[]") for one in found["hosts"].split(",")]
     named = options.get("hostaddr") or options.get("host") or ",".join(map(unquote, hosts))
     if "service" in options:
         named = "somewhere else"
