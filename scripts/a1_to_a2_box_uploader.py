@@ -61,7 +61,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
 
     with ExitStack() as resources:
         # A faulty certificate is told of before anybody is called; its writes come after the lock.
-        dam = DamClient(settings.dam, now=clock(), before_write=lambda: database.ensure_held())
+        dam = DamClient(
+            settings.dam, now=clock(), before_write=lambda: database.ensure_held(), wait=stop.wait
+        )
         resources.callback(dam.close)
         connecting = threading.Thread(target=attempt, args=(dam.connect,), daemon=True)
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
@@ -50,13 +51,18 @@ DEEPEST_FOLDER = 64
 
 class DamClient:
     """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it. before_write: see there.
+    accept; calls are repeated and sessions renewed as DamSession does it. before_write, wait: see there.
     """
 
     def __init__(
-        self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None] = lambda: None
+        self,
+        settings: DamSettings,
+        *,
+        now: datetime,
+        before_write: Callable[[], None] = lambda: None,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._session = DamSession(settings, now=now, before_write=before_write)
+        self._session = DamSession(settings, now=now, before_write=before_write, wait=wait)
         self._settings = settings
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ import logging
 import re
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,14 +110,22 @@ class DamSession:
 
     Reads are retried a few times on dropped connections, 429 and 5xx; every call has a time-out; a session
     that ends is renewed once per call, and once for all threads that meet its end. before_write: called right
-    before each try of a write; what it raises keeps the write from going out. Raises DamError for what
-    the DAM does, ConfigError for credentials and certificates it will never accept. `what` says, in errors,
-    what was being done.
+    before each try of a write; what it raises keeps the write from going out. wait: lets so many seconds pass
+    before the next try, fewer when the run is to stop. Raises DamError for what the DAM does, ConfigError for
+    credentials and certificates it will never accept. `what` says, in errors, what was being done.
     """
 
-    def __init__(self, settings: DamSettings, *, now: datetime, before_write: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: DamSettings,
+        *,
+        now: datetime,
+        before_write: Callable[[], None],
+        wait: Callable[[float], object],
+    ) -> None:
         self._settings = settings
         self._before_write = before_write
+        self._wait = wait
         # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
         # CA counts everywhere, beside the public ones: files may lie in a public cloud.
         bundle = settings.ca_bundle
@@ -351,7 +358,7 @@ class DamSession:
             except NoAnswerError as exc:
                 if not tries:
                     raise self._transport_error(exc, what, item_id, url) from exc
-                time.sleep(backoff_seconds(READ_TRIES - 1 - tries))
+                self._wait(backoff_seconds(READ_TRIES - 1 - tries))
                 continue
             if origin_of(url) == self._origin:
                 self._remember_cookies(reply.headers)
@@ -422,7 +429,7 @@ class DamSession:
                     return reply
                 asked = retry_after_seconds(reply.headers, datetime.now(UTC))
                 reply.close()
-            time.sleep(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
+            self._wait(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _headers(self) -> dict[str, str]:

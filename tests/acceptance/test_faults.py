@@ -670,6 +670,15 @@ def test_sigterm__finishes_the_file_in_hand(world: World) -> None:
     assert_uploaded_whole(world, pair)
 
 
+def test_sigterm__ends_the_wait_that_the_dam_asked_for(world: World) -> None:
+    """Twice a minute: longer than the test's own patience."""
+    asked = world.dam.fail(r"POST .*/search/text", retry_after=60)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: asked.hits > 0)
+    process.send_signal(signal.SIGTERM)
+    assert world.finish(process).exit_code == 75
+
+
 def test_sigterm__ends_the_look_at_those_that_left(world: World) -> None:
     campaigns = [world.dam.add_campaign(f"Empty {number}", f"E-{number}") for number in range(12)]
     world.upload()
