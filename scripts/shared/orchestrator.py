@@ -266,6 +266,7 @@ class Orchestrator:
         self._tell_of_missed_runs(task, state, planned)
         state.last = LastRun(run.planned_at, run.started_at)
         state.run, state.level = run, logging.INFO
+        state.heartbeat_id = str(uuid4())
         try:
             file = find_env_file(self._env_file, self._environment)
             environment = task_environment(task.reads, self._environment, file)
@@ -294,7 +295,6 @@ class Orchestrator:
             extra=_about(run, "task_started"),
         )  # fmt: skip
         if task.has_heartbeat:
-            state.heartbeat_id = str(uuid4())
             self._ping(state, "start")
         self._journal.record(run)
 
@@ -342,7 +342,12 @@ class Orchestrator:
         assert state.run is not None  # noqa: S101 - set by _start, as the child is
         shown = _shown(since.astimezone(self._settings.cadence.timezone))
         logger.warning(
+<<<<<<< HEAD
             "%s has written nothing since %s: it may hang; process %d", task.name, shown, child.pid,
+=======
+            "%s has written nothing since %s: it may hang; process %d",
+            task.name, _shown(since.astimezone(self._settings.cadence.timezone)), child.pid,
+>>>>>>> loop
             extra=_about(state.run, "task_silent"),
         )  # fmt: skip
         if not self._stops:
