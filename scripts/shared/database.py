@@ -520,7 +520,7 @@ LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
 # Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
 # and the uploads that they told of are today's.
 FORGET_LATER_REPORTS = """
-WITH forgotten AS (DELETE FROM daily_reports WHERE report_date > %(today)s)
+DELETE FROM daily_reports WHERE report_date > %(today)s;
 UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
 """
 
