@@ -256,10 +256,11 @@ FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
 # Sessions that nobody will go on with: the campaign is no longer in A1 (or this one has just been completed),
 # or Box, which keeps a session for 7 days, is about to end it.
 STALE_UPLOADS = """
-SELECT u.campaign_id, u.asset_id, u.session_id, u.revision, u.size_bytes, u.folder_id, u.replaces
-FROM upload_sessions u LEFT JOIN campaign_status c USING (campaign_id)
-WHERE c.status IS DISTINCT FROM %(status)s OR u.created_at < now() - interval '6 days'
-ORDER BY u.created_at
+SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
+FROM upload_sessions u
+WHERE (SELECT status FROM campaign_status c WHERE c.campaign_id = u.campaign_id) IS DISTINCT FROM %(status)s
+   OR created_at < now() - interval '6 days'
+ORDER BY created_at
 """
 
 READ_BUCKET = """
