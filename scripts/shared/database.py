@@ -245,10 +245,11 @@ FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
 # Sessions that nobody will go on with: the campaign is no longer in A1 (or this one has just been completed),
 # or Box, which keeps a session for 7 days, is about to end it.
 STALE_UPLOADS = """
-SELECT u.campaign_id, u.asset_id, u.session_id, u.revision, u.size_bytes, u.folder_id, u.replaces
-FROM upload_sessions u LEFT JOIN campaign_status c USING (campaign_id)
-WHERE c.status IS DISTINCT FROM %(status)s OR u.created_at < now() - interval '6 days'
-ORDER BY u.created_at
+SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
+FROM upload_sessions u
+WHERE (SELECT status FROM campaign_status c WHERE c.campaign_id = u.campaign_id) IS DISTINCT FROM %(status)s
+   OR created_at < now() - interval '6 days'
+ORDER BY created_at
 """
 
 READ_BUCKET = """
@@ -560,7 +561,7 @@ LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
 # Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
 # and the uploads that they told of are today's.
 FORGET_LATER_REPORTS = """
-WITH forgotten AS (DELETE FROM daily_reports WHERE report_date > %(today)s)
+DELETE FROM daily_reports WHERE report_date > %(today)s;
 UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
 """
 

@@ -84,6 +84,9 @@ def role(postgres: PostgresServer, database_url: str, worker: str) -> Iterator[s
     admin = postgres.admin_url if isinstance(postgres, EmbeddedPostgres) else postgres.url
     with as_role(admin) as cursor:  # making a role takes more than owning a database
         cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{SECRETS['DB_PASSWORD']}'")
+    with as_role(admin.replace(urlsplit(admin).path, urlsplit(database_url).path)) as cursor:
+        # Before 15 the superuser owns schema public, and only its owner can close it to everybody.
+        cursor.execute(f"ALTER SCHEMA public OWNER TO {urlsplit(database_url).username}")
     for _ in range(2):
         done = postgres.psql(
             *("-v", f"role={name}", "-f", REPOSITORY / "database" / "roles.sql"), database=database

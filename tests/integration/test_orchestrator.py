@@ -388,18 +388,6 @@ def test_log__a_tasks_event_is_logged_once_with_its_level_time_and_run(
 # The database
 
 
-def test_loop__forgets_runs_of_long_ago_when_a_daily_task_has_run(stage: Stage) -> None:
-    stage.sql(
-        "INSERT INTO orchestrator_task_runs (run_id, task, planned_at, started_at, host)"
-        " SELECT 'old' || days, 'work', at, at, 'h' FROM unnest(ARRAY[34, 36]) AS days,"
-        " LATERAL (SELECT timestamptz '2026-01-28 19:00+01' - days * interval '1 day' AS at) AS a"
-    )
-    report = stage.task(name="report", schedule=Daily(time(19)))
-    stage.play(report, start="2026-01-28T18:59:00", end="2026-01-28T19:01:00")
-    left = stage.sql("SELECT run_id FROM orchestrator_task_runs WHERE task = 'work'")
-    assert left == [("old34",)]
-
-
 @pytest.fixture
 def own_server(worker: str) -> Iterator[EmbeddedPostgres]:
     """A server with the product's database that comes back on the same port after a stop."""
