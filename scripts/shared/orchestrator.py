@@ -342,12 +342,7 @@ class Orchestrator:
         assert state.run is not None  # noqa: S101 - set by _start, as the child is
         shown = _shown(since.astimezone(self._settings.cadence.timezone))
         logger.warning(
-<<<<<<< HEAD
             "%s has written nothing since %s: it may hang; process %d", task.name, shown, child.pid,
-=======
-            "%s has written nothing since %s: it may hang; process %d",
-            task.name, _shown(since.astimezone(self._settings.cadence.timezone)), child.pid,
->>>>>>> loop
             extra=_about(state.run, "task_silent"),
         )  # fmt: skip
         if not self._stops:

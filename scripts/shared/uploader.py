@@ -543,11 +543,8 @@ class Pass:
             try:
                 self._made_courier().box.abort(upload.session_id)
                 self._database.forget_upload(upload.session_id)
-<<<<<<< HEAD
             except StoppedError:
                 return
-=======
->>>>>>> db
             except AppError as exc:
                 if exc.ends_run:
                     raise
