@@ -311,8 +311,8 @@ SELECT bool_or(next_try_at <= %(now)s),
 FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
 """
 
-# Put off before the first try, or for longer than the longest pause between two (an hour; six when the e-mail may
-# have arrived): by a clock that ran ahead. Due now.
+# Put off before the first try, or for longer than the longest pause between two (an hour; six hours when the
+# e-mail may have arrived): by a clock that ran ahead. Due now.
 RIGHT_NEXT_TRIES = """
 UPDATE notice_deliveries SET next_try_at = %(now)s
 WHERE sent_at IS NULL AND gave_up_at IS NULL
