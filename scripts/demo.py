@@ -6,6 +6,9 @@ and files in demo-output/. Ends with 1, saying what was expected, when the produ
 
 from __future__ import annotations
 
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+
+# isort: split
 import argparse
 import contextlib
 import fcntl

@@ -422,14 +422,6 @@ WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.sent_at IS NULL AND d.gave
 
 FORGET_BUNDLE = "DELETE FROM notice_bundles WHERE id = %(id)s"
 
-RECORD_RESET = """
-INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
-SELECT campaign_id, %(reset_by)s, %(reason)s,
-       coalesce(a1_retry_count, 0), coalesce(a1_permanently_failed, FALSE)
-FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
-RETURNING campaign_id
-"""
-
 # The last run of each task: one look into the index a task, whatever the history.
 LAST_TASK_RUNS = """
 SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
@@ -1342,11 +1334,6 @@ class Database:
             if cursor.description is None:
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()
-
-    def record_resets(self, campaign_ids: Sequence[str], reset_by: str, reason: str) -> list[str]:
-        """Note who resets which campaigns and why, before it happens; returns those that have a row."""
-        values = {"campaign_ids": list(campaign_ids), "reset_by": reset_by, "reason": reason}
-        return [row[0] for row in self._rows(RECORD_RESET, values)]
 
     def _row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
         return self._rows(sql, values)[0]

@@ -151,7 +151,7 @@ class Orchestrator:
 
     def run_forever(self) -> ExitCode:
         """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
-        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=False)
+        self._journal = self._new_journal(is_shared=False)
         with _Signals(self._clock) as signals:
             self._attend_journal()
             self._service.ready()
@@ -171,7 +171,7 @@ class Orchestrator:
 
     def run_once(self) -> int:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
-        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
+        self._journal = self._new_journal(is_shared=True)
         with _Signals(self._clock) as signals:
             self._attend_journal()
             if self._journal.file is None:
@@ -187,6 +187,14 @@ class Orchestrator:
                 self._attend_children()
         self._end()
         return gravest(self._codes)
+
+    def _new_journal(self, *, is_shared: bool) -> Journal:
+        return Journal(
+            self._open_database,
+            self._reconnect_seconds,
+            is_shared=is_shared,
+            commands=self._settings.commands,
+        )
 
     def _end(self) -> None:
         self._service.stopping()
@@ -366,7 +374,7 @@ class Orchestrator:
 
             with Database(settings.database.dsn, application_name="a1_to_a2 messenger") as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
-                counts = deliver_due_notices(database, mailer, now(), timezone)
+                counts = deliver_due_notices(database, mailer, now(), timezone, settings.commands)
             return counts.failed == 0
 
         self._messenger.send(Errand(errand, key="outbox"))

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from shared.commands import Commands
 from shared.database import Database, DueMail
 from shared.errors import NotifyError
 from shared.models import DeliveryCounts, DeliveryResult, Notice
@@ -37,19 +38,23 @@ class Sender(Protocol):
 
 
 def deliver_due_notices(
-    database: Database, mailer: AbstractContextManager[Sender], now: datetime, timezone: ZoneInfo
+    database: Database,
+    mailer: AbstractContextManager[Sender],
+    now: datetime,
+    timezone: ZoneInfo,
+    commands: Commands,
 ) -> DeliveryCounts:
     """Send what is due, oldest first. A mail server in trouble ends the round; nothing is lost by it.
 
     An e-mail stays locked while it is sent and is marked in the same transaction: two processes never send
     the same one, and if this one is killed between the two, it goes out again under the same Message-ID.
-    timezone: the one in which people read times.
+    timezone: the one in which people read times. commands: those of this installation, for them to paste.
     """
     counts = DeliveryCounts()
     if not database.is_notice_due(now):
         return counts
     with mailer as sender:
-        while (begun := _begin_mail(database, now, timezone)) is not None:
+        while (begun := _begin_mail(database, now, timezone, commands)) is not None:
             with database.transaction():
                 due = database.lock_mail(begun.mail_id, now)
                 if due is None:
@@ -74,7 +79,7 @@ class _Begun:
     may_have_arrived: bool
 
 
-def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo) -> _Begun | None:
+def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo, commands: Commands) -> _Begun | None:
     """Settle what goes out next; None when nothing is due."""
     from uuid import uuid4  # an idle run does without
 
@@ -84,7 +89,7 @@ def _begin_mail(database: Database, now: datetime, timezone: ZoneInfo) -> _Begun
             return _Begun(left, may_have_arrived=True)
         bundle = database.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
         if bundle is not None:
-            database.save_bundle(bundle, digest(bundle, timezone))
+            database.save_bundle(bundle, digest(bundle, timezone, commands))
             return _Begun(bundle.id, may_have_arrived=False)
         single = database.begin_single(now)
         return None if single is None else _Begun(single, may_have_arrived=False)

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 
 import a1_retry
+from shared.commands import Commands
 from shared.database import Database
 from shared.models import (
     Attempt,
@@ -30,6 +31,7 @@ from shared.outbox import CROWD, deliver_due_notices
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SUPPORT, ONCALL = "support@example.com", "oncall@example.com"
@@ -70,6 +72,7 @@ class Stage:
             timezone=ROME,
             max_attempts=3,
             folder_name="Master Assets",
+            commands=COMMANDS,
             error_recipients=(SUPPORT, ONCALL),
             success_recipients=(SUPPORT,),
         )
@@ -100,11 +103,11 @@ class Stage:
         )  # fmt: skip
 
     def deliver(self, at: datetime = NOW) -> DeliveryCounts:
-        return deliver_due_notices(self.database, self.mailer(), at, ROME)
+        return deliver_due_notices(self.database, self.mailer(), at, ROME, COMMANDS)
 
     def killed(self, *, after: bool, at: datetime = NOW) -> None:
         with pytest.raises(KilledError):
-            deliver_due_notices(self.database, Killing(self.mailer(), after=after), at, ROME)
+            deliver_due_notices(self.database, Killing(self.mailer(), after=after), at, ROME, COMMANDS)
 
     @property
     def inbox(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -325,11 +328,11 @@ def test_two_processes__send_each_table_once(stage: Stage) -> None:
     class Meanwhile(Killing):
         def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
             with Database(stage.url, 3) as other:
-                counts.append(deliver_due_notices(other, stage.mailer(), NOW, ROME))
+                counts.append(deliver_due_notices(other, stage.mailer(), NOW, ROME, COMMANDS))
             return self._mailer.send(notice, before_handover=before_handover)
 
     counts: list[DeliveryCounts] = []
-    deliver_due_notices(stage.database, Meanwhile(stage.mailer(), after=True), NOW, ROME)
+    deliver_due_notices(stage.database, Meanwhile(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     stage.assert_each_notice_in_one_mail()
     assert len(stage.sink.messages) == 2
 
@@ -348,7 +351,7 @@ def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None
             return self._mailer.send(notice, before_handover=before_handover)
 
     with pytest.raises(DbError, match=r"server closed|terminating"):
-        deliver_due_notices(stage.database, Cut(stage.mailer(), after=True), NOW, ROME)
+        deliver_due_notices(stage.database, Cut(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     assert not stage.sink.messages
     stage.database = Database(stage.url, 3)
     assert stage.deliver().sent == 1

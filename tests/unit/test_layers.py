@@ -13,6 +13,7 @@ RULES = {
     "errors",
     "models",
     "cadence",
+    "commands",
     "retry",
     "names",
     "rate",
