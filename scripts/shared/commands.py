@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Commands:
         """The fault of a database that has not got these migrations."""
         names = ", ".join(path.name for path in migrations)
         return f"the database lacks {names}; apply as the owner of its tables: {self.run('migrate.py')}"
+
+
+def here(env_file: str = "", user: str = "") -> Commands:
+    """The commands of the installation that this process runs from."""
+    scripts = Path(__file__).resolve().parents[1]
+    return Commands(sys.executable or "python3", str(scripts), env_file, user)
 
 
 def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -20,6 +20,7 @@ from psycopg2.extensions import parse_dsn
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
+from shared.commands import here
 from shared.errors import DbError, ExitCode, LockLostError
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
 from shared.models import (
@@ -1404,7 +1405,7 @@ def _translated() -> Iterator[None]:
 
 def _cure_of(exc: psycopg2.Error) -> str:
     if isinstance(exc, psycopg2.errors.UndefinedTable | psycopg2.errors.UndefinedColumn):
-        return "apply the migrations: python scripts/migrate.py"
+        return f"apply the migrations: {here().run('migrate.py')}"
     if isinstance(exc, psycopg2.errors.InsufficientPrivilege):
         return "migrations run as the owner; for every other script apply database/roles.sql"
     return ""

@@ -12,7 +12,7 @@ SHORTEST_SECRET = 4
 """Secrets below this length would blank out ordinary words; they are guarded by never being shown."""
 BLANK = "***"
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def escape_line(text: str) -> str:

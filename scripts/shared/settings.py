@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import stat
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import time
@@ -22,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
-from shared.commands import Commands
+from shared.commands import Commands, here
 from shared.errors import ConfigError
 from shared.file_rights import UnsafeFileError, open_guarded, user_name
 from shared.models import BoxSettings, DamSettings, MailServer, TransferSettings
@@ -31,11 +30,13 @@ from shared.retry import DEFAULT_MAX_RETRIES
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FOUND_HERE = Path(".env")
+"""The settings in the working folder, for which nobody has to name a file."""
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SECONDS")
 """What the orchestrator alone reads; none of its tasks is shown them."""
-ENV_FILE = "A1_TO_A2_ENV_FILE"
+ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
 """Set by `read_environment`, not by people: the file that holds the settings, for the commands that messages
 show; empty where it does not hold all of them. A process that hands its settings on hands it on, too."""
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
@@ -151,29 +152,39 @@ class OrchestratorSettings:
 
 
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The process environment over an env file (given, else `.env` here, else in the repository).
+    """The process environment over an env file (given, else the one that is found).
 
-    Warns of a file that others than its owner may open, and of names that look like misspelt ones of ours.
-    Raises ConfigError when a given file is missing, when somebody else can change the file, or when it has a
-    line that cannot be read.
+    Warns of names that look like misspelt ones of ours. Raises what `read_env_file` raises.
     """
-    trusted = None
-    if env_file is None:
-        env_file = next((path for path in (Path(".env"), REPOSITORY / ".env") if path.is_file()), None)
-        if os.geteuid() == 0:  # root may stand in anybody's folder
-            trusted = (REPOSITORY.stat().st_uid,)
-    from_file = {} if env_file is None else _read_env_file(env_file, trusted)
+    env_file = find_env_file(env_file, process)
+    from_file = read_env_file(env_file)
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
     found = {**from_file, **process}
     if env_file is not None:
         # The file alone is not enough for a command where the process knows the database.
         is_enough = not any(name.removesuffix("_FILE") in DATABASE_VARIABLES for name in process)
-        found.setdefault(ENV_FILE, str(env_file.absolute()) if is_enough else "")
+        found.setdefault(ENV_FILE_VARIABLE, str(env_file.absolute()) if is_enough else "")
     return found
 
 
-def _read_env_file(env_file: Path, trusted: Collection[int] | None) -> dict[str, str]:
+def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that settings are read from: the one given, else `.env` here, else in the repository."""
+    if given is not None:
+        return given
+    return next((path for path in (FOUND_HERE, REPOSITORY / ".env") if path.is_file()), None)
+
+
+def read_env_file(env_file: Path | None) -> dict[str, str]:
+    """The variables of an env file; none without a file. Warns when others than its owner may open it.
+
+    Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
+    """
+    if env_file is None:
+        return {}
+    # Root may stand in anybody's folder, and must not take their settings for its own.
+    is_foreign_ground = os.geteuid() == 0 and env_file == FOUND_HERE
+    trusted = (REPOSITORY.stat().st_uid,) if is_foreign_ground else None
     from dotenv.parser import parse_stream
 
     try:
@@ -209,7 +220,7 @@ def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[
     """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
     reader = _Reader({})
     _ask_everything(reader)
-    known = {*reader.names_asked, *(f"{name}_FILE" for name in reader.secret_names), ENV_FILE}
+    known = {*reader.names_asked, *(f"{name}_FILE" for name in reader.secret_names), ENV_FILE_VARIABLE}
     suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
     return [
         text for name in sorted(suspects) if (text := _likely_meant(name, known, is_ours=name in from_file))
@@ -382,12 +393,7 @@ def _cadence(reader: _Reader) -> CadenceSettings:
 def _commands(reader: _Reader) -> Commands:
     """This installation, as commands to paste need it."""
     uid = os.geteuid()
-    return Commands(
-        python=sys.executable or "python3",
-        scripts=str(REPOSITORY / "scripts"),
-        env_file=reader.env_file or "",
-        user=user_name(uid) if uid else "",
-    )
+    return here(reader.env_file or "", user_name(uid) if uid else "")
 
 
 def _heartbeat_url(reader: _Reader) -> str:
@@ -607,7 +613,7 @@ class _Reader:
         self.names_asked: list[str] = []
         self.secret_names: list[str] = []
         self.secrets_seen: list[str] = []
-        self.env_file = env.get(ENV_FILE)
+        self.env_file = env.get(ENV_FILE_VARIABLE)
 
     def fault(self, name: str, text: str) -> None:
         self._faults.setdefault(name, f"{name}: {text}")
