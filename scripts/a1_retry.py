@@ -3,30 +3,37 @@
 Each command runs a file of database/queries/, so psql gives the same answers and the same resets.
 """
 
-from __future__ import annotations
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
+# isort: split
 import argparse
 import getpass
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from shared.database import Database
+from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
+from shared.database import GONE, Database
 from shared.errors import ExitCode
-from shared.logs import configure_logging, use_utf8
-from shared.redaction import escape_line
-from shared.script import exit_code_of
-from shared.settings import OperatorSettings, load_operator_settings, read_environment
+from shared.logs import configure_logging
+from shared.redaction import escape_json, escape_line
+from shared.script import exit_code_of, prepare_streams, say
+from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
 
 logger = logging.getLogger("a1_retry")
 
 Table = tuple[list[str], list[tuple[Any, ...]]]
+Row = dict[str, Any]
+
+OVERDUE_AFTER = timedelta(minutes=10)
+"""How late a run may be before it is said that there was none."""
 
 
 def show_status(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
@@ -48,71 +55,138 @@ def show_near_failure(database: Database, arguments: argparse.Namespace, setting
     return _print(arguments, database.run_query("near_failure", values))
 
 
+def show_unsent(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    return _print(arguments, database.run_query("outbox", {}))
+
+
+def show_told(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    return _print(arguments, database.run_query("digest", {"mail": str(arguments.mail)}))
+
+
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     """Reset the named campaigns, or all that are failed; each with a note of who did it and why."""
     if (bool(arguments.campaign_ids), arguments.all_failed, arguments.digest is not None).count(True) != 1:
         logger.error("reset: name campaign ids, or give --all-failed, or --digest")
         return ExitCode.BAD_CONFIG
     if arguments.digest is not None:
-        return _reset_digest(database, arguments)
+        return _reset_digest(database, arguments, settings)
     if arguments.all_failed:
-        return _reset_all_failed(database, arguments)
-    missing = []
-    for campaign_id in dict.fromkeys(arguments.campaign_ids):
-        with database.transaction():
-            database.record_resets([campaign_id], arguments.by, arguments.reason)
-            table = database.run_query("reset_one", {"campaign_id": campaign_id})
-        if table[1]:
-            _say_reset(table)
-        else:
-            missing.append(campaign_id)
-    for campaign_id in missing:
+        return _reset_all_failed(database, arguments, settings)
+    ids = list(dict.fromkeys(arguments.campaign_ids))
+    tables = {one: database.run_query("status_one", {"campaign_id": one}) for one in ids}
+    for campaign_id in (one for one, table in tables.items() if not table[1]):
         logger.error("no campaign %s in campaign_status; is the id right?", campaign_id)
-    return ExitCode.SOME_FAILED if missing else ExitCode.OK
+    shown = [row for table in tables.values() for row in _objects(table)]
+    skipped = _reset_shown(database, arguments, settings, shown)
+    return ExitCode.SOME_FAILED if skipped or len(shown) < len(ids) else ExitCode.OK
 
 
-def _reset_all_failed(database: Database, arguments: argparse.Namespace) -> int:
-    columns, rows = database.run_query("failed", {})
-    if not rows:
-        sys.stdout.write("no campaign is permanently failed\n")
+def _reset_all_failed(
+    database: Database, arguments: argparse.Namespace, settings: OperatorSettings
+) -> ExitCode:
+    table = database.run_query("failed", {})
+    if not table[1]:
+        say("no campaign is permanently failed\n")
         return ExitCode.OK
     if not arguments.yes:
-        _print(argparse.Namespace(json=False), (columns, rows))
-        sys.stdout.write(f"Reset these {len(rows)} campaigns to attempt 1? [y/N] ")
-        sys.stdout.flush()
+        _print(argparse.Namespace(json=False), table)
+        say(f"Reset these {len(table[1])} campaigns to attempt 1? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            sys.stdout.write("nothing was changed\n")
+            say("nothing was changed\n")
             return ExitCode.OK
-    with database.transaction():
-        database.record_resets([row[0] for row in rows], arguments.by, arguments.reason)
-        table = database.run_query("reset_all_failed", {})
-    _say_reset(table)
+    _reset_shown(database, arguments, settings, _objects(table))
     return ExitCode.OK
 
 
-def _reset_digest(database: Database, arguments: argparse.Namespace) -> int:
+def _reset_digest(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
     """The failed campaigns of one e-mail with a table."""
-    values = {"mail": str(arguments.digest)}
-    columns, told = database.run_query("digest", values)
+    told = _objects(database.run_query("digest", {"mail": str(arguments.digest)}))
     if not told:
         logger.error("no e-mail %s was sent; is the id right?", arguments.digest)
         return ExitCode.SOME_FAILED
-    told_of = {row[columns.index("campaign_id")] for row in told}
-    with database.transaction():
-        failed = [row[0] for row in database.run_query("failed", {})[1]]
-        ids = [campaign_id for campaign_id in failed if campaign_id in told_of]
-        database.record_resets(ids, arguments.by, arguments.reason)
-        table = database.run_query("reset_digest", values)
-    _say_reset(table)
-    if not table[1]:
-        sys.stdout.write("none of its campaigns is permanently failed\n")
+    told_of = {row["campaign_id"] for row in told}
+    shown = [row for row in _objects(database.run_query("failed", {})) if row["campaign_id"] in told_of]
+    if not shown:
+        say("none of its campaigns is permanently failed\n")
+    _reset_shown(database, arguments, settings, shown)
     return ExitCode.OK
 
 
-def _say_reset(table: Table) -> None:
-    for campaign_id, number, name in table[1]:
-        label = escape_line(f"{number or ''} {name or ''}".strip())
-        sys.stdout.write(f"reset {campaign_id} ({label}): tried again from attempt 1 at the next run\n")
+def _reset_shown(
+    database: Database, arguments: argparse.Namespace, settings: OperatorSettings, shown: Sequence[Row]
+) -> list[Row]:
+    """Reset just these, as they were when they were read, and say of each what comes of it; those that were
+    changed in between are skipped and returned.
+    """
+    worth_it = [row for row in shown if row["a1_retry_count"] or row["a1_permanently_failed"]]
+    values = {
+        "ids": [row["campaign_id"] for row in worth_it],
+        "seen": [row["a1_last_retry_at"] for row in worth_it],
+        "who": arguments.by,
+        "reason": arguments.reason,
+    }
+    done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", values))}
+    now = datetime.now(UTC)
+    last = database.last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
+    when = next_look(settings.cadence, last, now)
+    for row in shown:
+        after = done.get(row["campaign_id"])
+        if after is not None:
+            said = f"reset {_named(row)}: {outlook(after['status'], settings.status_a1, when)}"
+        elif row in worth_it:
+            said = (
+                f"skipped {_named(row)}: it was changed meanwhile; look at it and reset it again if need be"
+            )
+        else:
+            said = f"{_named(row)}: nothing to reset, no attempt is spent"
+        if row.get("error"):
+            said += (
+                f"; it has failed with an error since {_plain(row['error_since'])}, which a reset does not"
+                f" cure: {escape_line(row['error'])}"
+            )
+        say(said + "\n")
+    return [row for row in worth_it if row["campaign_id"] not in done]
+
+
+def _named(row: Row) -> str:
+    label = f"{row['campaign_number'] or ''} {row['campaign_name'] or ''}".strip()
+    return escape_line(f"{row['campaign_id']} ({label})")
+
+
+def outlook(status: str | None, status_a1: str, when: str) -> str:
+    """What will be done with a campaign that was reset. status: where its row says that it is."""
+    if status == status_a1:
+        return f"tried again from attempt 1 {when}"
+    if status == GONE:
+        return (
+            f"the DAM does not show it: nothing will be done until it is there again and set to {status_a1}"
+        )
+    if status is None:
+        return f"no run has seen its status: if it is set to {status_a1}, tried again from attempt 1 {when}"
+    return f"it is at {escape_line(status)}: nothing will be done until it is set to {status_a1} again"
+
+
+def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: datetime) -> str:
+    """When the uploader runs next, for a sentence. last: its last run that the orchestrator started."""
+    if cadence is None or last is None:
+        return "by the next run of the uploader"
+    zone, window = cadence.timezone, cadence.off_hours
+    if last.finished_at is None and now - last.started_at < timedelta(hours=12):
+        return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
+    due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at
+    overdue_since = max(due.astimezone(UTC), (last.finished_at or last.started_at).astimezone(UTC))
+    if now - overdue_since > OVERDUE_AFTER:
+        return (
+            f"by the next run of the uploader; it was due at {_clock(overdue_since.astimezone(zone))} and has"
+            " not come: is the orchestrator running?"
+        )
+    planned = plan(Interval(A1_TO_A2_INTERVAL_MINUTES), last, now, zone, window)
+    rule = ", off-hours" if planned.rule == "off_hours" else ""
+    return f"by the next run of the uploader, planned for {_clock(planned.at)}{rule}"
+
+
+def _clock(local: datetime) -> str:
+    return f"{local:%H:%M %Z on %a %Y-%m-%d}"
 
 
 def _print(arguments: argparse.Namespace, table: Table) -> int:
@@ -120,10 +194,10 @@ def _print(arguments: argparse.Namespace, table: Table) -> int:
     columns, rows = table
     if arguments.json:
         objects = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
-        sys.stdout.write(json.dumps(objects, ensure_ascii=False) + "\n")
+        say(escape_json(json.dumps(objects, ensure_ascii=False)) + "\n")
         return ExitCode.OK
     if not rows:
-        sys.stdout.write("none\n")
+        say("none\n")
         return ExitCode.OK
     cells = [
         columns,
@@ -132,8 +206,13 @@ def _print(arguments: argparse.Namespace, table: Table) -> int:
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+        say("  ".join(padded).rstrip() + "\n")
     return ExitCode.OK
+
+
+def _objects(table: Table) -> list[Row]:
+    columns, rows = table
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _plain(cell: object) -> object:
@@ -148,6 +227,11 @@ def _user_name() -> str:
         return f"uid {os.getuid()}"
 
 
+def _text(argument: str) -> str:
+    """An argument as PostgreSQL takes it: bytes that are no UTF-8 become U+FFFD, which names nothing."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", argument)
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="a1_retry.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
@@ -158,9 +242,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     tables.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     status = commands.add_parser(
-        "status", parents=[common, tables], help="campaigns in retry, or one of them"
+        "status", parents=[common, tables], help="campaigns in retry or with an error, or one campaign"
     )
-    status.add_argument("campaign_id", nargs="?", metavar="ID")
+    status.add_argument("campaign_id", type=_text, nargs="?", metavar="ID")
     status.set_defaults(action=show_status)
     failed = commands.add_parser("failed", parents=[common, tables], help="permanently failed campaigns")
     failed.set_defaults(action=show_failed)
@@ -168,15 +252,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "near-failure", parents=[common, tables], help="campaigns with one attempt left"
     )
     near.set_defaults(action=show_near_failure)
+    unsent = commands.add_parser(
+        "unsent", parents=[common, tables], help="e-mails that somebody has not got yet, and why"
+    )
+    unsent.set_defaults(action=show_unsent)
+    told = commands.add_parser(
+        "told", parents=[common, tables], help="every notice that one e-mail with a table carried"
+    )
+    told.add_argument("mail", type=UUID, metavar="ID")
+    told.set_defaults(action=show_told)
     again = commands.add_parser("reset", parents=[common], help="try campaigns again from attempt 1")
-    again.add_argument("campaign_ids", nargs="*", metavar="ID")
+    again.add_argument("campaign_ids", type=_text, nargs="*", metavar="ID")
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
         "--digest", type=UUID, metavar="ID", help="the failed campaigns that one e-mail with a table named"
     )
     again.add_argument("--yes", action="store_true", help="do not ask")
-    again.add_argument("--by", default=_user_name(), metavar="NAME", help="who resets; default: you")
-    again.add_argument("--reason", default="", metavar="TEXT", help="why, for those who look later")
+    again.add_argument(
+        "--by", type=_text, default=_user_name(), metavar="NAME", help="who resets; default: you"
+    )
+    again.add_argument(
+        "--reason", type=_text, default="", metavar="TEXT", help="why, for those who look later"
+    )
     again.set_defaults(action=reset)
     return parser.parse_args(argv)
 
@@ -191,7 +288,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    use_utf8()
+    prepare_streams()
     arguments = parse_arguments(argv)
     configure_logging("text", "INFO", run_id="operator", secrets=())
     return exit_code_of(lambda: run(arguments))

@@ -4,8 +4,9 @@ A campaign whose Master Assets folder is proven empty has an attempt counted, an
 last attempt it is left in peace until somebody resets it.
 """
 
-from __future__ import annotations
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
+# isort: split
 import argparse
 import logging
 import os
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING
 
 from shared.ahead import attempt
 from shared.errors import AppError, ConfigError, ExitCode, gravest
-from shared.logs import configure_logging, new_run_id, use_utf8
+from shared.logs import configure_logging, new_run_id
 from shared.progress import Progress
 from shared.run_report import Report
+from shared.script import prepare_streams, say
 from shared.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class RunLockedError(Exception):
     """Another run is at work; the message says which."""
 
 
-def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> ExitCode:
+def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> ExitCode:
     """Read the settings, take the lock, work, and deliver what the outbox owes."""
     settings = load_settings(read_environment(arguments.env_file), arguments.dam_auth)
     report.secrets = settings.secrets
@@ -80,8 +82,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
         )
         pending = database.pending_migrations()
         if pending:
-            names = ", ".join(path.name for path in pending)
-            raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+            raise ConfigError(settings.commands.lacks(pending))
         if arguments.verify is None and not arguments.dry_run:
             holder = database.take_run(UPLOADER_LOCK)
             if holder is not None:
@@ -95,7 +96,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
             beside.share_run(database)
             return beside
 
-        delivery = Delivery(connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone)
+        delivery = Delivery(
+            connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone, settings.commands
+        )
         report.delivered = delivery.counts
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
@@ -118,8 +121,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: Clock) -> Exi
 def verify(
     campaign_id: str,
     settings: Settings,
-    database: Database,
-    dam: DamClient,
+    database: "Database",
+    dam: "DamClient",
     report: Report,
     progress: Progress,
 ) -> ExitCode:
@@ -177,7 +180,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    use_utf8()
+    prepare_streams()
     arguments = parse_arguments(argv)
     started = time.monotonic()
     report = Report(run_id=new_run_id(), started_at=datetime.now(UTC))
@@ -207,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_code, extra={"action": "run_done", "exit_code": int(exit_code)},
     )  # fmt: skip
     if arguments.json:
-        sys.stdout.write(report.to_json(exit_code, duration) + "\n")
+        say(report.to_json(exit_code, duration) + "\n")
     return exit_code
 
 

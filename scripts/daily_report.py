@@ -4,11 +4,11 @@ The report and the mark that its day has been told of are one transaction; a sec
 only delivers what the outbox still owes.
 """
 
-from __future__ import annotations
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
+# isort: split
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,12 +17,12 @@ from uuid import uuid4
 from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.database import Database
 from shared.errors import ConfigError, DbError, ExitCode
-from shared.logs import configure_logging, new_run_id, use_utf8
+from shared.logs import configure_logging, new_run_id
 from shared.notifier import Composer, Mailer
 from shared.outbox import deliver_due_notices, late_notices
 from shared.report import DayReport, ReportDay, report_day
 from shared.retention import prune
-from shared.script import exit_code_of
+from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import ReportSettings, load_report_settings, read_environment
 
 logger = logging.getLogger("report")
@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         timezone=settings.timezone,
         max_attempts=settings.max_retries,
         folder_name=settings.master_assets_folder,
+        commands=settings.commands,
         error_recipients=settings.mail.error_recipients,
         success_recipients=settings.mail.success_recipients,
         report_recipients=settings.mail.report_recipients,
@@ -99,18 +100,17 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
     with Database(settings.database.dsn, settings.max_retries, application_name=name) as database:
         pending = database.pending_migrations()
         if pending:
-            names = ", ".join(path.name for path in pending)
-            raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+            raise ConfigError(settings.commands.lacks(pending))
         day = report_day(chosen, now, settings.timezone, database.previous_daily_report(chosen))
         if arguments.dry_run:
             report = read_report(database, settings, day, now, is_preview=True)
-            sys.stdout.write(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
+            say(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
             return ExitCode.OK
         database.forget_later_reports(now, settings.timezone)
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
-        delivered = deliver_due_notices(database, mailer, now, settings.timezone)
-        faults = delivered.faults + late_notices(database, now, settings.timezone)
+        delivered = deliver_due_notices(database, mailer, now, settings.timezone, settings.commands)
+        faults = delivered.faults + late_notices(database, now, settings.timezone, settings.commands)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:
             prune(database, now)
@@ -147,7 +147,7 @@ def _date(text: str) -> date:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    use_utf8()
+    prepare_streams()
     arguments = parse_arguments(argv)
     run_id = new_run_id()
     configure_logging("text", "INFO", run_id=run_id, secrets=())

@@ -4,8 +4,9 @@ Plays the three scenarios of the product through the real scripts, checks every 
 and files in demo-output/. Ends with 1, saying what was expected, when the product misbehaves.
 """
 
-from __future__ import annotations
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
+# isort: split
 import argparse
 import contextlib
 import fcntl

@@ -1,18 +1,18 @@
 """Apply the pending migrations, in order: what `psql -f` would do, recorded, by one process at a time."""
 
-from __future__ import annotations
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
+# isort: split
 import argparse
 import hashlib
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shared.database import MIGRATION_LOCK, Database, migration_files
 from shared.errors import ConfigError, ExitCode
 from shared.logs import configure_logging
-from shared.script import exit_code_of
+from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import load_operator_settings, read_environment
 
 logger = logging.getLogger("migrate")
@@ -28,8 +28,8 @@ def show_status(database: Database) -> int:
     for path in migration_files():
         is_applied = path.stem in applied
         pending += not is_applied
-        sys.stdout.write(f"{'applied' if is_applied else 'pending'}  {path.name}\n")
-    sys.stdout.write(f"{pending} pending\n")
+        say(f"{'applied' if is_applied else 'pending'}  {path.name}\n")
+    say(f"{pending} pending\n")
     return PENDING_EXIT_CODE if pending else ExitCode.OK
 
 
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_streams()
     parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--status", action="store_true", help="list them; exit 1 when some are pending")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")

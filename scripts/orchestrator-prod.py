@@ -1,5 +1,8 @@
 """The orchestrator: runs for months and starts each task when it is due (RUN_ORCHESTRATOR.md)."""
 
+import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+
+# isort: split
 import signal
 
 # A stop that comes before the loop can obey it waits until then.

@@ -1,6 +1,5 @@
--- Try every permanently failed campaign again from attempt 1.
-UPDATE campaign_status
-SET a1_retry_count = 0, a1_last_retry_at = NULL, a1_permanently_failed = FALSE, a1_failure_reason = NULL,
-    updated_at = now()
-WHERE a1_permanently_failed
-RETURNING campaign_id, campaign_number, campaign_name;
+-- Try every permanently failed campaign again from attempt 1:  psql -f database/queries/reset_all_failed.sql
+SELECT coalesce(array_agg(campaign_id), '{}') AS ids, coalesce(array_agg(a1_last_retry_at), '{}') AS seen,
+       session_user AS who, 'by psql' AS reason
+FROM campaign_status WHERE a1_permanently_failed \gset
+\ir reset.sql

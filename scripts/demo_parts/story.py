@@ -17,7 +17,7 @@ from pathlib import Path
 import requests
 
 from demo_parts.page import Act, Mail, Snapshot, StoredFile, human_size
-from simulators.installation import QUERIES, Installation, Source
+from simulators.installation import QUERIES, SCRIPTS, Installation, Source
 from simulators.mail import Received
 from simulators.samples import SampleFile, campaign_files, few_files
 
@@ -236,10 +236,12 @@ class Demo:
     def reset_by_tool(self, campaign: Campaign) -> None:
         """As somebody does who copies the command out of the e-mail."""
         text = self.permanent_mail(campaign)
-        command = self.line_of(text, rf"python scripts/{re.escape(RETRY_TOOL)} reset .*")
+        command = self.line_of(text, rf".*{re.escape(str(SCRIPTS / RETRY_TOOL))} reset .*")
         self.tell.say("you", f"reset {campaign.number} with the tool, by the command in its e-mail:")
         self.tell.quote(command)
-        done = self.world.run_script(RETRY_TOOL, *shlex.split(command)[2:], "--reason", "files are promised")
+        words = shlex.split(command)
+        words = words[words.index(str(SCRIPTS / RETRY_TOOL)) + 1 :]
+        done = self.world.run_script(RETRY_TOOL, *words, "--reason", "files are promised")
         self.expect(f"a1_retry.py ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
         self.row(campaign, "A1", 0, is_failed=False, is_told=False)
 

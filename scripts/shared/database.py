@@ -484,13 +484,6 @@ WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.recipient = %(recipient)s
   AND d.sent_at IS NULL AND d.gave_up_at IS NULL
 """
 
-RECORD_RESET = """
-INSERT INTO a1_resets (campaign_id, reset_by, reason, retry_count_before, was_permanently_failed)
-SELECT campaign_id, %(reset_by)s, %(reason)s,
-       coalesce(a1_retry_count, 0), coalesce(a1_permanently_failed, FALSE)
-FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
-RETURNING campaign_id
-"""
 
 # The last run of each task: one look into the index a task, whatever the history.
 LAST_TASK_RUNS = """
@@ -1506,11 +1499,6 @@ class Database:
         sql = re.sub(r":'(\w+)'", r"%(\1)s", text.replace("%", "%%"))
         answer = self._answer(sql, dict(values))
         return answer.columns, answer.rows
-
-    def record_resets(self, campaign_ids: Sequence[str], reset_by: str, reason: str) -> list[str]:
-        """Note who resets which campaigns and why, before it happens; returns those that have a row."""
-        values = {"campaign_ids": list(campaign_ids), "reset_by": reset_by, "reason": reason}
-        return [row[0] for row in self._rows(RECORD_RESET, values)]
 
     def _row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
         return self._rows(sql, values)[0]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import psycopg2
 
+from shared.commands import here
 from shared.errors import DbError, LockLostError, out_of_reach
 
 _RUN_NOT_HELD = "A1001"
 """The SQLSTATE with which hold_run refuses."""
-_CHECK = "see what differs: python scripts/orchestrator-prod.py --check"
 _LOGIN = (
     "check the user and the password in DATABASE_URL, or DB_USER and DB_PASSWORD;"
     " the server's pg_hba.conf says who may log in, from where and how"
@@ -104,7 +104,7 @@ def _login_error(code: str, said: str) -> DbError:
         return _refused(
             "the database does not exist on this server (SQLSTATE 3D000)",
             "no_database",
-            "check DATABASE_URL or DB_NAME; for a new one: createdb, then python scripts/migrate.py",
+            f"check DATABASE_URL or DB_NAME; for a new one: createdb, then {here().run('migrate.py')}",
         )
     if code == "42501":
         return _refused(
@@ -154,12 +154,15 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
     if code == "42501":
         return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
     if code.startswith(("42", "3F")):
-        return _refused(
-            said, "schema_differs", f"apply the migrations: python scripts/migrate.py; then {_CHECK}"
-        )
+        cure = f"apply the migrations: {here().run('migrate.py')}; then {_look()}"
+        return _refused(said, "schema_differs", cure)
     if code.startswith(("22", "23", "54", "P0", "44")):
         return _value_refused(code, said, refusal)
     return _refused(said, "database_error", "")
+
+
+def _look() -> str:
+    return f"see what differs: {here().run('orchestrator-prod.py', '--check')}"
 
 
 def _is_passing(code: str) -> bool:
@@ -194,7 +197,7 @@ def _value_refused(code: str, said: str, about: Refusal) -> DbError:
             "the database must have the encoding UTF8: create it anew with ENCODING 'UTF8' and move the data"
         )
     else:
-        what, hint = f"{where}: {said}", _CHECK
+        what, hint = f"{where}: {said}", _look()
     return _refused(what, "value_refused", hint)
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from shared.alerts import Alerts
 from shared.cadence import LastRun
+from shared.commands import Commands
 from shared.database import ORCHESTRATOR_LOCK, Database, TaskRun
 from shared.errors import ConfigError, DbError
 from shared.models import Notice
@@ -46,8 +47,10 @@ class Journal:
         reconnect_seconds: float = RECONNECT_SECONDS,
         *,
         is_shared: bool,
+        commands: Commands,
     ) -> None:
         self._open_database = open_database
+        self._commands = commands
         self._reconnect_seconds = reconnect_seconds
         self.is_shared = is_shared
         self._database: Database | None = None
@@ -117,8 +120,7 @@ class Journal:
             raise
         if pending:
             database.close()
-            names = ", ".join(path.name for path in pending)
-            raise ConfigError(f"the database lacks {names}; apply with: python scripts/migrate.py")
+            raise ConfigError(self._commands.lacks(pending))
         self._database = database
         self._was_reached = True
         if self._is_away_told:

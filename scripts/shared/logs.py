@@ -5,7 +5,6 @@ The loop reads the same lines back from its tasks (`read_event`), and logs each 
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -40,13 +39,6 @@ def configure_logging(
     root.setLevel(level)
     logging.getLogger(SIGN_OF_LIFE).setLevel(min(logging.INFO, root.level))
     logging.captureWarnings(True)
-
-
-def use_utf8() -> None:
-    """Let names in any script through, whatever the machine's locale (cron's is often plain C)."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def new_run_id(environment: Mapping[str, str] = os.environ) -> str:

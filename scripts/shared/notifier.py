@@ -8,7 +8,6 @@ imported where they are used, so that a run without news does not pay for them.
 from __future__ import annotations
 
 import re
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from shared.alerts import AlertNews
+from shared.commands import Commands
 from shared.errors import NotifyError
 from shared.models import (
     Attempt,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
-RETRY_COMMAND: Final = "python scripts/a1_retry.py"
 
 GIVE_UP_AFTER: Final = timedelta(days=5)
 """How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.
@@ -94,12 +93,6 @@ def reset_digest_sql(mail_id: str) -> str:
     )
 
 
-def reset_command(campaign_id: str, retry_command: str = RETRY_COMMAND) -> str:
-    """The shell command that resets this campaign, on one line."""
-    end_of_options = "-- " if campaign_id.startswith("-") else ""
-    return f"{retry_command} reset {end_of_options}{_shell_word(campaign_id)}"
-
-
 def _sql_literal(value: str) -> str:
     """Quote for PostgreSQL, whatever standard_conforming_strings says.
 
@@ -120,18 +113,6 @@ def _sql_escape(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
 
 
-def _shell_word(value: str) -> str:
-    """Quote for a shell; something unprintable brings bash's $'' form, so that the command stays one line.
-
-    NUL would end the word early and so name another campaign: it becomes U+FFFD, which names none.
-    """
-    if value.isprintable():
-        return shlex.quote(value)
-    data = value.replace("\0", "\ufffd").encode("utf-8", "replace")
-    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_. "
-    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in data) + "'"
-
-
 # --- composing ----------------------------------------------------------------------------------------------
 
 
@@ -140,16 +121,16 @@ class Composer:
     """Turns facts into notices. Holds what all of them share; time is an argument.
 
     timezone: the zone people read times in. max_attempts: attempts a cycle. folder_name: the folder that
-    must hold the files.
+    must hold the files. commands: those of this installation, for people to paste.
     """
 
     timezone: ZoneInfo
     max_attempts: int
     folder_name: str
+    commands: Commands
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
     report_recipients: tuple[str, ...] = ()
-    retry_command: str = RETRY_COMMAND
 
     def retry(
         self, campaign: Campaign, attempt: Attempt, *, reason: str, next_run_at: datetime, now: datetime
@@ -178,7 +159,8 @@ class Composer:
             reason=one_line(reason),
             detail=one_line(reason),
             reset_sql=reset_sql(campaign.id),
-            reset_command=reset_command(campaign.id, self.retry_command),
+            reset_command=self.commands.reset(campaign.id),
+            where=self.commands.where,
         )
 
     def success(
@@ -234,7 +216,7 @@ class Composer:
 
     def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:
         """What happened in a local day. notice_id: the id under which the day is already marked as told."""
-        values = _report_values(report, self.timezone, self.retry_command, now) | {
+        values = _report_values(report, self.timezone, self.commands, now) | {
             "folder": one_line(self.folder_name),
             "max_attempts": self.max_attempts,
             "sent": _local_time(now, self.timezone),
@@ -277,7 +259,7 @@ _ABOUT: Final = {
 }
 
 
-def digest(bundle: Bundle, timezone: ZoneInfo) -> Notice:
+def digest(bundle: Bundle, timezone: ZoneInfo, commands: Commands) -> Notice:
     """Many notices of a kind as one e-mail, under the bundle's id. bundle.kind: one of BUNDLED_KINDS."""
     details = {one_line(line.detail, limit=300) for line in bundle.lines}
     is_said_once = len(details) == 1 and not bundle.more and bundle.kind is not NoticeKind.SUCCESS
@@ -290,7 +272,7 @@ def digest(bundle: Bundle, timezone: ZoneInfo) -> Notice:
             "attempt": line.attempt,
             "max_attempts": line.max_attempts,
             "detail": one_line(line.detail, limit=300),
-            "reset_command": reset_command(line.campaign_id) if is_permanent else "",
+            "reset_command": commands.reset(line.campaign_id) if is_permanent else "",
         }
         for line in bundle.lines
     ]
@@ -302,9 +284,10 @@ def digest(bundle: Bundle, timezone: ZoneInfo) -> Notice:
         "rows": rows,
         "more": bundle.more,
         "same_detail": same_detail.rstrip("."),
-        "reset_all_command": f"{RETRY_COMMAND} reset --digest {bundle.id}",
+        "reset_all_command": commands.run("a1_retry.py", "reset", "--digest", bundle.id),
+        "where": commands.where,
         "reset_all_sql": reset_digest_sql(bundle.id),
-        "list_command": f"psql -v mail={bundle.id} -f database/queries/digest.sql",
+        "list_command": commands.run("a1_retry.py", "told", bundle.id),
         "sent": _local_time(bundle.created_at, timezone),
     }
     recipients = (bundle.recipient,)
@@ -450,7 +433,7 @@ def _rounded_size(size_bytes: int) -> str:
 _Row = dict[str, Any]
 
 
-def _report_values(report: DayReport, zone: ZoneInfo, retry_command: str, now: datetime) -> _Row:
+def _report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: datetime) -> _Row:
     day = report.day
     since, until = _short_time(day.since, zone), day.until.astimezone(zone)
     return {
@@ -474,12 +457,13 @@ def _report_values(report: DayReport, zone: ZoneInfo, retry_command: str, now: d
         "failed": _section(
             report.failed,
             [
-                _empty_row(row, report, zone, now)
-                | {"command": reset_command(row.campaign.id, retry_command)}
+                _empty_row(row, report, zone, now) | {"command": commands.reset(row.campaign.id)}
                 for row in report.failed.rows
             ],
         ),
-        "reset_all_command": f"{retry_command} reset --all-failed",
+        "reset_all_command": commands.run("a1_retry.py", "reset", "--all-failed"),
+        "where": commands.where,
+        "unsent_command": commands.run("a1_retry.py", "unsent"),
         "failures": _section(
             report.failures, [_failure_row(row, report, zone, now) for row in report.failures.rows]
         ),

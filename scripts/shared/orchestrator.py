@@ -176,7 +176,7 @@ class Orchestrator:
 
     def run_forever(self) -> ExitCode:
         """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
-        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=False)
+        self._journal = self._new_journal(is_shared=False)
         with self._signals:
             self._attend_journal()
             self._service.ready()
@@ -196,7 +196,7 @@ class Orchestrator:
 
     def run_once(self) -> int:
         """Run what is due now and leave: 0, or the gravest exit code of the runs."""
-        self._journal = Journal(self._open_database, self._reconnect_seconds, is_shared=True)
+        self._journal = self._new_journal(is_shared=True)
         with self._signals:
             try:
                 self._attend_journal()
@@ -218,6 +218,14 @@ class Orchestrator:
                 self._attend_children()
         self._end()
         return gravest(self._codes)
+
+    def _new_journal(self, *, is_shared: bool) -> Journal:
+        return Journal(
+            self._open_database,
+            self._reconnect_seconds,
+            is_shared=is_shared,
+            commands=self._settings.commands,
+        )
 
     def _end(self) -> None:
         self._service.stopping()
@@ -444,7 +452,7 @@ class Orchestrator:
             name, is_stopping = "a1_to_a2 messenger", self._is_stopping
             with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
-                counts = deliver_due_notices(database, mailer, now(), timezone)
+                counts = deliver_due_notices(database, mailer, now(), timezone, settings.commands)
             # A refused login stays refused until somebody acts: the next run tries again, and says so.
             return counts.failed == 0 or bool(counts.faults)
 

@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 from shared.cadence import Daily, Schedule, timeline, whole_minute
 from shared.database import ORCHESTRATOR_LOCK, Database
 from shared.errors import AppError, ConfigError, ExitCode
-from shared.logs import configure_logging, use_utf8
+from shared.logs import configure_logging
 from shared.orchestrator import STOPS, TASKS, Orchestrator
-from shared.script import exit_code_of
+from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import (
     CadenceSettings,
     OrchestratorSettings,
@@ -56,15 +56,13 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
                 for name, run in runs
             ],
         }
-        sys.stdout.write(json.dumps(document) + "\n")
+        say(json.dumps(document) + "\n")
         return
     state = "on" if cadence.off_hours.enabled else "off"
-    sys.stdout.write(
-        f"{zone}, after {_shown(start)} until {_shown(until)}, off-hours rule {state}: {len(runs)} runs\n"
-    )
+    say(f"{zone}, after {_shown(start)} until {_shown(until)}, off-hours rule {state}: {len(runs)} runs\n")
     width = max(len(task.name) for task in TASKS)
     for name, run in runs:
-        sys.stdout.write(f"{_shown(run.at)}  {name:<{width}}  {run.rule}\n")
+        say(f"{_shown(run.at)}  {name:<{width}}  {run.rule}\n")
 
 
 def _shown(instant: datetime) -> str:
@@ -89,7 +87,7 @@ def list_tasks() -> None:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        say("  ".join(cells).rstrip() + "\n")
 
 
 def _in_words(schedule: Schedule) -> tuple[str, str]:
@@ -160,16 +158,14 @@ def check(env_file: Path | None) -> ExitCode:
     if faults:
         raise ConfigError(faults)
     assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
-    sys.stdout.write("ok  settings of the loop and of the uploader\n")
+    say("ok  settings of the loop and of the uploader\n")
     with Database(own.database.dsn, application_name="a1_to_a2 check") as database:
-        pending = [path.name for path in database.pending_migrations()]
+        pending = database.pending_migrations()
         if pending:
-            raise ConfigError(
-                f"the database lacks {', '.join(pending)}; apply with: python scripts/migrate.py"
-            )
-        sys.stdout.write("ok  database and its migrations\n")
+            raise ConfigError(own.commands.lacks(pending))
+        say("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
-        sys.stdout.write(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
+        say(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
     return ExitCode.OK
 
 
@@ -237,11 +233,7 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    use_utf8()
+    prepare_streams()
     arguments = parse_arguments(argv)
     configure_logging("text", "INFO", run_id="orchestrator", secrets=())
-    try:
-        return exit_code_of(lambda: act(arguments))
-    except BrokenPipeError:  # nobody reads on, as after `| head`
-        sys.stderr.close()
-        return ExitCode.OK
+    return exit_code_of(lambda: act(arguments))

@@ -18,6 +18,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from shared.alerts import LATE_NOTICE
+from shared.commands import Commands
 from shared.database import Database, DueMail
 from shared.errors import AppError, DbError, ExitCode, NotifyError
 from shared.models import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
@@ -54,6 +55,7 @@ def deliver_due_notices(
     mailer: Mailers,
     now: datetime,
     timezone: ZoneInfo,
+    commands: Commands,
     *,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> DeliveryCounts:
@@ -61,7 +63,7 @@ def deliver_due_notices(
 
     Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
-    times. is_stopping: asked before each e-mail.
+    times. commands: those of this installation, for people to paste. is_stopping: asked before each e-mail.
     """
     counts = DeliveryCounts()
     if not database.is_notice_due(now):
@@ -77,7 +79,7 @@ def deliver_due_notices(
             return counts
         passed: set[str] = set()
         while not is_stopping():
-            mail_id = _next_mail(database, now, timezone, passed)
+            mail_id = _next_mail(database, now, timezone, commands, passed)
             if mail_id is None:
                 break
             with database.mail_lock(mail_id) as is_ours:
@@ -89,7 +91,9 @@ def deliver_due_notices(
     return counts
 
 
-def _next_mail(database: Database, now: datetime, timezone: ZoneInfo, passed: set[str]) -> str | None:
+def _next_mail(
+    database: Database, now: datetime, timezone: ZoneInfo, commands: Commands, passed: set[str]
+) -> str | None:
     """Settle what goes out next, and commit it; None when nothing is due."""
     from uuid import uuid4  # an idle run does without
 
@@ -99,7 +103,7 @@ def _next_mail(database: Database, now: datetime, timezone: ZoneInfo, passed: se
             return left
         bundle = database.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
         if bundle is not None:
-            database.save_bundle(bundle, digest(bundle, timezone))
+            database.save_bundle(bundle, digest(bundle, timezone, commands))
             return bundle.id
         return database.begin_single(now)
 
@@ -188,7 +192,7 @@ def _settle(
         counts.sent += database.bundle_done(notice.id) if due.is_bundle else 1
 
 
-def late_notices(database: Database, now: datetime, timezone: ZoneInfo) -> list[str]:
+def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands: Commands) -> list[str]:
     """What has waited for too long, as a fault of this run: once for each notice, whichever run finds it."""
     late = database.tell_late_notices(now - LATE_NOTICE, now)
     if late is None:
@@ -197,7 +201,7 @@ def late_notices(database: Database, now: datetime, timezone: ZoneInfo) -> list[
         f"{late.count} notices have waited for more than an hour, the oldest since"
         f" {late.oldest_at.astimezone(timezone):%Y-%m-%d %H:%M %Z}: {late.last_error or 'no try was made'};"
         " mend what the mail server names, they then go out by themselves"
-        " (which and to whom: psql -f database/queries/outbox.sql)"
+        f" (which and to whom: {commands.run('a1_retry.py', 'unsent')})"
     )
     logger.error("%s", fault, extra={"action": "notices_late"})
     return [fault]
@@ -215,11 +219,13 @@ class Delivery:
         mailer: Callable[[], Mailers],
         clock: Callable[[], datetime],
         timezone: ZoneInfo,
+        commands: Commands,
     ) -> None:
         self._open_database = open_database
         self._mailer = mailer
         self._clock = clock
         self._timezone = timezone
+        self._commands = commands
         self.counts = DeliveryCounts()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -246,11 +252,11 @@ class Delivery:
         if is_due:
             self._deliver(database, is_stopping=lambda: False)
         if is_due is not None:
-            self.counts.faults += late_notices(database, self._clock(), self._timezone)
+            self.counts.faults += late_notices(database, self._clock(), self._timezone, self._commands)
 
     def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:
         later = deliver_due_notices(
-            database, self._mailer(), self._clock(), self._timezone, is_stopping=is_stopping
+            database, self._mailer(), self._clock(), self._timezone, self._commands, is_stopping=is_stopping
         )
         counts = self.counts
         counts.sent += later.sent

@@ -15,7 +15,7 @@ LONGEST_WORD = 12
 """Base64 up to this length that looks like an ordinary word is taken for one."""
 BLANK = "***"
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def escape_line(text: str) -> str:

@@ -1,8 +1,11 @@
-"""What the scripts' `main` functions share: how a failure is told, and which exit code it makes."""
+"""What the scripts' `main` functions share: their streams, how a failure is told, and its exit code."""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import sys
 from collections.abc import Callable
 
 from shared.errors import AppError, ConfigError, ExitCode
@@ -10,15 +13,37 @@ from shared.errors import AppError, ConfigError, ExitCode
 logger = logging.getLogger("script")
 
 
-def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a script's work and return its exit code; what it raises is logged and made into one.
+def prepare_streams() -> None:
+    """Make the standard streams such that the rest can rely on them.
 
-    A reader of standard output who has left (BrokenPipeError) is no failure and is raised on.
+    What the caller has closed (`2>&-`) is opened on /dev/null, before a socket gets its number. Names in any
+    script pass, whatever the machine's locale (cron's is often plain C).
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Write to standard output. When its reader has left, as after `| head`, the rest goes nowhere: the work
+    and its exit code stay what they are.
     """
     try:
-        return work()
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Do a script's work and return its exit code; what it raises is logged and made into one."""
+    try:
+        return work()
     except ConfigError as exc:
         for fault in exc.faults:
             logger.error("%s", fault, extra={"action": "bad_configuration"})

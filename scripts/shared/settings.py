@@ -6,6 +6,7 @@ quotes one.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -20,13 +21,18 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.cadence import OffHours
+from shared.commands import Commands, here
 from shared.errors import ConfigError
+from shared.file_rights import UnsafeFileError, open_guarded, user_name
+from shared.logs import RUN_ID_VARIABLE
 from shared.models import BoxSettings, DamSettings, MailServer, TransferSettings
 from shared.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FOUND_HERE = Path(".env")
+"""The settings in the working folder, for which nobody has to name a file."""
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 LOOP_VARIABLES = ("ALERT_AFTER_FAILURES", "HEARTBEAT_URL", "ORCHESTRATOR_STOP_SECONDS")
@@ -38,6 +44,11 @@ ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
 """Set by the loop for its tasks: the path of the file that their settings came from, "" for none. For showing
 it in commands; it is never opened.
 """
+ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
+"""Set by `read_environment`, not by people: the file that holds the settings, for the commands that messages
+show; empty where it does not hold all of them. A process that hands its settings on hands it on, too."""
+DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
+OUR_PREFIXES = ("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_")
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 DamAuth = Literal["pfx-v2", "password"]
@@ -102,6 +113,7 @@ class Settings:
     max_retries: int
     timezone: ZoneInfo
     off_hours: OffHours
+    commands: Commands
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -117,16 +129,20 @@ class ReportSettings:
     off_hours: OffHours
     status_a1: str
     master_assets_folder: str
+    commands: Commands
     secrets: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
-    """What the database tools need: no DAM, no Box, no mail."""
+    """What the database tools need: no DAM, no Box, no mail. cadence: None when no time zone is set."""
 
     database: DatabaseSettings
     log: LogSettings
     max_retries: int
+    status_a1: str
+    cadence: CadenceSettings | None
+    commands: Commands
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -146,15 +162,31 @@ class OrchestratorSettings:
     alert_after_failures: int
     heartbeat_url: str = field(repr=False)
     stop_seconds: float
+    commands: Commands
     secrets: tuple[str, ...] = field(repr=False)
 
 
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The process environment over an env file (given, else the one that is found).
 
-    Raises ConfigError when a given file is missing, or when any file has a line that cannot be read.
+    Warns of names that look like misspelt ones of ours. Raises what `read_env_file` raises.
     """
-    return {**read_env_file(find_env_file(env_file, process)), **process}
+    env_file = find_env_file(env_file, process)
+    from_file = read_env_file(env_file)
+    for text in _misspelt(from_file, process):
+        logger.warning("%s", text, extra={"action": "unknown_variable"})
+    found = {**from_file, **process}
+    if env_file is not None:
+        found.setdefault(ENV_FILE_VARIABLE, _shown_file(env_file, process))
+    return found
+
+
+def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
+    """The env file for the commands that messages show; "" where it alone is not enough, because the process
+    knows the database.
+    """
+    is_enough = not any(name.removesuffix("_FILE") in DATABASE_VARIABLES for name in process)
+    return str(env_file.absolute()) if is_enough else ""
 
 
 def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
@@ -166,24 +198,28 @@ def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -
         return given
     if ENV_FILE_VARIABLE in process:
         return None
-    return next((path for path in (Path(".env"), REPOSITORY / ".env") if path.is_file()), None)
+    return next((path for path in (FOUND_HERE, REPOSITORY / ".env") if path.is_file()), None)
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:
-    """The variables of an env file; none without a file.
+    """The variables of an env file; none without a file. Warns when others than its owner may open it.
 
-    A file that others than its owner may open is used, with a warning that names the cure.
-    Raises ConfigError when it is missing, or has a line that cannot be read.
+    Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
     """
     if env_file is None:
         return {}
+    # Root may stand in anybody's folder, and must not take their settings for its own.
+    is_foreign_ground = os.geteuid() == 0 and env_file == FOUND_HERE
+    trusted = (REPOSITORY.stat().st_uid,) if is_foreign_ground else None
     from dotenv.parser import parse_stream
 
     try:
-        with env_file.open(encoding="utf-8") as stream:
+        with open(open_guarded(env_file, trusted), "rb") as stream:  # noqa: PTH123 - a descriptor
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            bindings = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as exc:
+            bindings = list(parse_stream(io.StringIO(_decoded(stream.read()), newline=None)))
+    except UnsafeFileError as exc:
+        raise ConfigError(f"the env file {exc}, or name another one with --env-file") from exc
+    except (OSError, ValueError) as exc:
         raise ConfigError(f"{env_file}: the env file cannot be read: {exc}") from exc
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         logger.warning(
@@ -194,6 +230,44 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
     return {binding.key: binding.value or "" for binding in bindings if binding.key}
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8 text, less the mark that Windows editors put in front. Raises ValueError with the cure."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        raise ValueError("it is UTF-16 text, or no text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ValueError("it is not UTF-8 text; save it as UTF-8") from exc
+
+
+def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
+    reader = _Reader({})
+    _ask_everything(reader)
+    secret_files = (f"{name}_FILE" for name in reader.secret_names)
+    known = {*reader.names_asked, *secret_files, ENV_FILE_VARIABLE, RUN_ID_VARIABLE}
+    suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
+    return [
+        text for name in sorted(suspects) if (text := _likely_meant(name, known, is_ours=name in from_file))
+    ]
+
+
+def _likely_meant(name: str, known: Collection[str], *, is_ours: bool) -> str:
+    """What to say of an unknown name; "" when it is somebody else's. is_ours: it stands in our own file."""
+    from difflib import get_close_matches
+
+    said = f"nobody reads the variable {name}"
+    if name.upper().removesuffix("_FILE") in known and name.upper().endswith("_FILE"):
+        return f"{said}: only a secret can come from a file; set {name.upper().removesuffix('_FILE')}"
+    # Other programs have names such as DB_PATH in the environment, too; a file of ours has ours.
+    strict = 0.75
+    is_ours = is_ours and name.upper().startswith(OUR_PREFIXES)
+    nearest = get_close_matches(name.upper(), sorted(known), 1, 0.6 if is_ours else strict)
+    if nearest:
+        return f"{said}; is {nearest[0]} meant?"
+    return f"{said}; MARKDOWN_DOCS/CONFIGURATION.md lists those that are read" if is_ours else ""
 
 
 def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
@@ -218,6 +292,7 @@ def _uploader(reader: _Reader, dam_auth: DamAuth | None) -> Settings:
         max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
         timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
         off_hours=_off_hours(reader),
+        commands=_commands(reader),
         secrets=tuple(reader.secrets_seen),
     )
 
@@ -240,6 +315,7 @@ def _report(reader: _Reader) -> ReportSettings:
         off_hours=_off_hours(reader),
         status_a1=_status_a1(reader),
         master_assets_folder=_master_assets_folder(reader),
+        commands=_commands(reader),
         secrets=tuple(reader.secrets_seen),
     )
 
@@ -251,6 +327,9 @@ def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         database=_database(reader),
         log=_log(reader),
         max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        status_a1=_status_a1(reader),
+        cadence=_cadence(reader) if reader.text("ORCHESTRATOR_TIMEZONE") else None,
+        commands=_commands(reader),
         secrets=tuple(reader.secrets_seen),
     )
     reader.finish()
@@ -276,6 +355,7 @@ def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
         alert_after_failures=reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
         heartbeat_url=_heartbeat_url(reader),
         stop_seconds=reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
+        commands=_commands(reader),
         secrets=_every_secret(env),
     )
     reader.finish()
@@ -329,7 +409,7 @@ def task_environment(
     ours = variable_names()
     from_file = read_env_file(env_file).items()
     of_ours = {name: value for name, value in from_file if name.removesuffix("_FILE") in ours}
-    named = {ENV_FILE_VARIABLE: "" if env_file is None else str(env_file.absolute())}
+    named = {ENV_FILE_VARIABLE: "" if env_file is None else _shown_file(env_file, process)}
     return {**environment_for(reads, {**of_ours, **process}), **named}
 
 
@@ -351,9 +431,15 @@ def _cadence(reader: _Reader) -> CadenceSettings:
     return CadenceSettings(reader.zone("ORCHESTRATOR_TIMEZONE"), _off_hours(reader))
 
 
+def _commands(reader: _Reader) -> Commands:
+    """This installation, as commands to paste need it."""
+    uid = os.geteuid()
+    return here(reader.env_file or "", user_name(uid) if uid else "")
+
+
 def _heartbeat_url(reader: _Reader) -> str:
-    """An https address whose path is a secret: whoever knows it can silence the watchman."""
-    url = reader.secret("HEARTBEAT_URL")
+    """An https address whose path is a secret: who knows it can keep it from noticing that all is down."""
+    url = reader.secret("HEARTBEAT_URL", absent="none")
     return reader.checked_url("HEARTBEAT_URL", url.strip(), "an https address", shown=False) if url else ""
 
 
@@ -365,8 +451,7 @@ def _database(reader: _Reader) -> DatabaseSettings:
     user = reader.text("DB_USER", "ferrero_user")
     password = reader.secret("DB_PASSWORD")
     mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
-    is_system = reader.text("DB_CA_BUNDLE").lower() in ("", "system")
-    bundle = None if is_system else reader.readable_path("DB_CA_BUNDLE")
+    bundle = reader.ca_bundle("DB_CA_BUNDLE")
     if url is not None:
         hosts, options = _read_database_url(reader, url)
     else:
@@ -446,6 +531,9 @@ def _quote_libpq(value: str) -> str:
 
 def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
     base_url = reader.url("DAM_BASE_URL", hint="https://dam.example.com, the part before /otmmapi/v6")
+    base_url = re.sub(r"(/+otmmapi(/+v6)?)?/*$", "", base_url)
+    if "/otmmapi" in base_url:
+        reader.fault("DAM_BASE_URL", f"expected the part before /otmmapi/v6, got {base_url!r}")
     auth = auth_from_flag or cast("DamAuth", reader.choice("DAM_AUTH", "pfx-v2", ("pfx-v2", "password")))
     pfx_path = reader.readable_file("DAM_PFX_PATH")
     client_id = reader.text("DAM_CLIENT_ID")
@@ -459,7 +547,6 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
             reader.require("DAM_USERNAME is set", DAM_PASSWORD=password)
     else:
         reader.require("DAM_AUTH=password", DAM_USERNAME=username, DAM_PASSWORD=password)
-    default_token_url = f"{base_url}/otmmapi/v6/sessions/oauth2/token"
     return DamSettings(
         base_url=base_url,
         auth=auth,
@@ -469,8 +556,10 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
         client_secret=client_secret,
         username=username,
         password=password,
-        token_url=reader.url("DAM_TOKEN_URL", default=default_token_url),
-        ca_bundle=reader.readable_path("DAM_CA_BUNDLE"),
+        token_url=reader.url(
+            "DAM_TOKEN_URL", default="{base}/otmmapi/v6/sessions/oauth2/token", base=base_url
+        ),
+        ca_bundle=reader.ca_bundle("DAM_CA_BUNDLE"),
         campaigns_folder_id=reader.required("DAM_CAMPAIGNS_FOLDER_ID"),
         status_field_id=reader.required("DAM_STATUS_FIELD_ID"),
         number_field_id=reader.required("DAM_NUMBER_FIELD_ID"),
@@ -527,7 +616,7 @@ def _box(reader: _Reader) -> BoxSettings:
         root_folder_id=root_folder_id,
         api_url=api_url,
         upload_url=upload_url,
-        ca_bundle=reader.readable_path("BOX_CA_BUNDLE"),
+        ca_bundle=reader.ca_bundle("BOX_CA_BUNDLE"),
         parts_count_as_uploads=reader.boolean("BOX_PARTS_COUNT_AS_UPLOADS", default=False),
         timeout_seconds=reader.seconds("BOX_TIMEOUT_SECONDS", 120),
     )
@@ -552,10 +641,10 @@ def _mail(reader: _Reader) -> MailSettings:
         reader.require("SMTP_USERNAME is set", SMTP_PASSWORD=password)
         if security == "none" and host not in LOOPBACK_HOSTS:
             reader.fault("SMTP_SECURITY", "none would send SMTP_PASSWORD in clear; use starttls or tls")
-    sender = reader.addresses("MAIL_FROM", required=True)
+    sender = reader.addresses("MAIL_FROM")
     if len(sender) > 1:
         reader.fault("MAIL_FROM", "expected one address")
-    error_recipients = reader.addresses("ERROR_NOTIFICATION_EMAILS", required=True)
+    error_recipients = reader.addresses("ERROR_NOTIFICATION_EMAILS")
     return MailSettings(
         server=MailServer(
             host=host,
@@ -564,11 +653,12 @@ def _mail(reader: _Reader) -> MailSettings:
             username=username or None,
             password=password,
             sender=sender[0] if sender else "",
-            ca_bundle=reader.readable_path("SMTP_CA_BUNDLE"),
+            ca_bundle=reader.ca_bundle("SMTP_CA_BUNDLE"),
         ),
         error_recipients=error_recipients,
-        success_recipients=reader.addresses("SUCCESS_NOTIFICATION_EMAILS", required=False),
-        report_recipients=reader.addresses("REPORT_EMAILS", required=False) or error_recipients,
+        success_recipients=reader.addresses("SUCCESS_NOTIFICATION_EMAILS", default="none"),
+        report_recipients=reader.addresses("REPORT_EMAILS", default="ERROR_NOTIFICATION_EMAILS")
+        or error_recipients,
     )
 
 
@@ -588,6 +678,8 @@ def _off_hours(reader: _Reader) -> OffHours:
             f"are both {start:%H:%M}; use OFF_HOURS_ENABLED=false to have no off-hours",
         )
     days = reader.items("OFF_HOURS_DAYS", "sat,sun")
+    if [day.lower() for day in days] == ["none"]:
+        days = ()
     unknown = [day for day in days if day.lower() not in DAY_NAMES]
     if unknown:
         reader.fault(
@@ -616,7 +708,9 @@ class _Reader:
         self._faults: dict[str, str] = {}
         self._warnings: list[str] = []
         self.names_asked: list[str] = []
+        self.secret_names: list[str] = []
         self.secrets_seen: list[str] = []
+        self.env_file = env.get(ENV_FILE_VARIABLE)
 
     def fault(self, name: str, text: str) -> None:
         self._faults.setdefault(name, f"{name}: {text}")
@@ -632,6 +726,16 @@ class _Reader:
             raise ConfigError(list(self._faults.values()))
         for text in self._warnings:
             logger.warning("%s", text, extra={"action": "risky_setting"})
+        """Raise ConfigError with every fault; that there is no settings file is said before what it lacks."""
+        faults = list(self._faults.values())
+        if self.env_file is None and any(": missing" in fault for fault in faults):
+            faults.insert(
+                0,
+                f"there is no settings file: neither .env in the working folder nor {REPOSITORY / '.env'};"
+                " copy .env.example to .env and fill it in, or name a file with --env-file",
+            )
+        if faults:
+            raise ConfigError(faults)
 
     def text(self, name: str, default: str | None = None) -> str:
         """The value without outer blanks; the default, or "", when unset or empty."""
@@ -657,22 +761,31 @@ class _Reader:
         if value:
             self.secrets_seen.append(value)
 
-    def secret(self, name: str) -> str | None:
-        """The variable, or the content of the file that NAME_FILE names, less its last line break."""
+    def secret(self, name: str, *, absent: str | None = None) -> str | None:
+        """The variable, or the content of the file that NAME_FILE names, less its last line break.
+
+        absent: the word by which the variable says that there is none.
+        """
         self.names_asked.append(name)
+        self.secret_names.append(name)
         value = self._env.get(name) or None
         path = self._env.get(f"{name}_FILE", "").strip()
         if value is not None and path:
             self.fault(name, f"set twice, by {name} and {name}_FILE; keep one")
         elif path:
             try:
-                value = Path(path).read_text(encoding="utf-8").rstrip("\r\n") or None
-            except (OSError, UnicodeDecodeError) as exc:
-                reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
+                with open(open_guarded(Path(path)), "rb") as stream:  # noqa: PTH123 - a descriptor
+                    value = _decoded(stream.read()).rstrip("\r\n") or None
+            except UnsafeFileError as exc:
+                self.fault(f"{name}_FILE", str(exc))
+            except (OSError, ValueError) as exc:
+                reason = exc.strerror if isinstance(exc, OSError) else exc
                 self.fault(f"{name}_FILE", f"cannot read {path}: {reason}")
             else:
                 if value is None:
                     self.fault(f"{name}_FILE", f"{path} is empty")
+        if value is not None and value.strip().casefold() == absent:
+            return None
         self.remember_secret(value)
         return value
 
@@ -716,9 +829,12 @@ class _Reader:
         value = self._env.get(name, default)
         return tuple(item.strip() for item in value.split(",") if item.strip())
 
-    def addresses(self, name: str, *, required: bool) -> tuple[str, ...]:
+    def addresses(self, name: str, *, default: str | None = None) -> tuple[str, ...]:
+        """E-mail addresses. default: the word that says so when nobody is named; None: somebody must be."""
         found = tuple(dict.fromkeys(self.items(name, "")))
-        if required and not found:
+        if default is not None and len(found) == 1 and found[0].casefold() == default.casefold():
+            return ()
+        if default is None and not found:
             self.fault(name, "missing, expected e-mail addresses separated by commas")
         for address in found:
             if not _ADDRESS.fullmatch(address):
@@ -741,9 +857,9 @@ class _Reader:
             self.fault(name, f"expected an IANA time zone such as Europe/Rome, got {value!r}")
             return ZoneInfo("UTC")
 
-    def url(self, name: str, *, default: str = "", hint: str = "an https address") -> str:
-        """An https address without a trailing slash; plain http is for loopback alone."""
-        return self.checked_url(name, self.text(name, default), hint, shown=True)
+    def url(self, name: str, *, default: str = "", hint: str = "an https address", base: str = "") -> str:
+        """An https address without a trailing slash; plain http is for loopback alone. base: for {base}."""
+        return self.checked_url(name, self.text(name, default).replace("{base}", base), hint, shown=True)
 
     def checked_url(self, name: str, text: str, hint: str, *, shown: bool) -> str:
         """The same for a text at hand; shown: whether a fault may quote it."""
@@ -767,18 +883,23 @@ class _Reader:
             self.fault(name, f"http would send secrets in clear to {host}; use https")
         return value
 
-    def readable_path(self, name: str) -> str | None:
-        path = self.readable_file(name)
+    def ca_bundle(self, name: str) -> str | None:
+        """The path of a file of certificates; None for the system's."""
+        path = self.readable_file(name, default="system")
         return str(path) if path else None
 
-    def readable_file(self, name: str) -> Path | None:
+    def readable_file(self, name: str, default: str = "") -> Path | None:
+        """The path of a file that can be read. None when unset, or set to the word for the default."""
         value = self.text(name)
-        if not value:
+        if not value or value.casefold() == default:
             return None
         path = Path(value).expanduser()
         try:
-            with path.open("rb"):
-                return path
+            os.close(open_guarded(path))
+        except UnsafeFileError as exc:
+            self.fault(name, str(exc))
         except OSError as exc:
             self.fault(name, f"cannot read {path}: {exc.strerror}")
-            return None
+        else:
+            return path
+        return None

@@ -124,6 +124,7 @@ class Pass:
             timezone=settings.timezone,
             max_attempts=settings.max_retries,
             folder_name=settings.dam.master_assets_folder,
+            commands=settings.commands,
             error_recipients=settings.mail.error_recipients,
             success_recipients=settings.mail.success_recipients,
         )
@@ -191,11 +192,24 @@ class Pass:
         with self._isolated(work):
             if decide(retry, None) is Action.SKIP and retry.permanently_failed:
                 self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=retry.retry_count)
+                if self._is_chosen:
+                    self._tell_of_skipped(campaign, retry)
                 return
             self._under_way[campaign_id] = work
             self._ask(work, partial(self._dam.read_campaign, campaign_id), self._on_read)
             if self._is_promising(retry) and retry.status in (None, self._settings.dam.status_a1):
                 self._made_courier()  # while the DAM answers; the search may show what was just done, too
+
+    def _tell_of_skipped(self, campaign: Campaign, retry: RetryStatus) -> None:
+        """Somebody asked for this campaign by name and must not take silence for success."""
+        since = retry.last_retry_at
+        logger.warning(
+            "campaign %s (%s) is permanently failed since %s (%s): it was skipped; reset it with: %s",
+            campaign.id, campaign.label,
+            f"{since.astimezone(self._settings.timezone):%Y-%m-%d %H:%M %Z}" if since else "an unknown time",
+            retry.failure_reason or "no reason on record", self._settings.commands.reset(campaign.id),
+            extra={"action": "campaign_skipped", "campaign_id": campaign.id},
+        )  # fmt: skip
 
     def _is_promising(self, retry: RetryStatus) -> bool:
         """Whether there will be something to upload, or so it seems: the campaign was never seen empty."""

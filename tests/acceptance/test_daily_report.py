@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from world import Run, World
+from world import SCRIPTS, Run, World
 
 TABLES = ("campaign_status", "campaign_uploads", "notices", "notice_deliveries", "daily_reports")
 
@@ -93,7 +94,7 @@ def test_report__tells_of_every_state_once(world: World, zone: ZoneInfo) -> None
         "- C-5 Mended: 1 asset, 20 bytes, in ",
         "- C-2 Easter: attempt 1 of 3, the last one ",
         "- C-3 Never <b>Filled</b>: for ",
-        f"  python scripts/a1_retry.py reset {ids['failed']}\n",
+        f"  {sys.executable} {SCRIPTS / 'a1_retry.py'} reset {ids['failed']}\n",
         "- C-4 Locked: ",
         "- Task a1_to_a2: exit code 4, 5 times since ",
         "- C-5 Mended\n",
@@ -226,7 +227,8 @@ def test_pending_migrations__stop_it(world: World, zone: ZoneInfo) -> None:
     world.sql("DELETE FROM schema_migrations WHERE name LIKE '014%%' AND %s", True)
     run = report(world)
     assert run.exit_code == 2
-    assert "014_create_campaign_uploads.sql; apply with: python scripts/migrate.py" in run.stderr
+    cure = f"apply as the owner of its tables: {sys.executable} {SCRIPTS / 'migrate.py'}"
+    assert f"014_create_campaign_uploads.sql; {cure}" in run.stderr
 
 
 def test_refusal__of_the_database_leaves_nothing_behind(world: World, zone: ZoneInfo) -> None:

@@ -27,7 +27,7 @@ KEY_LINES = (
     "inbox     ❌ PERMANENTLY FAILED - Campaign Café Crème & Friends (No Assets After 3 Attempts)",
     "row       C-2002: status = A1, a1_retry_count = 3, a1_permanently_failed = TRUE",
     "run 8     C-2001: permanently failed, skipped",
-    "python scripts/a1_retry.py reset ",
+    "scripts/a1_retry.py",
     "C-2002: there is no folder, attempt 1 of 3",
     "ACT 3, WRONG STATUS",
     "row       C-3001: status = A0, a1_retry_count = 1, a1_permanently_failed = FALSE",

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from shared.errors import ExitCode
 from simulators.postgres import PostgresServer
 from world import REPOSITORY, World
@@ -16,29 +18,133 @@ from world import REPOSITORY, World
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "MARKDOWN_DOCS").glob("*.md")]
 
 
-def test_pages__shell_blocks_run(world: World, postgres: PostgresServer) -> None:
+PSQL_AS_WRITTEN = "PGPASSWORD=… psql -h localhost -p 5437 -U ferrero_user -d ferrero_tracking"
+RETRY_PAGE = REPOSITORY / "MARKDOWN_DOCS" / "A1_RETRY_LOGIC.md"
+
+
+def blocks(page: Path, language: str, *, below: str = "") -> list[str]:
+    """The fenced blocks of a page, or of what stands below one of its headings."""
+    text = page.read_text(encoding="utf-8")
+    if below:
+        text = re.split(r"\n##+ ", text.partition(f"# {below}\n")[2])[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+class Shell:
+    """A shell on a machine where psql, `python` and the settings are at hand."""
+
+    def __init__(self, world: World, postgres: PostgresServer) -> None:
+        url = urlsplit(world.database_url)
+        server = f"-h {url.hostname} -p {url.port} -U {url.username} -d {url.path[1:]}"
+        self._psql = f"PGPASSWORD='{url.password}' psql {server}"
+        tools = [str(Path(sys.executable).parent), str(Path(postgres.psql_path).parent), os.environ["PATH"]]
+        self._environment = world.environment(
+            PATH=os.pathsep.join(tools),
+            PGHOST=str(url.hostname),
+            PGPORT=str(url.port),
+            PGUSER=str(url.username),
+            PGPASSWORD=str(url.password),
+            PGDATABASE=url.path[1:],
+        )
+
+    def run(self, block: str) -> str:
+        """What the block prints; it must work, each statement of it."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block.replace(PSQL_AS_WRITTEN, self._psql)],
+            cwd=REPOSITORY, env=self._environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}: {done.stderr}"
+        assert "ERROR" not in done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def shell(world: World, postgres: PostgresServer) -> Shell:
+    return Shell(world, postgres)
+
+
+def test_pages__shell_blocks_run(world: World, shell: Shell) -> None:
     world.dam.add_campaign("Summer", "C-1")
     world.sql("UPDATE schema_migrations SET applied_at = now()")
-    url = urlsplit(world.database_url)
-    tools = [str(Path(sys.executable).parent), str(Path(postgres.psql_path).parent), os.environ["PATH"]]
-    environment = world.environment(
-        PATH=os.pathsep.join(tools),
-        PGHOST=str(url.hostname),
-        PGPORT=str(url.port),
-        PGUSER=str(url.username),
-        PGPASSWORD=str(url.password),
-        PGDATABASE=url.path[1:],
+    found = [block for page in PAGES for block in blocks(page, "bash")]
+    assert len(found) >= 5
+    for block in found:
+        shell.run(block)
+
+
+def test_retry_page__psql_lines_are_whole() -> None:
+    lines = [
+        line for block in blocks(RETRY_PAGE, "bash") for line in block.splitlines() if "PGPASSWORD" in line
+    ]
+    assert len(lines) == 6
+    assert all(line.startswith(PSQL_AS_WRITTEN) for line in lines)
+
+
+def test_retry_page__its_tests_by_hand_show_what_it_says(world: World, shell: Shell) -> None:
+    campaign = world.dam.add_campaign("Summer", "TEST_CAMPAIGN")
+    (three_runs,) = blocks(RETRY_PAGE, "bash", below="Test the retry logic")
+    shown = shell.run(three_runs)
+    assert re.findall(r"TEST_CAMPAIGN +\| +(\d) \| ([tf])", shown) == [("1", "f"), ("2", "f"), ("3", "t")]
+    assert [subject[:2] for subject in world.subjects] == ["⚠️", "⚠️", "❌ "]
+    (reset,) = blocks(RETRY_PAGE, "bash", below="Test the reset")
+    assert re.findall(r"TEST_CAMPAIGN +\| +(\d) \| ([tf])", shell.run(reset)) == [("1", "f")]
+    assert "(Attempt 1/3)" in world.subjects[-1]
+    assert world.row(campaign)["a1_retry_count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("heading", "wanted"),
+    [
+        ("Reset a single campaign", {"failed"}),
+        ("Reset all failed campaigns", {"failed"}),
+        ("View all failed campaigns", set()),
+    ],
+)
+def test_retry_page__resets_reset(world: World, shell: Shell, heading: str, wanted: set[str]) -> None:
+    for language in ("sql", "bash"):
+        for block in blocks(RETRY_PAGE, language, below=heading):
+            world.sql("DELETE FROM campaign_status")
+            world.sql(
+                "INSERT INTO campaign_status (campaign_id, campaign_number, status, a1_retry_count,"
+                " a1_permanently_failed) VALUES ('YOUR_CAMPAIGN_ID', 'YOUR_CAMPAIGN_NUMBER', 'A1', 3, TRUE),"
+                " ('near', 'N', 'A1', 2, FALSE)"
+            )
+            if language == "sql":
+                world.sql(block)
+            else:
+                shell.run(block)
+            rows = world.sql("SELECT campaign_id, a1_retry_count AS n FROM campaign_status ORDER BY 1 DESC")
+            assert rows == [
+                {"campaign_id": "near", "n": 2},
+                {"campaign_id": "YOUR_CAMPAIGN_ID", "n": 0 if wanted else 3},
+            ], block
+
+
+def test_retry_page__monitoring_counts_and_orders(world: World) -> None:
+    world.sql(
+        "INSERT INTO campaign_status (campaign_id, campaign_number, status, a1_retry_count, a1_last_retry_at,"
+        " a1_permanently_failed) SELECT number, number, status, count, now() - ago * interval '1 h', failed"
+        " FROM (VALUES ('a', 'A1', 0, NULL, FALSE), ('b', 'A1', 1, 1, FALSE), ('c', 'A1', 2, 2, FALSE),"
+        " ('d', 'A1', 2, 1, FALSE), ('e', 'A1', 3, 1, TRUE), ('f', 'A2', 0, NULL, FALSE),"
+        " ('g', 'A2', 2, 1, FALSE)) AS v (number, status, count, ago, failed)"
     )
-    ran = 0
-    for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", block],
-                cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{page.name}: {done.stderr}"
-            ran += 1
-    assert ran >= 2
+    (dashboard,) = blocks(RETRY_PAGE, "sql", below="Dashboard query: current retry status")
+    assert world.sql(dashboard) == [{"No Issues": 1, "Attempt 1": 1, "Attempt 2": 2, "Permanently Failed": 1}]
+    (alert,) = blocks(RETRY_PAGE, "sql", below="Alert query: campaigns near failure")
+    assert [row["campaign_number"] for row in world.sql(alert)] == ["d", "c"]
+
+
+def test_retry_page__code_is_where_it_says() -> None:
+    rows = re.findall(
+        r"^\| [^|]+ \| `([a-z0-9_/.-]+\.[a-z0-9]+)` \| ([^|]+) \|$",
+        RETRY_PAGE.read_text(encoding="utf-8"),
+        re.M,
+    )
+    assert len(rows) >= 12
+    for file, functions in rows:
+        code = (REPOSITORY / file).read_text(encoding="utf-8")
+        for function in re.findall(r"`(\w+)`", functions):
+            assert f"def {function}(" in code, f"{file} has no {function}"
 
 
 def test_pages__links_and_pictures_exist() -> None:

@@ -23,7 +23,13 @@ from psycopg2 import sql
 
 from conftest import Tls
 from shared.redaction import spellings
-from shared.settings import environment_for, read_environment, report_variables, uploader_variables
+from shared.settings import (
+    ENV_FILE_VARIABLE,
+    environment_for,
+    read_environment,
+    report_variables,
+    uploader_variables,
+)
 from simulators.dam import DamSimulator
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
@@ -327,7 +333,7 @@ def test_env_file__open_to_others_is_warned_of(
     path = tmp_path / "my settings.env"
     path.write_text("A=b\n", encoding="utf-8")
     path.chmod(mode)
-    assert read_environment(path, {}) == {"A": "b"}
+    assert read_environment(path, {}) == {"A": "b", ENV_FILE_VARIABLE: str(path)}
     assert (f"chmod 600 '{path}'" in caplog.text) is is_warned
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import pytest
 
-from world import World
+from world import SCRIPTS, World
 
 NAMES = (
     "plain.jpg",
@@ -103,7 +104,7 @@ def test_pending_migrations__stop_the_run(world: World) -> None:
     run = world.upload()
     assert run.exit_code == 2
     assert "006_add_transfer_tracking.sql" in run.stderr
-    assert "python scripts/migrate.py" in run.stderr
+    assert f"{sys.executable} {SCRIPTS / 'migrate.py'}" in run.stderr
 
 
 def test_box_login_refused__is_no_campaigns_fault(world: World) -> None:

@@ -112,7 +112,7 @@ class Month:
             self.exit_codes[exc.exit_code] += 1
         finally:
             mailer = Mailer(self.settings.mail.server)
-            deliver_due_notices(self.database, mailer, now, self.settings.timezone)
+            deliver_due_notices(self.database, mailer, now, self.settings.timezone, self.settings.commands)
 
     def assert_told_once(self, count: int) -> None:
         """By the rows, and by what lies in the inbox."""

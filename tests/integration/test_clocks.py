@@ -16,6 +16,7 @@ import daily_report
 from shared.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
 from shared.cadence import Daily, Interval, LastRun, OffHours, plan
 from shared.clocks import TOLERANCE, is_waiting
+from shared.commands import Commands
 from shared.database import Database
 from shared.models import Campaign, MailServer, Notice, NoticeKind, OpenUpload
 from shared.notifier import Mailer, pause_after
@@ -26,6 +27,7 @@ from shared.wire import LONGEST_WAIT_SECONDS
 from simulators.mail import MailSink
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
 TODAY = date(2026, 11, 23)
 LONGEST_DELAY = timedelta(hours=1)
@@ -91,7 +93,7 @@ def test_outbox__a_notice_from_the_future_goes_out(
 ) -> None:
     def deliver(now: datetime) -> int:
         server = MailServer("127.0.0.1", mail.port, "none", None, None, "robot@example.com")
-        return deliver_due_notices(database, Mailer(server), now, ROME).sent
+        return deliver_due_notices(database, Mailer(server), now, ROME, COMMANDS).sent
 
     for number in range(count):
         notice_id, campaign = str(uuid4()), f"{number:040x}"

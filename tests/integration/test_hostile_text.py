@@ -23,13 +23,14 @@ from hypothesis import strategies as st
 import a1_retry
 from hostile import ATTACKS
 from shared.box_session import safe_id, storable
+from shared.commands import Commands
 from shared.dam_answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
 from shared.database import Database
 from shared.errors import DamError
 from shared.logs import configure_logging
 from shared.models import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
 from shared.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
-from shared.notifier import Composer, build_message, reset_command, reset_sql
+from shared.notifier import Composer, build_message, reset_sql
 from shared.outbox import deliver_due_notices
 from shared.wire import json_object
 from simulators.postgres import PostgresServer
@@ -71,10 +72,12 @@ class KeptMail:
 
 json_values = nested(nested(scalars))
 FOLDER = DamFolder("f", "Master Assets", None)
+COMMANDS = Commands("python", "scripts")
 COMPOSER = Composer(
     timezone=ZoneInfo("Europe/Rome"),
     max_attempts=3,
     folder_name="Master Assets",
+    commands=COMMANDS,
     error_recipients=("a@example.com",),
     success_recipients=(),
 )
@@ -205,7 +208,7 @@ def test_database__keeps_every_text_as_it_is(
     assert database._row("SELECT message FROM campaign_errors")[0] == clean_text(message)
     assert database._row("SELECT asset_name FROM campaign_assets")[0] == asset.name
     kept = KeptMail()
-    deliver_due_notices(database, nullcontext(kept), NOW, ZoneInfo("UTC"))
+    deliver_due_notices(database, nullcontext(kept), NOW, ZoneInfo("UTC"), COMMANDS)
     assert len(kept.messages) == 1
     database._run("DELETE FROM notices")
 
@@ -275,7 +278,7 @@ def stub(tmp_path: Path) -> Path:
 @example("\n touch canary\n")
 def test_shown_command__gives_python_that_id_and_nothing_else(stub: Path, campaign_id: str) -> None:
     """In bash and in sh; what sh cannot spell names no campaign there, and runs nothing either."""
-    command = reset_command(campaign_id)
+    command = COMMANDS.reset(campaign_id)
     assert command.isprintable()
     assert command.count("\n") == 0
     for shell in ("bash", "sh"):

@@ -351,7 +351,7 @@ def test_old_schema__is_told_by_what_it_lacks(empty_database_url: str, applied: 
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert files[applied].name in done.stderr
-    assert "python scripts/migrate.py" in done.stderr
+    assert f"{sys.executable} {REPOSITORY / 'scripts' / 'migrate.py'}" in done.stderr
     if applied == 0:
         operator = subprocess.run(
             [sys.executable, REPOSITORY / "scripts" / "a1_retry.py", "status"],
@@ -359,4 +359,4 @@ def test_old_schema__is_told_by_what_it_lacks(empty_database_url: str, applied: 
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert operator.returncode == 2
-        assert "python scripts/migrate.py" in operator.stderr
+        assert f"{sys.executable} {REPOSITORY / 'scripts' / 'migrate.py'}" in operator.stderr

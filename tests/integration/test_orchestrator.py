@@ -437,7 +437,7 @@ def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage
     """Frozen between the wait and the start, it wakes up with a run due by its memory, and no lock."""
     clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
     loop = Orchestrator([stage.task()], stage.settings, clock=clock)
-    loop._journal = Journal(loop._open_database, 0.0, is_shared=False)
+    loop._journal = Journal(loop._open_database, 0.0, is_shared=False, commands=loop._settings.commands)
     loop._attend_journal()
     assert end_sessions(stage.url, "a1_to_a2 orchestrator%") == 1
     with Database(stage.url, application_name="the other") as other:

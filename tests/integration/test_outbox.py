@@ -3,6 +3,7 @@ and that every notice arrives in exactly one e-mail per recipient, whatever happ
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 
 import a1_retry
 from sessions import end_sessions
+from shared.commands import Commands
 from shared.database import Database
 from shared.models import (
     MOST_DOUBTS,
@@ -35,6 +37,7 @@ from shared.outbox import CROWD, deliver_due_notices, late_notices
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SUPPORT, ONCALL = "support@example.com", "oncall@example.com"
@@ -78,6 +81,7 @@ class Stage:
             timezone=ROME,
             max_attempts=3,
             folder_name="Master Assets",
+            commands=COMMANDS,
             error_recipients=(SUPPORT, ONCALL),
             success_recipients=(SUPPORT,),
         )
@@ -108,11 +112,11 @@ class Stage:
         )  # fmt: skip
 
     def deliver(self, at: datetime = NOW) -> DeliveryCounts:
-        return deliver_due_notices(self.database, self.mailer(), at, ROME)
+        return deliver_due_notices(self.database, self.mailer(), at, ROME, COMMANDS)
 
     def killed(self, *, after: bool, at: datetime = NOW) -> None:
         with pytest.raises(KilledError):
-            deliver_due_notices(self.database, Killing(self.mailer(), after=after), at, ROME)
+            deliver_due_notices(self.database, Killing(self.mailer(), after=after), at, ROME, COMMANDS)
 
     @property
     def inbox(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -217,7 +221,9 @@ def test_crowd__two_attempts_of_a_campaign_are_two_lines(stage: Stage) -> None:
     assert "30 attempts or events" in text
 
 
-def test_crowd__beyond_the_lines_says_how_to_list_the_rest(stage: Stage) -> None:
+def test_crowd__beyond_the_lines_says_how_to_list_the_rest(
+    stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = DIGEST_LINES + 50
     stage.queue(NoticeKind.PERMANENT, count)
     stage.deliver()
@@ -227,10 +233,11 @@ def test_crowd__beyond_the_lines_says_how_to_list_the_rest(stage: Stage) -> None
     assert len(received.raw) < 400_000
     assert html.count("reset 0") == DIGEST_LINES
     assert f"and 50 more. All {count} are listed by:" in text
-    query = re.search(r"psql -v mail=(\S+) -f database/queries/(digest)\.sql", text)
-    assert query is not None
-    _, rows = stage.database.run_query(query[2], {"mail": query[1]})
-    assert len(rows) == count
+    command = re.search(r"^python scripts/a1_retry.py (told \S+)$", text, re.MULTILINE)
+    assert command is not None
+    monkeypatch.setenv("DATABASE_URL", stage.url)
+    assert a1_retry.main([*command[1].split(), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == count
 
 
 def test_old_notices__without_a_line_of_their_own_are_named_by_their_campaign(stage: Stage) -> None:
@@ -333,11 +340,11 @@ def test_two_processes__send_each_table_once(stage: Stage) -> None:
     class Meanwhile(Killing):
         def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult:
             with Database(stage.url, 3) as other:
-                counts.append(deliver_due_notices(other, stage.mailer(), NOW, ROME))
+                counts.append(deliver_due_notices(other, stage.mailer(), NOW, ROME, COMMANDS))
             return self._mailer.send(notice, before_handover=before_handover)
 
     counts: list[DeliveryCounts] = []
-    deliver_due_notices(stage.database, Meanwhile(stage.mailer(), after=True), NOW, ROME)
+    deliver_due_notices(stage.database, Meanwhile(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     stage.assert_each_notice_in_one_mail()
     assert len(stage.sink.messages) == 2
 
@@ -354,7 +361,7 @@ def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None
             return self._mailer.send(notice, before_handover=before_handover)
 
     with pytest.raises(DbError, match=r"server closed|terminating"):
-        deliver_due_notices(stage.database, Cut(stage.mailer(), after=True), NOW, ROME)
+        deliver_due_notices(stage.database, Cut(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     assert not stage.sink.messages
     stage.database = Database(stage.url, 3)
     assert stage.deliver().sent == 1
@@ -379,7 +386,7 @@ def test_slow_relay__meets_no_open_transaction(stage: Stage, count: int) -> None
     stage.queue(NoticeKind.RETRY, count)
     with Database(stage.url, 3) as own:
         assert own._row("SHOW idle_in_transaction_session_timeout")[0] in ("1s", "0")
-        counts = deliver_due_notices(own, Slow(stage.mailer(), after=True), NOW, ROME)
+        counts = deliver_due_notices(own, Slow(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     assert counts == DeliveryCounts(sent=count)
     stage.assert_each_notice_in_one_mail()
 
@@ -429,10 +436,10 @@ def test_frozen_process__holds_its_own_mail_and_no_other(stage: Stage) -> None:
             with Database(stage.url, 3) as other:
                 for days in range(3):
                     at = NOW + timedelta(days=days)
-                    deliver_due_notices(other, stage.mailer(), at, ROME)
+                    deliver_due_notices(other, stage.mailer(), at, ROME, COMMANDS)
             return self._mailer.send(notice, before_handover=before_handover)
 
-    deliver_due_notices(stage.database, Frozen(stage.mailer(), after=True), NOW, ROME)
+    deliver_due_notices(stage.database, Frozen(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     assert [subject[:1] for subject, _ in stage.inbox] == ["🛑", "⚠"]
 
 
@@ -458,7 +465,7 @@ def test_login_refused__is_a_fault_of_every_run_and_costs_no_pause(database_url:
         stage.queue(NoticeKind.SUCCESS, 1)
         for run in range(12):
             at = NOW + run * 3 * MINUTE
-            counts = deliver_due_notices(stage.database, Mailer(server), at, ROME)
+            counts = deliver_due_notices(stage.database, Mailer(server), at, ROME, COMMANDS)
             assert (counts.sent, counts.failed) == (0, CROWD + 2)
             assert ["refused the login of robot" in fault for fault in counts.faults] == [True]
         (errors,) = stage.sql("SELECT count(*) FROM notice_deliveries WHERE last_error LIKE '%535%'")
@@ -466,7 +473,9 @@ def test_login_refused__is_a_fault_of_every_run_and_costs_no_pause(database_url:
         assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)]
         mended = Mailer(replace(server, password="right"))
         at = NOW + 36 * MINUTE
-        assert deliver_due_notices(stage.database, mended, at, ROME) == DeliveryCounts(sent=CROWD + 2)
+        assert deliver_due_notices(stage.database, mended, at, ROME, COMMANDS) == DeliveryCounts(
+            sent=CROWD + 2
+        )
         stage.assert_each_notice_in_one_mail()
         stage.database.close()
 
@@ -475,15 +484,15 @@ def test_late__is_told_once_for_each_notice(stage: Stage, caplog: pytest.LogCapt
     stage.sink.refuse(ONCALL, 451, "greylisted")
     stage.queue(NoticeKind.RETRY, 1)
     stage.deliver()
-    assert late_notices(stage.database, NOW + 59 * MINUTE, ROME) == []
+    assert late_notices(stage.database, NOW + 59 * MINUTE, ROME, COMMANDS) == []
     stage.queue(NoticeKind.ERROR, 1, at=NOW + 30 * MINUTE)
-    (fault,) = late_notices(stage.database, NOW + 61 * MINUTE, ROME)
+    (fault,) = late_notices(stage.database, NOW + 61 * MINUTE, ROME, COMMANDS)
     for words in ("1 notices have waited", "since 2026-11-23 14:00 CET", "451 greylisted", "outbox.sql"):
         assert words in fault
     assert [record.levelname for record in caplog.records if record.getMessage() == fault] == ["ERROR"]
-    assert late_notices(stage.database, NOW + 62 * MINUTE, ROME) == []
+    assert late_notices(stage.database, NOW + 62 * MINUTE, ROME, COMMANDS) == []
     assert stage.database.is_notice_late(NOW + 2 * MINUTE)
-    (fault,) = late_notices(stage.database, NOW + 99 * MINUTE, ROME)
+    (fault,) = late_notices(stage.database, NOW + 99 * MINUTE, ROME, COMMANDS)
     assert "1 notices have waited" in fault
     stage.sink.reset()
     stage.deliver(NOW + 100 * MINUTE)

@@ -13,6 +13,7 @@ import pytest
 
 from daily_report import queue_report
 from shared import database as statements
+from shared.commands import Commands
 from shared.database import Database
 from shared.errors import DbError
 from shared.models import (
@@ -29,6 +30,7 @@ from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
 from shared.settings import load_report_settings
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands("python", "scripts")
 TODAY = date(2026, 11, 23)
 NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
@@ -363,6 +365,7 @@ def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(data
         timezone=ROME,
         max_attempts=3,
         folder_name="Master Assets",
+        commands=COMMANDS,
         error_recipients=(),
         success_recipients=(),
         report_recipients=settings.mail.report_recipients,

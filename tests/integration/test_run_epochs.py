@@ -14,12 +14,14 @@ import pytest
 
 from sessions import end_sessions
 from shared import database as statements
+from shared.commands import Commands
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
 from shared.errors import DbError, ExitCode, LockLostError
 from shared.journal import Journal, Role
 from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
 from shared.retention import prune
 
+COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 PAUSE = timedelta(minutes=2)
 CAMPAIGN = Campaign("c", "C-1", "Summer", "A1")
@@ -170,7 +172,12 @@ def test_without_a_run__writes_are_free(database_url: str) -> None:
 
 def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None:
     first, second = (
-        Journal(lambda name=name: Database(database_url, application_name=name), 0.0, is_shared=False)
+        Journal(
+            lambda name=name: Database(database_url, application_name=name),
+            0.0,
+            is_shared=False,
+            commands=COMMANDS,
+        )
         for name in ("first", "second")
     )
     notice = Notice(NOTICE_ID, NoticeKind.TASK_ALERT, "", "s", "t", "h", ("a@example.com",), NOW)
@@ -190,7 +197,7 @@ def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None
 
 
 def test_journal__number_taken_is_noticed(database_url: str) -> None:
-    journal = Journal(lambda: Database(database_url), 0.0, is_shared=False)
+    journal = Journal(lambda: Database(database_url), 0.0, is_shared=False, commands=COMMANDS)
     assert journal.attend(0.0)
     with Database(database_url) as admin:
         admin._run("UPDATE run_epochs SET epoch = epoch + 1")

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from playwright.sync_api import sync_playwright
 
 from shared.alerts import TaskAlert
+from shared.commands import Commands
 from shared.models import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
 from shared.notifier import Composer, digest
 from shared.report import (
@@ -42,6 +43,9 @@ EMPTY = 'the folder "Master Assets" holds no live assets'
 
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands(
+    "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
+)
 
 
 def sample_notices() -> dict[str, Notice]:
@@ -50,6 +54,7 @@ def sample_notices() -> dict[str, Notice]:
         timezone=ROME,
         max_attempts=3,
         folder_name="Master Assets",
+        commands=COMMANDS,
         error_recipients=("support@example.com",),
         success_recipients=("campaigns@example.com",),
         report_recipients=("managers@example.com",),
@@ -84,10 +89,10 @@ def sample_notices() -> dict[str, Notice]:
     ]
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
     tables = {
-        "digest_retry": digest(bundle(NoticeKind.RETRY, 24), ROME),
-        "digest_permanent": digest(bundle(NoticeKind.PERMANENT, 40), ROME),
-        "digest_error": digest(bundle(NoticeKind.ERROR, 24), ROME),
-        "digest_success": digest(bundle(NoticeKind.SUCCESS, 24), ROME),
+        "digest_retry": digest(bundle(NoticeKind.RETRY, 24), ROME, COMMANDS),
+        "digest_permanent": digest(bundle(NoticeKind.PERMANENT, 40), ROME, COMMANDS),
+        "digest_error": digest(bundle(NoticeKind.ERROR, 24), ROME, COMMANDS),
+        "digest_success": digest(bundle(NoticeKind.SUCCESS, 24), ROME, COMMANDS),
     }
     return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet} | tables
 

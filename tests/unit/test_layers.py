@@ -14,6 +14,7 @@ RULES = {
     "models",
     "clocks",
     "cadence",
+    "commands",
     "retry",
     "names",
     "rate",

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from shared.commands import Commands, shell_word
 from shared.models import Attempt, Campaign, Notice, NoticeKind, UploadTotals
 from shared.notifier import (
     GIVE_UP_AFTER,
@@ -26,7 +27,6 @@ from shared.notifier import (
     build_message,
     one_line,
     pause_after,
-    reset_command,
     reset_sql,
 )
 
@@ -58,11 +58,15 @@ hostile_text = st.text(
 )
 
 
+COMMANDS = Commands("python", "scripts")
+
+
 def composer(max_attempts: int = 3, **overrides: object) -> Composer:
     given_values: dict[str, object] = {
         "timezone": ZoneInfo("Europe/Rome"),
         "max_attempts": max_attempts,
         "folder_name": "Master Assets",
+        "commands": COMMANDS,
         "error_recipients": ("support@example.com", "oncall@example.com"),
         "success_recipients": ("campaigns@example.com",),
     }
@@ -266,11 +270,16 @@ def test_permanent__one_attempt_is_singular_in_the_body() -> None:
         assert "after 1 attempt " in part.lower()
 
 
-def test_permanent__command_is_configurable() -> None:
-    notice = composer(retry_command="/opt/a1/reset.sh").permanent(
+def test_permanent__command_is_that_of_the_installation() -> None:
+    here = Commands("/opt/a1 to a2/bin/python", "/opt/a1 to a2/scripts", "/etc/a1/env", "robot")
+    notice = composer(commands=here).permanent(
         campaign(), Attempt(3, counted=True, permanently_failed=True), reason=REASON, now=NOW
     )
-    assert f"\n/opt/a1/reset.sh reset {HEX_ID}\n" in notice.text
+    assert (
+        f"\nsudo -u robot '/opt/a1 to a2/bin/python' '/opt/a1 to a2/scripts/a1_retry.py' reset {HEX_ID}"
+        " --env-file /etc/a1/env\n" in notice.text
+    )
+    assert "without sudo -u robot if you are robot" in notice.text
 
 
 def test_success__says_everything_in_both_parts() -> None:
@@ -520,10 +529,10 @@ def test_reset_sql__ordinary_id_is_a_plain_literal() -> None:
 
 
 def test_reset_command__quotes_for_the_shell() -> None:
-    assert reset_command(HEX_ID) == f"python scripts/a1_retry.py reset {HEX_ID}"
-    assert reset_command("-x") == "python scripts/a1_retry.py reset -- -x"
-    assert reset_command("a b'; rm -rf ~") == "python scripts/a1_retry.py reset 'a b'\"'\"'; rm -rf ~'"
-    assert reset_command("") == "python scripts/a1_retry.py reset ''"
+    assert COMMANDS.reset(HEX_ID) == f"python scripts/a1_retry.py reset {HEX_ID}"
+    assert COMMANDS.reset("-x") == "python scripts/a1_retry.py reset -- -x"
+    assert COMMANDS.reset("a b'; rm -rf ~") == "python scripts/a1_retry.py reset 'a b'\"'\"'; rm -rf ~'"
+    assert COMMANDS.reset("") == "python scripts/a1_retry.py reset ''"
 
 
 @settings(max_examples=40, deadline=None)
@@ -531,16 +540,16 @@ def test_reset_command__quotes_for_the_shell() -> None:
 @example("a\n$(touch /tmp/x)`id`")
 @example("é\u202e0f\n9")
 def test_reset_command__round_trip_in_bash(campaign_id: str) -> None:
-    command = reset_command(campaign_id, "printf '%s\\0'")
+    command = f"printf '%s\\0' reset {shell_word(campaign_id)}"
     assert command.isprintable()
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
     words = [word.decode() for word in done.stdout.split(b"\0")[:-1]]
-    assert words == ["reset", *(["--"] if campaign_id.startswith("-") else []), campaign_id]
+    assert words == ["reset", campaign_id]
 
 
 def test_reset_command__nul_does_not_name_another_campaign() -> None:
-    assert HEX_ID not in shlex.split(reset_command(f"{HEX_ID}\0x"))
-    assert "\\x00" not in reset_command(f"{HEX_ID}\0x")
+    assert HEX_ID not in shlex.split(COMMANDS.reset(f"{HEX_ID}\0x"))
+    assert "\\x00" not in COMMANDS.reset(f"{HEX_ID}\0x")
 
 
 # --- the message on the wire --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.alerts import TaskAlert
+from shared.commands import Commands
 from shared.models import Campaign, Notice, NoticeKind
 from shared.notifier import Composer, build_message
 from shared.report import (
@@ -32,6 +33,7 @@ from shared.report import (
 )
 
 ROME = ZoneInfo("Europe/Rome")
+COMMANDS = Commands("python", "scripts")
 TODAY = date(2026, 11, 23)
 NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
 YESTERDAYS = (date(2026, 11, 22), datetime(2026, 11, 22, 18, 0, 3, tzinfo=UTC))
@@ -74,6 +76,7 @@ def compose(report: DayReport) -> Notice:
         timezone=ROME,
         max_attempts=3,
         folder_name="Master Assets",
+        commands=COMMANDS,
         error_recipients=("support@example.com",),
         success_recipients=(),
         report_recipients=("managers@example.com",),
