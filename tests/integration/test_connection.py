@@ -277,7 +277,7 @@ def test_deadlock__is_tried_again(database_url: str) -> None:
         ("53400", "out_of_reach", 75),
         ("57P03", "out_of_reach", 75),
         ("57P01", "out_of_reach", 75),
-        ("08P01", "login_refused", 2),
+        ("08P01", "out_of_reach", 75),
         ("22023", "database_error", 2),
     ],
 )
@@ -293,6 +293,21 @@ def test_refused_connection__is_told_by_its_code_in_any_language(
     assert error.hint or exit_code == 75 or kind == "database_error"
     for name in ("ferrero", "geheim", "db-eins", address):
         assert name not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("password authentication failed", "login_refused"),
+        ("no such user: ferrero", "login_refused"),
+        ("no such database: db", "no_database"),
+        ("SSL required", "tls"),
+    ],
+)
+def test_refusal_of_a_pooler__is_told_by_its_words(text: str, kind: str) -> None:
+    with refusing("08P01", text) as address, pytest.raises(DbError) as failure:
+        Database(f"postgresql://ferrero:geheim@{address}/db")
+    assert (failure.value.kind, failure.value.exit_code) == (kind, 2)
 
 
 def test_connection__that_fails_quotes_no_name() -> None:
