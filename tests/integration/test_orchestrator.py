@@ -546,10 +546,10 @@ def test_alerts__a_run_that_writes_nothing_is_told_of_while_it_runs(
         "n = len(path.read_text()); path.write_text('x' * (n + 1))\n"
         "print('waiting for the lock', flush=True)\n"
         "if n < 2: time.sleep(60)\n"
-        "for i in range(8): print('at work', flush=True); time.sleep(0.2)\n"
+        "for i in range(15): print('at work', flush=True); time.sleep(0.2)\n"
     )
     task = stage.task(
-        body, schedule=Interval(600), silence=timedelta(seconds=0.8), limit=timedelta(seconds=2.5)
+        body, schedule=Interval(600), silence=timedelta(seconds=2), limit=timedelta(seconds=5)
     )
     stage.play(task, start="2026-01-28T07:00:00", end="2026-01-28T19:30:00")
     assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Without Progress"]
