@@ -10,7 +10,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -61,8 +62,11 @@ class BoxClient:
     transfer settles by SHA-1. Every method may be called by any thread.
     """
 
-    def __init__(self, settings: BoxSettings, gate: Gate) -> None:
-        self._session = BoxSession(settings, gate)
+    def __init__(
+        self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """sleep: pauses between tries; may raise StoppedError."""
+        self._session = BoxSession(settings, gate, sleep)
         self._api = f"{settings.api_url}/2.0"
         self._uploads = f"{settings.upload_url}/2.0"
         self._parts_are_uploads = settings.parts_count_as_uploads
@@ -150,7 +154,7 @@ class BoxClient:
             what = f"uploading {name!r} to Box folder {folder_id}"
         else:
             url = f"{self._uploads}/files/{_in_path(replaces)}/content?fields={FILE_FIELDS}"
-            what = f"uploading a new version of Box file {replaces}"
+            what = f"uploading {name!r} as a new version of Box file {replaces}"
         boundary = secrets.token_hex(16)
         # Box wants the attributes before the file.
         before = (
@@ -159,15 +163,41 @@ class BoxClient:
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
-        answer = self._session.call(
-            "POST",
-            url,
-            what=what,
-            headers={"Content-Type": f"multipart/form-data; boundary={boundary}", "Content-MD5": sha1},
-            body=(before, content, f"\r\n--{boundary}--\r\n".encode()),
-            is_upload=True,
-        )
+        with self._telling_who_locked(replaces):
+            answer = self._session.call(
+                "POST",
+                url,
+                what=what,
+                headers={"Content-Type": f"multipart/form-data; boundary={boundary}", "Content-MD5": sha1},
+                body=(before, content, f"\r\n--{boundary}--\r\n".encode()),
+                is_upload=True,
+            )
         return _only_file(answer.mapping, what)
+
+    @contextmanager
+    def _telling_who_locked(self, file_id: str | None) -> Iterator[None]:
+        """While a file gets a new version: a refusal because of a lock names the person who holds it."""
+        try:
+            yield
+        except BoxError as exc:
+            if file_id is not None and "locked" in exc.kind:
+                holder = self._lock_holder(file_id)
+                exc.message = exc.message.replace("locked in Box", f"locked in Box{holder}", 1)
+            raise
+
+    def _lock_holder(self, file_id: str) -> str:
+        """` by NAME (LOGIN)`, or nothing when Box does not say."""
+        url = f"{self._api}/files/{_in_path(file_id)}?fields=id,lock"
+        try:
+            lock = (self._read_or_none(url, f"reading the lock of Box file {file_id}") or {}).get("lock")
+        except BoxError as exc:
+            logger.debug("%s", exc)
+            return ""
+        holder = lock.get("created_by") if isinstance(lock, dict) else None
+        if not isinstance(holder, dict):
+            return ""
+        name, login = (storable(holder.get(field) or "")[:100] for field in ("name", "login"))
+        return f" by {name} ({login})" if name and login else f" by {name or login}" if name or login else ""
 
     def remove_bad_copy(self, file: BoxFile, before: BoxFile | None) -> None:
         """Take back what was just uploaded: the whole file, or only our version of one that was there before.
@@ -175,7 +205,7 @@ class BoxClient:
         Box makes an earlier version current by copying it on top; ours is deleted after that.
         """
         url = f"{self._api}/files/{_in_path(file.id)}"
-        what = f"taking back the bad copy {file.id}"
+        what = f"taking back the bad copy {file.name!r} (Box file {file.id})"
         if before is None:
             self._session.call("DELETE", url, what=what)
             return
@@ -197,8 +227,9 @@ class BoxClient:
             what = f"opening an upload session for {name!r} in Box folder {folder_id}"
         else:
             url = f"{self._uploads}/files/{_in_path(replaces)}/upload_sessions"
-            what = f"opening an upload session for Box file {replaces}"
-        answer = self._session.call("POST", url, what=what, json_body=wanted, is_upload=True)
+            what = f"opening an upload session for {name!r} as a new version of Box file {replaces}"
+        with self._telling_who_locked(replaces):
+            answer = self._session.call("POST", url, what=what, json_body=wanted, is_upload=True)
         return self._upload_session(answer.mapping, what)
 
     def read_session(self, session_id: str) -> UploadSession | None:
@@ -278,7 +309,7 @@ class BoxClient:
                 mismatches += 1
                 if exc.kind != "parts_mismatch" or mismatches == PARTS_MISMATCH_TRIES:
                     raise
-                time.sleep(backoff_seconds(mismatches))
+                self._session.sleep(backoff_seconds(mismatches))
                 continue
             if answer.status != 202:
                 return _only_file(answer.mapping, what)
@@ -288,7 +319,7 @@ class BoxClient:
                     kind="commit_unfinished",
                     retryable=True,
                 )
-            time.sleep(1)
+            self._session.sleep(1)
 
     def abort(self, session_id: str) -> None:
         """Give a session back to Box; one that is over already is no error."""

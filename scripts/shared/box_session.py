@@ -14,6 +14,7 @@ import secrets
 import ssl
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPMessage
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 4
 OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+PASSING_STATUSES = (408, 425, 429)
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_AUDIENCE = "https://api.box.com/oauth2/token"
 JWT_LIFETIME_SECONDS = 45
@@ -67,12 +69,13 @@ class Gate(Protocol):
 
 
 class NameTakenError(BoxError):
-    """The name is in use in that folder. existing_id and is_folder tell by what, as far as Box said."""
+    """The name is in use in that folder. existing_id and item_type tell by what, as far as Box said."""
 
-    def __init__(self, message: str, *, existing_id: str | None, is_folder: bool) -> None:
+    def __init__(self, message: str, *, existing_id: str | None, item_type: str) -> None:
         super().__init__(message, kind="name_taken", retryable=True, status_code=409)
         self.existing_id = existing_id
-        self.is_folder = is_folder
+        self.is_folder = item_type == "folder"
+        self.is_file = item_type == "file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,13 @@ class BoxSession:
     holds up everybody.
     """
 
-    def __init__(self, settings: BoxSettings, gate: Gate) -> None:
+    def __init__(
+        self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """sleep: pauses; may raise StoppedError."""
         self._settings = settings
         self._gate = gate
+        self.sleep = sleep
         context = default_context(settings.ca_bundle) if settings.ca_bundle else None
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
@@ -169,7 +176,7 @@ class BoxSession:
                 is_renewed = True
                 self._log_in(token)
                 continue
-            if answer is not None and (tries >= MAX_TRIES or not _may_pass(answer.status)):
+            if answer is not None and (tries >= MAX_TRIES or not _may_pass(answer)):
                 break
             self._wait(answer, tries, what)
         if 200 <= answer.status < 300 or answer.status == 302:
@@ -184,7 +191,7 @@ class BoxSession:
             answer = self._exchange("GET", url, {}, b"", what, tries, limit)
             if answer is not None and answer.status == 200:
                 return answer.content
-            if answer is not None and (tries == MAX_TRIES or not _may_pass(answer.status)):
+            if answer is not None and (tries == MAX_TRIES or not _may_pass(answer)):
                 raise self._api_error(what, answer)
             self._wait(answer, tries, what)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -225,7 +232,7 @@ class BoxSession:
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
         if status == 429:
             self._gate.pause(wait)
-        time.sleep(wait)
+        self.sleep(wait)
 
     # Logging in
 
@@ -288,9 +295,13 @@ class BoxSession:
         what has not the form of a code is none.
         """
         status, body = answer.status, answer.mapping
-        code = _slug(body.get("code") or body.get("error"))
+        code = _code_of(body)
+        if "temporar" not in code:
+            code = CODES.get(status, code)
         request_id = _slug(body.get("request_id"))
-        said = f"{what}: HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+        refusal = _refusal(status, code)
+        said = f"HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+        said = f"{what}: {refusal.words} ({said})" if refusal else f"{what}: {said}"
         if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
             described = storable(body.get("error_description", ""))
             ours = (
@@ -312,13 +323,12 @@ class BoxSession:
             conflicts = context.get("conflicts") if isinstance(context, dict) else None
             conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
             found = conflict if isinstance(conflict, dict) else {}
+            kind = found.get("type")
             return NameTakenError(
-                said, existing_id=safe_id(found.get("id")), is_folder=found.get("type") == "folder"
+                said,
+                existing_id=safe_id(found.get("id")),
+                item_type=kind if isinstance(kind, str) else "file",
             )
-        hints = {
-            "storage_limit_exceeded": "the Box account is full",
-            "file_size_limit_exceeded": "the Box account does not take files of this size",
-        }
         if status in OUT_OF_REACH_STATUSES:
             kind = "out_of_reach"
         elif status == 401:
@@ -328,8 +338,10 @@ class BoxSession:
         return BoxError(
             said,
             kind=kind,
-            hint=hints.get(kind, ""),
-            retryable=status >= 500 or status in (401, 409, 429) or code in ("bad_digest", "digest_mismatch"),
+            hint=refusal.cure if refusal else "",
+            retryable=status >= 500
+            or status in (401, 409, 412, *PASSING_STATUSES)
+            or code in ("bad_digest", "digest_mismatch"),
             status_code=status,
         )
 
@@ -401,8 +413,92 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def _may_pass(status: int) -> bool:
-    return status == 429 or status >= 500
+def _may_pass(answer: Answer) -> bool:
+    """Whether the same call may do better a little later, without anybody's help."""
+    is_passing = answer.status in PASSING_STATUSES or answer.status >= 500
+    return is_passing or (answer.status in (403, 409, 423) and "temporar" in _code_of(answer.mapping))
+
+
+def _code_of(body: Mapping[str, Any]) -> str:
+    """Box's own code for a failure: a short word, "" for anything else."""
+    return _slug(body.get("code") or body.get("error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a refusal of Box means in plain words, and who can do what about it.
+
+    mark: what Box's code for it contains. Not all of its codes are documented.
+    """
+
+    mark: str
+    words: str
+    cure: str
+
+
+REFUSALS = (
+    Refusal(
+        "temporar",
+        "Box is busy with another operation on that folder",
+        "nobody needs to do anything: the next run tries again",
+    ),
+    Refusal(
+        "locked", "the file is locked in Box", "unlock it there, or delete it; the next run then uploads it"
+    ),
+    Refusal(
+        "retention",
+        "a retention policy in Box forbids to change it",
+        "the Box administrator can end the policy, or move the file away; the next run then uploads it",
+    ),
+    Refusal(
+        "legal_hold",
+        "a legal hold in Box forbids to change it",
+        "the Box administrator can end the hold, or move the file away; the next run then uploads it",
+    ),
+    Refusal(
+        "policy",
+        "a security policy in Box (Shield, for example) forbids it",
+        "the Box administrator can allow it to our service account",
+    ),
+    Refusal(
+        "storage_limit_exceeded",
+        "the Box account is full",
+        "the Box administrator can free or buy space; the next run then goes on",
+    ),
+    Refusal(
+        "file_size_limit_exceeded",
+        "the file is larger than the Box account takes",
+        "the Box administrator can raise the limit; or put a smaller file into the DAM",
+    ),
+    Refusal(
+        "item_name_in_use",
+        "something else has that name there",
+        "rename, move or delete that in Box; the next run then uploads it",
+    ),
+)
+FORBIDDEN = Refusal(
+    "",
+    "our service account may not do that",
+    "the owner of the folder in Box can make it an editor there; or a setting of the Box account forbids it,"
+    " which the Box administrator can tell",
+)
+GONE = Refusal(
+    "",
+    "it is not there any more, or our service account may not see it",
+    "restore it in Box, or make our service account an editor of the folder",
+)
+
+
+CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
+"""What a status means whatever its code, from a gateway, say."""
+
+
+def _refusal(status: int, code: str) -> Refusal | None:
+    if 400 <= status < 500:
+        for refusal in REFUSALS:
+            if refusal.mark in code:
+                return refusal
+    return FORBIDDEN if status == 403 else GONE if status in (404, 410) else None
 
 
 def safe_id(value: object) -> str | None:

@@ -19,10 +19,10 @@ from shared.ahead import Ahead, attempt
 from shared.box import BoxClient, Part, UploadSession
 from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
-from shared.models import Asset, BoxFile, BoxFolderListing, LedgerEntry, OpenUpload
-from shared.names import distinguish, name_key, strict_name
+from shared.models import Asset, BoxFile, BoxFolderListing, Campaign, LedgerEntry, OpenUpload
+from shared.names import other_names, strict_name
 from shared.pool import MAX_SENDERS, Job, Lane, Pool
-from shared.progress import Progress
+from shared.progress import Moving, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,27 @@ class Ledger(Protocol):
     def forget_upload(self, session_id: str) -> None: ...
 
 
+class Sender(Protocol):
+    """The campaign that an asset is brought for."""
+
+    @property
+    def campaign(self) -> Campaign: ...
+    def note_read(self, asset_id: str) -> None:
+        """The asset's bytes have been read to the end, perhaps once more."""
+
+    def is_ours(self, asset_id: str, file_id: str) -> bool:
+        """Whether a file in Box was made for this asset, or for one that the DAM has no longer."""
+
+
+class SomebodysFileError(BoxError):
+    """A file that is not ours, with other bytes, has the name: it must stay as it is."""
+
+    def __init__(self, name: str, file: BoxFile) -> None:
+        super().__init__(
+            f"{name!r} is the name of Box file {file.id}, which we did not make", kind="name_taken"
+        )
+
+
 class SessionSpoiledError(BoxError):
     """The upload session holds other bytes than the DAM sends now, or is over: a new one is needed."""
 
@@ -75,12 +96,14 @@ class SessionSpoiledError(BoxError):
 
 @dataclass(slots=True)
 class Place:
-    """A folder in Box and what it is known to hold."""
+    """A folder in Box and what it is known to hold. Names are exact: which ones are the same to Box, its 409
+    alone can tell.
+    """
 
     folder_id: str
     path: str
     files_by_id: dict[str, BoxFile] = field(default_factory=dict)
-    files_by_key: dict[str, BoxFile] = field(default_factory=dict)
+    files_by_name: dict[str, BoxFile] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
@@ -90,20 +113,19 @@ class Place:
             folder_id,
             path,
             {file.id: file for file in listing.files},
-            {name_key(file.name): file for file in listing.files},
+            {file.name: file for file in listing.files},
             {name: folder for folder, name in listing.folders.items()},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One asset to bring into its place. on_read: called whenever its bytes have been read to the end."""
+    """One asset to bring into its place."""
 
-    campaign_id: str
+    sender: Sender
     asset: Asset
     place: Place
     entry: LedgerEntry | None
-    on_read: Callable[[], None]
 
 
 class Courier:
@@ -156,46 +178,79 @@ class Courier:
             if file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1):
                 self.progress.skip(asset)
                 return file
-        with self.progress.in_hand(asset):
-            file = self._copy_patiently(errand)
-        self.ledger.record_upload(errand.campaign_id, asset, file, self.run_id)
+        campaign = errand.sender.campaign
+        with self.progress.in_hand(asset) as moving:
+            file = self._copy_patiently(errand, moving)
+        self.ledger.record_upload(campaign.id, asset, file, self.run_id)
         logger.info(
-            "asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
-            asset.id, file.id, file.name, file.size_bytes, file.sha1,
-            extra={"action": "asset_uploaded", "asset_id": asset.id, "bytes": file.size_bytes},
+            "campaign %s (%s): asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
+            campaign.id, campaign.label, asset.id, file.id, file.name, file.size_bytes, file.sha1,
+            extra={
+                "action": "asset_uploaded", "campaign_id": campaign.id, "asset_id": asset.id,
+                "bytes": file.size_bytes,
+            },
         )  # fmt: skip
         return file
 
-    def _copy_patiently(self, errand: Errand) -> BoxFile:
-        """Copy; on a fault that may pass, read and send the file again; on a name that is refused, change it.
+    def _copy_patiently(self, errand: Errand, moving: Moving) -> BoxFile:
+        """Copy; on a fault that may pass, read and send the file again; on a name that is refused or somebody
+        else's, change it.
 
         Bytes that came out different at the other end are taken back and moved once more from the start.
         """
         asset, place = errand.asset, errand.place
         name = place.names[asset.id]
-        existing = place.files_by_key.get(name_key(name))
-        copy = _Copy(self, errand, self._dam)
-        mismatches = 0
-        for tries in range(1, TRIES_PER_ASSET + 1):
+        others = iter(other_names(name, asset.id))
+        existing = place.files_by_name.get(name)
+        copy = _Copy(self, errand, self._dam, moving)
+        tries = mismatches = 0
+        while True:
+            tries += 1
+            taken: BoxError | None = None
             try:
                 return copy.run(name, existing)
+            except SomebodysFileError as exc:
+                taken = exc
+            except NameTakenError as exc:
+                existing = self.box.read_file(exc.existing_id) if exc.existing_id and exc.is_file else None
+                if existing is None or tries == TRIES_PER_ASSET:
+                    taken = exc
             except (BoxError, DamError) as exc:
                 mismatches += exc.kind in MISMATCHES
                 if tries == TRIES_PER_ASSET or mismatches == 2:
                     raise
-                if isinstance(exc, NameTakenError):
-                    if exc.is_folder or exc.existing_id is None:
-                        name = distinguish(name, asset.id)
-                    else:
-                        existing = self.box.read_file(exc.existing_id)
-                elif exc.kind in NAME_REFUSALS:
+                if exc.kind in NAME_REFUSALS:
                     name = strict_name(name, asset.id)
-                elif exc.kind not in MISMATCHES and (
-                    exc.is_out_of_reach or not exc.retryable or (exc.status_code or 0) >= 500
-                ):
-                    raise  # the client has tried patiently already
+                elif exc.kind not in MISMATCHES and _was_repeated(exc):
+                    raise
                 logger.info("asset %s, try %d: %s", asset.id, tries, exc)
-        raise AssertionError("unreachable: the last try returns or raises")
+            if taken is not None:
+                name = self._other_name(errand, name, others, taken)
+                existing, tries = place.files_by_name.get(name), 0
+
+    def _other_name(self, errand: Errand, name: str, others: Iterator[str], taken: BoxError) -> str:
+        """The next name to try when something that is not ours has this one. Raises BoxError at the last."""
+        asset, campaign = errand.asset, errand.sender.campaign
+        for other in others:
+            logger.warning(
+                "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
+                " uploading it as %r",
+                campaign.id, campaign.label, name, asset.id, other,
+            )  # fmt: skip
+            return other
+        raise BoxError(
+            f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
+            f" {errand.place.path or '/'!r} of campaign {campaign.label!r}",
+            kind="name_taken",
+            hint=f"rename, move or delete {name!r} there; the next run then uploads the asset",
+            item_id=asset.id,
+        ) from taken
+
+
+def _was_repeated(error: AppError) -> bool:
+    """Whether there is no use in trying again at once: the client has done so, or nothing would change."""
+    is_systems_fault = error.is_out_of_reach or (error.status_code or 0) >= 500
+    return is_systems_fault or error.heals_by_itself or not error.retryable
 
 
 _Opened = tuple[UploadSession, dict[int, Part]]
@@ -205,8 +260,9 @@ _Opened = tuple[UploadSession, dict[int, Part]]
 class _Copy:
     """One asset's way over, tried several times."""
 
-    def __init__(self, courier: Courier, errand: Errand, dam: Source) -> None:
+    def __init__(self, courier: Courier, errand: Errand, dam: Source, moving: Moving) -> None:
         self._courier = courier
+        self._moving = moving
         self._box = courier.box
         self._errand = errand
         self._asset = errand.asset
@@ -215,27 +271,39 @@ class _Copy:
         """Of the bytes of an earlier try that came through whole."""
 
     def run(self, name: str, existing: BoxFile | None) -> BoxFile:
-        """Move the bytes, unless Box has them under this name already; verified either way."""
+        """Move the bytes, unless Box has them under this name already; verified either way.
+
+        existing: the file that has the name; it gets a new version if it is ours.
+        """
+        if existing is not None and existing.size_bytes != self._asset.size_bytes:
+            self._ensure_ours(name, existing)
         if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
             return self._copy_small(name, existing)
         if existing is not None and existing.size_bytes == self._asset.size_bytes:
             if self._sha1_seen is None:
-                self._sha1_seen = read_sha1(self._dam, self._asset, self._courier.progress)
+                self._sha1_seen = read_sha1(self._dam, self._moving, self._courier.progress)
             if existing.sha1 == self._sha1_seen:
                 return existing
+            self._ensure_ours(name, existing)
         return self._copy_large(name, existing)
+
+    def _ensure_ours(self, name: str, existing: BoxFile) -> None:
+        if not self._errand.sender.is_ours(self._asset.id, existing.id):
+            raise SomebodysFileError(name, existing)
 
     def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
         asset = self._asset
-        download = _Download(self._dam, asset, self._courier.progress)
+        download = _Download(self._dam, self._moving, self._courier.progress)
         view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
         with download.opened():
             download.fill(view)
             download.finish()
-        self._errand.on_read()
+        self._errand.sender.note_read(asset.id)
         sha1 = download.sha1.hexdigest()
-        if existing is not None and _matches(existing, asset, sha1):
-            return existing
+        if existing is not None:
+            if _matches(existing, asset, sha1):
+                return existing
+            self._ensure_ours(name, existing)
         replaces = existing.id if existing else None
         place = self._errand.place
         file = self._box.upload_file(place.folder_id, name, view, sha1, replaces=replaces)
@@ -243,7 +311,7 @@ class _Copy:
 
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
         """By an upload session, which is opened while the DAM prepares the download."""
-        download = _Download(self._dam, self._asset, self._courier.progress)
+        download = _Download(self._dam, self._moving, self._courier.progress)
         sessions: Ahead[BoxFile | None, _Opened] = Ahead(partial(self._session, name))
         with download.opened():
             with closing(sessions):
@@ -278,8 +346,9 @@ class _Copy:
     def _session(self, name: str, existing: BoxFile | None) -> _Opened:
         """The session that was left open for just this, with the parts it has, or else a new one."""
         asset, ledger = self._asset, self._courier.ledger
+        campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
-        left = ledger.open_upload(self._errand.campaign_id, asset.id)
+        left = ledger.open_upload(campaign_id, asset.id)
         if left is not None:
             wanted = (asset.revision, asset.size_bytes, folder_id, replaces)
             if (left.revision, left.size_bytes, left.folder_id, left.replaces) == wanted:
@@ -291,13 +360,7 @@ class _Copy:
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
         upload = OpenUpload(
-            self._errand.campaign_id,
-            asset.id,
-            session.id,
-            asset.revision,
-            asset.size_bytes,
-            folder_id,
-            replaces,
+            campaign_id, asset.id, session.id, asset.revision, asset.size_bytes, folder_id, replaces
         )
         ledger.remember_upload(upload, session.part_size, self._courier.run_id)
         return session, {}
@@ -327,7 +390,7 @@ class _Copy:
                 progress.resumed(len(view))
                 lane.give_back(buffer)
             download.finish()
-            self._errand.on_read()
+            self._errand.sender.note_read(asset.id)
             lane.finish()
         return list(parts.values()), download.sha1.digest()
 
@@ -378,9 +441,10 @@ class _Copy:
 class _Download:
     """An asset's bytes, in order and with their digests, over as many connections as it takes."""
 
-    def __init__(self, dam: Source, asset: Asset, progress: Progress) -> None:
+    def __init__(self, dam: Source, moving: Moving, progress: Progress) -> None:
         self._dam = dam
-        self._asset = asset
+        self._moving = moving
+        self._asset = asset = moving.asset
         self._progress = progress
         self._count = 0
         self._stream: Readable | None = None
@@ -398,7 +462,7 @@ class _Download:
         finally:
             self._close()
             if not is_whole:
-                self._progress.rewind(self._asset, self._count)
+                self._progress.rewind(self._moving, self._count)
 
     def fill(self, view: memoryview) -> None:
         """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
@@ -430,7 +494,7 @@ class _Download:
                 self._md5.update(block[:got])
             at += got
             self._count += got
-            self._progress.advance(self._asset, got)
+            self._progress.advance(self._moving, got)
 
     def finish(self) -> None:
         """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
@@ -471,9 +535,10 @@ class _Download:
         )
 
 
-def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
+def read_sha1(dam: Source, moving: Moving, progress: Progress) -> str:
     """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
-    download = _Download(dam, asset, progress)
+    asset = moving.asset
+    download = _Download(dam, moving, progress)
     view = memoryview(bytearray(min(BLOCK_SIZE, asset.size_bytes)))
     left = asset.size_bytes
     with download.opened():
@@ -482,7 +547,7 @@ def read_sha1(dam: Source, asset: Asset, progress: Progress) -> str:
             download.fill(block)
             left -= len(block)
         download.finish()
-    progress.rewind(asset, asset.size_bytes)
+    progress.rewind(moving, asset.size_bytes)
     return download.sha1.hexdigest()
 
 

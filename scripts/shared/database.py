@@ -941,8 +941,12 @@ class Database:
         return rows[0][0] if rows else None
 
     def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
-        """Remember the campaign's folder; False when it is another campaign's."""
-        return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
+        """Remember the campaign's folder; False when it is another campaign's. On the disk in any case: a
+        folder with files that nobody remembers would not be taken over again.
+        """
+        with self.transaction():
+            self._run(WAIT_FOR_DISK)
+            return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
 
     def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]:
         """{asset id: entry} of everything verified in Box so far."""

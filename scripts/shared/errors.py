@@ -29,7 +29,9 @@ SYSTEM_WIDE_KINDS = frozenset({"out_of_reach", "login_refused", "root_unusable",
 """Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
 
 
-HEALING_KINDS = frozenset({"row_locked", "keeps_changing"})
+HEALING_KINDS = frozenset(
+    {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
+)
 """Failures of one campaign that usually end without anybody's help: the next run tries again, and a person is
 told only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
 """

@@ -12,12 +12,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import StoppedError
 from shared.rate import USE_WITHIN_SECONDS, Grant
 
 UPLOADS = "box_uploads"
 CALLS = "box_calls"
 BATCHES_PER_LIMIT = 60
 """A batch is at most a sixtieth of the limit, a second's worth: what is taken and not used is lost."""
+
+
+STOP_POLL_SECONDS = 0.2
+
+
+def stoppable_sleep(is_stopping: Callable[[], bool]) -> Callable[[float], None]:
+    """A `time.sleep` that raises StoppedError soon after the run was told to stop, or when it has been."""
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if is_stopping():
+                raise StoppedError
+            time.sleep(min(left, STOP_POLL_SECONDS))
+
+    return sleep
 
 
 class RateLedger(Protocol):
@@ -66,7 +83,7 @@ class BoxGate:
         self._waiting = 0
 
     def wait(self, *, is_upload: bool) -> None:
-        """Return when one call may go out. Raises DbError, LockLostError."""
+        """Return when one call may go out. Raises DbError, LockLostError, and what `sleep` raises."""
         if CALLS in self._batches:
             self._wait_for(CALLS)
         if is_upload and UPLOADS in self._batches:  # last, being the scarcer: leave must not grow stale

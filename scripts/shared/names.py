@@ -19,7 +19,11 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")
 
 
 def name_key(name: str) -> str:
-    """What two names must not share in one Box folder: case and compatibility forms do not count."""
+    """What two names of ours must not share in one folder: case and compatibility forms do not count.
+
+    Which names are one to Box is not documented, so ours differ by the strictest guess. For the files of
+    others no guess will do: Box's own refusal tells.
+    """
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
@@ -42,6 +46,15 @@ def distinguish(name: str, item_id: str) -> str:
     return _shorten(name, f" ({item_id})")
 
 
+def other_names(name: str, item_id: str) -> tuple[str, ...]:
+    """What an item may be called when something else has its name, the shortest first."""
+    return (
+        distinguish(name, item_id[:SHORT_ID_LENGTH]),
+        distinguish(name, item_id),
+        strict_name(name, item_id),
+    )
+
+
 def plan_names(items: Iterable[tuple[str, str]], pinned: Mapping[str, str]) -> dict[str, str]:
     """Box names for the (id, name) items of one folder, each legal and unique; earlier items choose first.
 
@@ -54,11 +67,7 @@ def plan_names(items: Iterable[tuple[str, str]], pinned: Mapping[str, str]) -> d
             planned[item_id] = pinned[item_id]
             continue
         wanted = legal_name(name)
-        for candidate in (
-            wanted,
-            distinguish(wanted, item_id[:SHORT_ID_LENGTH]),
-            distinguish(wanted, item_id),
-        ):
+        for candidate in (wanted, *other_names(wanted, item_id)):
             if owners.setdefault(name_key(candidate), item_id) == item_id:
                 planned[item_id] = candidate
                 break

@@ -48,6 +48,14 @@ class Figures:
         }
 
 
+@dataclass(slots=True, eq=False)
+class Moving:
+    """An asset on its way, and how many bytes of it were read. Two campaigns may move one asset at once."""
+
+    asset: Asset
+    count: int = 0
+
+
 class Progress:
     """Counts what all threads move. screen: where the live line goes; None for no live line."""
 
@@ -60,7 +68,7 @@ class Progress:
         self._expected_files = 0
         self._expected_bytes = 0
         self._finished_bytes = 0
-        self._in_hand: dict[str, tuple[Asset, int]] = {}
+        self._in_hand: dict[Moving, None] = {}
         self._drawn_at = 0.0
 
     def expect(self, assets: Sequence[Asset]) -> None:
@@ -77,19 +85,20 @@ class Progress:
             self._expected_bytes -= asset.size_bytes
 
     @contextmanager
-    def in_hand(self, asset: Asset) -> Iterator[None]:
+    def in_hand(self, asset: Asset) -> Iterator[Moving]:
         """While an asset is on its way; afterwards it has arrived, unless an error came."""
+        moving = Moving(asset)
         with self._lock:
             if self._began_at is None:
                 self._began_at = self._clock()
-            self._in_hand[asset.id] = (asset, 0)
+            self._in_hand[moving] = None
         is_there = False
         try:
-            yield
+            yield moving
             is_there = True
         finally:
             with self._lock:
-                del self._in_hand[asset.id]
+                del self._in_hand[moving]
                 now = self._clock()
                 self.figures.seconds = now - self._began_at
                 if is_there:
@@ -98,12 +107,12 @@ class Progress:
                     self._finished_bytes += asset.size_bytes
                 self._draw(now)
 
-    def advance(self, asset: Asset, count: int) -> None:
+    def advance(self, moving: Moving, count: int) -> None:
         """So many more bytes of an asset in hand have been read."""
+        asset = moving.asset
         with self._lock:
-            _, before = self._in_hand[asset.id]
-            after = before + count
-            self._in_hand[asset.id] = (asset, after)
+            before = moving.count
+            moving.count = after = before + count
             if self._screen is not None:
                 self._draw(self._clock())
         if asset.size_bytes > LONG_FILE_BYTES:
@@ -114,10 +123,10 @@ class Progress:
                     extra={"action": "asset_progress", "asset_id": asset.id, "percent": 10 * tenth},
                 )  # fmt: skip
 
-    def rewind(self, asset: Asset, count: int) -> None:
+    def rewind(self, moving: Moving, count: int) -> None:
         """So many bytes of an asset in hand will be read once more."""
         with self._lock:
-            self._in_hand[asset.id] = (asset, self._in_hand[asset.id][1] - count)
+            moving.count -= count
 
     def sent_part(self) -> None:
         """A part of a large file has arrived."""
@@ -145,8 +154,7 @@ class Progress:
         if self._screen is None or now - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = now
-        moving = list(self._in_hand.values())
-        moved = self._finished_bytes + sum(count for _, count in moving)
+        moved = self._finished_bytes + sum(moving.count for moving in self._in_hand)
         elapsed = now - (now if self._began_at is None else self._began_at)
         line = live_line(
             files=self.figures.files,
@@ -154,7 +162,9 @@ class Progress:
             moved=moved,
             of_bytes=self._expected_bytes,
             elapsed_seconds=elapsed,
-            in_flight=[(asset.name, count, asset.size_bytes) for asset, count in moving],
+            in_flight=[
+                (moving.asset.name, moving.count, moving.asset.size_bytes) for moving in self._in_hand
+            ],
         )
         self._screen.write(f"\r\x1b[K{line[: _columns(self._screen) - 1]}")
         self._screen.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +12,17 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.box import BoxClient
+from shared.box import SMALL_FILE_LIMIT, BoxClient
 from shared.box_session import NameTakenError
 from shared.courier import Place, Source, read_sha1
 from shared.errors import BoxError, DamError
 from shared.models import Asset, BoxFile, Campaign, LedgerEntry, MasterAssets, ReceiptEntry
-from shared.names import SHORT_ID_LENGTH, distinguish, name_key
+from shared.names import SHORT_ID_LENGTH, distinguish
 from shared.progress import Progress
-from shared.transfer import RECEIPT_NAME
 
 logger = logging.getLogger(__name__)
 
+RECEIPT_NAME = "_manifest.json"
 RECEIPT_VERSION = 1
 
 
@@ -34,9 +35,15 @@ def receipt(campaign: Campaign, entries: Sequence[ReceiptEntry], *, run_id: str,
         "written_at": now.isoformat(timespec="seconds"),
         "files": len(entries),
         "bytes": sum(entry.size for entry in entries),
-        "assets": [asdict(entry) for entry in entries],
     }
-    return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+    text = io.BytesIO()
+    text.write(json.dumps(document, ensure_ascii=False, indent=1).removesuffix("\n}").encode())
+    text.write(b',\n "assets": [')
+    for number, entry in enumerate(entries):  # line by line: as one document it takes ten times its size
+        line = json.dumps(asdict(entry), ensure_ascii=False)
+        text.write(f"{',' if number else ''}\n  {line}".encode())
+    text.write(b"\n ]\n}\n")
+    return text.getvalue()
 
 
 def receipt_names(campaign_id: str) -> tuple[str, str]:
@@ -44,26 +51,64 @@ def receipt_names(campaign_id: str) -> tuple[str, str]:
     return RECEIPT_NAME, distinguish(RECEIPT_NAME, campaign_id[:SHORT_ID_LENGTH])
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt that lies in Box: whose it is, and by asset id what it lists."""
+
+    file: BoxFile
+    campaign_id: str
+    assets: dict[str, dict[str, Any]]
+
+
+def read_receipt(box: BoxClient, file: BoxFile) -> Receipt | None:
+    """What a file says, if it is a receipt of any campaign. Raises BoxError."""
+    if file.size_bytes > SMALL_FILE_LIMIT:
+        return None
+    try:
+        document = json.loads(box.read_content(file.id))
+        assets = {str(entry["dam_id"]): dict(entry) for entry in document["assets"]}
+        return Receipt(file, str(document["campaign"]["id"]), assets)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def find_receipt(box: BoxClient, folder: Place, campaign_id: str) -> Receipt | None:
+    """The campaign's receipt in its folder. Raises BoxError."""
+    for name in receipt_names(campaign_id):
+        file = folder.files_by_name.get(name)
+        found = read_receipt(box, file) if file else None
+        if found is not None and found.campaign_id == campaign_id:
+            return found
+    return None
+
+
 def write_receipt(
     box: BoxClient, folder: Place, campaign_id: str, content: bytes, asset_file_ids: Iterable[str]
 ) -> BoxFile:
     """Put the receipt into the campaign's folder, as a new version where there is one; verified.
 
-    A file of that name that is no asset of the campaign counts as an earlier receipt. Raises BoxError.
+    A file of that name that is no receipt of the campaign is left alone. Raises BoxError.
     """
     ours = set(asset_file_ids)
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     for name in receipt_names(campaign_id):
-        existing = folder.files_by_key.get(name_key(name))
-        replaces = existing.id if existing else None
-        if replaces in ours:
+        existing = folder.files_by_name.get(name)
+        file = None
+        while file is None:
+            if existing is not None:
+                earlier = None if existing.id in ours else read_receipt(box, existing)
+                if earlier is None or earlier.campaign_id != campaign_id:
+                    break
+            replaces = existing.id if existing else None
+            try:
+                file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
+            except NameTakenError as exc:
+                in_the_way = box.read_file(exc.existing_id) if exc.existing_id and exc.is_file else None
+                if in_the_way is None or existing is not None:
+                    break
+                existing = in_the_way
+        if file is None:
             continue
-        try:
-            file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
-        except NameTakenError as exc:
-            if exc.is_folder or exc.existing_id is None or exc.existing_id in ours:
-                continue
-            file = box.upload_file(folder.folder_id, name, content, sha1, replaces=exc.existing_id)
         if (file.size_bytes, file.sha1) != (len(content), sha1):
             again = box.read_file(file.id)
             if again is None or (again.size_bytes, again.sha1) != (len(content), sha1):
@@ -76,7 +121,7 @@ def write_receipt(
     raise BoxError(
         f"no name is free for the receipt in Box folder {folder.folder_id}",
         kind="name_taken",
-        hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there",
+        hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then goes on",
     )
 
 
@@ -115,8 +160,8 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
     def check(asset: Asset) -> str | None:
         file = files[asset.id]
         try:
-            with progress.in_hand(asset):
-                sha1 = read_sha1(dam, asset, progress)
+            with progress.in_hand(asset) as moving:
+                sha1 = read_sha1(dam, moving, progress)
         except DamError as exc:
             return f"asset {asset.id} ({asset.name}) cannot be read: {exc}"
         if (file.size_bytes, file.sha1) == (asset.size_bytes, sha1):
@@ -129,9 +174,13 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
     with ThreadPoolExecutor(workers) as threads:
         checked = threads.map(check, [asset for asset in sides.found.assets if asset.id in files])
         differences += [text for text in checked if text is not None]
-    receipts = _receipts(in_box, sides.campaign_id, {file.id for file in files.values()})
-    differences += _receipt_differences(box, receipts, files)
-    expected = {file.id for file in files.values()} | {file.id for file in receipts}
+    expected = {file.id for file in files.values()}
+    by_path = {path: file for path, file in in_box.values() if file.id not in expected}
+    place = Place(sides.folder_id, "", files_by_name=by_path)
+    found_receipt = find_receipt(box, place, sides.campaign_id)
+    differences += _receipt_differences(found_receipt, files)
+    if found_receipt is not None:
+        expected.add(found_receipt.file.id)
     recorded = {entry.box_file_id for entry in sides.ledger.values()}
     for file_id, (path, _) in sorted(in_box.items(), key=lambda item: item[1][0]):
         if file_id not in expected:
@@ -152,43 +201,21 @@ def _tree(box: BoxClient, folder_id: str) -> dict[str, tuple[str, BoxFile]]:
     return found
 
 
-def _receipts(
-    in_box: Mapping[str, tuple[str, BoxFile]], campaign_id: str, asset_file_ids: set[str]
-) -> list[BoxFile]:
-    keys = [name_key(name) for name in receipt_names(campaign_id)]
-    return [
-        file for path, file in in_box.values() if name_key(path) in keys and file.id not in asset_file_ids
-    ]
-
-
-def _receipt_differences(
-    box: BoxClient, receipts: Sequence[BoxFile], files: Mapping[str, BoxFile]
-) -> list[str]:
+def _receipt_differences(receipt: Receipt | None, files: Mapping[str, BoxFile]) -> list[str]:
     """How the receipt in Box differs from what Box holds."""
-    if not receipts:
-        return [f"the receipt {RECEIPT_NAME} is missing"]
-    listed = _listed(box.read_content(receipts[0].id))
-    if listed is None:
-        return [f"{receipts[0].name} is no receipt of ours"]
+    if receipt is None:
+        return [f"the receipt {RECEIPT_NAME} is missing, or is none of this campaign"]
     differences = []
+    name, listed = receipt.file.name, dict(receipt.assets)
     for asset_id, file in sorted(files.items()):
         said = listed.pop(asset_id, None)
         if said is None:
-            differences.append(f"{receipts[0].name} does not list asset {asset_id}")
+            differences.append(f"{name} does not list asset {asset_id}")
         elif (said.get("size"), said.get("sha1"), said.get("box_id")) != (
             file.size_bytes,
             file.sha1,
             file.id,
         ):
-            differences.append(f"{receipts[0].name} lists asset {asset_id} otherwise than Box holds it")
-    differences += [f"{receipts[0].name} lists asset {asset_id} besides" for asset_id in sorted(listed)]
+            differences.append(f"{name} lists asset {asset_id} otherwise than Box holds it")
+    differences += [f"{name} lists asset {asset_id} besides" for asset_id in sorted(listed)]
     return differences
-
-
-def _listed(content: bytes) -> dict[str, dict[str, Any]] | None:
-    """{asset id: entry} of a receipt; None when it is none."""
-    try:
-        assets = json.loads(content)["assets"]
-        return {str(entry["dam_id"]): dict(entry) for entry in assets}
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from shared.box_session import NameTakenError
 from shared.courier import DIRECT_UPLOAD_LIMIT, NAME_REFUSALS, Courier, Errand, Place
@@ -25,12 +24,12 @@ from shared.models import (
     MasterAssets,
     ReceiptEntry,
 )
-from shared.names import SHORT_ID_LENGTH, distinguish, legal_name, plan_names, strict_name
+from shared.names import legal_name, other_names, plan_names
 from shared.pool import Job
+from shared.receipt import RECEIPT_NAME, find_receipt
 
 logger = logging.getLogger(__name__)
 
-RECEIPT_NAME = "_manifest.json"
 RECEIPT_KEY = "_manifest"
 """What stands for the receipt where names are planned: no asset's id looks like this."""
 
@@ -74,6 +73,10 @@ class CampaignTransfer:
         self._later_listing: tuple[float, MasterAssets] | None = None
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
+        self._listed: dict[str, str] = {}
+        """{asset id: Box file id} of the receipt in a folder that was taken over."""
+        self._left_over: set[str] = set()
+        """Files in Box of assets that the DAM has no longer."""
 
     def plan(self, found: MasterAssets) -> list[Errand]:
         """Make the folders, plan the names, and tell what is not in Box. Raises BoxError, DbError.
@@ -87,6 +90,9 @@ class CampaignTransfer:
         self.found = found
         self.listings += 1
         self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
+        shown = {asset.id for asset in found.assets}
+        self._left_over = {entry.box_file_id for entry in self._known.values() if entry.asset_id not in shown}
+        self._left_over |= {file_id for asset_id, file_id in self._listed.items() if asset_id not in shown}
         places = self._folders_in_box(self.root)
         waiting = [asset for asset in found.assets if asset.id not in self.done]
         errands: list[Errand] = []
@@ -98,8 +104,7 @@ class CampaignTransfer:
                 self.done[asset.id] = (asset, file)
                 self._courier.progress.skip(asset)
                 continue
-            on_read = partial(self._note_read, asset.id)
-            errands.append(Errand(self.campaign.id, asset, place, entry, on_read))
+            errands.append(Errand(self, asset, place, entry))
         return errands
 
     def start(self, errands: Sequence[Errand]) -> None:
@@ -189,7 +194,17 @@ class CampaignTransfer:
     def _is_done(self, asset: Asset) -> bool:
         return asset.id in self.done and self.done[asset.id][0] == asset
 
-    def _note_read(self, asset_id: str) -> None:
+    def is_ours(self, asset_id: str, file_id: str) -> bool:
+        """See `Sender`. Called by workers."""
+        entry = self._known.get(asset_id)
+        return (
+            (entry is not None and entry.box_file_id == file_id)
+            or self._listed.get(asset_id) == file_id
+            or file_id in self._left_over
+        )
+
+    def note_read(self, asset_id: str) -> None:
+        """See `Sender`. Called by workers."""
         with self._reading:
             self._read_at = time.monotonic()
             is_last = self._unread == {asset_id}
@@ -215,8 +230,8 @@ class CampaignTransfer:
     def _campaign_folder(self) -> Place:
         """The campaign's own folder: the remembered one, wherever it is and whatever its name, or a new one.
 
-        A folder that has the wanted name and belongs to no campaign was made by a person, or by a run that
-        was killed before it could remember it; it is taken over. One that belongs to another campaign is not.
+        One that has the wanted name is taken over when it is empty, as a run leaves it that was killed before
+        it could remember it, or when our receipt for this campaign lies in it. Any other is somebody else's.
         """
         campaign, box, ledger = self.campaign, self._courier.box, self._courier.ledger
         remembered = ledger.box_folder_of(campaign.id)
@@ -227,37 +242,58 @@ class CampaignTransfer:
                 "the Box folder %s of campaign %s is gone; making a new one", remembered, campaign.id
             )
         wanted = legal_name(f"{campaign.number} - {campaign.name}" if campaign.number else campaign.name)
-        candidates = (
-            wanted,
-            distinguish(wanted, campaign.id[:SHORT_ID_LENGTH]),
-            distinguish(wanted, campaign.id),
-            strict_name(wanted, campaign.id),
-        )
-        for name in candidates:
-            try:
-                folder_id, is_new = box.create_folder(self._root_folder_id, name), True
-            except NameTakenError as exc:
-                if not exc.is_folder or exc.existing_id is None:
-                    continue
-                folder_id, is_new = exc.existing_id, False
-            except BoxError as exc:
-                if exc.kind in NAME_REFUSALS:
-                    continue
-                if exc.status_code not in (403, 404):
-                    raise
-                raise BoxError(
-                    f"Box folder {self._root_folder_id} cannot be written to: {exc.message}",
-                    kind="root_unusable",
-                    hint="check BOX_ROOT_FOLDER_ID; the app's service account needs to be an editor there",
-                    status_code=exc.status_code,
-                ) from exc
-            if ledger.claim_box_folder(campaign.id, folder_id):
-                return Place.of(folder_id, "", BoxFolderListing() if is_new else box.list_folder(folder_id))
+        for name in (wanted, *other_names(wanted, campaign.id)):
+            place = self._folder_named(name)
+            if place is not None and ledger.claim_box_folder(campaign.id, place.folder_id):
+                return place
         raise BoxError(
             f"no folder name is free for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
             kind="name_taken",
-            hint="another file or campaign holds the names",
+            hint=f"rename or move what is called {wanted!r}, or begins so, there; the next run then goes on",
         )
+
+    def _folder_named(self, name: str) -> Place | None:
+        """A folder below the root folder, new or taken over; None when the name cannot be had."""
+        try:
+            return Place.of(
+                self._courier.box.create_folder(self._root_folder_id, name), "", BoxFolderListing()
+            )
+        except NameTakenError as exc:
+            if not exc.is_folder or exc.existing_id is None:
+                return None
+            return self._taken_over(exc.existing_id, name)
+        except BoxError as exc:
+            if exc.kind in NAME_REFUSALS:
+                return None
+            if exc.status_code not in (403, 404) or exc.is_system_wide:
+                raise
+            raise BoxError(
+                f"Box folder {self._root_folder_id} (BOX_ROOT_FOLDER_ID) cannot be written to: {exc.message}",
+                kind="root_unusable",
+                hint=f"check BOX_ROOT_FOLDER_ID; {exc.hint}",
+                status_code=exc.status_code,
+            ) from exc
+
+    def _taken_over(self, folder_id: str, name: str) -> Place | None:
+        """A folder that was there before, unless somebody else uses it."""
+        box = self._courier.box
+        try:
+            place = Place.of(folder_id, "", box.list_folder(folder_id))
+            if not place.files_by_id and not place.folders:
+                return place
+            receipt = find_receipt(box, place, self.campaign.id)
+        except BoxError as exc:
+            if exc.status_code not in (403, 404):
+                raise
+            receipt = None  # what we may not see is not ours
+        if receipt is None:
+            logger.warning(
+                "campaign %s (%s): the Box folder %r (%s) holds what is not ours; making one of another name",
+                self.campaign.id, self.campaign.label, name, folder_id,
+            )  # fmt: skip
+            return None
+        self._listed = {asset_id: str(entry.get("box_id")) for asset_id, entry in receipt.assets.items()}
+        return place
 
     def _folders_in_box(self, root: Place) -> dict[str, Place]:
         """The Box folder for every DAM folder that leads to an asset, with the names planned in each.
@@ -295,20 +331,28 @@ class CampaignTransfer:
         return self._places
 
     def _sub_folder(self, place: Place, name: str, dam_id: str) -> Place:
+        """A folder below the campaign's own. A person's one is used, and the files in it are left alone."""
         box = self._courier.box
-        path = f"{place.path}{name}/"
-        if name in place.folders:
-            return Place.of(place.folders[name], path, box.list_folder(place.folders[name]))
-        try:
-            return Place.of(box.create_folder(place.folder_id, name), path, BoxFolderListing())
-        except NameTakenError as exc:
-            if exc.is_folder and exc.existing_id is not None:
-                return Place.of(exc.existing_id, path, box.list_folder(exc.existing_id))
-            raise
-        except BoxError as exc:
-            if exc.kind not in NAME_REFUSALS:
-                raise
-            return self._sub_folder(place, strict_name(name, dam_id), dam_id)
+        for candidate in (name, *other_names(name, dam_id)):
+            path, folder_id = f"{place.path}{candidate}/", place.folders.get(candidate)
+            try:
+                if folder_id is None:
+                    return Place.of(box.create_folder(place.folder_id, candidate), path, BoxFolderListing())
+            except NameTakenError as exc:
+                if not exc.is_folder or exc.existing_id is None:
+                    continue
+                folder_id = exc.existing_id
+            except BoxError as exc:
+                if exc.kind not in NAME_REFUSALS:
+                    raise
+                continue
+            return Place.of(folder_id, path, box.list_folder(folder_id))
+        raise BoxError(
+            f"no name is free for the folder {name!r} in the Box folder {place.path or '/'!r} of campaign"
+            f" {self.campaign.label!r}",
+            kind="name_taken",
+            hint="rename or move what has that name there; the next run then goes on",
+        )
 
 
 def _is_recorded(entry: LedgerEntry, asset: Asset, file: BoxFile) -> bool:

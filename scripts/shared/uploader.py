@@ -60,7 +60,7 @@ class Work:
     """A campaign that is being worked on; transfer and started_at: from when its assets are on their way.
 
     is_listing: its folder is being listed again, perhaps while the last files are on their way.
-    pauses: how many pauses it has had. missing: ids at which the DAM answered 404 in this run.
+    pauses: how many pauses it has had. missing: what was answered with 404 in this run, by id.
     """
 
     campaign: Campaign
@@ -224,8 +224,7 @@ class Pass:
             try:
                 found = answer.result()
             except StoppedError:
-                self._abandon(work)
-                self._is_interrupted = True
+                self._interrupt(work)
                 return
             then(work, found)
 
@@ -262,7 +261,7 @@ class Pass:
             transfer.failures.append(error)  # what is on its way ends first
             return True
         failures = transfer.failures if transfer is not None and transfer.failures else [error]
-        missing = frozenset(failure.item_id or "" for failure in failures)
+        missing = frozenset(failure.item_id or failure.system for failure in failures)
         if missing & work.missing:
             return False
         logger.info("campaign %s is looked at again: %s", work.campaign.id, error)
@@ -275,6 +274,13 @@ class Pass:
         self._has_bug = True
         attempt = work.retry.retry_count
         self._note(work.campaign, Outcome.FAILED, attempt=attempt, error="a bug, see the log")
+
+    def _interrupt(self, work: Work) -> None:
+        """The run is to stop: the next one goes on with the campaign."""
+        self._abandon(work)
+        self._is_interrupted = True
+        if work.transfer is not None:
+            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
 
     def _abandon(self, work: Work) -> None:
         """The campaign is done with in this run; what of it is in hand still comes to its end."""
@@ -430,9 +436,7 @@ class Pass:
         if transfer.failures:
             raise transfer.failure()
         if transfer.is_stopped:
-            self._abandon(work)
-            self._is_interrupted = True
-            self._note(work.campaign, Outcome.INTERRUPTED, attempt=work.retry.retry_count)
+            self._interrupt(work)
         elif not work.is_listing:
             again = transfer.later_listing()
             if again is None:
@@ -491,6 +495,9 @@ class Pass:
         """Everything of the campaign is in Box, the receipt too: the DAM may say A2."""
         if self._transfer_of(work) is None:
             return
+        if isinstance(error, StoppedError):
+            self._interrupt(work)
+            return
         with self._isolated(work):
             if error is not None:
                 raise error
@@ -528,6 +535,8 @@ class Pass:
             try:
                 self._made_courier().box.abort(upload.session_id)
                 self._database.forget_upload(upload.session_id)
+            except StoppedError:
+                return
             except AppError as exc:
                 if exc.ends_run:
                     raise
@@ -538,20 +547,22 @@ class Pass:
         if self._courier is None:
             from shared.box import BoxClient
             from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
-            from shared.limiter import BoxGate
+            from shared.limiter import BoxGate, stoppable_sleep
             from shared.pool import Pool
 
             # A connection of the workers' own: they wait neither for our transactions nor for the disk.
             ledger = self._resources.enter_context(self._open_ledger())
             ledger.share_run(self._database)
             limits = self._settings.transfer
+            sleep = stoppable_sleep(self._is_to_end)
             gate = BoxGate(
                 ledger,
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
                 ensure_held=self._database.ensure_held,
+                sleep=sleep,
             )
-            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate)))
+            box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate, sleep)))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._resources.enter_context(pool)
             self._resources.push(self._on_the_way_out)
@@ -562,10 +573,14 @@ class Pass:
                 pool,
                 self._progress,
                 run_id=self._report.run_id,
-                is_stopping=lambda: self._is_over or self._is_stopping(),
+                is_stopping=self._is_to_end,
             )
             self._courier.log_in_ahead()
         return self._courier
+
+    def _is_to_end(self) -> bool:
+        """Whether workers are to come to their end: the run was told to stop, or has ended."""
+        return self._is_over or self._is_stopping()
 
     def _on_the_way_out(self, *_: object) -> None:
         """Let large files that are in hand stop at their next part, when the run ends before they do."""
@@ -744,5 +759,5 @@ class Pass:
 
 
 def _is_missing(error: AppError) -> bool:
-    """Whether the DAM says that what was asked for is not there, or not any more."""
-    return isinstance(error, DamError) and error.status_code in (404, 410)
+    """Whether the DAM or Box says that what was asked for is not there, or not any more."""
+    return error.status_code in (404, 410) and not error.is_system_wide

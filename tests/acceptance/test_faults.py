@@ -15,6 +15,7 @@ from world import World, wait_for
 
 ERROR = "🛑 A1→A2 Error - Campaign Broken"
 LISTING = r"GET /otmmapi/v6/folders/{broken_folder}/children"
+BLOCKED = {"status": 409, "code": "operation_blocked_temporary"}
 CAMPAIGN_LISTING = r"GET /otmmapi/v6/folders/{broken}/children"
 
 
@@ -329,6 +330,14 @@ def test_a2__not_to_be_seen_for_a_moment_loses_no_notice(world: World) -> None:
             r"POST /2.0/folders", {"status": 500, "effect": True, "times": 1}, id="folder 500 after"
         ),
         pytest.param(r"POST /oauth2/token", {"status": 429, "times": 1}, id="login 429"),
+        pytest.param(r"POST /2.0/folders", {**BLOCKED, "times": 2}, id="folder blocked for a moment"),
+        pytest.param(r"POST .*/files/content", {**BLOCKED, "times": 3}, id="file blocked for a moment"),
+        pytest.param(
+            r"POST .*/files/content",
+            {"status": 409, "code": "name_temporarily_reserved", "effect": True, "times": 1},
+            id="name reserved for a moment",
+        ),
+        pytest.param(r"POST .*/files/content", {"status": 408, "times": 1}, id="408"),
     ],
 )
 def test_box_fault__passing_ones_are_survived(world: World, match: str, fault: dict[str, object]) -> None:
@@ -338,6 +347,69 @@ def test_box_fault__passing_ones_are_survived(world: World, match: str, fault: d
     assert injected.hits >= 1
     assert run.exit_code == 0, run.stderr
     assert_uploaded_whole(world, pair)
+
+
+@pytest.mark.parametrize(
+    "match", [r"POST .*/upload_sessions$", r"PUT .*/upload_sessions/", r"POST .*/commit"]
+)
+def test_box_blocked__for_a_moment_in_a_large_file(world: World, match: str) -> None:
+    content = GeneratedContent(21 * 1024 * 1024, seed=7)
+    campaign = world.dam.add_campaign("Film", "C-1")
+    world.dam.add_asset(world.dam.master_assets_folder(campaign), "film.mp4", content)
+    blocked = world.box.fail(match, **BLOCKED, times=2)
+    run = world.upload()
+    assert blocked.hits == 2
+    assert run.outcomes == {campaign: "uploaded"}, run.stderr
+    assert world.box_files() == {"C-1 - Film/film.mp4": (content.size, content.sha1())}
+
+
+@pytest.mark.parametrize("match", [r"POST /2.0/folders", r"POST .*/files/content"])
+def test_box_blocked__for_long_is_left_for_the_next_run(world: World, match: str) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    blocked = world.box.fail(match, **BLOCKED)
+    run = world.upload()
+    assert blocked.hits == 4, "repeated with pauses, and not for ever"
+    assert (run.exit_code, run.outcomes, world.subjects) == (0, {campaign: "postponed"}, [])
+    world.sql("UPDATE campaign_errors SET began_at = began_at - interval '61 minutes'")
+    assert (world.upload().exit_code, world.subjects) == (4, ["🛑 A1→A2 Error - Campaign Summer"])
+    world.box.clear_faults()
+    assert world.upload().outcomes == {campaign: "uploaded"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"status": 429, "retry_after": 60}, id="429"),
+        pytest.param({"status": 503, "retry_after": 60}, id="503"),
+    ],
+)
+@pytest.mark.parametrize("match", [r"POST /2.0/folders", r"POST .*/files/content"])
+def test_sigterm__ends_a_pause_that_box_asked_for(world: World, match: str, fault: dict[str, int]) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    silenced = world.box.fail(match, **fault)
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: silenced.hits == 1)
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert (run.exit_code, run.outcomes) == (75, {campaign: "interrupted"}), run.stderr
+    assert silenced.hits == 1
+    assert "a bug" not in run.stderr
+
+
+def test_sigterm__ends_a_silence_that_is_to_last_until_tomorrow(world: World) -> None:
+    """A row that a clock which was ahead has left behind."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    world.sql(
+        "INSERT INTO rate_buckets (bucket, paused_until)"
+        " SELECT b, extract(epoch FROM now()) + 86400 FROM unnest(ARRAY['box_calls', 'box_uploads']) b"
+    )
+    process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
+    wait_for(lambda: bool(world.dam.calls("GET", "/folders/")))
+    process.send_signal(signal.SIGTERM)
+    run = world.finish(process)
+    assert run.exit_code in (0, 75), run.stderr
+    assert "a bug" not in run.stderr
+    assert world.dam.status(campaign) in ("A1", "A2")
 
 
 def test_box_wrong_sha1__once_in_an_answer_is_asked_again(world: World) -> None:
@@ -395,18 +467,6 @@ def test_box_500__of_one_campaign_leaves_the_next(world: World) -> None:
     assert ERROR in world.subjects
     assert world.upload().exit_code == 0
     assert_uploaded_whole(world, pair)
-
-
-def test_box_names__taken_by_people_are_healed(world: World) -> None:
-    pair = add_pair(world)
-    folder = world.box.add_folder(world.box_root, "c-1 - BROKEN")
-    world.box.add_file(folder, "A.JPG", b"a" * 100)
-    world.box.add_file(folder, "b.pdf", b"an older layout")
-    run = world.upload("--campaign", pair.broken)
-    assert run.exit_code == 0, run.stderr
-    files = {file.name: (file.size, file.versions) for file in world.box.files() if file.parent_id == folder}
-    assert files.pop("_manifest.json")[1] == 1
-    assert files == {"A.JPG": (100, 1), "b.pdf": (200, 2)}, "same bytes: left alone; others: a new version"
 
 
 def test_box_folder__renamed_and_moved_is_found_again(world: World) -> None:

@@ -371,15 +371,21 @@ def test_checksum__other_than_declared_is_no_success(world: World, content: byte
     assert world.upload(DAM_COMPARE_CHECKSUMS="false").outcomes == {campaign: "uploaded"}
 
 
-def test_bad_copy__is_taken_back_and_an_older_file_stays(world: World) -> None:
-    campaign = world.add_full_campaign("Summer", "C-1", [("new.jpg", b"new"), ("old.jpg", b"newer")])
-    folder = world.box.add_folder(world.box_root, "C-1 - Summer")
-    old = world.box.add_file(folder, "old.jpg", b"older")
+def test_bad_copy__is_taken_back_and_the_older_version_stays(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("old.jpg", b"older")])
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    folder = world.dam.master_assets_folder(campaign)
+    assert folder is not None
+    (old,) = [file for file in world.box.files() if file.name == "old.jpg"]
+    (asset,) = [entry["dam_id"] for entry in next(iter(world.receipts().values()))["assets"]]
+    world.dam.replace_content(asset, b"newer")
+    world.dam.add_asset(folder, "new.jpg", b"new")
+    world.dam.set_status(campaign, "A1")
     world.box.options.wrong_sha1 = True
     run = world.upload()
     assert run.exit_code == 4, run.stderr
     assert world.box_files() == {"C-1 - Summer/old.jpg": (5, hashlib.sha1(b"older").hexdigest())}
-    assert world.box.content(old) == b"older"
+    assert world.box.content(old.id) == b"older"
     assert world.dam.status(campaign) == "A1"
 
 

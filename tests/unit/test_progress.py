@@ -34,10 +34,10 @@ def test_screen__is_drawn_at_most_five_times_a_second() -> None:
     progress = Progress(lambda: now[0], screen)
     film = asset("film.mp4", 1000)
     progress.expect([film])
-    with progress.in_hand(film):
+    with progress.in_hand(film) as moving:
         for _ in range(1000):
             now[0] += 0.002
-            progress.advance(film, 1)
+            progress.advance(moving, 1)
     assert 8 <= screen.getvalue().count("\r") <= 11
     assert progress.figures.to_json()["bytes_per_second"] == 500
 
@@ -47,9 +47,9 @@ def test_log__has_a_line_for_each_tenth_of_a_long_file(caplog: pytest.LogCapture
     long, short = asset("long.mov", 2_000_000_000), asset("short.mov", 900_000_000)
     with caplog.at_level(logging.INFO):
         for file in (long, short):
-            with progress.in_hand(file):
+            with progress.in_hand(file) as moving:
                 for _ in range(200):
-                    progress.advance(file, file.size_bytes // 200)
+                    progress.advance(moving, file.size_bytes // 200)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 9
     assert told[0] == "asset long.mov (long.mov): 10 % of 2000000000 bytes"
@@ -59,7 +59,7 @@ def test_failed_file__counts_nothing() -> None:
     progress = Progress(lambda: 1.0, None)
     broken = asset("a", 10)
     progress.expect([broken])
-    with suppress(ConnectionError), progress.in_hand(broken):
-        progress.advance(broken, 7)
+    with suppress(ConnectionError), progress.in_hand(broken) as moving:
+        progress.advance(moving, 7)
         raise ConnectionError
     assert (progress.figures.files, progress.figures.bytes) == (0, 0)
