@@ -333,7 +333,6 @@ def test_a2__not_to_be_seen_for_a_moment_loses_no_notice(world: World) -> None:
         pytest.param(r"POST /oauth2/token", {"status": 429, "times": 1}, id="login 429"),
         pytest.param(r"POST /2.0/folders", {**BLOCKED, "times": 2}, id="folder blocked for a moment"),
         pytest.param(r"POST .*/files/content", {**BLOCKED, "times": 3}, id="file blocked for a moment"),
-        pytest.param(r"GET /2.0/folders/", {**BLOCKED, "times": 2}, id="listing blocked for a moment"),
         pytest.param(
             r"POST .*/files/content",
             {"status": 409, "code": "name_temporarily_reserved", "effect": True, "times": 1},

@@ -548,9 +548,7 @@ def test_alerts__a_run_that_writes_nothing_is_told_of_while_it_runs(
         "if n < 2: time.sleep(60)\n"
         "for i in range(15): print('at work', flush=True); time.sleep(0.2)\n"
     )
-    task = stage.task(
-        body, schedule=Interval(600), silence=timedelta(seconds=2), limit=timedelta(seconds=5)
-    )
+    task = stage.task(body, schedule=Interval(600), silence=timedelta(seconds=2), limit=timedelta(seconds=5))
     stage.play(task, start="2026-01-28T07:00:00", end="2026-01-28T19:30:00")
     assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Without Progress"]
     text = stage.mail.messages[0].message.get_body(("plain",)).get_content()
