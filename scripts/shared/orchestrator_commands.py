@@ -114,21 +114,36 @@ def check(env_file: Path | None) -> ExitCode:
         attempt(lambda _: client_context(settings.dam, datetime.now(UTC)))
     if faults:
         raise ConfigError(faults)
+    assert isinstance(settings, Settings)  # noqa: S101 - no faults
     assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
     sys.stdout.write("ok  settings of the loop and of the uploader\n")
-    with Database(own.database.dsn, application_name="a1_to_a2 check") as database:
+    is_well = _check_database(settings)
+    sys.stdout.write(
+        "not looked at: the DAM, Box, the mail server; try a1_to_a2_box_uploader.py --dry-run -v\n"
+    )
+    return ExitCode.OK if is_well else ExitCode.BAD_CONFIG
+
+
+def _check_database(settings: Settings) -> bool:
+    """Print what is not as the product needs it; True when it can work. Raises ConfigError for pending
+    migrations.
+    """
+    dsn = settings.database.dsn
+    with Database(dsn, settings.max_retries, application_name="a1_to_a2 check") as database:
+        found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        for difference in found:
+            sys.stdout.write(f"{difference}\n")
         pending = [path.name for path in database.pending_migrations()]
         if pending:
             raise ConfigError(
                 f"the database lacks {', '.join(pending)}; apply with: python scripts/migrate.py"
             )
+        if any(difference.is_fault for difference in found):
+            return False
         sys.stdout.write("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
         sys.stdout.write(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
-    sys.stdout.write(
-        "not looked at: the DAM, Box, the mail server; try a1_to_a2_box_uploader.py --dry-run -v\n"
-    )
-    return ExitCode.OK
+    return True
 
 
 def _hours(text: str) -> float:

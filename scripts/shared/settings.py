@@ -113,6 +113,8 @@ class OperatorSettings:
     database: DatabaseSettings
     log: LogSettings
     max_retries: int
+    status_a1: str
+    status_a2: str
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -220,6 +222,8 @@ def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         database=_database(reader),
         log=_log(reader),
         max_retries=reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        status_a1=_status_a1(reader),
+        status_a2=_status_a2(reader),
         secrets=tuple(reader.secrets_seen),
     )
     reader.finish()
@@ -377,7 +381,7 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
         search_config_id=reader.text("DAM_SEARCH_CONFIG_ID", "3"),
         master_assets_folder=_master_assets_folder(reader),
         status_a1=_status_a1(reader),
-        status_a2=reader.text("DAM_STATUS_A2", "A2"),
+        status_a2=_status_a2(reader),
         lock_style=cast("LockStyle", reader.choice("DAM_LOCK_STYLE", "bulk", ("bulk", "single", "none"))),
         patch_resource=cast(
             'Literal["folders", "assets"]',
@@ -395,6 +399,10 @@ def _master_assets_folder(reader: _Reader) -> str:
 
 def _status_a1(reader: _Reader) -> str:
     return reader.text("DAM_STATUS_A1", "A1")
+
+
+def _status_a2(reader: _Reader) -> str:
+    return reader.text("DAM_STATUS_A2", "A2")
 
 
 def _box(reader: _Reader) -> BoxSettings:
