@@ -228,7 +228,6 @@ def test_migrate__refuses_a_database_that_cannot_hold_every_text(
         assert refused.exit_code == 2
         assert "encoding LATIN1" in refused.stderr
         assert "ENCODING 'UTF8'" in refused.stderr
-        assert "1 pending" not in latin.run("migrate.py", "--status").stdout
         for path in migration_files():  # by psql, as from before
             done = postgres.psql("-q", "-f", path, database=name)
             assert done.returncode == 0, done.stderr
