@@ -4,7 +4,40 @@
 --
 --   psql -v ON_ERROR_STOP=1 -v role=a1_to_a2 -d ferrero_tracking -f database/roles.sql
 --
+-- The tables may be in any schema: the one that the search_path shows, else the one schema that holds them.
 -- The password is set apart, so that it stands in no file and no process list: psql, then \password a1_to_a2
+
+\set ON_ERROR_STOP on
+
+SELECT set_config('a1_to_a2.role', :'role', FALSE) AS role \gset
+
+DO $$
+DECLARE
+    held_in text[];
+    is_seen boolean;
+BEGIN
+    SELECT array_agg(n.nspname::text ORDER BY array_position(current_schemas(FALSE), n.nspname)),
+           bool_or(n.nspname = ANY (current_schemas(FALSE)))
+    INTO held_in, is_seen
+    FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+    WHERE c.relname = 'campaign_status' AND c.relkind IN ('r', 'p')
+      AND EXISTS (SELECT FROM pg_class m JOIN pg_attribute a ON a.attrelid = m.oid AND a.attname = 'sha256'
+                  WHERE m.relnamespace = n.oid AND m.relname = 'schema_migrations');
+    IF held_in IS NULL THEN
+        RAISE EXCEPTION 'nothing is granted: the database % has no table campaign_status', current_database()
+            USING HINT = 'Apply the migrations first (python scripts/migrate.py), or name the right database with -d.';
+    ELSIF cardinality(held_in) > 1 AND NOT is_seen THEN
+        RAISE EXCEPTION 'nothing is granted: the schemas % all hold a campaign_status', array_to_string(held_in, ', ')
+            USING HINT = 'Name one: PGOPTIONS="-c search_path=SCHEMA" psql ... -f database/roles.sql';
+    END IF;
+    PERFORM set_config('search_path', quote_ident(held_in[1]), FALSE);
+    -- A GRANT by somebody who may not grant is only a warning to PostgreSQL.
+    IF has_table_privilege(current_user, to_regclass('campaign_status'), 'UPDATE WITH GRANT OPTION') IS NOT TRUE THEN
+        RAISE EXCEPTION 'nothing is granted: % may not grant on the tables in the schema %', current_user, held_in[1]
+            USING HINT = 'Run this file as their owner.';
+    END IF;
+END
+$$;
 
 SELECT format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
@@ -12,17 +45,52 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), :'role') \gexec
 
 -- Before PostgreSQL 15 everybody may make tables in schema public.
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-REVOKE CREATE ON SCHEMA public FROM :"role";
-GRANT USAGE ON SCHEMA public TO :"role";
-REVOKE ALL ON ALL TABLES IN SCHEMA public FROM :"role";
+SELECT format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC, %I', nspname, :'role')
+FROM pg_namespace WHERE nspname IN ('public', current_schema()) \gexec
+SELECT format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), :'role') \gexec
+SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(), :'role') \gexec
 
 GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
-    campaign_uploads, run_epochs, notice_bundles TO :"role";
+    campaign_uploads, run_epochs TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
-    orchestrator_task_alerts TO :"role";
+    orchestrator_task_alerts, notice_bundles TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.
 GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
 -- What is older than its stated life is removed (scripts/shared/retention.py); deliveries go with their notice.
 GRANT DELETE ON notices, notice_bundles, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
+
+-- Where default privileges give it to nobody.
+GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT) TO :"role";
+
+-- The sequences that fill columns of these tables, as an id SERIAL from before the product does.
+SELECT DISTINCT format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, :'role')
+FROM pg_class c
+JOIN pg_attrdef f ON f.adrelid = c.oid
+JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
+JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+WHERE c.relnamespace = current_schema()::regnamespace AND has_table_privilege(:'role', c.oid, 'INSERT') \gexec
+
+DO $$
+DECLARE
+    the_role CONSTANT text := current_setting('a1_to_a2.role');
+BEGIN
+    IF NOT has_schema_privilege(the_role, current_schema(), 'USAGE') THEN
+        RAISE EXCEPTION 'the role % has no USAGE on the schema %', the_role, current_schema()
+            USING HINT = 'Run this file as the owner of the schema.';
+    END IF;
+    -- The role's sessions have to find a schema that is not public, unless somebody has settled what they see.
+    IF current_schema() <> 'public' AND NOT EXISTS (
+        SELECT FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS one
+        WHERE one LIKE 'search_path=%'
+          AND (s.setrole = 0 OR s.setrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = the_role))
+          AND (s.setdatabase = 0 OR s.setdatabase = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())))
+    THEN
+        EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = %I', the_role, current_database(), current_schema());
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE WARNING 'have this done by somebody with CREATEROLE: ALTER ROLE % IN DATABASE % SET search_path = %',
+            quote_ident(the_role), quote_ident(current_database()), quote_ident(current_schema());
+END
+$$;

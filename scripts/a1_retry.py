@@ -51,7 +51,7 @@ def show_failed(database: Database, arguments: argparse.Namespace, settings: Ope
 
 
 def show_near_failure(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    values = {"max_retries": str(settings.max_retries)}
+    values = {"max_retries": str(settings.max_retries), "status_a1": settings.status_a1}
     return _print(arguments, database.run_query("near_failure", values))
 
 

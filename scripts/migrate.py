@@ -9,32 +9,40 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.database import MIGRATION_LOCK, Database, migration_files
+from shared.database import MIGRATION_LOCK, Database, Difference, migration_files
 from shared.errors import ConfigError, ExitCode
 from shared.logs import configure_logging
 from shared.script import exit_code_of, prepare_streams, say
-from shared.settings import load_operator_settings, read_environment
+from shared.settings import OperatorSettings, load_operator_settings, read_environment
 
 logger = logging.getLogger("migrate")
 
 PENDING_EXIT_CODE = 1
-"""What `--status` exits with when migrations are pending; a pipeline's gate."""
+"""What `--status` exits with when migrations are pending; a pipeline's gate. Faults without any: 2."""
 
 
-def show_status(database: Database) -> int:
-    """Print each migration and whether it is applied; 1 when some are pending."""
-    applied = database.applied_migrations()
-    pending = 0
+def show_status(database: Database, settings: OperatorSettings) -> int:
+    """Print what is not as the product needs it, then each migration and whether it is applied."""
+    found = _differences(database, settings)
+    for difference in found:
+        say(f"{difference}\n")
+    pending = database.pending_migrations()
     for path in migration_files():
-        is_applied = path.stem in applied
-        pending += not is_applied
-        say(f"{'applied' if is_applied else 'pending'}  {path.name}\n")
-    say(f"{pending} pending\n")
-    return PENDING_EXIT_CODE if pending else ExitCode.OK
+        say(f"{'pending' if path in pending else 'applied'}  {path.name}\n")
+    say(f"{len(pending)} pending\n")
+    if pending:
+        return PENDING_EXIT_CODE
+    return ExitCode.BAD_CONFIG if any(difference.is_fault for difference in found) else ExitCode.OK
 
 
-def apply_pending(database: Database) -> int:
-    """Apply what is pending. Raises ConfigError when an applied file has been edited since."""
+def _differences(database: Database, settings: OperatorSettings) -> list[Difference]:
+    return database.differences(status_a1=settings.status_a1, status_a2=settings.status_a2)
+
+
+def apply_pending(database: Database, settings: OperatorSettings) -> int:
+    """Apply what is pending, and name what they could not mend. Raises ConfigError when an applied file has
+    been edited since, or when the database is new and of an encoding that cannot hold every text.
+    """
     holder = database.lock_or_holder(MIGRATION_LOCK)
     if holder is not None:
         logger.warning("migrations are being applied by %s", holder)
@@ -46,6 +54,11 @@ def apply_pending(database: Database) -> int:
         raise ConfigError(
             f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
         )
+    if not applied and database.encoding != "UTF8":
+        raise ConfigError(
+            f"the database has the encoding {database.encoding}, which cannot store every name and e-mail;"
+            " make another one WITH ENCODING 'UTF8' TEMPLATE template0"
+        )
     for path, digest in digests.items():
         if path.stem in applied:
             continue
@@ -53,6 +66,8 @@ def apply_pending(database: Database) -> int:
         database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
         logger.info("applied %s", path.name)
     logger.info("the database is up to date")
+    for difference in _differences(database, settings):
+        logger.warning("%s", difference, extra={"action": "database_differs"})
     return ExitCode.OK
 
 
@@ -61,14 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_operator_settings(read_environment(arguments.env_file))
     configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
     name = "a1_to_a2 migrate"
-    with Database(settings.database.dsn, application_name=name, answer_seconds=None) as database:
-        return show_status(database) if arguments.status else apply_pending(database)
+    with Database(
+        settings.database.dsn, settings.max_retries, application_name=name, answer_seconds=None
+    ) as database:
+        return (show_status if arguments.status else apply_pending)(database, settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--status", action="store_true", help="list them; exit 1 when some are pending")
+    parser.add_argument("--status", action="store_true", help="list them, and what else the database lacks")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     arguments = parser.parse_args(argv)
     configure_logging("text", "INFO", run_id="migrate", secrets=())

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
+from shared.commands import here
 from shared.connection import ANSWER_SECONDS, Answer, Connection
 from shared.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
@@ -37,6 +38,7 @@ from shared.models import (
     UploadTotals,
 )
 from shared.rate import Bucket, Grant, pause, take
+from shared.redaction import escape_line
 from shared.report import (
     LATE_AFTER,
     LOST_AFTER,
@@ -73,6 +75,9 @@ GONE = "GONE"
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
 
+_PSQL_LINE = re.compile(r"^\\.*$", re.MULTILINE)
+_PSQL_DEFAULT = re.compile(r"^\\if .*\\set (\w+) (\S+)", re.MULTILINE)
+
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
 
@@ -101,7 +106,18 @@ WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = %(loc
 
 APPLIED_MIGRATIONS = "SELECT name, sha256 FROM schema_migrations"
 
+# Where the migrations are recorded when this session does not see them.
+MIGRATIONS_ELSEWHERE = """
+SELECT s.nspname, has_schema_privilege(s.oid, 'USAGE')
+FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid
+WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NULL
+  AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ('name', 'sha256')) = 2
+ORDER BY s.nspname LIMIT 1
+"""
+
 LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
+
+ENCODING = "SELECT getdatabaseencoding()"
 
 # What CREATE INDEX CONCURRENTLY leaves when it is stopped: there by name, and used by nobody.
 UNUSABLE_INDEX = """
@@ -654,6 +670,23 @@ WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which the database is not as the product needs it. severity: 'fault' or 'warning'."""
+
+    severity: str
+    what: str
+    cure: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether a statement of the product fails by it."""
+        return self.severity == "fault"
+
+    def __str__(self) -> str:
+        return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
+
+
+@dataclass(frozen=True, slots=True)
 class LastingError:
     """A failure that has been seen before, or begins now.
 
@@ -909,9 +942,24 @@ class Database:
             raise
 
     def pending_migrations(self) -> list[Path]:
-        """The migration files that this database lacks, in order."""
+        """The migration files that this database lacks, in order. Raises DbError when they are recorded in a
+        schema that this session does not see: then it cannot know.
+        """
         applied = self.applied_migrations()
+        if not applied:
+            for schema, is_usable in self._rows(MIGRATIONS_ELSEWHERE):
+                raise DbError(
+                    f"PostgreSQL: the product's tables are in the schema {schema}, "
+                    + ("which is not on the search_path" if is_usable else "which this role may not use"),
+                    kind="schema_differs" if is_usable else "no_right",
+                    hint=f"see: {here().run('orchestrator-prod.py', '--check')}",
+                )
         return [path for path in migration_files() if path.stem not in applied]
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the database; only UTF8 holds every name and e-mail."""
+        return str(self._row(ENCODING)[0])
 
     def apply_migration(self, sql: str, name: str, sha256: str) -> None:
         """Run one file, statement by statement (see `migrations`), and record it.
@@ -1493,11 +1541,20 @@ class Database:
 
     # Operators
 
+    def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
+        """What of this database is not as the product needs it, faults first."""
+        values = {"status_a1": status_a1, "status_a2": status_a2, "max_retries": str(self._max_retries)}
+        return [Difference(*row) for row in self.run_query("preflight", values)[1]]
+
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
+        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows.
+
+        Of psql's own lines, which begin with a backslash, a `\\set` gives the default of a value.
+        """
         text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
-        sql = re.sub(r":'(\w+)'", r"%(\1)s", text.replace("%", "%%"))
-        answer = self._answer(sql, dict(values))
+        defaults = dict(_PSQL_DEFAULT.findall(text))
+        sql = re.sub(r":'(\w+)'", r"%(\1)s", _PSQL_LINE.sub("", text).replace("%", "%%"))
+        answer = self._answer(sql, {**defaults, **values})
         return answer.columns, answer.rows
 
     def _row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from shared.cadence import Daily, Schedule, timeline, whole_minute
 from shared.database import ORCHESTRATOR_LOCK, Database
-from shared.errors import AppError, ConfigError, ExitCode
+from shared.errors import AppError, ConfigError, ExitCode, gravest
 from shared.logs import configure_logging
 from shared.orchestrator import STOPS, TASKS, Orchestrator
 from shared.script import exit_code_of, prepare_streams, say
@@ -96,27 +95,27 @@ def _in_words(schedule: Schedule) -> tuple[str, str]:
     return f"every {schedule.minutes} min", "unchanged" if schedule.is_exempt else "slower"
 
 
-def check_all(env_file: Path | None, *, is_online: bool) -> ExitCode:
+def check_all(env_file: Path | None, *, is_online: bool) -> int:
     """Look at settings and database, and at the DAM, Box and the mail server if asked to.
 
-    Every fault is logged; the exit code is the gravest one's.
+    Every fault is printed or logged; the exit code is the gravest one's.
     """
     errors: list[AppError] = []
+    codes: set[ExitCode] = set()
     try:
-        check(env_file)
+        codes.add(check(env_file))
     except AppError as exc:
         errors.append(exc)
     if is_online:
         errors += _check_online(env_file)
     else:
-        sys.stdout.write("not looked at: the DAM, Box, the mail server; add --online\n")
+        say("not looked at: the DAM, Box, the mail server; add --online\n")
     faults = (
         fault for exc in errors for fault in (exc.faults if isinstance(exc, ConfigError) else [str(exc)])
     )
     for fault in dict.fromkeys(faults):
         logger.error("%s", fault, extra={"action": "check_failed"})
-    codes = {exc.exit_code for exc in errors}
-    return next((code for code in (ExitCode.BAD_CONFIG, ExitCode.TRY_LATER) if code in codes), ExitCode.OK)
+    return gravest(codes | {exc.exit_code for exc in errors})
 
 
 def _check_online(env_file: Path | None) -> list[AppError]:
@@ -131,7 +130,7 @@ def _check_online(env_file: Path | None) -> list[AppError]:
     errors: list[AppError] = []
     for finding in look_online(settings, datetime.now(UTC)):
         if finding.error is None:
-            sys.stdout.write(f"{'not seen' if finding.is_open else 'ok'}  {finding.subject}\n")
+            say(f"{'not seen' if finding.is_open else 'ok'}  {finding.subject}\n")
         else:
             errors.append(finding.error)
     return errors
@@ -157,16 +156,30 @@ def check(env_file: Path | None) -> ExitCode:
         attempt(lambda _: client_context(settings.dam, datetime.now(UTC)))
     if faults:
         raise ConfigError(faults)
+    assert isinstance(settings, Settings)  # noqa: S101 - no faults
     assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
     say("ok  settings of the loop and of the uploader\n")
-    with Database(own.database.dsn, application_name="a1_to_a2 check") as database:
+    return ExitCode.OK if _check_database(settings) else ExitCode.BAD_CONFIG
+
+
+def _check_database(settings: Settings) -> bool:
+    """Print what is not as the product needs it; True when it can work. Raises ConfigError for pending
+    migrations.
+    """
+    dsn = settings.database.dsn
+    with Database(dsn, settings.max_retries, application_name="a1_to_a2 check") as database:
+        found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        for difference in found:
+            say(f"{difference}\n")
         pending = database.pending_migrations()
         if pending:
-            raise ConfigError(own.commands.lacks(pending))
+            raise ConfigError(settings.commands.lacks(pending))
+        if any(difference.is_fault for difference in found):
+            return False
         say("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
         say(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
-    return ExitCode.OK
+    return True
 
 
 def _hours(text: str) -> float:

@@ -143,6 +143,7 @@ class OperatorSettings:
     status_a1: str
     cadence: CadenceSettings | None
     commands: Commands
+    status_a2: str
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -330,6 +331,7 @@ def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
         status_a1=_status_a1(reader),
         cadence=_cadence(reader) if reader.text("ORCHESTRATOR_TIMEZONE") else None,
         commands=_commands(reader),
+        status_a2=_status_a2(reader),
         secrets=tuple(reader.secrets_seen),
     )
     reader.finish()
@@ -567,7 +569,7 @@ def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
         search_config_id=reader.text("DAM_SEARCH_CONFIG_ID", "3"),
         master_assets_folder=_master_assets_folder(reader),
         status_a1=_status_a1(reader),
-        status_a2=reader.text("DAM_STATUS_A2", "A2"),
+        status_a2=_status_a2(reader),
         lock_style=cast("LockStyle", reader.choice("DAM_LOCK_STYLE", "bulk", ("bulk", "single", "none"))),
         patch_resource=cast(
             'Literal["folders", "assets"]',
@@ -585,6 +587,10 @@ def _master_assets_folder(reader: _Reader) -> str:
 
 def _status_a1(reader: _Reader) -> str:
     return reader.text("DAM_STATUS_A1", "A1")
+
+
+def _status_a2(reader: _Reader) -> str:
+    return reader.text("DAM_STATUS_A2", "A2")
 
 
 def _box(reader: _Reader) -> BoxSettings:
