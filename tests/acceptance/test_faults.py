@@ -560,7 +560,7 @@ def test_smtp_login_refused__says_so_and_keeps_the_notice(world: World) -> None:
     world.dam.add_campaign("Summer Launch", "C-1001")
     world.mail.refuse_login = True
     run = world.upload(SMTP_USERNAME="robot", SMTP_PASSWORD="letmein-please")
-    assert run.exit_code == 0
+    assert run.exit_code == 2
     assert run.report["notices"] == {"queued": 1, "sent": 0, "failed": 1}
     assert "letmein-please" not in run.stderr
     world.mail.refuse_login = False
