@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 );
 
 ALTER TABLE notice_deliveries
-    ADD COLUMN IF NOT EXISTS doubts INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS doubts INTEGER DEFAULT 0,
     ADD COLUMN IF NOT EXISTS late_told_at TIMESTAMP WITH TIME ZONE;
 
 -- What was on its way when this came.
