@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
             report = read_report(database, settings, day, now, is_preview=True)
             say(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
             return ExitCode.OK
+        database.ensure_own_session()  # each mail is sent under a lock
         database.forget_later_reports(now, settings.timezone)
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)

@@ -107,13 +107,17 @@ BEGIN
             found := found || jsonb_build_object(
                 'severity', CASE WHEN faults IS NULL THEN 'warning' ELSE 'fault' END,
                 'what', format('the domain of a column of campaign_status refuses %s', concat_ws(', ', faults, warnings)),
-                'cure', 'ALTER TABLE campaign_status ALTER COLUMN ... TYPE text');
+                'cure', (SELECT format('ALTER TABLE campaign_status %s',
+                                       string_agg(format('ALTER COLUMN %I TYPE %s', a.attname,
+                                                         format_type(t.typbasetype, t.typtypmod)), ', '))
+                         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                         WHERE a.attrelid = the_table AND a.attnum > 0 AND t.typtype = 'd'));
         ELSIF coalesce(faults, warnings) IS NOT NULL THEN
             found := found || jsonb_build_object(
                 'severity', CASE WHEN faults IS NULL THEN 'warning' ELSE 'fault' END,
                 'what', format('campaign_status has the constraint %I, %s, which refuses %s',
                                tried.conname, tried.definition, concat_ws(', ', faults, warnings)),
-                'cure', format('ALTER TABLE campaign_status DROP CONSTRAINT %I, or make it allow these',
+                'cure', format('ALTER TABLE campaign_status DROP CONSTRAINT %I; or let it allow these',
                                tried.conname));
         ELSIF tried.conname IS NOT NULL AND trouble IS NOT NULL THEN
             found := found || jsonb_build_object(
@@ -149,17 +153,17 @@ $$;
 WITH needed_tables (name, migration, rights) AS (VALUES
     ('schema_migrations', '001_create_campaign_status', 'SELECT'),
     ('campaign_status', '001_create_campaign_status', 'SELECT, INSERT, UPDATE'),
-    ('campaign_assets', '002_create_campaign_assets', 'SELECT, INSERT, UPDATE'),
-    ('notices', '004_create_outbox', 'SELECT, INSERT'),
+    ('campaign_assets', '002_create_campaign_assets', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('notices', '004_create_outbox', 'SELECT, INSERT, DELETE'),
     ('notice_deliveries', '004_create_outbox', 'SELECT, INSERT, UPDATE'),
     ('campaign_errors', '005_create_campaign_errors', 'SELECT, INSERT, UPDATE, DELETE'),
-    ('a1_resets', '007_create_a1_resets', 'SELECT, INSERT'),
+    ('a1_resets', '007_create_a1_resets', 'SELECT, INSERT, DELETE'),
     ('orchestrator_task_runs', '008_create_orchestrator_task_runs', 'SELECT, INSERT, UPDATE, DELETE'),
     ('orchestrator_task_alerts', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT, DELETE'),
-    ('daily_reports', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT'),
+    ('daily_reports', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT, DELETE'),
     ('upload_sessions', '010_create_upload_sessions', 'SELECT, INSERT, UPDATE, DELETE'),
     ('rate_buckets', '011_create_rate_buckets', 'SELECT, INSERT, UPDATE'),
-    ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE'),
+    ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
     ('notice_bundles', '016_create_notice_bundles', 'SELECT, INSERT, UPDATE, DELETE')
 ),
@@ -217,6 +221,8 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notice_deliveries', 'gave_up_at', 'timestamp with time zone', NULL, 'null', ''),
     ('notice_deliveries', 'last_error', 'text', NULL, 'null', ''),
     ('notice_deliveries', 'mail_id', 'uuid', NULL, 'null', '016_create_notice_bundles'),
+    ('notice_deliveries', 'doubts', 'integer', 4, 'default', '019_count_handovers'),
+    ('notice_deliveries', 'late_told_at', 'timestamp with time zone', NULL, 'null', '019_count_handovers'),
     ('campaign_errors', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_errors', 'kind', 'text', 255, 'value', ''),
     ('campaign_errors', 'message', 'text', NULL, 'value', ''),
@@ -345,6 +351,8 @@ elsewhere AS (
 columns AS (
     SELECT t.oid, k.*, a.attnum, a.atthasdef, a.attidentity, a.attgenerated,
            a.attnotnull OR base.is_not_null AS is_not_null,
+           CASE WHEN k.needed LIKE 'timestamp%' THEN 'now()' WHEN k.needed = 'boolean' THEN 'FALSE'
+                WHEN k.needed = 'integer[]' THEN '''{}''' ELSE '0' END AS preset,
            format_type(a.atttypid, a.atttypmod) AS shown, base.type, base.typmod, base.typlen, base.typcategory,
            format_type(base.type, NULL) AS family
     FROM ours t
@@ -388,10 +396,34 @@ misfits AS (
                     OR c.typcategory = 'S' AND c.family NOT IN ('character varying', 'character', 'name'))
            OR c.family = 'timestamp without time zone' AND c.needed LIKE 'timestamp%'
                AND c.table_name = 'campaign_status' AND c.name IN ('created_at', 'updated_at') AS is_harmless,
-           (SELECT string_agg(DISTINCT format('the view %s', r.ev_class::regclass), ', ')
-            FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-            WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-              AND d.refobjid = c.oid AND d.refobjsubid = c.attnum) AS views
+           (WITH RECURSIVE views (oid, depth) AS (
+                SELECT r.ev_class, 1
+                FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
+                WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                  AND d.refobjid = c.oid AND d.refobjsubid = c.attnum
+                UNION -- those upon them
+                SELECT r.ev_class, v.depth + 1
+                FROM views v
+                JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = v.oid
+                    AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+                JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.ev_class <> v.oid)
+            SELECT string_agg(o.name, ', ' ORDER BY o.depth DESC, o.name)
+            FROM (SELECT format('the %s %s', CASE k.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END,
+                                v.oid::regclass) AS name, max(v.depth) AS depth
+                  FROM views v JOIN pg_catalog.pg_class k ON k.oid = v.oid WHERE k.relkind IN ('v', 'm') GROUP BY 1
+                  UNION
+                  SELECT coalesce('the trigger ' || quote_ident(g.tgname), 'the policy ' || quote_ident(p.polname),
+                                  'the generated column ' || quote_ident(a.attname), 'the function ' || f.oid::regprocedure), 0
+                  FROM pg_catalog.pg_depend d
+                  LEFT JOIN pg_catalog.pg_trigger g ON d.classid = 'pg_catalog.pg_trigger'::regclass AND g.oid = d.objid
+                  LEFT JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = d.objid
+                  LEFT JOIN pg_catalog.pg_proc f ON d.classid = 'pg_catalog.pg_proc'::regclass AND f.oid = d.objid
+                  LEFT JOIN pg_catalog.pg_attrdef e ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND e.oid = d.objid
+                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum AND a.attnum <> c.attnum
+                  WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = c.attnum
+                    AND coalesce(g.oid, p.oid, f.oid, a.attrelid) IS NOT NULL) o) AS obstacles,
+           -- a default of the old type need not fit the new one
+           c.atthasdef AND NOT (c.needed = 'text' AND c.typcategory = 'S') AS has_old_default
     FROM columns c
 ),
 
@@ -476,7 +508,7 @@ differences (severity, what, cure) AS (
     UNION ALL
     SELECT 'fault', format('sessions of %s are read-only (default_transaction_read_only); this passes when the'
                            ' fail-over or the maintenance ends', current_user),
-           format('ALTER ROLE %I RESET default_transaction_read_only, the same for the database and the server',
+           format('ALTER ROLE %I RESET default_transaction_read_only; or ALTER DATABASE or ALTER SYSTEM, where it is set there',
                   current_user)
     WHERE NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only')::boolean
 
@@ -527,6 +559,11 @@ differences (severity, what, cure) AS (
            format('rename it, then: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql', t.migration)
     FROM seen t WHERE t.relkind NOT IN ('r', 'p')
     UNION ALL
+    SELECT 'fault', format('%s is partitioned: the migrations cannot make its indexes while it is in use', t.name),
+           format('make one table of it while nobody writes: ALTER TABLE %1$I RENAME TO %1$s_parts; CREATE TABLE %1$I AS TABLE'
+                  ' %1$s_parts; then apply the migrations', t.name)
+    FROM seen t WHERE t.relkind = 'p'
+    UNION ALL
     SELECT 'fault', format('%s is not the table that the product makes: it lacks %s', t.name, t.foreign_for_lack_of),
            format('if it is another program''s, %s; then: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
                   c.own_schema, t.migration)
@@ -547,12 +584,19 @@ differences (severity, what, cure) AS (
     SELECT CASE WHEN m.is_harmless THEN 'warning' ELSE 'fault' END,
            format('%s.%s is %s; %s', m.table_name, m.name, m.shown, m.reason),
            concat(
-               'drop ' || m.views || ' before, and make it again after: ',
-               format('ALTER TABLE %I ALTER COLUMN %I TYPE %s', m.table_name, m.name, m.needed),
+               'drop ' || m.obstacles || ' before, and make it again after: ',
+               format('ALTER TABLE %I ', m.table_name),
+               CASE WHEN m.has_old_default THEN format('ALTER COLUMN %I DROP DEFAULT, ', m.name) END,
+               format('ALTER COLUMN %I TYPE %s', m.name, m.needed),
                CASE WHEN m.family = 'timestamp without time zone' AND m.needed LIKE 'timestamp%'
-                    THEN format(' USING %I AT TIME ZONE ''...'', the zone that the old times are of', m.name)
+                    THEN format(' USING %I AT TIME ZONE ''...''', m.name)
+                    WHEN m.typcategory = 'N' AND m.needed LIKE 'timestamp%' THEN format(' USING to_timestamp(%I)', m.name)
+                    WHEN m.typcategory = 'N' AND m.needed = 'boolean' THEN format(' USING %I <> 0', m.name)
                     WHEN m.family NOT IN ('character varying', 'character')
-                    THEN format(' USING %I::%s', m.name, m.needed) END)
+                    THEN format(' USING %I::%s', m.name, m.needed) END,
+               CASE WHEN m.filled = 'default' THEN format(', ALTER COLUMN %I SET DEFAULT %s', m.name, m.preset) END,
+               CASE WHEN m.family = 'timestamp without time zone' AND m.needed LIKE 'timestamp%'
+                    THEN '; ''...'' is the zone that the old times are of' END)
     FROM misfits m WHERE m.reason IS NOT NULL
     UNION ALL
     SELECT CASE WHEN c.name = 'status' THEN 'warning' ELSE 'fault' END, -- NULL there is rare: no status in the DAM
@@ -561,11 +605,13 @@ differences (severity, what, cure) AS (
     FROM columns c WHERE c.filled = 'null' AND c.is_not_null
     UNION ALL
     SELECT 'fault', format('%s.%s is NOT NULL without a default, and the product gives it no value', c.table_name, c.name),
-           format('ALTER TABLE %I ALTER COLUMN %I SET DEFAULT %s', c.table_name, c.name,
-                  CASE WHEN c.needed LIKE 'timestamp%' THEN 'now()' WHEN c.needed = 'boolean' THEN 'FALSE'
-                       WHEN c.needed = 'integer[]' THEN '''{}''' ELSE '0' END)
-    FROM columns c
+           CASE WHEN c.filled = 'never'
+                THEN format('ALTER TABLE %1$I ALTER COLUMN %2$I ADD GENERATED ALWAYS AS IDENTITY; SELECT setval('
+                            'pg_get_serial_sequence(''%1$I'', ''%2$s''), max(%2$I)) FROM %1$I', c.table_name, c.name)
+                ELSE format('ALTER TABLE %I ALTER COLUMN %I SET DEFAULT %s', c.table_name, c.name, c.preset) END
+    FROM misfits c
     WHERE c.filled IN ('default', 'never') AND c.is_not_null AND NOT c.atthasdef AND c.attidentity = ''
+      AND c.reason IS NULL -- else the cure of that gives it a default as well
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g -- one that may fill it: told as a trigger
                       WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 7 = 7)
     UNION ALL
@@ -578,11 +624,17 @@ differences (severity, what, cure) AS (
                              WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 7 = 7)
                 THEN 'warning' ELSE 'fault' END,
            format('%s.%s is NOT NULL without a default, and the product gives it no value', t.name, a.attname),
-           format('ALTER TABLE %I ALTER COLUMN %I SET DEFAULT ..., or ALTER COLUMN %I DROP NOT NULL', t.name, a.attname,
-                  a.attname)
+           CASE WHEN p.conname IS NULL
+                THEN format('ALTER TABLE %I ALTER COLUMN %I DROP NOT NULL; or give it a default', t.name, a.attname)
+                WHEN a.atttypid IN ('integer'::regtype, 'bigint'::regtype)
+                THEN format('ALTER TABLE %1$I ALTER COLUMN %2$I ADD GENERATED BY DEFAULT AS IDENTITY; SELECT setval('
+                            'pg_get_serial_sequence(''%1$I'', %2$L), max(%2$I)) FROM %1$I', t.name, a.attname)
+                ELSE format('ALTER TABLE %1$I DROP CONSTRAINT %2$I; ALTER TABLE %1$I ALTER COLUMN %3$I DROP NOT NULL; or'
+                            ' give it a default', t.name, p.conname, a.attname) END
     FROM ours t
     JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+    LEFT JOIN pg_catalog.pg_constraint p ON p.conrelid = t.oid AND p.contype = 'p' AND a.attnum = ANY (p.conkey)
     WHERE NOT EXISTS (SELECT FROM needed_columns k WHERE k.table_name = t.name AND k.name = a.attname)
       AND (a.attnotnull OR y.typnotnull) AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
       AND y.typdefault IS NULL
@@ -612,8 +664,11 @@ differences (severity, what, cure) AS (
     UNION ALL
     SELECT 'warning', format('%s has the unique index %s over %s: a second row with the same value is refused',
                              t.name, i.relname, array_to_string(i.columns, ', ')),
-           format('drop it, if that can happen (DROP INDEX %I, or ALTER TABLE %I DROP CONSTRAINT %I)',
-                  i.relname, t.name, i.relname)
+           format('drop it, if that can happen: %s',
+                  CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.conindid = i.indexrelid
+                                                                             AND f.contype IN ('p', 'u', 'x'))
+                       THEN format('ALTER TABLE %I DROP CONSTRAINT %I', t.name, i.relname)
+                       ELSE format('DROP INDEX %I', i.relname) END)
     FROM indexes i JOIN ours t ON t.oid = i.indrelid
     WHERE (i.indisunique OR i.indisexclusion)
       AND EXISTS (SELECT FROM needed_columns k WHERE k.table_name = t.name AND k.name = ANY (i.columns)
@@ -637,7 +692,7 @@ differences (severity, what, cure) AS (
     UNION ALL
     SELECT 'warning', format('%s has the constraint %I, %s, which may refuse what the product writes', t.name, f.conname,
                              pg_get_constraintdef(f.oid)),
-           format('ALTER TABLE %I DROP CONSTRAINT %I, if it can', t.name, f.conname)
+           format('ALTER TABLE %I DROP CONSTRAINT %I; if it can', t.name, f.conname)
     FROM ours t
     JOIN pg_catalog.pg_constraint f ON f.conrelid = t.oid AND f.contype = 'f'
     WHERE f.confrelid NOT IN (SELECT o.oid FROM ours o)
@@ -645,14 +700,14 @@ differences (severity, what, cure) AS (
     UNION ALL
     SELECT 'warning', format('%s refers to %s (%I), which may refuse that the product deletes rows there',
                              f.conrelid::regclass, t.name, f.conname),
-           format('ALTER TABLE %s DROP CONSTRAINT %I, or ON DELETE CASCADE', f.conrelid::regclass, f.conname)
+           format('ALTER TABLE %s DROP CONSTRAINT %I; or let it be ON DELETE CASCADE', f.conrelid::regclass, f.conname)
     FROM ours t
     JOIN pg_catalog.pg_constraint f ON f.confrelid = t.oid AND f.contype = 'f' AND f.confdeltype IN ('a', 'r')
     WHERE t.rights LIKE '%DELETE%' AND f.conrelid NOT IN (SELECT o.oid FROM ours o)
     UNION ALL
     SELECT 'warning', format('%s has the trigger %I (%s), which may refuse or change what the product writes',
                              t.name, g.tgname, g.tgfoid::regproc),
-           format('look at it; ALTER TABLE %I DISABLE TRIGGER %I, if it does', t.name, g.tgname)
+           format('ALTER TABLE %I DISABLE TRIGGER %I; if it does', t.name, g.tgname)
     FROM ours t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
     UNION ALL
     SELECT 'fault', format('%s has the rule %I, and PostgreSQL refuses ON CONFLICT on a table with a rule', t.name, r.rulename),
@@ -663,7 +718,7 @@ differences (severity, what, cure) AS (
            format('row-level security holds on %s for the role %I (policies: %s): it may hide or refuse rows', t.name,
                   current_user, coalesce((SELECT string_agg(quote_ident(p.polname), ', ') FROM pg_catalog.pg_policy p
                                           WHERE p.polrelid = t.oid), 'none, so it hides every row')),
-           format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY, or ALTER ROLE %I BYPASSRLS, or a policy that allows all',
+           format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY; or ALTER ROLE %I BYPASSRLS, or a policy that allows all',
                   t.name, current_user)
     FROM ours t WHERE row_security_active(t.oid)
     UNION ALL

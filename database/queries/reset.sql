@@ -1,5 +1,5 @@
--- Try campaigns again from attempt 1, and note in a1_resets who did it and why. The one statement that resets: the
--- tool runs it, and psql does by reset_one.sql, reset_all_failed.sql and reset_digest.sql.
+-- Try campaigns again from attempt 1, and note in a1_resets who did it and why. The tool runs this, and so does psql
+-- by reset_one.sql, reset_all_failed.sql and reset_digest.sql, where the role may write to a1_resets.
 -- ids: the campaigns. seen: the time of each one's last attempt when somebody looked; one that has changed since
 -- then stays as it is, and is not in the answer.
 WITH chosen AS (

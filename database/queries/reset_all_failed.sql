@@ -2,4 +2,4 @@
 SELECT coalesce(array_agg(campaign_id), '{}') AS ids, coalesce(array_agg(a1_last_retry_at), '{}') AS seen,
        session_user AS who, 'by psql' AS reason
 FROM campaign_status WHERE a1_permanently_failed \gset
-\ir reset.sql
+\ir reset_by_psql.sql

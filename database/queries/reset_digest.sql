@@ -6,4 +6,4 @@ FROM campaign_status
 WHERE a1_permanently_failed
   AND campaign_id IN (SELECT n.campaign_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
                       WHERE d.mail_id = (:'mail')::uuid) \gset
-\ir reset.sql
+\ir reset_by_psql.sql

@@ -92,7 +92,11 @@ SELECT pg_get_constraintdef(c.oid),
 FROM pg_constraint c WHERE conrelid = to_regclass(%(table)s) AND conname = %(constraint)s
 """
 
-_TABLE = r"(?i)\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)"
+# The table that a statement writes to, else the first one that it reads.
+_TABLES = (
+    r"(?i)\b(?:INSERT\s+INTO|(?<!FOR )UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)",
+    r"(?i)\bFROM\s+([a-z_]\w*)\b(?!\s*\()",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +340,7 @@ class Connection:
         """What is known of a refused statement, beyond the server's own words."""
         from shared.database_errors import Refusal
 
-        found = re.search(_TABLE, sql)
+        found = next(filter(None, (re.search(pattern, sql) for pattern in _TABLES)), None)
         table = exc.diag.table_name or (found[1] if found else None)
         refusal = Refusal(table, exc.diag.column_name, exc.diag.constraint_name, blocker=self._blocker)
         texts = {name: value for name, value in (values or {}).items() if isinstance(value, str)}

@@ -856,7 +856,7 @@ class Database:
 
     def lock_or_holder(self, lock: int, *, is_shared: bool = False) -> str | None:
         """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
-        self._ensure_own_session()
+        self.ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
@@ -869,7 +869,7 @@ class Database:
         From then on a write raises LockLostError when another run has taken the lock since, whatever became
         of this connection's own.
         """
-        self._ensure_own_session()
+        self.ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         rows = self._rows(TAKE_RUN, keys)
         if not rows:
@@ -919,9 +919,9 @@ class Database:
             return f"{name} (server process {pid}, of the role {user})"
         return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
 
-    def _ensure_own_session(self) -> None:
-        """A lock lives in a session. Raises ConfigError behind a pooler that hands ours to others between two
-        transactions; what is not pooled costs nothing.
+    def ensure_own_session(self) -> None:
+        """To be called before the first lock, since a lock lives in a session. Raises ConfigError behind a
+        pooler that hands ours to others between two transactions; without one it costs nothing.
         """
         if self._is_own_session is None:
             self._is_own_session = not self._connection.is_pooled or self._connection.keeps_session()

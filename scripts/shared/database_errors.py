@@ -93,7 +93,18 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
         return _refused("whoever answers there does not speak PostgreSQL's protocol", kind, "check the port")
     if kind == "read_only":
         return out_of_reach(READ_ONLY)
-    return out_of_reach(f"no connection: {said}")
+    return _away(f"no connection: {said}")
+
+
+def _away(said: str) -> DbError:
+    """PgBouncer lets a client in before it has a connection for it, and says later that it has none."""
+    has_none_free = re.search("query_wait_timeout|max_client_conn", said)
+    return out_of_reach(
+        said,
+        "the pooler has no connection free for us: raise its default_pool_size or max_client_conn"
+        if has_none_free
+        else "",
+    )
 
 
 def _login_error(code: str, said: str) -> DbError:
@@ -150,7 +161,7 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
             retryable=True,
         )
     if is_lost or _is_passing(code) or (not code and isinstance(exc, _LOST)):
-        return out_of_reach(said)
+        return _away(said)
     if code == "42501":
         return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
     if code.startswith(("42", "3F")):

@@ -265,8 +265,8 @@ def test_pooler__in_session_mode_works_as_it_comes(world: World) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(UPLOADER, "--auth-pfx-v2"), (LOOP,), (LOOP, "--once"), (LOOP, "--check")],
-    ids=["run", "loop", "once", "check"],
+    [(UPLOADER, "--auth-pfx-v2"), (LOOP,), (LOOP, "--once"), (LOOP, "--check"), ("daily_report.py",)],
+    ids=["run", "loop", "once", "check", "report"],
 )
 def test_pooler__in_transaction_mode_is_refused_with_the_reason(
     world: World, command: tuple[str, ...]

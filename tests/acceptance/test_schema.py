@@ -69,6 +69,20 @@ OLD = {
         more="ALTER TABLE campaign_status ALTER campaign_name TYPE VARCHAR(50);"
         "CREATE VIEW names AS SELECT campaign_name FROM campaign_status",
     ),
+    "inherited_column": Old(
+        "CREATE TABLE base (campaign_id TEXT, campaign_number TEXT, campaign_name VARCHAR(50), status TEXT);"
+        "CREATE TABLE campaign_status (PRIMARY KEY (campaign_id)) INHERITS (base)",
+        "fault  campaign_status.campaign_name is character varying(50)",
+        "fault  campaign_status.campaign_name is character varying(50)",
+        "ALTER TABLE base ALTER COLUMN campaign_name TYPE text",
+    ),
+    "generated_column": Old(
+        "CREATE TABLE campaign_status (campaign_id TEXT PRIMARY KEY, campaign_number TEXT, status TEXT,"
+        " campaign_name VARCHAR(50), label TEXT GENERATED ALWAYS AS (campaign_name || '!') STORED)",
+        "fault  campaign_status.campaign_name is character varying(50)",
+        "cure: drop the generated column label before",
+        "ALTER TABLE campaign_status DROP COLUMN label, ALTER COLUMN campaign_name TYPE text",
+    ),
     "times_without_zone": Old(
         TABLE + "campaign_id TEXT PRIMARY KEY, created_at TIMESTAMP NOT NULL, updated_at TIMESTAMP,"
         " a1_retry_count INTEGER, a1_last_retry_at TIMESTAMP, a1_permanently_failed BOOLEAN)",
@@ -334,6 +348,31 @@ def test_role__a_table_of_notices_that_is_refused_ends_no_run(
             assert "permission denied" not in refused.stderr
             assert len(refused.outcomes) == 22
     assert world.sql("SELECT count(*) AS n FROM notice_bundles") == [{"n": 0}]
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+@pytest.mark.parametrize("file", ["reset_one.sql", "reset_all_failed.sql"])
+def test_reset_by_psql__works_for_a_person_who_may_only_change_campaigns(
+    world: World, postgres: PostgresServer, database_url: str, worker: str, file: str, is_granted: bool
+) -> None:
+    world.sql(
+        "INSERT INTO campaign_status (campaign_id, a1_retry_count, a1_permanently_failed)"
+        " VALUES ('x', 3, TRUE)"
+    )
+    name = f"a1_person_{worker}"
+    with new_role(postgres, database_url, name) as role_url:
+        world.sql(f"GRANT SELECT, UPDATE ON campaign_status TO {name}")
+        if is_granted:
+            world.sql(f"GRANT INSERT ON a1_resets TO {name}")
+        done = PostgresServer(role_url).psql(
+            *("-v", "campaign_id=x", "-f", REPOSITORY / "database" / "queries" / file),
+            database=urlsplit(role_url).path[1:],
+        )
+    assert done.returncode == 0, done.stderr
+    assert world.row("x")["a1_permanently_failed"] is False
+    noted = world.sql("SELECT reset_by FROM a1_resets")
+    assert noted == ([{"reset_by": name}] if is_granted else [])
+    assert (f"GRANT INSERT ON a1_resets TO {name}" in done.stderr) is not is_granted
 
 
 def test_roles_sql__fails_where_it_has_nothing_to_grant_on(

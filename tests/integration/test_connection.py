@@ -209,6 +209,27 @@ def test_table__that_somebody_holds_ends_a_run_with_75(
         with pytest.raises(DbError, match=f"server process {pid}") as failure:
             database.pending_migrations()
         assert failure.value.exit_code == 75
+        assert "(schema_migrations)" in failure.value.message
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT asset_id FROM campaign_assets",
+        "SELECT extract(epoch FROM now()) FROM campaign_assets FOR UPDATE",
+        "WITH c AS (SELECT 1 FROM campaign_status FOR UPDATE SKIP LOCKED) DELETE FROM campaign_assets",
+    ],
+)
+def test_table__that_somebody_holds_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.setattr(connection_module, "LOCK_SECONDS", 1.0)
+    with (
+        Database(database_url) as database,
+        held(database_url, "LOCK TABLE campaign_assets"),
+        pytest.raises(DbError, match=r"needed \(campaign_assets\)"),
+    ):
+        database._run(statement)
 
 
 def test_holder__of_another_role_is_named_as_far_as_it_shows(
@@ -308,6 +329,13 @@ def test_refusal_of_a_pooler__is_told_by_its_words(text: str, kind: str) -> None
     with refusing("08P01", text) as address, pytest.raises(DbError) as failure:
         Database(f"postgresql://ferrero:geheim@{address}/db")
     assert (failure.value.kind, failure.value.exit_code) == (kind, 2)
+
+
+def test_pooler__without_a_free_connection_is_told_with_its_setting() -> None:
+    with refusing("08P01", "query_wait_timeout") as address, pytest.raises(DbError) as failure:
+        Database(f"postgresql://ferrero:geheim@{address}/db")
+    assert failure.value.exit_code == 75
+    assert "default_pool_size" in failure.value.hint
 
 
 def test_connection__that_fails_quotes_no_name() -> None:
