@@ -66,7 +66,8 @@ def read_event(line: str) -> logging.LogRecord | None:
         created = datetime.fromisoformat(at).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):
         return None
-    more = {name: fields[name] for name in fields if name not in _STANDARD_FIELDS | _JSON_FIELDS}
+    taken = _STANDARD_FIELDS | _JSON_FIELDS | set(dir(logging.LogRecord))
+    more = {name: fields[name] for name in fields if name not in taken}
     traceback = fields.get("traceback")
     return logging.makeLogRecord(
         {
@@ -98,9 +99,9 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        message = escape_line(record.getMessage())
         run_id = getattr(record, "run_id", self._run_id)
-        line = f"{at[:-6]}Z {record.levelname} run={run_id} {record.name}: {message}"
+        line = f"{at[:-6]}Z {record.levelname} run={run_id} {record.name}: {record.getMessage()}"
+        line = escape_line(line)
         if traceback := self._traceback(record):
             line += "".join(f"\n  | {escape_line(text)}" for text in traceback.split("\n"))
         return redact(line, self._secrets)

@@ -855,9 +855,12 @@ class Mailer:
                 "offers no login on this connection",
                 "set SMTP_SECURITY to starttls or tls, or leave SMTP_USERNAME empty",
             ) from exc
-        except SMTPException as exc:
+        except SMTPException as exc:  # smtplib knows none of the ways that it offers
+            ways = one_line(smtp.esmtp_features.get("auth", "").strip())
             raise self._error(
-                "login_refused", f"could not be logged in to: {self._said(str(exc))}", cure
+                "login_refused",
+                f"takes no login by user name and password (it offers: {ways})",
+                "ask its administrator for a relay that does, or for one that needs no login",
             ) from exc
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -893,7 +896,7 @@ class Mailer:
             return self._error("out_of_reach", f"took longer than {seconds:g} s over one e-mail", cure)
         if isinstance(exc, smtplib.SMTPSenderRefused):
             said = f"refused the sender {exc.sender}: {exc.smtp_code} {self._said(exc.smtp_error)}"
-            cure = "check MAIL_FROM"
+            cure = "check MAIL_FROM" if exc.smtp_code >= 500 else "it is tried again"
             if exc.smtp_code == 530:
                 cure = "the server wants a login or TLS first: check SMTP_USERNAME and SMTP_SECURITY"
             return self._error(_kind_of(exc.smtp_code), said, cure, exc.smtp_code)

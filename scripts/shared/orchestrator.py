@@ -212,6 +212,8 @@ class Orchestrator:
                 logger.warning("another orchestrator is at work: %s", self._journal.holder)
                 return ExitCode.TRY_LATER
             self._start_due()
+            if self._journal.file is None and not self._codes and not self._children():
+                self._codes.append(ExitCode.TRY_LATER)  # it went away before anything was started
             while self._children():
                 self._attend_journal()
                 self._handle(self._wait())

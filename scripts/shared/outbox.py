@@ -232,8 +232,13 @@ class Delivery:
         self._is_over = False
 
     def begin(self) -> None:
-        """Deliver now what is due, in a thread, and from then on whatever becomes due. Never waits."""
-        self._wake.set()
+        """Deliver now what is due, in a thread, and from then on whatever becomes due. Never waits.
+
+        A mail server that takes nothing until somebody acts is not asked at each notice: many refused logins
+        lock an account.
+        """
+        if not self.counts.faults:
+            self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
             self._thread.start()

@@ -42,12 +42,9 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 """libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
 
 ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
-"""Set by the loop for its tasks: the path of the file that their settings came from, "" for none. For showing
-it in commands; it is never opened.
+"""The path of the file that holds the settings, for the commands that messages show; "" where it does not
+hold all of them. Set by `read_environment`, and by the loop for its tasks, not by people; it is never opened.
 """
-ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
-"""Set by `read_environment`, not by people: the file that holds the settings, for the commands that messages
-show; empty where it does not hold all of them. A process that hands its settings on hands it on, too."""
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 OUR_PREFIXES = ("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_")
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
@@ -178,9 +175,16 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
     found = {**from_file, **process}
-    if env_file is not None:
-        found.setdefault(ENV_FILE_VARIABLE, _shown_file(env_file, process))
+    if not _is_task(process):
+        found.pop(ENV_FILE_VARIABLE, None)
+        if env_file is not None:
+            found[ENV_FILE_VARIABLE] = _shown_file(env_file, process)
     return found
+
+
+def _is_task(process: Mapping[str, str]) -> bool:
+    """Whether the loop started this process, and handed it what it reads."""
+    return RUN_ID_VARIABLE in process and ENV_FILE_VARIABLE in process
 
 
 def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
@@ -194,11 +198,11 @@ def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
 def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
     """The file that settings are read from: the one given, else `.env` here, else in the repository.
 
-    A task of the loop reads none: it has been handed what it reads, and ENV_FILE_VARIABLE with it.
+    A task of the loop reads none: it has been handed what it reads.
     """
     if given is not None:
         return given
-    if ENV_FILE_VARIABLE in process:
+    if _is_task(process):
         return None
     return next((path for path in (FOUND_HERE, REPOSITORY / ".env") if path.is_file()), None)
 
@@ -222,7 +226,8 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
     except UnsafeFileError as exc:
         raise ConfigError(f"the env file {exc}, or name another one with --env-file") from exc
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{env_file}: the env file cannot be read: {exc}") from exc
+        said = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"{env_file.absolute()}: the env file cannot be read: {said}") from exc
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         logger.warning(
             "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
@@ -729,10 +734,6 @@ class _Reader:
         return name in self._faults
 
     def finish(self) -> None:
-        if self._faults:
-            raise ConfigError(list(self._faults.values()))
-        for text in self._warnings:
-            logger.warning("%s", text, extra={"action": "risky_setting"})
         """Raise ConfigError with every fault; that there is no settings file is said before what it lacks."""
         faults = list(self._faults.values())
         if self.env_file is None and any(": missing" in fault for fault in faults):
@@ -743,6 +744,8 @@ class _Reader:
             )
         if faults:
             raise ConfigError(faults)
+        for text in self._warnings:
+            logger.warning("%s", text, extra={"action": "risky_setting"})
 
     def text(self, name: str, default: str | None = None) -> str:
         """The value without outer blanks; the default, or "", when unset or empty."""

@@ -37,11 +37,12 @@ class StateFile:
     def read(self, now: datetime) -> Alerts:
         """What was written last; nothing when that is not there, or makes no sense."""
         try:
-            file = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO holds nothing up
+            file = os.open(self._name, flags, dir_fd=self._folder)
             with os.fdopen(file, "rb") as stream:
                 rows = json.loads(stream.read(MOST_BYTES))
             alerts = [_alert(row) for row in rows]
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return {}
         latest = now + TOLERANCE
         return {

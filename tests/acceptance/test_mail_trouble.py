@@ -82,6 +82,17 @@ def test_login_refused__is_said_by_every_channel_that_is_left(world: World, refu
 
 
 @pytest.mark.timeout(240)
+def test_login_refused__is_not_tried_at_each_notice(world: World, refusing: MailSink) -> None:
+    world.add_full_campaign("Film", "C-1", [("film.mov", b"f" * 1000)])
+    for number in range(20):
+        world.dam.add_campaign("Empty", f"C-{2 + number}")
+    world.dam.fail(r"GET .*/contents", delay=4.0, times=1)
+    run = world.upload()
+    assert run.report["notices"] == {"queued": 21, "sent": 0, "failed": 21}
+    assert run.stderr.count("refused the login") <= 6, "beside the campaigns, and at the end"
+
+
+@pytest.mark.timeout(240)
 def test_login_refused__is_said_by_the_loop(world: World, refusing: MailSink) -> None:
     world.dam.add_campaign("Empty", "C-1")
     with watchman() as (url, pings):

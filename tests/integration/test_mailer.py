@@ -382,6 +382,13 @@ def test_trouble__login_not_offered(sink: MailSink) -> None:
     assert "offers no login" in error.message
 
 
+def test_trouble__login_by_password_not_offered() -> None:
+    with ScriptedServer(["220 hi", b"250-me\r\n250 AUTH XOAUTH2\r\n"]) as server:
+        error = trouble(server_for(server.port, username="robot", password=SECRET))
+    assert error.kind == "login_refused"
+    assert "takes no login by user name and password (it offers: XOAUTH2)" in error.message
+
+
 def test_trouble__login_later() -> None:
     with ScriptedServer(["220 hi", b"250-me\r\n250 AUTH PLAIN\r\n", "454 try later"]) as server:
         error = trouble(server_for(server.port, username="robot", password=SECRET))

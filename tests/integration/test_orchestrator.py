@@ -739,6 +739,16 @@ def test_once__runs_what_is_due_and_says_how_it_went(stage: Stage) -> None:
     assert stage.runs() == ["Wed 10:00", "Wed 10:03"]
 
 
+def test_once__database_lost_before_anything_was_started(
+    stage: Stage, own_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.url = own_server.url
+    clock = SimulatedClock(rome("2026-01-28T10:00:05"), rome("2026-02-28T10:00:00"), [])
+    loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+    monkeypatch.setattr(loop, "_tell_of_round", lambda *_: own_server.stop())
+    assert loop.run_once() == 75
+
+
 @pytest.mark.parametrize(
     ("codes", "wanted"), [([], 0), ([0, 0], 0), ([75, 4, 0], 4), ([4, 2], 2), ([75, -9], 3), ([1], 3)]
 )

@@ -192,6 +192,7 @@ def simulate(zone: ZoneInfo, start: datetime, days: int) -> tuple[list[str], int
             next_report = plan(REPORT, report, now, zone, WINDOW).at.astimezone(UTC)
 
 
+@pytest.mark.timeout(600)  # two and a half million plans
 def test_plan__ten_thousand_days_without_a_miss() -> None:
     start = datetime(2025, 1, 6, 5, 0, tzinfo=UTC)
     assert start.weekday() == 0

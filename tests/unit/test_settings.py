@@ -288,9 +288,6 @@ def test_env_file__is_remembered_for_the_commands_in_messages(tmp_path: Path) ->
     assert read_environment(path, {"DB_PASSWORD_FILE": "/run/x"})[ENV_FILE_VARIABLE] == "", (
         "not enough by itself"
     )
-    assert read_environment(path, {ENV_FILE_VARIABLE: "/etc/a1/env"})[ENV_FILE_VARIABLE] == "/etc/a1/env", (
-        "as the parent has it"
-    )
 
 
 def test_commands__name_the_user_that_the_scripts_run_as(
@@ -304,3 +301,17 @@ def test_commands__name_the_user_that_the_scripts_run_as(
     shutil.chown(least["DAM_PFX_PATH"], 54321)
     assert load_settings(in_a_file).commands.reset("x").startswith(f"sudo -u '#54321' {sys.executable} ")
     assert "sudo" not in load_settings(least).commands.reset("x"), "which would drop the environment"
+
+
+@pytest.mark.parametrize("path", ["the.env", "/etc/a1-to-a2/env"])
+def test_env_file_variable__means_something_in_a_task_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / ".env"
+    own.touch(0o600)
+    own.write_text("DB_PASSWORD=x\n")
+    by_hand = read_environment(None, {"A1_TO_A2_ENV_FILE": path})
+    assert by_hand == {"DB_PASSWORD": "x", "A1_TO_A2_ENV_FILE": str(own)}
+    task = {"A1_TO_A2_ENV_FILE": "/etc/a1-to-a2/env", "A1_TO_A2_RUN_ID": "0123456789ab"}
+    assert read_environment(None, task) == task

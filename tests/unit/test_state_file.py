@@ -54,10 +54,18 @@ def test_place__is_the_first_that_can_be_had(tmp_path: Path, temporary: Path, va
     assert read(environment) == {}
 
 
-@pytest.mark.parametrize("content", ["", "x", "[]]", '{"a": 1}', "[1]", '[{"task": "t"}]', "[[[["])
+@pytest.mark.parametrize("content", ["", "x", "[]]", '{"a": 1}', "[1]", '[{"task": "t"}]', "[" * 70_000])
 def test_content__that_makes_no_sense_is_nothing(tmp_path: Path, content: str) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / NAME).write_text(content)
+    assert read({"STATE_DIRECTORY": str(tmp_path)}) == {}
+    assert write({"STATE_DIRECTORY": str(tmp_path)})
+    assert read({"STATE_DIRECTORY": str(tmp_path)}) == ALERTS
+
+
+def test_content__of_a_fifo_is_nothing_and_not_waited_for(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    os.mkfifo(tmp_path / NAME)
     assert read({"STATE_DIRECTORY": str(tmp_path)}) == {}
     assert write({"STATE_DIRECTORY": str(tmp_path)})
     assert read({"STATE_DIRECTORY": str(tmp_path)}) == ALERTS
