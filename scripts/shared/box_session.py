@@ -128,10 +128,11 @@ class BoxSession:
         self._log_in("", first_try=MAX_TRIES)
 
     def connect(self, url: str) -> None:
-        """Open a connection ahead of a call. Raises BoxError."""
+        """Open a connection ahead of a call. Raises BoxError, ConfigError."""
         try:
             self._wire.connect(url)
         except NoAnswerError as exc:
+            _raise_for_settings(exc, url)
             raise BoxError(f"connecting to {_host(url)}: {exc}", kind="out_of_reach", retryable=True) from exc
 
     def trusts(self, url: str) -> bool:
@@ -214,15 +215,10 @@ class BoxSession:
         try:
             with self._wire.send(method, url, {"User-Agent": "a1-to-a2", **headers}, body) as reply:
                 return Answer(reply.status, reply.headers, _content(reply, limit))
-        except ProxyError as exc:
-            raise ConfigError(str(exc)) from exc
-        except UnfitError as exc:
-            raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
         except NoAnswerError as exc:
-            if isinstance(exc, ssl.SSLCertVerificationError):
-                raise ConfigError(
-                    f"BOX_CA_BUNDLE: the certificate of {_host(url)} is not trusted ({exc.verify_message})"
-                ) from exc
+            _raise_for_settings(exc, url)
+            if isinstance(exc, UnfitError):
+                raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
             if tries >= MAX_TRIES:
                 raise BoxError(
                     f"{what}: Box is out of reach ({type(exc).__name__})", kind="out_of_reach", retryable=True
@@ -413,6 +409,16 @@ def _content(reply: Reply, limit: int) -> bytes:
         if 200 <= reply.status < 300:
             raise
         return b""
+
+
+def _raise_for_settings(exc: Exception, url: str) -> None:
+    """Raises ConfigError for what keeps us from a host until somebody changes a setting."""
+    if isinstance(exc, ProxyError):
+        raise ConfigError(str(exc)) from exc
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        raise ConfigError(
+            f"BOX_CA_BUNDLE: the certificate of {_host(url)} is not trusted ({exc.verify_message})"
+        ) from exc
 
 
 def _host(url: str) -> str:

@@ -214,8 +214,9 @@ class Courier:
             except SomebodysFileError as exc:
                 taken = exc
             except NameTakenError as exc:
-                existing = self.box.read_file(exc.existing_id) if exc.existing_id and exc.is_file else None
-                if existing is None or tries == TRIES_PER_ASSET:
+                file_id = exc.existing_id if exc.is_file else None
+                existing = self.box.read_file(file_id) if file_id else None
+                if file_id is None or tries == TRIES_PER_ASSET:
                     taken = exc
             except (BoxError, DamError) as exc:
                 mismatches += exc.kind in MISMATCHES
@@ -271,6 +272,8 @@ class _Copy:
         self._dam = dam
         self._sha1_seen: str | None = None
         """Of the bytes of an earlier try that came through whole."""
+        self._made: set[str] = set()
+        """Bad copies of an earlier try, which may still be there."""
 
     def run(self, name: str, existing: BoxFile | None) -> BoxFile:
         """Move the bytes, unless Box has them under this name already; verified either way.
@@ -284,14 +287,32 @@ class _Copy:
         if existing is not None and existing.size_bytes == self._asset.size_bytes:
             if self._sha1_seen is None:
                 self._sha1_seen = read_sha1(self._dam, self._moving, self._courier.progress)
-            if existing.sha1 == self._sha1_seen:
-                return existing
-            self._ensure_ours(name, existing)
+            held = self._held(name, existing, self._sha1_seen)
+            if held is not None:
+                return held
         return self._copy_large(name, existing)
 
+    def _is_ours(self, file_id: str) -> bool:
+        return file_id in self._made or self._errand.sender.is_ours(self._asset.id, file_id)
+
     def _ensure_ours(self, name: str, existing: BoxFile) -> None:
-        if not self._errand.sender.is_ours(self._asset.id, existing.id):
+        if not self._is_ours(existing.id):
             raise SomebodysFileError(name, existing)
+
+    def _held(self, name: str, existing: BoxFile, sha1: str) -> BoxFile | None:
+        """The file that has the name, if it holds these bytes; None if it is ours, for a new version.
+
+        Somebody else's is asked for once more before it counts as such: it may be ours, made by an upload
+        whose answer was lost, and an answer may be wrong.
+        """
+        if _matches(existing, self._asset, sha1):
+            return existing
+        if self._is_ours(existing.id):
+            return None
+        again = self._box.read_file(existing.id)
+        if again is not None and _matches(again, self._asset, sha1):
+            return again
+        raise SomebodysFileError(name, existing)
 
     def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
         asset = self._asset
@@ -303,9 +324,9 @@ class _Copy:
         self._errand.sender.note_read(asset.id)
         sha1 = download.sha1.hexdigest()
         if existing is not None:
-            if _matches(existing, asset, sha1):
-                return existing
-            self._ensure_ours(name, existing)
+            held = self._held(name, existing, sha1)
+            if held is not None:
+                return held
         replaces = existing.id if existing else None
         place = self._errand.place
         file = self._box.upload_file(place.folder_id, name, view, sha1, replaces=replaces)
@@ -428,6 +449,7 @@ class _Copy:
         if again is not None and _matches(again, asset, sha1):
             return again
         shown = again or file
+        self._made.add(shown.id)
         try:
             self._box.remove_bad_copy(shown, existing)
         except BoxError as exc:

@@ -269,33 +269,33 @@ class DamSession:
         """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
 
         A page may be the asset, or the login page that a session's end brings, with status 200 or by a
-        redirection. So an answer that is a page, or has another length than the asset, is believed only when
-        the session proves to be valid still.
+        redirection, at whose end anything may be. So a page, an answer of another length than the asset, and
+        a failure elsewhere are believed only when the session proves to be valid still.
         """
         url = self._url(f"/assets/{asset_id}/contents")
         status = 0
         for _ in range(2):
             login = self._log_in_unless(0)
+            first = self._patiently("GET", url, headers, b"", what, asset_id, is_repeatable=True)
             try:
-                reply = self._follow(url, headers, what, asset_id)
-            except _RedirectionError:
+                reply = self._follow(first, url, headers, what, asset_id)
+            except (ConfigError, DamError):
                 if self._is_logged_in_still(login, asset_id, what):
                     raise
                 continue
-            status = reply.status
-            if not 200 <= status < 300:
-                answer = self._read(reply, what, asset_id, url)
-                if status != 401:
-                    _raise_for_status(answer, what, asset_id)
-                self._log_in_unless(login)
-                continue
+            status, is_elsewhere = reply.status, reply is not first
+            is_success = 200 <= status < 300
+            is_doubtful = _is_doubtful(reply, size_bytes, is_elsewhere) if is_success else is_elsewhere
             try:
-                is_it = not _is_doubtful(reply, size_bytes) or self._is_logged_in_still(login, asset_id, what)
+                if not is_elsewhere and status in (401, *REDIRECTS):
+                    self._log_in_unless(login)
+                elif not is_doubtful or self._is_logged_in_still(login, asset_id, what):
+                    if is_success:
+                        return reply
+                    _raise_for_status(self._read(reply, what, asset_id, url), what, asset_id)
             except BaseException:
                 reply.close()
                 raise
-            if is_it:
-                return reply
             reply.close()
         raise _not_logged_in(what, asset_id, status)
 
@@ -306,33 +306,39 @@ class DamSession:
         self.read_json("GET", f"/assets/{asset_id}", what=what, item_id=asset_id)
         return self._log_in_unless(0) == login
 
-    def _follow(self, url: str, headers: Mapping[str, str], what: str, item_id: str) -> Reply:
-        """The reply at the end of the redirections (to an object store, say). Raises DamError.
+    def _follow(self, reply: Reply, url: str, headers: Mapping[str, str], what: str, item_id: str) -> Reply:
+        """The reply at the end of the redirections (to an object store, say). Raises DamError, ConfigError.
 
         Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
         """
         is_at_home = True
-        for count in range(LONGEST_REDIRECTION + 1):
-            reply = self._patiently(
-                "GET", url, headers, b"", what, item_id, is_repeatable=True, is_at_home=is_at_home
-            )
+        for _ in range(LONGEST_REDIRECTION):
             location = reply.headers.get("Location")
-            if reply.status not in REDIRECTS or not location or count == LONGEST_REDIRECTION:
+            if reply.status not in REDIRECTS or not location:
                 break
             reply.close()
             url = self._redirected(url, location, what, item_id)
             is_at_home = is_at_home and origin_of(url) == self._origin
+            reply = self._patiently(
+                "GET", url, headers, b"", what, item_id, is_repeatable=True, is_at_home=is_at_home
+            )
         return reply
 
     def _redirected(self, url: str, location: str, what: str, item_id: str) -> str:
         """Where a redirection leads; never out of TLS, so that nobody in between chooses what is copied."""
+        refusal = ""
         try:
             target = urljoin(url, location)
             scheme, host, _ = origin_of(target)
-        except (ValueError, UnfitError) as exc:
-            raise _RedirectionError(what, f"a redirection to {location!r:.200}", item_id) from exc
-        if scheme != "https" and origin_of(url)[0] == "https":
-            raise _RedirectionError(what, f"a redirection out of https to {host}", item_id)
+        except (ValueError, UnfitError):
+            refusal = f"a redirection to {location!r:.200}"
+        else:
+            if scheme != "https" and origin_of(url)[0] == "https":
+                refusal = f"a redirection out of https to {host}"
+        if refusal:
+            raise DamError(
+                f"{what}: the DAM sent {refusal}", kind="bad_answer", retryable=True, item_id=item_id
+            )
         return target
 
     def _exchange(
@@ -692,23 +698,19 @@ def _shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
-class _RedirectionError(DamError):
-    """A redirection that is not followed."""
-
-    def __init__(self, what: str, why: str, item_id: str) -> None:
-        super().__init__(f"{what}: the DAM sent {why}", kind="bad_answer", retryable=True, item_id=item_id)
-
-
 def _is_session_over(answer: _Answer) -> bool:
     """401, or a login page in one of its disguises: a redirect, or HTML where JSON was due."""
     is_page = 200 <= answer.status < 300 and answer.is_html
     return answer.status == 401 or answer.status in REDIRECTS or is_page
 
 
-def _is_doubtful(reply: Reply, size_bytes: int | None) -> bool:
-    """Whether an answer may be something else than the asset of this size."""
+def _is_doubtful(reply: Reply, size_bytes: int | None, is_elsewhere: bool) -> bool:
+    """Whether an answer may be something else than the asset of this size. The DAM itself may not tell how
+    long it is.
+    """
     is_page = "html" in (reply.headers.get("Content-Type") or "").lower()
-    return is_page or (size_bytes is not None and _whole_size(reply) not in (None, size_bytes))
+    expected = (size_bytes,) if is_elsewhere else (None, size_bytes)
+    return is_page or (size_bytes is not None and _whole_size(reply) not in expected)
 
 
 def _whole_size(reply: Reply) -> int | None:

@@ -19,7 +19,7 @@ from shared.settings import Settings
 NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 FOLDERS_LOOKED_AT = 3
 """Of the campaigns in A1, else of each of the first two levels below the campaigns folder."""
-OUR_VARIABLE = re.compile(r"\b(?:DAM|BOX|SMTP|HTTPS?)_[A-Z_]+")
+OUR_VARIABLE = re.compile(r"\b(?:DAM|BOX|SMTP|HTTPS?|ALL)_[A-Z_]+")
 REFUSED_SEARCHES = ("bad_search", "refused", "dam_error")
 
 

@@ -167,6 +167,12 @@ class CampaignTransfer:
         shown = _shape(again)
         return shown == _shape(self.found) and shown.keys() == self.done.keys()
 
+    def are_failures_outdated_by(self, again: MasterAssets) -> bool:
+        """Whether a later listing shows every asset that failed otherwise than before, or not any more."""
+        shown, copied = _shape(again), _shape(self.found)
+        ids = {error.item_id or "" for error in self.failures}
+        return all(shown.get(asset_id) != copied.get(asset_id) for asset_id in ids)
+
     def first_difference(self, again: MasterAssets) -> str:
         """An asset that a later listing shows otherwise than it was copied."""
         shown, copied = _shape(again), _shape(self.found)

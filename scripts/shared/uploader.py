@@ -455,7 +455,7 @@ class Pass:
         transfer = self._transfer_of(work)
         if transfer is None:
             return
-        if transfer.failures:
+        if any(not _may_be_outdated(error) for error in transfer.failures):
             raise transfer.failure()
         if transfer.is_stopped:
             self._interrupt(work)
@@ -468,6 +468,9 @@ class Pass:
 
     def _compare(self, work: Work, transfer: CampaignTransfer, again: MasterAssets) -> None:
         """Copy what is new or changed; when there is nothing, write the receipt, the last thing."""
+        if not transfer.are_failures_outdated_by(again):
+            raise transfer.failure()
+        transfer.failures.clear()
         if decide(work.retry, again) is Action.COUNT_ATTEMPT:
             self._abandon(work)
             self._count_attempt(work.campaign, again, work.retry)
@@ -806,3 +809,9 @@ class Pass:
 def _is_missing(error: AppError) -> bool:
     """Whether the DAM or Box says that what was asked for is not there, or not any more."""
     return error.status_code in (404, 410) and not error.is_system_wide
+
+
+def _may_be_outdated(error: AppError) -> bool:
+    """Whether an asset may have been deleted or replaced since it was listed: a later listing tells."""
+    is_other = error.kind in ("size_mismatch", "checksum_mismatch")
+    return isinstance(error, DamError) and (is_other or _is_missing(error))

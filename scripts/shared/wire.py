@@ -558,14 +558,15 @@ def _proxy_for(scheme: str, host: str) -> str:
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all") or ""
+    named = scheme if proxies.get(scheme) else "all"
+    proxy = proxies.get(named) or ""
     if not proxy or proxy_bypass(host):
         return ""
     kind, separator, rest = proxy.partition("://")
     if separator and kind.lower() != "http":
         shown = rest.rpartition("@")[2]
         raise ProxyError(
-            f"{scheme.upper()}_PROXY: the proxy {kind}://{shown:.200} cannot be used, because only http:// is"
+            f"{named.upper()}_PROXY: the proxy {kind}://{shown:.200} cannot be used, because only http:// is"
             f" spoken to a proxy; write http:// and the proxy's HTTP port, or name {host} in NO_PROXY"
         )
     return proxy

@@ -231,3 +231,42 @@ def test_asset__that_is_listed_and_missing_is_a_failure(world: World) -> None:
     assert denied.hits == 4, "asked twice in each run"
     assert world.subjects == [ERROR]
     assert world.sql("SELECT kind FROM campaign_errors") == [{"kind": "DAM/not_found"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "has_checksums"),
+    [(b"longer than before", False), (b"short", False), (b"THE SAME BYTES", True)],
+)
+def test_replaced__while_it_is_copied_is_no_error(world: World, content: bytes, has_checksums: bool) -> None:
+    """Its bytes are other ones than were listed: the next listing shows why."""
+    world.dam.options.generated_checksums = has_checksums
+    campaign, asset = add_summer(world)
+    held = world.dam.fail(rf"GET .*/assets/{asset}/contents", delay=1, times=1)
+    process = world.start(UPLOADER, "--auth-pfx-v2", "--json")
+    wait_for(lambda: held.hits == 1)
+    world.dam.replace_content(asset, content)
+    run = world.finish(process)
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert world.box_files()["C-1 - Summer/film.mov"][0] == len(content)
+    assert ERROR not in world.subjects
+
+
+def test_replaced__again_and_again_is_left_for_the_next_run(world: World, hasty: Path) -> None:
+    campaign, asset = add_summer(world)
+    is_over = threading.Event()
+
+    def replace() -> None:
+        size = 1000
+        while not is_over.wait(0.01):
+            size += 1
+            world.dam.replace_content(asset, b"x" * size)
+
+    world.dam.fail(rf"GET .*/assets/{asset}/contents", delay=0.2)
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    run = world.run(str(hasty), "--auth-pfx-v2", "--json")
+    is_over.set()
+    replacing.join()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "postponed"}), run.stderr
+    assert "film.mov" in run.report["campaigns"][0]["error"]
+    assert world.upload().outcomes == {campaign: "uploaded"}

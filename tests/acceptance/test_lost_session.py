@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from hostile import relaying, says
 from shared.dam import DamClient
 from shared.errors import DamError
 from shared.settings import load_settings
+from simulators import dam_rest
 from simulators.dam import GeneratedContent
 from world import Run, World, wait_for
 
@@ -82,6 +85,30 @@ def test_lost_session__in_the_middle_of_a_file(world: World, disguise: str, acce
     done = end_sessions_at(world, r"GET .*/contents")
     assert done.exit_code == 0, done.stderr
     assert set(world.box_files().values()) == {(content.size, content.sha1())}
+
+
+@pytest.mark.parametrize("way", ["403", "500", "page without a head", "loop", "unknown CA", "closed port"])
+def test_lost_session__at_a_sign_in_host_that_is_not_for_us(
+    world: World, tls: Tls, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Where a redirection ends says nothing of the asset, as long as the session may be over."""
+    world.dam.options.html_login_on_expired = True
+    campaign = world.add_full_campaign("Summer", "C-1", [(f"{name}.jpg", b"bytes") for name in "abc"])
+    context = tls.server_context
+    if way == "unknown CA":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with relaying(ssl_context=context) as sign_in:
+        address = f"{sign_in.address}/sign-in" if way != "closed port" else "https://127.0.0.1:9/sign-in"
+        said = {
+            "page without a head": "200 OK",
+            "loop": f"302 Found\r\nLocation: {address}\r\nContent-Length: 0",
+        }.get(way, f"{way} No\r\nContent-Length: {len(PAGE)}")
+        sign_in.attacks.append(("", says(said, b"" if way == "loop" else PAGE)))
+        monkeypatch.setattr(dam_rest, "LOGIN_PAGE", address)
+        done = end_sessions_at(world, r"GET .*/contents")
+    assert (done.exit_code, done.outcomes) == (0, {campaign: "uploaded"}), done.stderr
+    assert len(world.dam.calls("POST", "/sessions/oauth2/token")) == 2
 
 
 def test_html_asset__is_copied_from_the_dam_and_from_an_object_store(world: World, tls: Tls) -> None:

@@ -148,6 +148,20 @@ def test_online_check__a_base_url_that_is_no_dam(world: World, tls: Tls, status:
     assert "BOX_" not in done.stderr
 
 
+def test_online_check__a_proxy_that_cannot_be_used(world: World) -> None:
+    done = look(world, ALL_PROXY="socks5://proxy.example.com:1080")
+    assert done.exit_code == 2
+    faults = [line.partition(" script: ")[2] for line in done.stderr.splitlines() if " ERROR " in line]
+    assert all(fault.startswith("ALL_PROXY: ") for fault in faults), faults
+
+
+def test_online_check__uploads_behind_a_certificate_that_is_not_trusted(world: World, tls: Tls) -> None:
+    with relaying(ssl_context=tls.server_context) as uploads:
+        done = look(world, BOX_UPLOAD_URL=uploads.address)
+    assert done.exit_code == 2, done.stderr
+    assert "BOX_CA_BUNDLE: the certificate of" in done.stderr
+
+
 def test_online__goes_with_check(world: World) -> None:
     assert world.run("orchestrator-prod.py", "--online").exit_code == 2
     assert world.run("orchestrator-prod.py", "--once", "--online").exit_code == 2

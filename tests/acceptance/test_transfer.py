@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -598,3 +599,27 @@ def test_limits__are_kept_over_consecutive_runs(world: World) -> None:
     assert not [call for call in world.box.requests if call.status == 429]
     counted = world.sql("SELECT counts FROM rate_buckets WHERE bucket = 'box_uploads'")[0]["counts"]
     assert sum(counted) >= 18
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("loss", ["drop", "no JSON"])
+def test_upload_whose_answer_is_lost__is_known_again_in_spite_of_a_wrong_answer(
+    world: World, loss: str, times: int
+) -> None:
+    """Box's answer about what has the name may be wrong, too: one more file is not the way out."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    fault: dict[str, Any] = {"drop": "after"} if loss == "drop" else {"status": 200, "body": b"{not"}
+    world.box.fail(r"POST .*/files/content", times=1, effect=loss != "drop", **fault)
+    world.box.options.wrong_sha1, world.box.options.wrong_sha1_times = True, times
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert world.box_files().keys() == {"C-1 - Summer/a.jpg"}
+
+
+def test_bad_copy__that_cannot_be_taken_back_gets_a_new_version(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a")])
+    world.box.options.wrong_sha1, world.box.options.wrong_sha1_times = True, 4
+    kept = world.box.fail(r"DELETE .*/files", status=403)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes, kept.hits) == (0, {campaign: "uploaded"}, 1), run.stderr
+    assert world.box_files().keys() == {"C-1 - Summer/a.jpg"}
