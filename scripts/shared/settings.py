@@ -41,12 +41,9 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 """libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
 
 ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
-"""Set by the loop for its tasks: the path of the file that their settings came from, "" for none. For showing
-it in commands; it is never opened.
+"""Set by `read_environment` and by the loop for its tasks, not by people: the path of the file that holds the
+settings, for the commands that messages show; "" where it does not hold all of them. It is never opened.
 """
-ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
-"""Set by `read_environment`, not by people: the file that holds the settings, for the commands that messages
-show; empty where it does not hold all of them. A process that hands its settings on hands it on, too."""
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 OUR_PREFIXES = ("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_")
 DEFAULT_SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
@@ -728,10 +725,6 @@ class _Reader:
         return name in self._faults
 
     def finish(self) -> None:
-        if self._faults:
-            raise ConfigError(list(self._faults.values()))
-        for text in self._warnings:
-            logger.warning("%s", text, extra={"action": "risky_setting"})
         """Raise ConfigError with every fault; that there is no settings file is said before what it lacks."""
         faults = list(self._faults.values())
         if self.env_file is None and any(": missing" in fault for fault in faults):
@@ -742,6 +735,8 @@ class _Reader:
             )
         if faults:
             raise ConfigError(faults)
+        for text in self._warnings:
+            logger.warning("%s", text, extra={"action": "risky_setting"})
 
     def text(self, name: str, default: str | None = None) -> str:
         """The value without outer blanks; the default, or "", when unset or empty."""
