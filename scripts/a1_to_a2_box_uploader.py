@@ -167,16 +167,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="session login (overrides DAM_AUTH)",
     )  # fmt: skip
     parser.add_argument(
-        "--campaign", action="append", default=[], metavar="ID", help="this campaign alone; repeatable"
-    )
+        "--campaign", action="append", default=[], type=_campaign_id, metavar="ID",
+        help="this campaign alone; repeatable",
+    )  # fmt: skip
     parser.add_argument(
-        "--verify", metavar="ID", help="read this campaign's assets in the DAM and in Box again, and compare"
-    )
+        "--verify", type=_campaign_id, metavar="ID",
+        help="read this campaign's assets in the DAM and in Box again, and compare",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="decide and tell, write nothing anywhere")
     parser.add_argument("--json", action="store_true", help="print the run's report as one JSON object")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     return parser.parse_args(argv)
+
+
+def _campaign_id(argument: str) -> str:
+    """A campaign's id. Refuses what no DAM can have given, before it is a campaign that fails and is mailed."""
+    from shared.dam_answers import is_safe_id
+
+    if not is_safe_id(argument):
+        raise argparse.ArgumentTypeError(f"{argument!a:.80} is no id of the DAM (an id has 40 hex digits)")
+    return argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
