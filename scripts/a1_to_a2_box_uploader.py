@@ -1,7 +1,7 @@
 """One pass over the campaigns in A1: their master assets go to Box and they move on to A2.
 
 A campaign whose Master Assets folder is proven empty has an attempt counted, and one e-mail sent; after the
-last attempt it is left in peace until somebody resets it.
+last attempt it is skipped until somebody resets it.
 """
 
 import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line

@@ -90,7 +90,7 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
             "DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
         )
     if kind == "not_postgresql":
-        return _refused("whoever answers there does not speak PostgreSQL's protocol", kind, "check the port")
+        return _refused("what answers there does not speak PostgreSQL's protocol", kind, "check the port")
     if kind == "read_only":
         return out_of_reach(READ_ONLY)
     return out_of_reach(f"no connection: {said}")
@@ -120,7 +120,7 @@ def _login_error(code: str, said: str) -> DbError:
 
 
 def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> DbError:
-    """Why a statement was refused, in the terms of whoever can mend it."""
+    """Why a statement was refused, in words for the person who can mend it."""
     code = exc.pgcode or ""
     said = exc.diag.message_primary or _first_line(str(exc))
     if code == _RUN_NOT_HELD:

@@ -710,7 +710,7 @@ class Pass:
                 if exc.ends_run:
                     raise
                 logger.error(
-                    "campaign %s: no error notice can be stored, so nobody is told but by this line: %s",
+                    "campaign %s: no error notice can be stored; this line is the only notice: %s",
                     failure.campaign.id, exc,
                     extra={"action": "notice_not_stored", "campaign_id": failure.campaign.id},
                 )  # fmt: skip
