@@ -163,7 +163,10 @@ def outlook(status: str | None, status_a1: str, when: str) -> str:
             f"the DAM does not show it: nothing will be done until it is there again and set to {status_a1}"
         )
     if status is None:
-        return f"no run has seen its status: if it is set to {status_a1}, it will be tried again from attempt 1 {when}"
+        return (
+            f"no run has seen its status: if it is set to {status_a1}, it will be tried again from attempt 1"
+            f" {when}"
+        )
     return f"it is at {escape_line(status)}: nothing will be done until it is set to {status_a1} again"
 
 

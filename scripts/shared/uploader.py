@@ -793,7 +793,9 @@ class Pass:
         cure = ""
         if self._is_chosen and outcome is Outcome.NOT_FOUND:
             self._has_failed = True  # a mistyped id must not pass for a success
-            cure = "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
+            cure = (
+                "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
+            )
         elif self._is_chosen and outcome is Outcome.NOT_A1:
             cure = f"; it is at {campaign.status}, so there is nothing to do"
         of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""

@@ -130,7 +130,9 @@ def test_env_file__that_sets_a_name_twice_is_told_of(
     assert "t0p" not in said
 
 
-@pytest.mark.parametrize("line", ["A1_MAX_RETRIES", "export A1_MAX_RETRIES", "A1_MAX_RETRIES: 5", "hello you"])
+@pytest.mark.parametrize(
+    "line", ["A1_MAX_RETRIES", "export A1_MAX_RETRIES", "A1_MAX_RETRIES: 5", "hello you"]
+)
 def test_env_file__with_a_line_that_sets_nothing_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "env"
     path.touch(0o600)
@@ -152,7 +154,7 @@ def test_env_file__with_a_line_that_sets_nothing_is_refused(tmp_path: Path, line
 def test_dam_base_url__that_cannot_work_is_refused_and_shows_no_secret(
     least: dict[str, str], url: str
 ) -> None:
-    with pytest.raises(ConfigError, match="DAM_BASE_URL: expected https://dam.example.com") as caught:
+    with pytest.raises(ConfigError, match=r"DAM_BASE_URL: expected https://dam\.example\.com") as caught:
         load_settings(least | {"DAM_BASE_URL": url})
     assert "t0p-secret" not in str(caught.value)
 
