@@ -182,7 +182,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _campaign_id(argument: str) -> str:
-    """A campaign's id. What no DAM can have given is refused here; in a run it would bring an error e-mail."""
+    """A campaign's id. What no DAM can have given is refused: in a run it would bring an error e-mail."""
     from shared.dam_answers import is_safe_id
 
     if not is_safe_id(argument):

@@ -35,6 +35,7 @@ _POOLERS_CODE = "08P01"
 # What libpq itself says is English: its translations need setlocale(LC_MESSAGES), which Python never calls.
 # Where no code can be had (see connection), the English words of a server are told apart as well.
 _CLIENT_SIDE = (
+    (r"^invalid [\w ]*(value|number)\b|^could not match \d+", "faulty_option"),
     (r"authentication method requirement|cleartext password", "clear_text"),
     (r"SSL SYSCALL|SSL connection has been closed", "out_of_reach"),
     (r"received invalid response|expected authentication request", "not_postgresql"),
@@ -79,6 +80,8 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
     said = _without_names(_first_line(text), words)
     if kind == "login_refused":
         return _refused(f"the login was refused: {said}", kind, _LOGIN)
+    if kind == "faulty_option":
+        return _refused(f"no connection: {said}", kind, "check DATABASE_URL, or DB_HOST and DB_PORT")
     if kind == "no_database":
         return _login_error("3D000", "")
     if kind == "tls":

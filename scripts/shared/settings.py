@@ -522,6 +522,11 @@ def _read_database_url(reader: _Reader, url: str) -> tuple[list[str], dict[str, 
     return (named if named.strip(",") else elsewhere).split(","), options
 
 
+def _path(text: str) -> Path:
+    """A path as people write it. pathlib's own expanduser raises for a user that does not exist."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
 def _system_bundle() -> str:
     """The file of CAs that the system trusts. libpq's own `system` looks where its OpenSSL was built."""
     import ssl
@@ -727,6 +732,8 @@ class _Reader:
         self.env_file = env.get(ENV_FILE_VARIABLE)
 
     def fault(self, name: str, text: str) -> None:
+        if text.startswith("missing") and self.is_faulty(f"{name}_FILE"):
+            return  # why it is missing has been said
         self._faults.setdefault(name, f"{name}: {text}")
 
     def warn(self, text: str) -> None:
@@ -786,7 +793,7 @@ class _Reader:
             self.fault(name, f"set twice, by {name} and {name}_FILE; keep one")
         elif path:
             try:
-                with open(open_guarded(Path(path)), "rb") as stream:  # noqa: PTH123 - a descriptor
+                with open(open_guarded(_path(path)), "rb") as stream:  # noqa: PTH123 - a descriptor
                     value = _decoded(stream.read()).rstrip("\r\n") or None
             except UnsafeFileError as exc:
                 self.fault(f"{name}_FILE", str(exc))
@@ -907,7 +914,7 @@ class _Reader:
         value = self.text(name)
         if not value or value.casefold() == default:
             return None
-        path = Path(value).expanduser()
+        path = _path(value)
         try:
             os.close(open_guarded(path))
         except UnsafeFileError as exc:

@@ -159,6 +159,23 @@ def test_dam_base_url__that_cannot_work_is_refused_and_shows_no_secret(
     assert "t0p-secret" not in str(caught.value)
 
 
+def test_file_name__may_begin_at_home_and_its_fault_is_told_once(
+    least: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "secret").write_text("s3cret")
+    (tmp_path / "secret").chmod(0o600)
+    without = {name: value for name, value in least.items() if name != "DAM_CLIENT_SECRET"}
+    assert load_settings(without | {"DAM_CLIENT_SECRET_FILE": "~/secret"}).dam.client_secret == "s3cret"
+    for name in ("DAM_CLIENT_SECRET_FILE", "DAM_PFX_PATH"):
+        for value in ("~/none", "~nobody-of-this-name/x"):
+            env = (without if name.endswith("_FILE") else least) | {name: value}
+            with pytest.raises(ConfigError) as caught:
+                load_settings(env | {"A1_TO_A2_ENV_FILE": ""})
+            (fault,) = caught.value.faults
+            assert fault.startswith(f"{name}: cannot read ")
+
+
 # --- what is said of the rest -------------------------------------------------------------------------------
 
 
