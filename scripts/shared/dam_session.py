@@ -53,9 +53,7 @@ FORM = "application/x-www-form-urlencoded"
 LONGEST_COOKIES = 8192
 """What all cookies together may take; servers refuse more in one request."""
 
-_LOGIN_REFUSAL = re.compile(
-    r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
-)
+_LOGIN_REFUSAL = r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
 """In the words of an error 500: some versions answer so to a wrong password."""
 _COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
@@ -503,7 +501,7 @@ class DamSession:
         status, said = response.status, response.said
         # Some versions answer 500 to a wrong password, and gateways send their login page.
         is_refusal = status in (400, 401, 403) or _is_session_over(response)
-        if is_refusal or (response.is_failure_of_its_own and _LOGIN_REFUSAL.search(said)):
+        if is_refusal or (response.is_failure_of_its_own and re.search(_LOGIN_REFUSAL, said)):
             shown = "its login page" if response.is_html else f"HTTP {status}"
             where = f", and {self._address_variable}" if response.is_html else ""
             raise DamError(

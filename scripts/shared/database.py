@@ -75,8 +75,8 @@ GONE = "GONE"
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
 
-_PSQL_LINE = re.compile(r"^\\.*$", re.MULTILINE)
-_PSQL_DEFAULT = re.compile(r"^\\if .*\\set (\w+) (\S+)", re.MULTILINE)
+_PSQL_LINE = r"(?m)^\\.*$"
+_PSQL_DEFAULT = r"(?m)^\\if .*\\set (\w+) (\S+)"
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
@@ -1552,8 +1552,8 @@ class Database:
         Of psql's own lines, which begin with a backslash, a `\\set` gives the default of a value.
         """
         text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
-        defaults = dict(_PSQL_DEFAULT.findall(text))
-        sql = re.sub(r":'(\w+)'", r"%(\1)s", _PSQL_LINE.sub("", text).replace("%", "%%"))
+        defaults = dict(re.findall(_PSQL_DEFAULT, text))
+        sql = re.sub(r":'(\w+)'", r"%(\1)s", re.sub(_PSQL_LINE, "", text).replace("%", "%%"))
         answer = self._answer(sql, {**defaults, **values})
         return answer.columns, answer.rows
 

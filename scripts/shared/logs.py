@@ -24,7 +24,8 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _JSON_FIELDS = frozenset({"at", "level", "run_id", "logger", "traceback"})
-_TEXT_EVENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z]+) run=\S+ (\S+): (.*)", re.ASCII)
+# Compiled where it is used: the uploader starts without.
+_TEXT_EVENT = r"(?a)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z]+) run=\S+ (\S+): (.*)"
 
 
 def configure_logging(
@@ -54,7 +55,7 @@ def read_event(line: str) -> logging.LogRecord | None:
             fields = json.loads(line, parse_constant=str)
         except (ValueError, RecursionError):
             return None
-    elif match := _TEXT_EVENT.fullmatch(line):
+    elif match := re.fullmatch(_TEXT_EVENT, line):
         fields = dict(zip(("at", "level", "logger", "message"), match.groups(), strict=True))
     else:
         return None

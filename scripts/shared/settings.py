@@ -6,6 +6,7 @@ quotes one.
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import os
@@ -245,7 +246,7 @@ def _decoded(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
         raise ValueError("it is UTF-16 text, or no text; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as exc:
         raise ValueError("it is not UTF-8 text; save it as UTF-8") from exc
 
