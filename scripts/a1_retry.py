@@ -90,7 +90,8 @@ def _reset_all_failed(
         return ExitCode.OK
     if not arguments.yes:
         _print(argparse.Namespace(json=False), table)
-        say(f"Reset these {len(table[1])} campaigns to attempt 1? [y/N] ")
+        count = len(table[1])
+        say(f"Reset {'this campaign' if count == 1 else f'these {count} campaigns'} to attempt 1? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was changed\n")
             return ExitCode.OK
@@ -156,13 +157,16 @@ def _named(row: Row) -> str:
 def outlook(status: str | None, status_a1: str, when: str) -> str:
     """What will be done with a campaign that was reset. status: where its row says that it is."""
     if status == status_a1:
-        return f"tried again from attempt 1 {when}"
+        return f"will be tried again from attempt 1 {when}"
     if status == GONE:
         return (
             f"the DAM does not show it: nothing will be done until it is there again and set to {status_a1}"
         )
     if status is None:
-        return f"no run has seen its status: if it is set to {status_a1}, tried again from attempt 1 {when}"
+        return (
+            f"no run has seen its status: if it is set to {status_a1}, it will be tried again from attempt 1"
+            f" {when}"
+        )
     return f"it is at {escape_line(status)}: nothing will be done until it is set to {status_a1} again"
 
 

@@ -1,7 +1,7 @@
 """One pass over the campaigns in A1: their master assets go to Box and they move on to A2.
 
 A campaign whose Master Assets folder is proven empty has an attempt counted, and one e-mail sent; after the
-last attempt it is left in peace until somebody resets it.
+last attempt it is skipped until somebody resets it.
 """
 
 import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
@@ -167,16 +167,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="session login (overrides DAM_AUTH)",
     )  # fmt: skip
     parser.add_argument(
-        "--campaign", action="append", default=[], metavar="ID", help="this campaign alone; repeatable"
-    )
+        "--campaign", action="append", default=[], type=_campaign_id, metavar="ID",
+        help="this campaign alone; repeatable",
+    )  # fmt: skip
     parser.add_argument(
-        "--verify", metavar="ID", help="read this campaign's assets in the DAM and in Box again, and compare"
-    )
+        "--verify", type=_campaign_id, metavar="ID",
+        help="read this campaign's assets in the DAM and in Box again, and compare",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="decide and tell, write nothing anywhere")
     parser.add_argument("--json", action="store_true", help="print the run's report as one JSON object")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     return parser.parse_args(argv)
+
+
+def _campaign_id(argument: str) -> str:
+    """A campaign's id. What no DAM can have given is refused: in a run it would bring an error e-mail."""
+    from shared.dam_answers import is_safe_id
+
+    if not is_safe_id(argument):
+        raise argparse.ArgumentTypeError(f"{argument!a:.80} is no id of the DAM (an id has 40 hex digits)")
+    return argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:

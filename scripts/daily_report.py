@@ -75,7 +75,7 @@ def queue_report(
 
 
 def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
-    """Print the report; or queue it, deliver what is due, and remove the rows that have had their life."""
+    """Print the report; or queue it, deliver what is due, and remove the rows that are too old."""
     settings = load_report_settings(read_environment(arguments.env_file))
     configure_logging(
         settings.log.format,

@@ -21,7 +21,7 @@ SILENCE = "nothing written for an hour"
 """The `ending` of a run that goes on in silence: one more way of failing."""
 
 LATE_NOTICE = timedelta(hours=1)
-"""A notice that has waited for longer is told of by the exit code and the heartbeat: no mail would tell."""
+"""When a notice has waited for longer, the exit code and the heartbeat say so: no mail could."""
 
 HEALING_PATIENCE = timedelta(hours=1)
 """How long a campaign's failure that heals by itself may last before a person is told."""

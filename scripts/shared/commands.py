@@ -43,7 +43,7 @@ class Commands:
             return "on the server, with the environment that the service has: its settings are there"
         if not self.user:
             return "on the server, as root, from any folder"
-        return f"on the server, from any folder (without sudo -u {self.user} if you are {self.user})"
+        return f"on the server, from any folder (leave out “sudo -u {self.user}” when you are {self.user})"
 
     def lacks(self, migrations: Sequence[Path]) -> str:
         """The fault of a database that has not got these migrations."""

@@ -62,7 +62,7 @@ _SESSION = {
 }
 _SESSION_SINCE = {140000: {"idle_session_timeout": "0"}, 170000: {"transaction_timeout": "0"}}
 
-# Whoever keeps session %(pid)s waiting, and whoever keeps those waiting in turn: the root of it first. Of
+# Which sessions keep session %(pid)s waiting, and which keep those waiting: the one at the root first. Of
 # another role's session we may see its process, role and application alone.
 BLOCKERS = """
 WITH RECURSIVE chain (pid) AS (

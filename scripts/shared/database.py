@@ -559,7 +559,7 @@ VALUES (%(report_date)s, %(notice_id)s, %(queued_at)s)
 ON CONFLICT (report_date) DO NOTHING
 """
 
-# An upload from the future is told of at once: its date was written by a clock that ran ahead.
+# A report lists an upload from the future at once: a clock that ran ahead wrote its date.
 ASSIGN_UPLOADS = """
 UPDATE campaign_uploads SET report_date = %(report_date)s
 WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() + interval '5 minutes')
@@ -1346,7 +1346,7 @@ class Database:
         found = self._rows(READ_MAIL, values)
         if not found:
             count = self._run(FREE_MAIL, values)
-            logger.warning("e-mail %s is not on record; its %d notices are told anew", mail_id, count)
+            logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
             return None
         kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
         recipients = tuple(sorted({recipient for _, recipient in claimed}))
@@ -1536,7 +1536,7 @@ class Database:
         return Backlog(*self._row(OUTBOX_BACKLOG, values))
 
     def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
-        """Remove some rows that have had their life (see `retention`); how many."""
+        """Remove some rows that are older than `retention` says; how many."""
         return self._run(removal, values)
 
     # Operators

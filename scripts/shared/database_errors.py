@@ -35,6 +35,7 @@ _POOLERS_CODE = "08P01"
 # What libpq itself says is English: its translations need setlocale(LC_MESSAGES), which Python never calls.
 # Where no code can be had (see connection), the English words of a server are told apart as well.
 _CLIENT_SIDE = (
+    (r"^invalid [\w ]*(value|number)\b|^could not match \d+", "faulty_option"),
     (r"authentication method requirement|cleartext password", "clear_text"),
     (r"SSL SYSCALL|SSL connection has been closed", "out_of_reach"),
     (r"received invalid response|expected authentication request", "not_postgresql"),
@@ -79,6 +80,8 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
     said = _without_names(_first_line(text), words)
     if kind == "login_refused":
         return _refused(f"the login was refused: {said}", kind, _LOGIN)
+    if kind == "faulty_option":
+        return _refused(f"no connection: {said}", kind, "check DATABASE_URL, or DB_HOST and DB_PORT")
     if kind == "no_database":
         return _login_error("3D000", "")
     if kind == "tls":
@@ -90,7 +93,7 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
             "DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
         )
     if kind == "not_postgresql":
-        return _refused("whoever answers there does not speak PostgreSQL's protocol", kind, "check the port")
+        return _refused("what answers there does not speak PostgreSQL's protocol", kind, "check the port")
     if kind == "read_only":
         return out_of_reach(READ_ONLY)
     return _away(f"no connection: {said}")
@@ -131,7 +134,7 @@ def _login_error(code: str, said: str) -> DbError:
 
 
 def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> DbError:
-    """Why a statement was refused, in the terms of whoever can mend it."""
+    """Why a statement was refused, in words for the person who can mend it."""
     code = exc.pgcode or ""
     said = exc.diag.message_primary or _first_line(str(exc))
     if code == _RUN_NOT_HELD:

@@ -123,7 +123,7 @@ LIVES: Mapping[str, Life] = MappingProxyType(
 def prune(
     database: Database, now: datetime, *, clock: Callable[[], float] = time.monotonic
 ) -> dict[str, int]:
-    """Remove the rows that have had their life; {table: how many}. Raises DbError.
+    """Remove the rows that are too old; {table: how many}. Raises DbError.
 
     Each statement stands alone: a stop at any moment leaves nothing half done.
     """

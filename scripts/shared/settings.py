@@ -233,10 +233,20 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
             "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
             env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
         )  # fmt: skip
-    unreadable = [binding.original.line for binding in bindings if binding.error]
+    unreadable = [one.original.line for one in bindings if one.error or (one.key and one.value is None)]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
-    return {binding.key: binding.value or "" for binding in bindings if binding.key}
+    found: dict[str, str] = {}
+    for binding in bindings:
+        if binding.key:
+            value = binding.value or ""
+            if found.get(binding.key, value) != value:
+                logger.warning(
+                    "%s: %s is set more than once, and to different values; the last one counts, on line %d",
+                    env_file, binding.key, binding.original.line, extra={"action": "set_twice"},
+                )  # fmt: skip
+            found[binding.key] = value
+    return found
 
 
 def _decoded(data: bytes) -> str:
@@ -271,9 +281,10 @@ def _likely_meant(name: str, known: Collection[str], *, is_ours: bool) -> str:
     # Other programs have names such as DB_PATH in the environment, too; a file of ours has ours.
     strict = 0.75
     is_ours = is_ours and name.upper().startswith(OUR_PREFIXES)
-    nearest = get_close_matches(name.upper(), sorted(known), 1, 0.6 if is_ours else strict)
-    if nearest:
-        return f"{said}; is {nearest[0]} meant?"
+    near = get_close_matches(name.upper(), sorted(known), 3, 0.6 if is_ours else strict)
+    if near:
+        of_its_system = [one for one in near if one.split("_")[0] == name.upper().split("_")[0]]
+        return f"{said}; is {(of_its_system or near)[0]} meant?"
     return f"{said}; MARKDOWN_DOCS/CONFIGURATION.md lists those that are read" if is_ours else ""
 
 
@@ -520,6 +531,11 @@ def _read_database_url(reader: _Reader, url: str) -> tuple[list[str], dict[str, 
     return (named if named.strip(",") else elsewhere).split(","), options
 
 
+def _path(text: str) -> Path:
+    """A path as people write it. pathlib's own expanduser raises for a user that does not exist."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
 def _system_bundle() -> str:
     """The file of CAs that the system trusts. libpq's own `system` looks where its OpenSSL was built."""
     import ssl
@@ -539,8 +555,8 @@ def _quote_libpq(value: str) -> str:
 
 def _dam(reader: _Reader, auth_from_flag: DamAuth | None) -> DamSettings:
     base_url = reader.url("DAM_BASE_URL", hint="https://dam.example.com, the part before /otmmapi/v6")
-    base_url = re.sub(r"(/+otmmapi(/+v6)?)?/*$", "", base_url)
-    if "/otmmapi" in base_url:
+    base_url = re.sub(r"(/+otmmapi(/+v6)?)?/*$", "", base_url, flags=re.IGNORECASE)
+    if "/otmmapi" in base_url.lower():
         reader.fault("DAM_BASE_URL", f"expected the part before /otmmapi/v6, got {base_url!r}")
     auth = auth_from_flag or cast("DamAuth", reader.choice("DAM_AUTH", "pfx-v2", ("pfx-v2", "password")))
     pfx_path = reader.readable_file("DAM_PFX_PATH")
@@ -725,6 +741,8 @@ class _Reader:
         self.env_file = env.get(ENV_FILE_VARIABLE)
 
     def fault(self, name: str, text: str) -> None:
+        if text.startswith("missing") and self.is_faulty(f"{name}_FILE"):
+            return  # why it is missing has been said
         self._faults.setdefault(name, f"{name}: {text}")
 
     def warn(self, text: str) -> None:
@@ -784,7 +802,7 @@ class _Reader:
             self.fault(name, f"set twice, by {name} and {name}_FILE; keep one")
         elif path:
             try:
-                with open(open_guarded(Path(path)), "rb") as stream:  # noqa: PTH123 - a descriptor
+                with open(open_guarded(_path(path)), "rb") as stream:  # noqa: PTH123 - a descriptor
                     value = _decoded(stream.read()).rstrip("\r\n") or None
             except UnsafeFileError as exc:
                 self.fault(f"{name}_FILE", str(exc))
@@ -884,9 +902,11 @@ class _Reader:
             host, port_is_good = None, False
         if host and not (_HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2]) and value.isascii()):
             host = None  # letters beyond ASCII: their xn-- form works
-        if not host or not port_is_good or parts.scheme not in ("http", "https") or parts.query:
+        is_address = host and port_is_good and parts.scheme in ("http", "https")
+        if not is_address or "?" in value or "#" in value or len(value.split()) > 1:
             if not self.is_faulty("DAM_BASE_URL") or name != "DAM_TOKEN_URL":
-                self.fault(name, f"expected {hint}" + (f", got {value!r}" if shown else ""))
+                is_open = shown and "@" not in value and "?" not in value  # a password may stand there
+                self.fault(name, f"expected {hint}" + (f", got {value!r}" if is_open else ""))
         elif parts.username or parts.password:
             self.fault(name, "must not carry a user name or password")
         elif parts.scheme == "http" and host not in LOOPBACK_HOSTS:
@@ -903,7 +923,7 @@ class _Reader:
         value = self.text(name)
         if not value or value.casefold() == default:
             return None
-        path = Path(value).expanduser()
+        path = _path(value)
         try:
             os.close(open_guarded(path))
         except UnsafeFileError as exc:

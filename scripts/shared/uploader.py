@@ -713,7 +713,7 @@ class Pass:
                 if exc.ends_run:
                     raise
                 logger.error(
-                    "campaign %s: no error notice can be stored, so nobody is told but by this line: %s",
+                    "campaign %s: no error notice can be stored; this line is the only notice: %s",
                     failure.campaign.id, exc,
                     extra={"action": "notice_not_stored", "campaign_id": failure.campaign.id},
                 )  # fmt: skip
@@ -793,15 +793,21 @@ class Pass:
             error=error,
         )
         self._report.campaigns.append(result)
+        cure = ""
         if self._is_chosen and outcome is Outcome.NOT_FOUND:
             self._has_failed = True  # a mistyped id must not pass for a success
+            cure = (
+                "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
+            )
+        elif self._is_chosen and outcome is Outcome.NOT_A1:
+            cure = f"; it is at {campaign.status}, so there is nothing to do"
         of_attempts = f", attempt {attempt} of {self._settings.max_retries}" if attempt else ""
         of_assets = f", {assets} assets, {size_bytes} bytes" if assets else ""
         is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
         logger.log(
-            logging.INFO if is_news else logging.DEBUG,
-            "campaign %s (%s): %s%s%s",
-            campaign.id, campaign.label, outcome, of_attempts, of_assets,
+            logging.WARNING if cure else logging.INFO if is_news else logging.DEBUG,
+            "campaign %s (%s): %s%s%s%s",
+            campaign.id, campaign.label, outcome, of_attempts, of_assets, cure,
             extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
         )  # fmt: skip
 

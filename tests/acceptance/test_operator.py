@@ -59,7 +59,7 @@ def test_reset_all__takes_what_was_shown_and_nothing_else(world: World) -> None:
     assert world.sql("SELECT campaign_id, reset_by, retry_count_before FROM a1_resets") == [
         {"campaign_id": "c1", "reset_by": "me", "retry_count_before": 3}
     ]
-    assert "reset c1 (C-1 Summer): tried again from attempt 1" in said
+    assert "reset c1 (C-1 Summer): will be tried again from attempt 1" in said
     assert sorted(re.findall(r"skipped (\w+) .*changed meanwhile", said)) == ["c2", "c3"]
     assert "c4" not in said
 
@@ -113,11 +113,11 @@ def test_reset__by_psql_is_the_same_statement(world: World, postgres: PostgresSe
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("A1", "tried again from attempt 1 by"),
+        ("A1", "will be tried again from attempt 1 by"),
         ("A2", "it is at A2: nothing will be done until it is set to A1 again"),
         ("B\u202e7", r"it is at B\u202e7: nothing will be done until it is set to A1 again"),
         ("GONE", "the DAM does not show it: nothing will be done until it is there again and set to A1"),
-        (None, "no run has seen its status: if it is set to A1, tried again from attempt 1 by"),
+        (None, "no run has seen its status: if it is set to A1, it will be tried again from attempt 1 by"),
     ],
 )
 def test_reset__says_what_comes_of_it(world: World, status: str | None, said: str) -> None:
@@ -251,6 +251,29 @@ def test_chosen_campaign__that_is_permanently_failed_is_not_passed_over_in_silen
     assert "it was skipped" in line
     assert f"{sys.executable} {SCRIPTS / TOOL} reset {campaign}" in line
     assert "WARNING" not in world.upload().stderr, "one that nobody asked for"
+
+
+def test_chosen_campaign__that_is_elsewhere_or_nowhere_is_told_in_words(world: World) -> None:
+    there = world.dam.add_campaign("Summer", "C-1", status="A2")
+    for chosen, exit_code, said in (
+        (there, 0, "not_a1; it is at A2, so there is nothing to do"),
+        ("C-1", 4, "not_found; the DAM shows our user no such campaign. Is the id right?"),
+    ):
+        run = world.upload("--campaign", chosen)
+        assert run.exit_code == exit_code
+        (line,) = [line for line in run.stderr.splitlines() if " WARNING " in line]
+        assert said in line
+    assert world.subjects == []
+
+
+@pytest.mark.parametrize("argument", ["", "..", "a b", "a/b", "x\u202e"])
+def test_chosen_campaign__by_what_is_no_id_is_a_faulty_command(world: World, argument: str) -> None:
+    for option in ("--campaign", "--verify"):
+        run = world.upload(option, argument)
+        assert run.exit_code == 2
+        assert f"{option}: {argument!a} is no id of the DAM" in run.stderr
+    assert world.subjects == []
+    assert world.sql("SELECT * FROM campaign_errors") == []
 
 
 # --- commands in mails --------------------------------------------------------------------------------------

@@ -349,6 +349,25 @@ def test_connection__that_fails_quotes_no_name() -> None:
         assert name not in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        ":99999/db",
+        ":0/db",
+        ":5432/db?sslmode=full",
+        ":5432/db?target_session_attrs=writable",
+        ":5432/db?sslmode=disable&require_auth=scram",
+        ":5432/db?channel_binding=yes",
+    ],
+)
+def test_option__that_libpq_does_not_know_is_a_faulty_setting(tail: str) -> None:
+    with pytest.raises(DbError) as failure:
+        Database(f"postgresql://somebody:secret-word@127.0.0.1{tail}")
+    assert (failure.value.kind, failure.value.exit_code) == ("faulty_option", 2)
+    assert "DATABASE_URL" in str(failure.value)
+    assert "secret-word" not in str(failure.value)
+
+
 VALUES = {
     "too long": (
         "ALTER TABLE campaign_status ALTER COLUMN campaign_name TYPE VARCHAR(5)",

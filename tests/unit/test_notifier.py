@@ -219,7 +219,7 @@ def test_retry__says_everything_in_both_parts() -> None:
             "Master Assets",
             "move it out of A1",
             "After attempt 3 one final e-mail is sent",
-            "left in peace",
+            "then skipped until somebody resets it",
         ):
             assert must in part
         for must_not in ("UPDATE campaign_status", "a1_retry.py", "last attempt", "None", "{{", "{%"):
@@ -279,7 +279,7 @@ def test_permanent__command_is_that_of_the_installation() -> None:
         f"\nsudo -u robot '/opt/a1 to a2/bin/python' '/opt/a1 to a2/scripts/a1_retry.py' reset {HEX_ID}"
         " --env-file /etc/a1/env\n" in notice.text
     )
-    assert "without sudo -u robot if you are robot" in notice.text
+    assert "leave out “sudo -u robot” when you are robot" in notice.text
 
 
 def test_success__says_everything_in_both_parts() -> None:

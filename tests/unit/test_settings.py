@@ -117,6 +117,65 @@ def test_env_file__as_editors_write_it(tmp_path: Path, encoding: str) -> None:
             read_environment(path, {})
 
 
+def test_env_file__that_sets_a_name_twice_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "env"
+    path.touch(0o600)
+    path.write_text("DB_PASSWORD=t0p-one\nDB_HOST=a\nDB_PASSWORD=t0p-two\nDB_HOST=a\n")
+    assert read_environment(path, {})["DB_PASSWORD"] == "t0p-two"
+    (said,) = caplog.messages
+    assert "DB_PASSWORD is set more than once" in said
+    assert "on line 3" in said
+    assert "t0p" not in said
+
+
+@pytest.mark.parametrize(
+    "line", ["A1_MAX_RETRIES", "export A1_MAX_RETRIES", "A1_MAX_RETRIES: 5", "hello you"]
+)
+def test_env_file__with_a_line_that_sets_nothing_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "env"
+    path.touch(0o600)
+    path.write_text(f"DB_HOST=a\n{line}\nDB_PORT=1\n")
+    with pytest.raises(ConfigError, match="line 2 is not NAME=value"):
+        read_environment(path, {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://dam.example.com#f",
+        "https://dam.example.com/a b",
+        "https://user:t0p-secret@däm.example.com",
+        "ftp://user:t0p-secret@dam.example.com",
+        "https://dam.example.com?token=t0p-secret",
+    ],
+)
+def test_dam_base_url__that_cannot_work_is_refused_and_shows_no_secret(
+    least: dict[str, str], url: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"DAM_BASE_URL: expected https://dam\.example\.com") as caught:
+        load_settings(least | {"DAM_BASE_URL": url})
+    assert "t0p-secret" not in str(caught.value)
+
+
+def test_file_name__may_begin_at_home_and_its_fault_is_told_once(
+    least: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "secret").write_text("s3cret")
+    (tmp_path / "secret").chmod(0o600)
+    without = {name: value for name, value in least.items() if name != "DAM_CLIENT_SECRET"}
+    assert load_settings(without | {"DAM_CLIENT_SECRET_FILE": "~/secret"}).dam.client_secret == "s3cret"
+    for name in ("DAM_CLIENT_SECRET_FILE", "DAM_PFX_PATH"):
+        for value in ("~/none", "~nobody-of-this-name/x"):
+            env = (without if name.endswith("_FILE") else least) | {name: value}
+            with pytest.raises(ConfigError) as caught:
+                load_settings(env | {"A1_TO_A2_ENV_FILE": ""})
+            (fault,) = caught.value.faults
+            assert fault.startswith(f"{name}: cannot read ")
+
+
 # --- what is said of the rest -------------------------------------------------------------------------------
 
 
@@ -126,6 +185,7 @@ def test_env_file__as_editors_write_it(tmp_path: Path, encoding: str) -> None:
         ("A1_MAX_RETRY", "A1_MAX_RETRIES"),
         ("SMTP_PASS", "SMTP_PASSWORD"),
         ("DAM_PFX_PASS", "DAM_PFX_PASSWORD"),
+        ("DAM_USER", "DAM_USERNAME"),
         ("DB_PASSWORDFILE", "DB_PASSWORD_FILE"),
         ("DAM_PFX_PASSWORD_FIL", "DAM_PFX_PASSWORD_FILE"),
         ("SMTP_HOST_FILE", "SMTP_HOST"),
