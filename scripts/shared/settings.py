@@ -172,13 +172,14 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
     """
     env_file = find_env_file(env_file, process)
     from_file = read_env_file(env_file)
+    found = {**from_file, **process}
+    if _is_task(process):  # the loop has looked at the names
+        return found
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
-    found = {**from_file, **process}
-    if not _is_task(process):
-        found.pop(ENV_FILE_VARIABLE, None)
-        if env_file is not None:
-            found[ENV_FILE_VARIABLE] = _shown_file(env_file, process)
+    found.pop(ENV_FILE_VARIABLE, None)
+    if env_file is not None:
+        found[ENV_FILE_VARIABLE] = _shown_file(env_file, process)
     return found
 
 
