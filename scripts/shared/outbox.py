@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -33,7 +34,11 @@ PAUSES = tuple(pause_after(tries) for tries in range(1, 10))
 DOUBT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 15, 60, 360))
 """The same, after tries of which nobody knows the end: a repeat may be a second copy."""
 LOOK_SECONDS = 60.0
-"""How often it is looked, beside the transfers, whether something is due again."""
+"""How often it is looked, beside the transfers, whether something is due again; and the longest that a notice
+waits for others.
+"""
+QUIET_SECONDS = 3.0
+"""So long nothing new must come before notices go out beside the transfers: many of a kind go as one e-mail."""
 
 
 class Sender(Protocol):
@@ -232,7 +237,7 @@ class Delivery:
         self._is_over = False
 
     def begin(self) -> None:
-        """Deliver now what is due, in a thread, and from then on whatever becomes due. Never waits.
+        """Deliver what is due, in a thread, soon and from then on whatever becomes due. Never waits.
 
         A mail server that takes nothing until somebody acts is not asked at each notice: many refused logins
         lock an account.
@@ -269,13 +274,20 @@ class Delivery:
             counts.failed = later.failed
         counts.faults += [fault for fault in later.faults if fault not in counts.faults]
 
+    def _wait_for_quiet(self) -> None:
+        """Let notices that come one after the other gather."""
+        give_up_at = time.monotonic() + LOOK_SECONDS
+        while self._wake.is_set() and not self._is_over and time.monotonic() < give_up_at:
+            self._wake.clear()
+            self._wake.wait(QUIET_SECONDS)
+
     def _work(self) -> None:
         try:
             with self._open_database() as database:
                 while not self._is_over:
+                    self._wait_for_quiet()
                     self._deliver(database, is_stopping=lambda: self._is_over)
                     self._wake.wait(LOOK_SECONDS)
-                    self._wake.clear()
         except AppError as exc:  # the transfers go on
             logger.warning("notices wait for the end of the run: %s", exc)
         except Exception:

@@ -164,7 +164,7 @@ def test_slow_relay__three_mails_each_once(world: World) -> None:
 def test_long_download__does_not_hold_up_the_mail(world: World) -> None:
     world.add_full_campaign("Film", "C-1", [("film.mov", b"f" * 1000)])
     world.dam.add_campaign("Empty", "C-2")
-    world.dam.fail(r"GET .*/contents", delay=8.0, times=1)
+    world.dam.fail(r"GET .*/contents", delay=20.0, times=1)
     process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     wait_for(lambda: bool(world.subjects), 60)
     assert process.poll() is None, "the file is still on its way"
