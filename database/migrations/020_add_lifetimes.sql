@@ -11,16 +11,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 CREATE INDEX IF NOT EXISTS notices_created_idx ON notices (created_at);
 CREATE INDEX IF NOT EXISTS notice_bundles_created_idx ON notice_bundles (created_at);
+CREATE INDEX IF NOT EXISTS campaign_assets_verified_idx ON campaign_assets (verified_at);
 CREATE INDEX IF NOT EXISTS a1_resets_reset_idx ON a1_resets (reset_at);
-
-DO $$
-BEGIN
-    CREATE INDEX IF NOT EXISTS campaign_assets_verified_idx ON campaign_assets (verified_at);
-EXCEPTION
-    WHEN undefined_column THEN -- another program's table of this name; preflight.sql has the cure
-        RAISE WARNING 'campaign_assets has no index over verified_at: %; apply this file again when that is mended', SQLERRM;
-END
-$$;
 
 INSERT INTO schema_migrations (name) VALUES ('020_add_lifetimes') ON CONFLICT DO NOTHING;
 
