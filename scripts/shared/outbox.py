@@ -38,7 +38,7 @@ LOOK_SECONDS = 60.0
 waits for others.
 """
 QUIET_SECONDS = 3.0
-"""So long nothing new must come before notices go out beside the transfers: many of a kind go as one e-mail."""
+"""Nothing new must come for so long before notices go out beside the transfers: many go as one e-mail."""
 
 
 class Sender(Protocol):
