@@ -286,11 +286,9 @@ FROM campaign_assets WHERE campaign_id = %(campaign_id)s
 """
 
 # A failure of a campaign: RETURNING tells since when, whether a notice is owed now and whether it is a later
-# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity.
+# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity. What
+# RETURNING selects is the row as it was before.
 NOTE_ERROR = """
-WITH before AS (
-    SELECT last_notice_at FROM campaign_errors WHERE campaign_id = %(campaign_id)s AND kind = %(kind)s
-)
 INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
 VALUES (%(campaign_id)s, %(kind)s, %(message)s,
         CASE WHEN %(patience)s > interval '0' THEN '-infinity' ELSE now() END)
@@ -300,7 +298,10 @@ ON CONFLICT (campaign_id, kind) DO UPDATE SET
                                AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
                           WHEN least(e.began_at, now()) > now() - %(patience)s THEN e.last_notice_at
                           ELSE now() END
-RETURNING began_at, last_notice_at = now(), EXISTS (SELECT FROM before WHERE last_notice_at > '-infinity'),
+RETURNING began_at, last_notice_at = now(),
+          EXISTS (SELECT FROM campaign_errors before
+                  WHERE before.campaign_id = e.campaign_id AND before.kind = e.kind
+                    AND before.last_notice_at > '-infinity'),
           began_at > now() - %(patience)s
 """
 

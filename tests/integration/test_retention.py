@@ -247,6 +247,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
     values: dict[str, Any] = {
         "now": NOW, "limit": BITE, "status": "A1", "seen": ["c1", "c2"], "campaign_ids": ["c1", "c2"],
         "tasks": ["a1_to_a2"], "kinds": ["a1_to_a2_error"], "more_than": 20, "campaign_id": "c1",
+        "passed": ["00000000-0000-0000-0000-000000000001"],
     }  # fmt: skip
     of_a_run = {
         name: getattr(statements, name)
