@@ -292,11 +292,18 @@ class _Copy:
                 return held
         return self._copy_large(name, existing)
 
-    def _is_ours(self, file_id: str) -> bool:
-        return file_id in self._made or self._errand.sender.is_ours(self._asset.id, file_id)
+    def _is_ours(self, name: str, existing: BoxFile) -> bool:
+        """Whether a file in the campaign's own folder may get a new version; Box keeps the one before.
+
+        One of exactly this name may: it is what an upload left whose answer was lost, or a run that was killed.
+        A name that Box only takes for the same is somebody else's, unless ledger or receipt know the file.
+        """
+        if existing.name == name or existing.id in self._made:
+            return True
+        return self._errand.sender.is_ours(self._asset.id, existing.id)
 
     def _ensure_ours(self, name: str, existing: BoxFile) -> None:
-        if not self._is_ours(existing.id):
+        if not self._is_ours(name, existing):
             raise SomebodysFileError(name, existing)
 
     def _held(self, name: str, existing: BoxFile, sha1: str) -> BoxFile | None:
@@ -307,7 +314,7 @@ class _Copy:
         """
         if _matches(existing, self._asset, sha1):
             return existing
-        if self._is_ours(existing.id):
+        if self._is_ours(name, existing):
             return None
         again = self._box.read_file(existing.id)
         if again is not None and _matches(again, self._asset, sha1):

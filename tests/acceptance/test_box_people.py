@@ -47,7 +47,6 @@ def made_folder(world: World, campaign: str) -> str:
         pytest.param("ｆｉｌｍ.jpg", "film.jpg", id="full width"),
         pytest.param(unicodedata.normalize("NFD", "é.jpg"), unicodedata.normalize("NFC", "é.jpg"), id="NFD"),
         pytest.param("FILM.jpg", "film.jpg", id="case"),
-        pytest.param("film.jpg", "film.jpg", id="the very same"),
         pytest.param("film.jpg.", "film.jpg", id="dot at the end"),
     ],
 )
@@ -75,6 +74,17 @@ def test_file_of_a_person__is_never_overwritten(
     assert world.box.content(entry["box_id"]) == b"our newer bytes"
     assert world.box.content(person) == b"a person's"
     assert len(names_and_bytes(world, folder)) == 3
+
+
+def test_file__of_exactly_the_same_name_gets_a_new_version(world: World) -> None:
+    """It may be what a run left that was killed; Box keeps the version before."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"ours")])
+    folder = made_folder(world, campaign)
+    there = world.box.add_file(folder, "film.jpg", b"what was there")
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    assert sorted(names_and_bytes(world, folder)) == ["_manifest.json", "film.jpg"]
+    assert world.box.content(there) == b"ours"
+    assert {file.id: file.versions for file in world.box.files()}[there] == 2
 
 
 def test_file_of_a_person__with_the_same_bytes_will_do(world: World) -> None:
@@ -232,12 +242,12 @@ def test_sub_folder__name_of_a_persons_file_is_left_to_it(world: World) -> None:
             world.box.delete(made.id, "folder")
     world.box.add_file(folder, "PRINT", b"a person's")
     theirs = world.box.add_folder(folder, "Web")
-    world.box.add_file(theirs, "w.jpg", b"a person's, too")
+    world.box.add_file(theirs, "W.jpg", b"a person's, too")
     run = world.upload()
     assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
     contents = {file.path.split("/", 2)[2]: world.box.content(file.id) for file in world.box.files()}
     assert contents["PRINT"] == b"a person's"
-    assert contents["Web/w.jpg"] == b"a person's, too"
+    assert contents["Web/W.jpg"] == b"a person's, too"
     assert sorted(contents.values(), key=str)[-5:].count(b"pdf") == 1
     assert list(contents.values()).count(b"web") == 1
 
