@@ -33,7 +33,7 @@ KEY_LINES = (
     "row       C-3001: status = A0, a1_retry_count = 1, a1_permanently_failed = FALSE",
     "ACT 4, THE ORCHESTRATOR",
     "Fri 22:30 to Mon 04:30  a1_to_a2      55 runs, every 60 minutes, off-hours",
-    "a1_to_a2 | done in ",
+    "a1_to_a2 done in ",
     "inbox     📊 Daily Report - ",
     "e-mails   14: 7 retry notices, 2 permanent failures, 4 successes, 1 daily report",
     "files     18, 60.0 MB, in Box with the SHA-1 of their source",
