@@ -295,7 +295,7 @@ class _Copy:
     def _is_ours(self, name: str, existing: BoxFile) -> bool:
         """Whether a file in the campaign's own folder may get a new version; Box keeps the one before.
 
-        One of exactly this name may: it is what an upload left whose answer was lost, or a run that was killed.
+        One of exactly this name may: an upload whose answer was lost, or a run that was killed, left it.
         A name that Box only takes for the same is somebody else's, unless ledger or receipt know the file.
         """
         if existing.name == name or existing.id in self._made:
