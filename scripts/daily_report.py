@@ -19,7 +19,7 @@ from shared.database import Database
 from shared.errors import ConfigError, DbError, ExitCode
 from shared.logs import configure_logging, new_run_id
 from shared.notifier import Composer, Mailer
-from shared.outbox import deliver_due_notices, late_notices
+from shared.outbox import deliver_due_notices
 from shared.report import DayReport, ReportDay, report_day
 from shared.retention import prune
 from shared.script import exit_code_of, prepare_streams, say
@@ -111,7 +111,6 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone, settings.commands)
-        faults = delivered.faults + late_notices(database, now, settings.timezone, settings.commands)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:
             prune(database, now)
@@ -120,7 +119,8 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
                 "rows that are older than their life stay until the next report: %s", exc,
                 extra={"action": "rows_kept"},
             )  # fmt: skip
-    return ExitCode.BAD_CONFIG if faults else ExitCode.OK
+    # What is late is for the uploader to tell: its runs are the ones that the heartbeat sees.
+    return ExitCode.BAD_CONFIG if delivered.faults else ExitCode.OK
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
