@@ -66,7 +66,8 @@ class World:
     def environment(self, **changes: str) -> dict[str, str]:
         """The variables of one run, over what the machine needs to start Python."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return {**inherited, **self.env, **self.changes, **changes}
+        own = {"XDG_STATE_HOME": str(self.folder / "state")}
+        return {**inherited, **own, **self.env, **self.changes, **changes}
 
     def start(
         self,

@@ -96,7 +96,17 @@ def state_file(environment: Mapping[str, str], name: str, *, is_made: bool) -> I
 
 
 def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int | None:
-    """The first folder that has the file; else, when one may be made, the first that will take it."""
+    """The one that systemd gave us; else the first that has the file; else, when one may be made, the first that
+    will take it.
+    """
+    given = environment.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        place = Path(os.path.realpath(given))
+        found = _opened(place)
+        if found is not None and os.access(place, os.W_OK):
+            return found
+        if found is not None:
+            os.close(found)
     places = _places(environment)
     for place in places:
         found = _opened(place)
@@ -123,8 +133,6 @@ def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int 
 
 def _places(environment: Mapping[str, str]) -> list[Path]:
     places = []
-    if environment.get("STATE_DIRECTORY"):
-        places.append(Path(os.path.realpath(environment["STATE_DIRECTORY"].split(":")[0])))
     home = environment.get("HOME", "")
     state = environment.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
     if state.startswith("/"):

@@ -44,7 +44,7 @@ def test_place__is_the_first_that_can_be_had(tmp_path: Path, temporary: Path, va
     own = tmp_path / "own"
     own.mkdir(mode=0o755)
     environment = {variable: str(own)} if variable else {}
-    assert read(environment) is None
+    assert not read(environment)
     assert list(own.iterdir()) == [], "a look makes nothing"
     assert write(environment)
     assert read(environment) == ALERTS
