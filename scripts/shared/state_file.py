@@ -96,17 +96,12 @@ def state_file(environment: Mapping[str, str], name: str, *, is_made: bool) -> I
 
 
 def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int | None:
-    """The one that systemd gave us; else the first that has the file; else, when one may be made, the first that
-    will take it.
+    """systemd's; else the first that has the file; else, when one may be made, the first that will take
+    it.
     """
     given = environment.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        place = Path(os.path.realpath(given))
-        found = _opened(place)
-        if found is not None and os.access(place, os.W_OK):
-            return found
-        if found is not None:
-            os.close(found)
+    if given and (found := _opened(Path(os.path.realpath(given)), takes_files=True)) is not None:
+        return found
     places = _places(environment)
     for place in places:
         found = _opened(place)
@@ -120,11 +115,8 @@ def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int 
     for place in places:
         with suppress(OSError):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = _opened(place)
-        if found is not None and os.access(place, os.W_OK):
+        if (found := _opened(place, takes_files=True)) is not None:
             return found
-        if found is not None:
-            os.close(found)
     try:  # whatever others have put there before
         return _opened(Path(tempfile.mkdtemp(prefix=_temporary_prefix())))
     except OSError:
@@ -146,14 +138,15 @@ def _temporary_prefix() -> str:
     return f"{FOLDER_NAME}-{os.geteuid()}-"
 
 
-def _opened(place: Path) -> int | None:
-    """The folder, when it is ours alone to write into."""
+def _opened(place: Path, *, takes_files: bool = False) -> int | None:
+    """The folder, when it is ours alone to write into. takes_files: and when a file can be made in it."""
     try:
         folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     status = os.fstat(folder)
-    if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+    is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    if is_ours and (not takes_files or os.access(place, os.W_OK)):
         return folder
     os.close(folder)
     return None
