@@ -249,7 +249,7 @@ class CampaignTransfer:
             )
         wanted = legal_name(f"{campaign.number} - {campaign.name}" if campaign.number else campaign.name)
         for name in (wanted, *other_names(wanted, campaign.id)):
-            place = self._folder_named(name)
+            place = self._folder_named(name, remembered)
             if place is not None and ledger.claim_box_folder(campaign.id, place.folder_id):
                 return place
         raise BoxError(
@@ -258,8 +258,10 @@ class CampaignTransfer:
             hint=f"rename or move what is called {wanted!r}, or begins so, there; the next run then goes on",
         )
 
-    def _folder_named(self, name: str) -> Place | None:
-        """A folder below the root folder, new or taken over; None when the name cannot be had."""
+    def _folder_named(self, name: str, remembered: str | None) -> Place | None:
+        """A folder below the root folder, new or taken over; None when the name is not to be had. remembered:
+        the one on record; that it is gone may have been a wrong answer.
+        """
         try:
             return Place.of(
                 self._courier.box.create_folder(self._root_folder_id, name), "", BoxFolderListing()
@@ -267,6 +269,8 @@ class CampaignTransfer:
         except NameTakenError as exc:
             if not exc.is_folder or exc.existing_id is None:
                 return None
+            if exc.existing_id == remembered:
+                return Place.of(remembered, "", self._courier.box.list_folder(remembered))
             return self._taken_over(exc.existing_id, name)
         except BoxError as exc:
             if exc.kind in NAME_REFUSALS:

@@ -351,3 +351,15 @@ def test_asset__that_two_campaigns_share_arrives_in_both(world: World) -> None:
     assert {"C-1 - Summer/shared.jpg", "C-2 - Winter/shared.jpg"} <= world.box_files().keys()
     lines = [line for line in run.stderr.splitlines() if f"asset {asset} is in Box" in line]
     assert sorted("C-1" in line for line in lines) == [False, True], "each names its campaign"
+
+
+def test_folder_on_record__that_is_denied_once_is_used_all_the_same(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("a.jpg", b"a"), ("b.jpg", b"b")])
+    refused = world.box.fail(r"POST .*/files/content", status=403, times=1)
+    assert world.upload().outcomes == {campaign: "failed"}
+    assert refused.hits
+    folder = world.row(campaign)["box_folder_id"]
+    world.box.fail(rf"GET /2.0/folders/{folder}\?", status=404, times=1)
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    assert world.row(campaign)["box_folder_id"] == folder
+    assert [made.id for made in world.box.folders() if made.parent_id == world.box_root] == [folder]
