@@ -14,16 +14,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from shared.alerts import Alerts, TaskAlert
+from shared.clocks import TOLERANCE
 
 FOLDER_NAME = "a1-to-a2"
 MOST_BYTES = 65536
-TOLERANCE = timedelta(minutes=5)
-"""A time further ahead than this comes from a clock that was wrong."""
 _TIMES = ("began_at", "last_failed_at", "last_notice_at")
 
 
