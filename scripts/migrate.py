@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.database import MIGRATION_LOCK, Database, Difference, migration_files
-from shared.errors import ConfigError, ExitCode
+from shared.errors import ConfigError, DbError, ExitCode
 from shared.logs import configure_logging
 from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
@@ -41,7 +41,8 @@ def _differences(database: Database, settings: OperatorSettings) -> list[Differe
 
 def apply_pending(database: Database, settings: OperatorSettings) -> int:
     """Apply what is pending, and name what they could not mend. Raises ConfigError when an applied file has
-    been edited since, or when the database is new and of an encoding that cannot hold every text.
+    been edited since, or when the database is new and of an encoding that cannot hold every text; DbError when
+    a statement fails.
     """
     holder = database.lock_or_holder(MIGRATION_LOCK)
     if holder is not None:
@@ -63,12 +64,21 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
         if path.stem in applied:
             continue
         logger.info("applying %s", path.name)  # may be stopped and begun again at any point
-        database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
+        try:
+            database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
+        except DbError as exc:
+            if exc.kind == "schema_differs":  # a table of somebody else's has our name, say
+                _warn_of_differences(database, settings)
+            raise
         logger.info("applied %s", path.name)
     logger.info("the database is up to date")
+    _warn_of_differences(database, settings)
+    return ExitCode.OK
+
+
+def _warn_of_differences(database: Database, settings: OperatorSettings) -> None:
     for difference in _differences(database, settings):
         logger.warning("%s", difference, extra={"action": "database_differs"})
-    return ExitCode.OK
 
 
 def run(arguments: argparse.Namespace) -> int:

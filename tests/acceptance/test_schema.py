@@ -106,13 +106,6 @@ OLD = {
         "cure: ALTER TABLE campaign_status DROP CONSTRAINT known",
         "ALTER TABLE campaign_status DROP CONSTRAINT known",
     ),
-    "foreign_assets": Old(
-        "CREATE TABLE campaign_assets (id SERIAL PRIMARY KEY, campaign_id TEXT, path TEXT)",
-        "fault  campaign_assets is not the table that the product makes: it lacks asset_id",
-        "fault  campaign_assets is not the table that the product makes: it lacks asset_id",
-        "ALTER TABLE campaign_assets RENAME TO old_assets;"
-        "\\i database/migrations/002_create_campaign_assets.sql",
-    ),
 }
 
 
@@ -176,6 +169,28 @@ def test_old_table__is_told_of_mended_and_works(
         "A2",
         "A code that is longer than twenty letters",
     ]
+
+
+def test_foreign_table__under_our_name_is_told_and_its_cure_works(
+    world: World, postgres: PostgresServer, empty_database_url: str
+) -> None:
+    """A migration that meets it stops; the cure goes with the error, and migrate.py then goes on."""
+    old = replace(world, database_url=empty_database_url, env={**world.env, "DATABASE_URL": empty_database_url})
+    old.sql("CREATE TABLE campaign_assets (id SERIAL PRIMARY KEY, campaign_id TEXT, path TEXT)")
+    told = "campaign_assets is not the table that the product makes: it lacks asset_id"
+    refused = old.run("migrate.py")
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+    assert "or rename that table; then: psql" in refused.stderr
+    for name, arguments in (("orchestrator-prod.py", "--check"), ("migrate.py", "--status")):
+        assert f"fault  {told}" in old.run(name, arguments).stdout
+    old.sql("ALTER TABLE campaign_assets RENAME TO old_assets")
+    run_sql(postgres, old, "-f", REPOSITORY / "database/migrations/002_create_campaign_assets.sql")
+    assert old.run("migrate.py").exit_code == 0
+    check = old.run("orchestrator-prod.py", "--check")
+    assert check.exit_code == 0, check.stdout
+    full = old.add_full_campaign("Foreign", "C-1")
+    assert old.upload().outcomes == {full: "uploaded"}
 
 
 def test_old_table__times_are_of_the_zone_that_is_named(
