@@ -240,8 +240,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="a1_retry.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
+    env_file: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "settings; default: .env"}
+    parser.add_argument("--env-file", **env_file)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    common.add_argument("--env-file", default=argparse.SUPPRESS, **env_file)  # before the command or after it
     tables = argparse.ArgumentParser(add_help=False)
     tables.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -41,8 +41,8 @@ def _differences(database: Database, settings: OperatorSettings) -> list[Differe
 
 def apply_pending(database: Database, settings: OperatorSettings) -> int:
     """Apply what is pending, and name what they could not mend. Raises ConfigError when an applied file has
-    been edited since, or when the database is new and of an encoding that cannot hold every text; DbError when
-    a statement fails.
+    been edited since, or when the database is new and of an encoding that cannot hold every text; DbError
+    when a statement fails.
     """
     holder = database.lock_or_holder(MIGRATION_LOCK)
     if holder is not None:

@@ -30,10 +30,12 @@ from shared.wire import (
     Body,
     NoAnswerError,
     ProxyError,
+    ProxyTroubleError,
     Reply,
     UnfitError,
     Wire,
     backoff_seconds,
+    certificate_fault,
     date_in,
     default_context,
     json_object,
@@ -133,7 +135,7 @@ class BoxSession:
             self._wire.connect(url)
         except NoAnswerError as exc:
             _raise_for_settings(exc, url)
-            raise BoxError(f"connecting to {_host(url)}: {exc}", kind="out_of_reach", retryable=True) from exc
+            raise self._out_of_reach(f"connecting to {_host(url)}", exc, url) from exc
 
     def trusts(self, url: str) -> bool:
         """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
@@ -220,11 +222,19 @@ class BoxSession:
             if isinstance(exc, UnfitError):
                 raise BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True) from exc
             if tries >= MAX_TRIES:
-                raise BoxError(
-                    f"{what}: Box is out of reach ({type(exc).__name__})", kind="out_of_reach", retryable=True
-                ) from exc
+                raise self._out_of_reach(what, exc, url) from exc
             logger.debug("%s: no answer, try %d: %r", what, tries, exc)
             return None
+
+    def _out_of_reach(self, what: str, exc: Exception, url: str) -> BoxError:
+        detail = type(exc).__name__
+        if isinstance(exc, ProxyTroubleError):
+            detail = str(exc)
+        elif isinstance(exc, ssl.SSLCertVerificationError):
+            detail = f"{exc.verify_message}{self._wire.validity(url)}"
+        return BoxError(
+            f"{what}: {_host(url)} is out of reach ({detail})", kind="out_of_reach", retryable=True
+        )
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
         """Pause before the next try: as long as Box asks for, else doubling. After a 429 for everybody."""
@@ -416,9 +426,16 @@ def _raise_for_settings(exc: Exception, url: str) -> None:
     if isinstance(exc, ProxyError):
         raise ConfigError(str(exc)) from exc
     if isinstance(exc, ssl.SSLCertVerificationError):
-        raise ConfigError(
-            f"BOX_CA_BUNDLE: the certificate of {_host(url)} is not trusted ({exc.verify_message})"
-        ) from exc
+        why = certificate_fault(exc)
+        if why == "name":
+            raise ConfigError(
+                f"BOX_API_URL, BOX_UPLOAD_URL: {_host(url)} shows a certificate made for another name"
+            ) from exc
+        if why == "authority":
+            raise ConfigError(
+                f"BOX_CA_BUNDLE: the certificate of {_host(url)} is signed by no known CA"
+                f" ({exc.verify_message}); name the file with your CA's certificate"
+            ) from exc
 
 
 def _host(url: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPMessage
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from shared.client_certificate import client_context, dam_context
@@ -24,10 +24,12 @@ from shared.wire import (
     LONGEST_WAIT_SECONDS,
     NoAnswerError,
     ProxyError,
+    ProxyTroubleError,
     Reply,
     UnfitError,
     Wire,
     backoff_seconds,
+    certificate_fault,
     json_object,
     origin_of,
     retry_after_seconds,
@@ -35,7 +37,6 @@ from shared.wire import (
 
 logger = logging.getLogger(__name__)
 
-E = TypeVar("E", bound=BaseException)
 
 API = "/otmmapi/v6"
 READ_TRIES = 3
@@ -67,9 +68,6 @@ _REFUSED_CERTIFICATE_ALERTS = (
     "ACCESS_DENIED",
     "HANDSHAKE_FAILURE",
 )
-_NOT_VALID_NOW = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-_INSTANT = "%Y-%m-%d %H:%M UTC"
-_NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -580,13 +578,14 @@ class DamSession:
         """Tell the ways apart in which a call gets no answer; only some of them heal by waiting."""
         if isinstance(exc, ProxyError):
             return ConfigError(str(exc))
-        cause = _cause(exc, ssl.SSLError)
-        fault = None if cause is None else self._tls_fault(cause, url)
+        fault = self._tls_fault(exc, url) if isinstance(exc, ssl.SSLError) else None
         if fault is not None:
             return ConfigError(fault)
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            detail = f"{cause.verify_message}{self._validity(url)}"
-        elif _cause(exc, TimeoutError):
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            detail = f"{exc.verify_message}{self._elsewhere.validity(url)}"
+        elif isinstance(exc, ProxyTroubleError):
+            detail = str(exc)
+        elif isinstance(exc, TimeoutError):
             detail = f"no answer within {self._settings.timeout_seconds:g} s"
         else:
             detail = type(exc).__name__
@@ -602,16 +601,17 @@ class DamSession:
         is_token = origin_of(url) == origin_of(settings.token_url)
         named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
         if isinstance(cause, ssl.SSLCertVerificationError):
-            if cause.verify_code in _NOT_VALID_NOW:
+            why = certificate_fault(cause)
+            if why == "dates":
                 return None
-            if cause.verify_code in _NAME_MISMATCHES:
+            if why == "name":
                 return f"{named}: {host} shows a certificate made for another name"
             known, cure = "known CA", "name the file with your CA's certificate"
             if settings.ca_bundle:
                 known = f"CA in DAM_CA_BUNDLE ({settings.ca_bundle}) or of the system"
                 cure = "add your CA's certificate to it"
-            why = cause.verify_message
-            return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({why}); {cure}"
+            said = cause.verify_message
+            return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({said}); {cure}"
         if not any(alert in str(cause) for alert in _REFUSED_CERTIFICATE_ALERTS):
             return None
         reason = cause.reason or cause
@@ -619,22 +619,6 @@ class DamSession:
             return f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({reason})"
         cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
         return f"{named}: {host} asks for a client certificate, it seems ({reason}); {cure}"
-
-    def _validity(self, url: str) -> str:
-        """From when to when the certificate of a host is valid, in words; "" when it is not to be had."""
-        from cryptography.x509 import load_der_x509_certificate
-
-        shown = self._elsewhere.shown_certificate(url)
-        if shown is None:
-            return ""
-        try:
-            certificate = load_der_x509_certificate(shown)
-            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        except ValueError:  # OpenSSL can read more than this
-            return ""
-        now = datetime.now(UTC)
-        clock = ", or this host's clock is behind" if begins > now else ""
-        return f": valid from {begins:{_INSTANT}} to {ends:{_INSTANT}}, and it is {now:{_INSTANT}} now{clock}"
 
 
 class AssetBody:
@@ -758,22 +742,3 @@ def _raise_for_exception_body(answer: _Answer, what: str, item_id: str | None) -
             item_id=item_id,
             status_code=answer.status,
         )
-
-
-def _cause(exc: BaseException, wanted: type[E]) -> E | None:
-    """The first error of a type that led to an exception."""
-    waiting: list[object] = [exc]
-    seen: set[int] = set()
-    while waiting:
-        current = waiting.pop()
-        if isinstance(current, wanted):
-            return current
-        if isinstance(current, BaseException) and id(current) not in seen:
-            seen.add(id(current))
-            waiting += [
-                *current.args,
-                current.__cause__,
-                current.__context__,
-                getattr(current, "reason", None),
-            ]
-    return None

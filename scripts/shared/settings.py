@@ -613,7 +613,14 @@ def _status_a1(reader: _Reader) -> str:
 
 
 def _status_a2(reader: _Reader) -> str:
-    return reader.text("DAM_STATUS_A2", "A2")
+    status = reader.text("DAM_STATUS_A2", "A2")
+    if status == _status_a1(reader):
+        reader.fault(
+            "DAM_STATUS_A2",
+            f"{status!a} is DAM_STATUS_A1 too, and a campaign would stay there after its upload; write the"
+            " status that follows",
+        )
+    return status
 
 
 def _box(reader: _Reader) -> BoxSettings:

@@ -57,7 +57,11 @@ class UnfitError(http.client.HTTPException):
 
 
 class ProxyError(UnfitError):
-    """The environment names a proxy that these clients cannot speak to; nothing was sent."""
+    """The environment names a proxy that these clients cannot speak to, or that wants a login."""
+
+
+class ProxyTroubleError(OSError):
+    """The environment's proxy cannot be reached, or does not reach the host; the text names the proxy."""
 
 
 Body = bytes | Sequence[bytes | memoryview]
@@ -66,6 +70,9 @@ Body = bytes | Sequence[bytes | memoryview]
 
 _UNKNOWN_CA = (2, 18, 19, 20, 21)
 """OpenSSL's X509_V_ERR codes for a certificate whose authority it has not got."""
+_NOT_VALID_NOW = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_INSTANT = "%Y-%m-%d %H:%M UTC"
 _UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
@@ -230,8 +237,24 @@ class Wire:
         """Open a connection ahead of the request that it is for. Raises what `send` raises."""
         self.keep(self._opened(_checked(url)))
 
-    def shown_certificate(self, url: str) -> bytes | None:
-        """The certificate (DER) that a host shows, trusted or not: to tell what is wrong with it."""
+    def validity(self, url: str) -> str:
+        """When the certificate that a host shows is valid, in words; "" when it cannot be had."""
+        from cryptography.x509 import load_der_x509_certificate
+
+        shown = self._shown_certificate(url)
+        if shown is None:
+            return ""
+        try:
+            certificate = load_der_x509_certificate(shown)
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except ValueError:  # OpenSSL can read more than this
+            return ""
+        now = datetime.now(UTC)
+        clock = ", or this host's clock is behind" if begins > now else ""
+        return f": valid from {begins:{_INSTANT}} to {ends:{_INSTANT}}, and it is {now:{_INSTANT}} now{clock}"
+
+    def _shown_certificate(self, url: str) -> bytes | None:
+        """The certificate (DER) that a host shows, trusted or not."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -312,6 +335,7 @@ class _Connection:
         to = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else host
         login = _proxy_login(to) if proxy else {}
         self._proxy_headers = login if self._prefix else {}
+        self._proxy = f"{to.hostname}:{to.port or 3128}" if proxy else ""
         self._http: http.client.HTTPConnection
         wait = min(timeout, CONNECT_TIMEOUT_SECONDS)
         if context is not None:
@@ -329,10 +353,28 @@ class _Connection:
         """The socket, connected."""
         connected: socket.socket | None = self._http.sock
         if connected is None:
-            self._http.connect()
+            try:
+                self._http.connect()
+            except OSError as exc:
+                if self._proxy and not isinstance(exc, ssl.SSLError):
+                    raise self._proxy_trouble(exc) from exc
+                raise
             connected = self._http.sock
             connected.settimeout(self._timeout_seconds)
         return connected
+
+    def _proxy_trouble(self, exc: OSError) -> Exception:
+        """What it means that a connection through the proxy failed before TLS began."""
+        said = exc.strerror or str(
+            exc
+        )  # http.client has the proxy's refusal in its text: "... failed: 403 ..."
+        variable = f"{self.origin[0].upper()}_PROXY"
+        if re.search(r"\b407\b", said):
+            return ProxyError(
+                f"{variable}: the proxy {self._proxy} wants a login ({said:.100}); write it as"
+                " http://user:password@host:port"
+            )
+        return ProxyTroubleError(f"the proxy {self._proxy} of {variable}: {said:.100}")
 
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: Body
@@ -479,6 +521,15 @@ def _checked(url: str) -> SplitResult:
     if not is_fit or _UNFIT_FOR_A_LINE.search(url):
         raise UnfitError(f"the address {url!r:.200} cannot be sent")
     return parts
+
+
+def certificate_fault(exc: ssl.SSLCertVerificationError) -> str:
+    """Why a host's certificate is not trusted: "dates" (waiting, or a right clock, may heal it), "name", or
+    "authority".
+    """
+    if exc.verify_code in _NOT_VALID_NOW:
+        return "dates"
+    return "name" if exc.verify_code in _NAME_MISMATCHES else "authority"
 
 
 def origin_of(url: str) -> tuple[str, str, int]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from heartbeat_server import kinds, watchman
 from simulators.mail import MailSink
 from world import World, wait_for
 
@@ -23,30 +21,6 @@ def refusing(world: World) -> Iterator[MailSink]:
     with MailSink(username="robot", password="right-password") as sink:
         world.env |= sink.settings | LOG_IN
         yield sink
-
-
-@contextmanager
-def watchman() -> Iterator[tuple[str, list[str]]]:
-    """A dead man's switch, and the ends of the paths it is pinged at."""
-    pings: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            pings.append(urlsplit(self.path).path.removeprefix("/ping") or "/success")
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/ping", pings
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def make_old(world: World, minutes: int) -> None:
@@ -75,7 +49,7 @@ def test_login_refused__is_said_by_every_channel_that_is_left(world: World, refu
     with watchman() as (url, pings):
         once = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false", HEARTBEAT_URL=url)
     assert once.exit_code == 2
-    assert pings == ["/start", "/fail"]
+    assert kinds(pings) == ["start", "fail"]
     world.env |= {"SMTP_PASSWORD": "right-password"}
     assert world.upload().exit_code == 0
     assert len(refusing.messages) == 4, "nothing was lost, and all of it comes at once"
@@ -101,7 +75,7 @@ def test_login_refused__is_said_by_the_loop(world: World, refusing: MailSink) ->
         process.terminate()
         run = world.finish(process)
     assert run.exit_code == 0
-    assert pings[:2] == ["/start", "/fail"]
+    assert kinds(pings[:2]) == ["start", "fail"]
     assert not refusing.messages
     codes = world.sql("SELECT exit_code FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")
     assert {row["exit_code"] for row in codes} == {2}
@@ -123,11 +97,11 @@ def test_mail_late__fails_one_run_and_withholds_the_success(world: World) -> Non
         variables = {"OFF_HOURS_ENABLED": "false", "HEARTBEAT_URL": url}
         world.sql("UPDATE notices SET created_at = now() WHERE subject LIKE '%2/3%'")
         assert world.run("orchestrator-prod.py", "--once", **variables).exit_code == 0, "told once"
-        assert pings == ["/start", "/log"]
+        assert kinds(pings) == ["start", "log"]
         world.mail.relent()
         make_old(world, 4)
         assert world.run("orchestrator-prod.py", "--once", **variables).exit_code == 0
-        assert pings[2:] == ["/start", "/success"]
+        assert kinds(pings[2:]) == ["start", "success"]
     assert len(world.subjects) == 4
 
 
@@ -138,7 +112,7 @@ def test_campaigns_failing__is_no_failed_run(world: World) -> None:
     with watchman() as (url, pings):
         once = world.run("orchestrator-prod.py", "--once", OFF_HOURS_ENABLED="false", HEARTBEAT_URL=url)
     assert once.exit_code == 4
-    assert pings == ["/start", "/log"]
+    assert kinds(pings) == ["start", "log"]
     assert world.run("daily_report.py").exit_code == 0
     body = world.mail.messages[-1].message.get_body(("plain",))
     assert body is not None

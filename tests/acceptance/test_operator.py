@@ -95,6 +95,12 @@ def test_reset_digest__takes_what_was_failed_when_it_looked(
     assert "c2" not in capsys.readouterr().out
 
 
+def test_env_file__stands_before_the_command_or_after_it() -> None:
+    for words in (["--env-file", "x", "failed"], ["failed", "--env-file", "x"]):
+        assert a1_retry.parse_arguments(words).env_file == Path("x")
+    assert a1_retry.parse_arguments(["failed"]).env_file is None
+
+
 def test_reset__by_psql_is_the_same_statement(world: World, postgres: PostgresServer) -> None:
     queries = REPOSITORY / "database" / "queries"
     statements = {

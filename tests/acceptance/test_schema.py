@@ -175,7 +175,9 @@ def test_foreign_table__under_our_name_is_told_and_its_cure_works(
     world: World, postgres: PostgresServer, empty_database_url: str
 ) -> None:
     """A migration that meets it stops; the cure goes with the error, and migrate.py then goes on."""
-    old = replace(world, database_url=empty_database_url, env={**world.env, "DATABASE_URL": empty_database_url})
+    old = replace(
+        world, database_url=empty_database_url, env={**world.env, "DATABASE_URL": empty_database_url}
+    )
     old.sql("CREATE TABLE campaign_assets (id SERIAL PRIMARY KEY, campaign_id TEXT, path TEXT)")
     told = "campaign_assets is not the table that the product makes: it lacks asset_id"
     refused = old.run("migrate.py")

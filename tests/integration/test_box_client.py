@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -215,3 +217,20 @@ def test_unknown_ca__names_the_variable(tls: Tls) -> None:
         trusting = BoxClient(settings_for(box, ca_bundle=str(tls.ca_path)), OpenGate())
         assert trusting.create_folder(box.root_id, "Summer")
         trusting.close()
+
+
+def test_certificate__of_another_name_or_time_is_told_as_what_it_is(tls: Tls) -> None:
+    """A name or an authority is a setting's fault. Dates may be our own clock's: that waits."""
+    now = datetime.now(UTC)
+    soon = {"not_before": now + timedelta(minutes=10)}
+    for identity, dates, error, said in (
+        ("other.example", {}, ConfigError, "BOX_API_URL, BOX_UPLOAD_URL: .* made for another name"),
+        ("127.0.0.1", soon, BoxError, "not yet valid: valid from .* now, or this host's clock is behind"),
+    ):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.ca.issue_cert(identity, **dates).configure_cert(context)
+        with BoxSimulator(ssl_context=context) as box:
+            client = BoxClient(settings_for(box, ca_bundle=str(tls.ca_path)), OpenGate())
+            with pytest.raises(error, match=said):
+                client.log_in()
+            client.close()

@@ -9,7 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -366,5 +366,41 @@ def test_proxy__of_another_language_is_a_faulty_setting(
     client = client_for(dam, DAM_BASE_URL="https://dam.example.com")
     with pytest.raises(ConfigError, match=r"HTTPS_PROXY: .* https://proxy\.example\.com:8443") as told:
         client.find_campaigns()
+    assert "proxy-secret" not in str(told.value)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        (
+            None,
+            DamError,
+            r"is out of reach \(the proxy 127\.0\.0\.1:\d+ of HTTPS_PROXY: Connection refused\)",
+        ),
+        (b"502 Bad Gateway", DamError, r"the proxy .* of HTTPS_PROXY: Tunnel connection failed: 502"),
+        (b"407 Proxy Authentication Required", ConfigError, r"HTTPS_PROXY: the proxy .* wants a login"),
+    ],
+)
+def test_proxy__that_does_not_connect_us_is_named(
+    dam: DamSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes | None,
+    error: type[Exception],
+    said: str,
+) -> None:
+    def refuse(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 " + (answer or b"") + b"\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(refuse) as proxy:
+        address = proxy
+    client = client_for(dam, DAM_BASE_URL="https://dam.example.com")
+    with ExitStack() as stack:
+        if answer is not None:
+            address = stack.enter_context(serving(refuse))
+        monkeypatch.setenv("https_proxy", f"http://user:proxy-secret@{address}")
+        with pytest.raises(error, match=said) as told:
+            client.find_campaigns()
     assert "proxy-secret" not in str(told.value)
     client.close()

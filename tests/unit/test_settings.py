@@ -72,6 +72,12 @@ def test_dam_base_url__with_what_the_documents_of_the_dam_show(least: dict[str, 
     assert dam.token_url == "https://dam.example.com/x/otmmapi/v6/sessions/oauth2/token"
 
 
+def test_both_statuses__must_differ(least: dict[str, str]) -> None:
+    for same in ({"DAM_STATUS_A1": "A2"}, {"DAM_STATUS_A2": "A1"}):
+        with pytest.raises(ConfigError, match=r"DAM_STATUS_A2: 'A[12]' is DAM_STATUS_A1 too"):
+            load_settings(least | same)
+
+
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
