@@ -21,6 +21,7 @@ from shared.logs import configure_logging, new_run_id
 from shared.notifier import Composer, Mailer
 from shared.outbox import deliver_due_notices
 from shared.report import DayReport, ReportDay, report_day
+from shared.report_figures import Figures
 from shared.retention import prune
 from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import ReportSettings, load_report_settings, read_environment
@@ -32,8 +33,9 @@ def read_report(
     database: Database, settings: ReportSettings, day: ReportDay, now: datetime, *, is_preview: bool
 ) -> DayReport:
     """Everything the report of this day tells, with one statement a section."""
-    uploads, uploads_before = database.reported_uploads(day, is_preview=is_preview)
-    runs, runs_before = database.ended_runs(day)
+    figures = Figures(database)
+    uploads, uploads_before = figures.uploads(day, is_preview=is_preview)
+    runs, runs_before = figures.runs(day)
     alerts = (alert for of_task in database.task_alerts().values() for alert in of_task.values())
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
     return DayReport(
@@ -41,15 +43,15 @@ def read_report(
         next_run_at=planned.at,
         uploads=uploads,
         uploads_before=uploads_before,
-        in_retry=database.campaigns_in_retry(settings.status_a1),
-        failed=database.failed_campaigns(),
-        failures=database.lasting_failures(),
-        failures_over=database.failures_over(day),
-        campaigns_failing=database.failing_campaigns(),
+        in_retry=figures.in_retry(settings.status_a1),
+        failed=figures.failed(),
+        failures=figures.failures(),
+        failures_over=figures.failures_over(day),
+        campaigns_failing=figures.campaigns_failing(),
         alerts=tuple(alert for alert in alerts if alert.is_announced),
         runs=runs,
         runs_before=runs_before,
-        backlog=database.outbox_backlog(day),
+        backlog=figures.backlog(day),
     )
 
 
@@ -57,16 +59,16 @@ def queue_report(
     database: Database, settings: ReportSettings, composer: Composer, day: ReportDay, now: datetime
 ) -> None:
     """Put the report of this day into the outbox, unless that has been done; both at once or neither."""
-    notice_id = str(uuid4())
+    notice_id, figures = str(uuid4()), Figures(database)
     with database.transaction():
-        is_ours = database.claim_daily_report(day, notice_id, now)
+        is_ours = figures.claim(day, notice_id, now)
         if is_ours:
             report = read_report(database, settings, day, now, is_preview=False)
             database.queue_notice(composer.daily_report(report, notice_id=notice_id, now=now))
     if is_ours:
         logger.info("the report of %s is queued", day.date, extra={"action": "report_queued"})
     else:
-        queued_at = database.daily_report_queued_at(day.date)
+        queued_at = figures.queued_at(day.date)
         logger.info(
             "the report of %s was queued at %s; nothing is sent again",
             day.date, f"{queued_at.astimezone(settings.timezone):%Y-%m-%d %H:%M:%S %Z}" if queued_at else "?",
@@ -101,13 +103,14 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         pending = database.pending_migrations()
         if pending:
             raise ConfigError(settings.commands.lacks(pending))
-        day = report_day(chosen, now, settings.timezone, database.previous_daily_report(chosen))
+        figures = Figures(database)
+        day = report_day(chosen, now, settings.timezone, figures.previous(chosen))
         if arguments.dry_run:
             report = read_report(database, settings, day, now, is_preview=True)
             say(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
             return ExitCode.OK
         database.ensure_own_session()  # each mail is sent under a lock
-        database.forget_later_reports(now, settings.timezone)
+        figures.forget_later(now, settings.timezone)
         queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone, settings.commands)

@@ -10,20 +10,17 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
 from shared.cadence import LastRun
 from shared.commands import here
 from shared.connection import ANSWER_SECONDS, Answer, Connection
-from shared.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
-from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
+from shared.errors import ConfigError, DbError, LockLostError, out_of_reach
 from shared.models import (
     BUNDLED_KINDS,
-    MOST_DOUBTS,
     Asset,
     Attempt,
     BoxFile,
@@ -39,20 +36,6 @@ from shared.models import (
 )
 from shared.rate import Bucket, Grant, pause, take
 from shared.redaction import escape_line
-from shared.report import (
-    LATE_AFTER,
-    LOST_AFTER,
-    SHOWN_ROWS,
-    Backlog,
-    EmptyCampaign,
-    LastingFailure,
-    ReportDay,
-    Row,
-    Section,
-    TaskRuns,
-    Upload,
-    UploadSection,
-)
 from shared.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -546,129 +529,6 @@ WHERE campaign_id = %(campaign_id)s
                               WHERE campaign_id = %(campaign_id)s), '-infinity')
 """
 
-DAILY_REPORT_QUEUED_AT = "SELECT queued_at FROM daily_reports WHERE report_date = %(report_date)s"
-
-PREVIOUS_DAILY_REPORT = """
-SELECT report_date, queued_at FROM daily_reports WHERE report_date < %(report_date)s
-ORDER BY report_date DESC LIMIT 1
-"""
-
-# Of two processes with the same date, the second waits here for the first and then inserts nothing.
-CLAIM_DAILY_REPORT = """
-INSERT INTO daily_reports (report_date, notice_id, queued_at)
-VALUES (%(report_date)s, %(notice_id)s, %(queued_at)s)
-ON CONFLICT (report_date) DO NOTHING
-"""
-
-# A report lists an upload from the future at once: a clock that ran ahead wrote its date.
-ASSIGN_UPLOADS = """
-UPDATE campaign_uploads SET report_date = %(report_date)s
-WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() + interval '5 minutes')
-"""
-
-LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
-
-# Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
-# and the uploads that they told of are today's.
-FORGET_LATER_REPORTS = """
-DELETE FROM daily_reports WHERE report_date > %(today)s;
-UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
-"""
-
-# The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
-# also shows those that the report would claim.
-REPORTED_UPLOADS = """
-SELECT is_before, total, total_assets, total_bytes, campaign_id, coalesce(campaign_number, ''),
-       coalesce(campaign_name, ''), c.status, assets, bytes, started_at, completed_at
-FROM (SELECT u.*, u.completed_at < %(start)s AS is_before, count(*) OVER section AS total,
-             sum(u.assets) OVER section AS total_assets, sum(u.bytes) OVER section::bigint AS total_bytes,
-             row_number() OVER (PARTITION BY u.completed_at < %(start)s
-                                ORDER BY u.completed_at, u.campaign_id) AS place
-      FROM campaign_uploads u
-      WHERE u.report_date = %(report_date)s
-         OR (u.report_date IS NOT NULL AND u.completed_at >= %(start)s AND u.completed_at < %(until)s)
-         OR (%(is_preview)s AND u.report_date IS NULL
-             AND (u.completed_at < %(until)s OR u.completed_at > now() + interval '5 minutes'))
-      WINDOW section AS (PARTITION BY u.completed_at < %(start)s)) numbered
-LEFT JOIN campaign_status c USING (campaign_id)
-WHERE place <= %(limit)s
-ORDER BY is_before, place
-"""
-
-CAMPAIGNS_IN_RETRY = """
-SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
-       a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, '')
-FROM campaign_status
-WHERE status = %(status)s AND a1_retry_count > 0 AND NOT coalesce(a1_permanently_failed, FALSE)
-ORDER BY a1_retry_count DESC, a1_last_retry_at, campaign_id LIMIT %(limit)s
-"""
-
-FAILED_CAMPAIGNS = """
-SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
-       coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_failure_reason, '')
-FROM campaign_status
-WHERE a1_permanently_failed
-ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
-"""
-
-# Those that a notice told of: what is still expected to heal by itself is none of them.
-LASTING_FAILURES = """
-SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
-       began_at
-FROM (SELECT count(*) OVER () AS total, campaign_id, kind, message, began_at FROM campaign_errors
-      WHERE last_notice_at > '-infinity' ORDER BY began_at DESC, campaign_id, kind LIMIT %(limit)s) shown
-LEFT JOIN campaign_status c USING (campaign_id)
-ORDER BY began_at DESC, campaign_id, kind
-"""
-
-FAILING_CAMPAIGNS = (
-    "SELECT count(DISTINCT campaign_id) FROM campaign_errors WHERE last_notice_at > '-infinity'"
-)
-
-# Campaigns that an error notice was about and that fail no more.
-FAILURES_OVER = """
-SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
-FROM (SELECT count(*) OVER () AS total, campaign_id
-      FROM (SELECT DISTINCT campaign_id FROM notices
-            WHERE kind = %(kind)s AND created_at >= %(since)s AND created_at < %(until)s
-              AND campaign_id <> '') n
-      WHERE NOT EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = n.campaign_id)
-      ORDER BY campaign_id LIMIT %(limit)s) shown
-LEFT JOIN campaign_status c USING (campaign_id)
-ORDER BY campaign_id
-"""
-
-# Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
-# the next run of its task started, at the latest a day after its own start.
-ENDED_RUNS = """
-SELECT ended_at < %(start)s, task,
-       count(*) FILTER (WHERE NOT is_lost AND exit_code IN (0, %(some_failed)s)),
-       count(*) FILTER (WHERE NOT is_lost AND exit_code = %(some_failed)s),
-       count(*) FILTER (WHERE started_at > planned_at + %(late_after)s),
-       count(*) FILTER (WHERE NOT is_lost
-                          AND coalesce(exit_code, -1) NOT IN (0, %(some_failed)s, %(try_later)s)),
-       count(*) FILTER (WHERE NOT is_lost AND exit_code = %(try_later)s),
-       count(*) FILTER (WHERE is_lost)
-FROM (SELECT task, planned_at, started_at, exit_code, finished_at IS NULL AS is_lost,
-             coalesce(finished_at, least(lead(started_at) OVER (PARTITION BY task ORDER BY started_at),
-                                         started_at + %(lost_after)s)) AS ended_at
-      FROM orchestrator_task_runs
-      WHERE started_at >= %(since)s - %(lost_after)s AND started_at < %(until)s) runs
-WHERE ended_at >= %(since)s AND ended_at < %(until)s
-GROUP BY 1, 2 ORDER BY 1, 2
-"""
-
-# doubts: at this many a mail is given up that may have arrived.
-OUTBOX_BACKLOG = """
-SELECT count(*), min(n.created_at),
-       (SELECT count(*) FROM notice_deliveries
-        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts < %(doubts)s),
-       (SELECT count(*) FROM notice_deliveries
-        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts >= %(doubts)s)
-FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -809,7 +669,7 @@ class Database:
     def ensure_alive(self) -> None:
         """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
         if self._held is None:
-            self._run("SELECT 1")
+            self.execute("SELECT 1")
         else:
             self.ensure_held()
 
@@ -838,13 +698,13 @@ class Database:
                 raise RuntimeError("a transaction is open already")
             self._connection.is_in_transaction = True
             try:
-                self._run("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
+                self.execute("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
                 yield
-                self._run("COMMIT")
+                self.execute("COMMIT")
             except BaseException as exc:
                 if not self.is_closed:
                     try:
-                        self._run("ROLLBACK")
+                        self.execute("ROLLBACK")
                     except DbError as error:
                         logger.debug("rollback failed, the server will do it: %s", error)
                         self.close()
@@ -859,7 +719,7 @@ class Database:
         """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
         self.ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
-        if self._row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
+        if self.row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
         return self._holder(keys)
 
@@ -872,7 +732,7 @@ class Database:
         """
         self.ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
-        rows = self._rows(TAKE_RUN, keys)
+        rows = self.rows(TAKE_RUN, keys)
         if not rows:
             return self._holder(keys)
         self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
@@ -903,7 +763,7 @@ class Database:
 
     def _ask_whether_held(self, held: Mapping[str, int]) -> None:
         try:
-            is_held = self._row(IS_RUN_HELD, held)[0]
+            is_held = self.row(IS_RUN_HELD, held)[0]
         except DbError as exc:
             if not exc.is_out_of_reach:
                 raise
@@ -912,7 +772,7 @@ class Database:
             raise LockLostError("another run has taken the lock")
 
     def _holder(self, keys: Mapping[str, object]) -> str:
-        holders = self._rows(LOCK_HOLDER, keys)
+        holders = self.rows(LOCK_HOLDER, keys)
         if not holders:
             return "a run that has just ended"
         name, pid, user, address, since = holders[0]
@@ -936,7 +796,7 @@ class Database:
     def applied_migrations(self) -> dict[str, str | None]:
         """{name: SHA-256 or None when it was applied by psql}; empty on a database that never saw one."""
         try:
-            return dict(self._rows(APPLIED_MIGRATIONS))
+            return dict(self.rows(APPLIED_MIGRATIONS))
         except DbError as exc:
             if _sqlstate(exc) == "42P01":
                 return {}
@@ -948,7 +808,7 @@ class Database:
         """
         applied = self.applied_migrations()
         if not applied:
-            for schema, is_usable in self._rows(MIGRATIONS_ELSEWHERE):
+            for schema, is_usable in self.rows(MIGRATIONS_ELSEWHERE):
                 raise DbError(
                     f"PostgreSQL: the product's tables are in the schema {schema}, "
                     + ("which is not on the search_path" if is_usable else "which this role may not use"),
@@ -960,7 +820,7 @@ class Database:
     @property
     def encoding(self) -> str:
         """The encoding of the database; only UTF8 holds every name and e-mail."""
-        return str(self._row(ENCODING)[0])
+        return str(self.row(ENCODING)[0])
 
     def apply_migration(self, sql: str, name: str, sha256: str) -> None:
         """Run one file, statement by statement (see `migrations`), and record it.
@@ -968,7 +828,10 @@ class Database:
         Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
         when a lock could not be had in GIVE_UP_SECONDS.
         """
+        from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
+
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
+        patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}
         for statement in statements(sql):
             index = index_of(statement)
             while True:
@@ -976,8 +839,8 @@ class Database:
                     if index is not None:
                         self._build_index(index, statement)
                     else:
-                        self._run(LOCK_TIMEOUT, {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)})
-                        self._run(statement)
+                        self.execute(LOCK_TIMEOUT, patience)
+                        self.execute(statement)
                     break
                 except DbError as exc:
                     if _sqlstate(exc) != "55P03":
@@ -991,15 +854,15 @@ class Database:
                         ) from exc
                     logger.info("%s waits for others to let it have its lock", name)
                     time.sleep(PAUSE_SECONDS)
-        self._run(RECORD_MIGRATION, {"name": name, "sha256": sha256})
+        self.execute(RECORD_MIGRATION, {"name": name, "sha256": sha256})
 
     def _build_index(self, name: str, statement: str) -> None:
         """Build an index that others write past; it waits for them, they do not wait for it."""
-        self._run(LOCK_TIMEOUT, {"milliseconds": 0})
-        if self._rows(UNUSABLE_INDEX, {"name": name}):
+        self.execute(LOCK_TIMEOUT, {"milliseconds": 0})
+        if self.rows(UNUSABLE_INDEX, {"name": name}):
             logger.info("the index %s was left half built; it is made anew", name)
-            self._run(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
-        self._run(statement)
+            self.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
+        self.execute(statement)
 
     # Retry state
 
@@ -1011,7 +874,7 @@ class Database:
         """The states of many campaigns with one statement; campaigns without a row are left out."""
         if not campaign_ids:
             return {}
-        rows = self._rows(RETRY_STATES, {"campaign_ids": list(campaign_ids)})
+        rows = self.rows(RETRY_STATES, {"campaign_ids": list(campaign_ids)})
         return {row[0]: RetryStatus(*row) for row in rows}
 
     def increment_a1_retry(
@@ -1021,7 +884,7 @@ class Database:
 
         A campaign that is permanently failed already is left as it is (counted is False).
         """
-        rows = self._rows(
+        rows = self.rows(
             INCREMENT_A1_RETRY,
             {
                 "campaign_id": campaign_id,
@@ -1039,13 +902,13 @@ class Database:
 
     def reset_a1_retry(self, campaign_id: str) -> bool:
         """Put the campaign back to attempt zero; False when it has no row."""
-        return self._run(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
+        return self.execute(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
 
     # Where campaigns stand
 
     def record_in_a1(self, campaign: Campaign) -> None:
         """Make or refresh the row of a campaign that the DAM itself shows in A1."""
-        self._run(
+        self.execute(
             RECORD_IN_A1,
             {
                 "campaign_id": campaign.id,
@@ -1058,18 +921,18 @@ class Database:
     def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
         """The campaigns that the DAM's search does not show and that are not done with all the same."""
         values = {"status": status, "seen": list(seen)}
-        rows = self._rows(LEFT_BEHIND, values)
+        rows = self.rows(LEFT_BEHIND, values)
         if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
-            self._run(RIGHT_LOCK_DOUBTS, values)
+            self.execute(RIGHT_LOCK_DOUBTS, values)
         return [LeftBehind(*row[:3]) for row in rows]
 
     def mark_left_search(self, campaign_id: str) -> None:
         """Leave the row as it is, whatever the search says, and do not ask again for a day."""
-        self._run(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
+        self.execute(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
 
     def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
         """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
-        rows = self._rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
+        rows = self.rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
         return Followed(*rows[0]) if rows else None
 
     def request_a2(self, campaign_id: str) -> None:
@@ -1077,13 +940,13 @@ class Database:
 
         Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
         """
-        self._run(REQUEST_A2, {"campaign_id": campaign_id})
+        self.execute(REQUEST_A2, {"campaign_id": campaign_id})
 
     # Ledger
 
     def box_folder_of(self, campaign_id: str) -> str | None:
         """The id of the campaign's folder in Box, as far as it has one."""
-        rows = self._rows(BOX_FOLDER_OF, {"campaign_id": campaign_id})
+        rows = self.rows(BOX_FOLDER_OF, {"campaign_id": campaign_id})
         return rows[0][0] if rows else None
 
     def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
@@ -1091,17 +954,17 @@ class Database:
         folder with files that nobody remembers would not be taken over again.
         """
         with self.transaction():
-            self._run(WAIT_FOR_DISK)
-            return self._run(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
+            self.execute(WAIT_FOR_DISK)
+            return self.execute(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
 
     def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]:
         """{asset id: entry} of everything verified in Box so far."""
-        rows = self._rows(UPLOADED_ASSETS, {"campaign_id": campaign_id})
+        rows = self.rows(UPLOADED_ASSETS, {"campaign_id": campaign_id})
         return {row[0]: LedgerEntry(*row) for row in rows}
 
     def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None:
         """Enter one verified asset in the ledger."""
-        self._run(
+        self.execute(
             RECORD_UPLOAD,
             {
                 "campaign_id": campaign_id,
@@ -1118,7 +981,7 @@ class Database:
 
     def upload_totals(self, campaign_id: str) -> UploadTotals:
         """What the ledger holds of a campaign."""
-        return UploadTotals(*self._row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
+        return UploadTotals(*self.row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
 
     def record_campaign_upload(
         self, campaign_id: str, totals: UploadTotals, run_id: str, started_at: datetime | None
@@ -1127,7 +990,7 @@ class Database:
 
         started_at: when this run began to upload; None when an earlier run had moved everything.
         """
-        self._run(
+        self.execute(
             RECORD_CAMPAIGN_UPLOAD,
             {
                 "campaign_id": campaign_id,
@@ -1142,7 +1005,7 @@ class Database:
 
     def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None:
         """The upload session that an earlier run left open for an asset."""
-        rows = self._rows(OPEN_UPLOAD, {"campaign_id": campaign_id, "asset_id": asset_id})
+        rows = self.rows(OPEN_UPLOAD, {"campaign_id": campaign_id, "asset_id": asset_id})
         return OpenUpload(*rows[0]) if rows else None
 
     def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None:
@@ -1150,16 +1013,16 @@ class Database:
         disk in any case: Box lists no sessions, so one that a crash of the server made us forget is lost.
         """
         with self.transaction():
-            self._run(WAIT_FOR_DISK)
-            self._run(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
+            self.execute(WAIT_FOR_DISK)
+            self.execute(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
 
     def forget_upload(self, session_id: str) -> None:
         """The session is over: committed, aborted or ended by Box."""
-        self._run(FORGET_UPLOAD, {"session_id": session_id})
+        self.execute(FORGET_UPLOAD, {"session_id": session_id})
 
     def stale_uploads(self, status: str) -> list[OpenUpload]:
         """The sessions that nobody will go on with; status: the one whose campaigns are still worked on."""
-        return [OpenUpload(*row) for row in self._rows(STALE_UPLOADS, {"status": status})]
+        return [OpenUpload(*row) for row in self.rows(STALE_UPLOADS, {"status": status})]
 
     # Limits
 
@@ -1179,10 +1042,10 @@ class Database:
             self._save_bucket(bucket, pause(current, seconds, now))
 
     def _bucket(self, bucket: str) -> tuple[Bucket, float]:
-        rows = self._rows(READ_BUCKET, {"bucket": bucket})
+        rows = self.rows(READ_BUCKET, {"bucket": bucket})
         if not rows:
-            self._run(MAKE_BUCKET, {"bucket": bucket})
-            rows = self._rows(READ_BUCKET, {"bucket": bucket})
+            self.execute(MAKE_BUCKET, {"bucket": bucket})
+            rows = self.rows(READ_BUCKET, {"bucket": bucket})
         second, counts, paused_until, now = rows[0]
         return Bucket(second, tuple(counts), paused_until), now
 
@@ -1193,7 +1056,7 @@ class Database:
             "counts": list(state.counts),
             "paused_until": state.paused_until,
         }
-        self._run(SAVE_BUCKET, values)
+        self.execute(SAVE_BUCKET, values)
 
     # Errors
 
@@ -1211,11 +1074,11 @@ class Database:
             "reminder_interval": REMINDER_INTERVAL,
             "patience": patience,
         }
-        return LastingError(*self._row(NOTE_ERROR, values))
+        return LastingError(*self.row(NOTE_ERROR, values))
 
     def clear_errors(self, campaign_id: str) -> None:
         """The campaign's failures are over."""
-        self._run(CLEAR_ERRORS, {"campaign_id": campaign_id})
+        self.execute(CLEAR_ERRORS, {"campaign_id": campaign_id})
 
     # Outbox
 
@@ -1236,25 +1099,25 @@ class Database:
             "max_attempts": notice.line and notice.line.max_attempts,
             "detail": notice.line and notice.line.detail,
         }
-        self._run(QUEUE_NOTICE, values)
-        self._run(QUEUE_DELIVERIES, values)
+        self.execute(QUEUE_NOTICE, values)
+        self.execute(QUEUE_DELIVERIES, values)
 
     def is_notice_due(self, now: datetime) -> bool | None:
         """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
-        is_due, is_put_off_wrongly = self._row(IS_NOTICE_DUE, {"now": now})
+        is_due, is_put_off_wrongly = self.row(IS_NOTICE_DUE, {"now": now})
         if is_put_off_wrongly:
-            self._run(RIGHT_NEXT_TRIES, {"now": now})
+            self.execute(RIGHT_NEXT_TRIES, {"now": now})
             return True
         return None if is_due is None else bool(is_due)
 
     def is_notice_late(self, before: datetime) -> bool:
         """Whether somebody waits for a notice from before then."""
-        return bool(self._row(IS_NOTICE_LATE, {"before": before})[0])
+        return bool(self.row(IS_NOTICE_LATE, {"before": before})[0])
 
     def tell_late_notices(self, before: datetime, now: datetime) -> LateNotices | None:
         """The notices from before then that somebody waits for, each told once."""
         with self.transaction():
-            late = self._row(TELL_LATE_NOTICES, {"before": before, "now": now})
+            late = self.row(TELL_LATE_NOTICES, {"before": before, "now": now})
         return LateNotices(*late) if late[0] else None
 
     # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
@@ -1264,7 +1127,7 @@ class Database:
         """The id of an e-mail that was begun, may have arrived, and is due to be sent again; none of those
         passed by.
         """
-        rows = self._rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
+        rows = self.rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
         return rows[0][0] if rows else None
 
     def begin_bundle(
@@ -1273,7 +1136,7 @@ class Database:
         """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
         notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
         """
-        crowd = self._rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
+        crowd = self.rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
         if not crowd:
             return None
         kind, recipient = crowd[0]
@@ -1285,10 +1148,10 @@ class Database:
             "max": self._max_retries,
             "limit": most_lines,
         }
-        if self._run(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
+        if self.execute(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
             return None
-        notices, campaigns, max_attempts = self._row(BUNDLE_TOTALS, values)
-        lines = tuple(NoticeLine(*row) for row in self._rows(BUNDLE_LINES, values))
+        notices, campaigns, max_attempts = self.row(BUNDLE_TOTALS, values)
+        lines = tuple(NoticeLine(*row) for row in self.rows(BUNDLE_LINES, values))
         return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
 
     def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
@@ -1303,11 +1166,11 @@ class Database:
             "body_html": mail.html,
             "created_at": bundle.created_at,
         }
-        self._run(SAVE_BUNDLE, values)
+        self.execute(SAVE_BUNDLE, values)
 
     def begin_single(self, now: datetime) -> str | None:
         """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
-        rows = self._rows(BEGIN_SINGLE, {"now": now})
+        rows = self.rows(BEGIN_SINGLE, {"now": now})
         return rows[0][0] if rows else None
 
     @contextmanager
@@ -1316,13 +1179,13 @@ class Database:
         connection at the latest, so a process that is killed leaves the e-mail to the next.
         """
         keys = {"lock_class": MAIL_LOCK_CLASS, "lock": zlib.crc32(mail_id.encode()) >> 1}
-        is_ours = bool(self._row(TRY_LOCK, keys)[0])
+        is_ours = bool(self.row(TRY_LOCK, keys)[0])
         try:
             yield is_ours
         finally:
             if is_ours and not self.is_closed:
                 try:
-                    self._run(UNLOCK, keys)
+                    self.execute(UNLOCK, keys)
                 except DbError as exc:
                     logger.debug("an unlock failed, the connection's end will do it: %s", exc)
 
@@ -1341,12 +1204,12 @@ class Database:
         one counts.
         """
         values = {"id": mail_id, "now": now, "pauses": list(pauses), "doubt_pauses": list(doubt_pauses)}
-        claimed = self._rows(CLAIM_MAIL, values)
+        claimed = self.rows(CLAIM_MAIL, values)
         if not claimed:
             return None
-        found = self._rows(READ_MAIL, values)
+        found = self.rows(READ_MAIL, values)
         if not found:
-            count = self._run(FREE_MAIL, values)
+            count = self.execute(FREE_MAIL, values)
             logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
             return None
         kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
@@ -1356,20 +1219,20 @@ class Database:
 
     def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
         """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
-        rows = self._rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
+        rows = self.rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
         return len({row[0] for row in rows})
 
     def give_up_doubtful(self, now: datetime, most: int) -> list[tuple[str, str, str]]:
         """Try no more what may have arrived so many times; (notice, recipient, why) of each."""
-        return self._rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
+        return self.rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
 
     def record_sent(self, mail_id: str, recipients: Sequence[str], now: datetime) -> None:
         """The mail server took the e-mail for these."""
-        self._run(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
+        self.execute(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
 
     def bundle_done(self, bundle_id: str) -> int:
         """How many notices of a bundle nobody waits for any more."""
-        return int(self._row(BUNDLE_DONE, {"id": bundle_id})[0])
+        return int(self.row(BUNDLE_DONE, {"id": bundle_id})[0])
 
     def record_refused(
         self,
@@ -1394,151 +1257,40 @@ class Database:
             "give_up_before": give_up_before,
             "next_try_at": next_try_at,
         }
-        self._run(MARK_REFUSED, values)
+        self.execute(MARK_REFUSED, values)
 
     # The orchestrator
 
     def lock_task(self, task: str) -> bool:
         """Take the lock of one task for as long as this connection lives; False when another run has it."""
         keys = {"lock_class": TASK_LOCK_CLASS, "lock": zlib.crc32(task.encode()) >> 1}
-        return bool(self._row(TRY_LOCK, keys)[0])
+        return bool(self.row(TRY_LOCK, keys)[0])
 
     def last_task_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
         """{task: its last run}; those that never ran are left out.
 
         A run that lies in the future, because the clock was set back, counts for nothing.
         """
-        rows = self._rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
+        rows = self.rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
         return {row[0]: LastRun(*row[1:]) for row in rows}
 
     def record_task_run(self, run: TaskRun) -> None:
         """Enter a run that begins, or the end of one."""
-        self._run(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
+        self.execute(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
 
     def task_alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} of everything that counts failures at present."""
         found: dict[str, dict[str, TaskAlert]] = {}
-        for row in self._rows(TASK_ALERTS):
+        for row in self.rows(TASK_ALERTS):
             alert = TaskAlert(*row)
             found.setdefault(alert.task, {})[alert.ending] = alert
         return dict(found)
 
     def replace_task_alerts(self, task: str, alerts: Alerts) -> None:
         """Let a task's alerts be these; inside a transaction, with the notice they brought."""
-        self._run(DELETE_TASK_ALERTS, {"task": task})
+        self.execute(DELETE_TASK_ALERTS, {"task": task})
         for alert in alerts.values():
-            self._run(INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__})
-
-    # Daily report
-
-    def daily_report_queued_at(self, report_date: date) -> datetime | None:
-        """When the report of a local date was put into the outbox; None: not yet."""
-        rows = self._rows(DAILY_REPORT_QUEUED_AT, {"report_date": report_date})
-        return rows[0][0] if rows else None
-
-    def previous_daily_report(self, report_date: date) -> tuple[date, datetime] | None:
-        """The latest report of an earlier date, as (its date, when it was made)."""
-        rows = self._rows(PREVIOUS_DAILY_REPORT, {"report_date": report_date})
-        return (rows[0][0], rows[0][1]) if rows else None
-
-    def forget_later_reports(self, now: datetime, zone: ZoneInfo) -> None:
-        """Take back the reports of dates that have not begun, by our clock and by the server's: the one that
-        made them ran ahead. A clock that was set back alone takes back none.
-        """
-        server_now, latest = self._row(LATEST_REPORT)
-        today = max(now, server_now).astimezone(zone).date()
-        if latest is not None and latest > today:
-            self._run(FORGET_LATER_REPORTS, {"today": today})
-
-    def claim_daily_report(self, day: ReportDay, notice_id: str, now: datetime) -> bool:
-        """Take the report of a date, and the uploads that no report has told of, in the caller's transaction.
-
-        False when the date is taken; then nothing has been changed.
-        """
-        values = {"report_date": day.date, "notice_id": notice_id, "queued_at": now, "until": day.until}
-        if self._run(CLAIM_DAILY_REPORT, values) == 0:
-            return False
-        self._run(ASSIGN_UPLOADS, values)
-        return True
-
-    def reported_uploads(self, day: ReportDay, *, is_preview: bool) -> tuple[UploadSection, UploadSection]:
-        """The uploads of the day, and those before it that no earlier report told of.
-
-        is_preview: with those that the report would claim, did it not only look.
-        """
-        rows = self._rows(
-            REPORTED_UPLOADS,
-            {
-                "report_date": day.date,
-                "start": day.start,
-                "until": day.until,
-                "is_preview": is_preview,
-                "limit": SHOWN_ROWS,
-            },
-        )
-
-        def section(wanted: bool) -> UploadSection:
-            chosen = [row for row in rows if row[0] is wanted]
-            if not chosen:
-                return UploadSection()
-            uploads = tuple(Upload(_campaign(row[3:]), *row[8:]) for row in chosen)
-            return UploadSection(uploads, *chosen[0][1:4])
-
-        return section(False), section(True)
-
-    def campaigns_in_retry(self, status: str) -> Section[EmptyCampaign]:
-        """Campaigns in this status that have spent an attempt and will be looked at again."""
-        rows = self._rows(CAMPAIGNS_IN_RETRY, {"status": status, "limit": SHOWN_ROWS})
-        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
-
-    def failed_campaigns(self) -> Section[EmptyCampaign]:
-        """Every permanently failed campaign, the latest first."""
-        rows = self._rows(FAILED_CAMPAIGNS, {"limit": SHOWN_ROWS})
-        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
-
-    def lasting_failures(self) -> Section[LastingFailure]:
-        """Failures of campaigns that are not over, the latest first."""
-        rows = self._rows(LASTING_FAILURES, {"limit": SHOWN_ROWS})
-        return _section(rows, [LastingFailure(_campaign(row), *row[5:]) for row in rows])
-
-    def failing_campaigns(self) -> int:
-        """How many campaigns fail at present, however many failures each has."""
-        return int(self._row(FAILING_CAMPAIGNS)[0])
-
-    def failures_over(self, day: ReportDay) -> Section[Campaign]:
-        """Campaigns that an error notice was about in the report's time, and that fail no more."""
-        values = {
-            "kind": NoticeKind.ERROR.value,
-            "since": day.since,
-            "until": day.until,
-            "limit": SHOWN_ROWS,
-        }
-        rows = self._rows(FAILURES_OVER, values)
-        return _section(rows, [_campaign(row) for row in rows])
-
-    def ended_runs(self, day: ReportDay) -> tuple[tuple[TaskRuns, ...], tuple[TaskRuns, ...]]:
-        """The runs that ended in the day, by task, and those that ended since the report before it."""
-        values = {
-            "start": day.start,
-            "since": day.since,
-            "until": day.until,
-            "late_after": LATE_AFTER,
-            "lost_after": LOST_AFTER,
-            "some_failed": ExitCode.SOME_FAILED.value,
-            "try_later": ExitCode.TRY_LATER.value,
-        }
-        rows = self._rows(ENDED_RUNS, values)
-        on_the_day = tuple(TaskRuns(*row[1:]) for row in rows if not row[0])
-        return on_the_day, tuple(TaskRuns(*row[1:]) for row in rows if row[0])
-
-    def outbox_backlog(self, day: ReportDay) -> Backlog:
-        """E-mails that the mail server has been given and did not take."""
-        values = {"since": day.since, "until": day.until, "doubts": MOST_DOUBTS}
-        return Backlog(*self._row(OUTBOX_BACKLOG, values))
-
-    def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
-        """Remove some rows that are older than `retention` says; how many."""
-        return self._run(removal, values)
+            self.execute(INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__})
 
     # Operators
 
@@ -1558,13 +1310,18 @@ class Database:
         answer = self._answer(sql, {**defaults, **values})
         return answer.columns, answer.rows
 
-    def _row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
-        return self._rows(sql, values)[0]
+    # Asking
 
-    def _rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+    def row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
+        """The first row of a statement that always has one."""
+        return self.rows(sql, values)[0]
+
+    def rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of one statement; %(name)s in it stands for a value."""
         return self._answer(*self._held_in(sql, values)).rows
 
-    def _run(self, sql: str, values: Mapping[str, object] | None = None) -> int:
+    def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
+        """Run one statement; how many rows it changed."""
         return self._answer(*self._held_in(sql, values)).count
 
     def _answer(self, sql: str, values: Mapping[str, object] | None) -> Answer:
@@ -1590,16 +1347,6 @@ class Database:
         if self._held is None or self._connection.is_in_transaction or not sql.lstrip().startswith(_WRITES):
             return sql, values
         return HOLD_RUN + sql, {**(values or {}), **self._held}
-
-
-def _campaign(row: tuple[Any, ...]) -> Campaign:
-    """The campaign of a row that begins with a count and then has id, number, name and status."""
-    return Campaign(*row[1:5])
-
-
-def _section(rows: list[tuple[Any, ...]], parsed: Sequence[Row]) -> Section[Row]:
-    """The parsed rows, with the count of all of them that each row begins with."""
-    return Section(tuple(parsed), rows[0][0] if rows else 0)
 
 
 def migration_files() -> list[Path]:

@@ -32,7 +32,6 @@ from shared.models import (
     UploadTotals,
 )
 from shared.redaction import redact, spellings
-from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
 if TYPE_CHECKING:
     import smtplib
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from jinja2 import Environment
+
+    from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 

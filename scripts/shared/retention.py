@@ -132,7 +132,7 @@ def prune(
     for table, life in LIVES.items():
         bite = BITE
         while bite == BITE and clock() < end:
-            bite = database.remove_old(life.removal, {"now": now, "kept": life.kept, "limit": BITE})
+            bite = database.execute(life.removal, {"now": now, "kept": life.kept, "limit": BITE})
             removed[table] += bite
         if removed[table]:
             logger.info(

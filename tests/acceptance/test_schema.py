@@ -409,7 +409,7 @@ def test_mend__gives_execute_to_those_who_may_write(
     with new_role(postgres, database_url, name) as role_url:
         assert grant(postgres, database_url, name).returncode == 0
         with Database(database_url) as database:
-            database._run(f"REVOKE EXECUTE ON FUNCTION hold_run FROM PUBLIC, {name}")
+            database.execute(f"REVOKE EXECUTE ON FUNCTION hold_run FROM PUBLIC, {name}")
         own = replace(world, env={**world.env, "DATABASE_URL": role_url})
         assert "lacks EXECUTE on the function hold_run" in own.run("orchestrator-prod.py", "--check").stdout
         run_sql(postgres, world, "-f", MEND)

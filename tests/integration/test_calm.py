@@ -116,7 +116,7 @@ class Month:
 
     def assert_told_once(self, count: int) -> None:
         """By the rows, and by what lies in the inbox."""
-        rows = self.database._rows(
+        rows = self.database.rows(
             "SELECT campaign_id, array_agg(kind || ' ' || attempt ORDER BY created_at)"
             " FROM notices GROUP BY 1"
         )
@@ -127,7 +127,7 @@ class Month:
             (_mail_id(mail), recipient) for mail in self.sink.messages for recipient in mail.envelope_to
         )
         assert set(arrived.values()) == {1}
-        carried = self.database._rows(
+        carried = self.database.rows(
             "SELECT mail_id, recipient, array_agg(notice_id::text), count(gave_up_at) FROM notice_deliveries"
             " WHERE sent_at IS NOT NULL GROUP BY 1, 2"
         )
@@ -251,9 +251,7 @@ def assert_month(month: Month, count: int) -> None:
     month.assert_told_once(count)
     assert set(month.exit_codes) == {ExitCode.OK, ExitCode.TRY_LATER}
     assert month.dam.calls["list"] == 3 * count, "one look an attempt, and none at what has failed for good"
-    states = month.database._rows(
-        "SELECT DISTINCT a1_retry_count, a1_permanently_failed FROM campaign_status"
-    )
+    states = month.database.rows("SELECT DISTINCT a1_retry_count, a1_permanently_failed FROM campaign_status")
     assert states == [(3, True)]
     burst = int(count * BURST_SHARE)
     subjects = Counter(str(mail.message["Subject"]) for mail in month.sink.messages)

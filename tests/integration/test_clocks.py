@@ -23,6 +23,7 @@ from shared.notifier import Mailer, pause_after
 from shared.outbox import deliver_due_notices
 from shared.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
 from shared.report import report_day
+from shared.report_figures import Figures
 from shared.wire import LONGEST_WAIT_SECONDS
 from simulators.mail import MailSink
 
@@ -65,10 +66,10 @@ def test_longest_pauses__are_as_long_as_those_that_are_made() -> None:
 @AHEAD
 def test_rate__what_was_counted_counts_as_of_now(database: Database, ahead: timedelta) -> None:
     assert database.take_calls("b", 120, 240).count == 120
-    database._run("UPDATE rate_buckets SET second = second + %(ahead)s, counts[1] = 240",
+    database.execute("UPDATE rate_buckets SET second = second + %(ahead)s, counts[1] = 240",
                   {"ahead": int(ahead.total_seconds())})  # fmt: skip
     assert database.take_calls("b", 1, 240).count == 0, "nobody knows when: as late as can be"
-    database._run("UPDATE rate_buckets SET second = second - %(seconds)s", {"seconds": WINDOW_SECONDS})
+    database.execute("UPDATE rate_buckets SET second = second - %(seconds)s", {"seconds": WINDOW_SECONDS})
     assert database.take_calls("b", 120, 240).count == 120, "a minute later it is over"
 
 
@@ -76,7 +77,7 @@ def test_rate__what_was_counted_counts_as_of_now(database: Database, ahead: time
 def test_rate__a_pause_from_the_future_is_over(database: Database, ahead: timedelta) -> None:
     database.take_calls("b", 1, 240)
     database.pause_calls("b", 30)
-    database._run("UPDATE rate_buckets SET paused_until = paused_until + %(ahead)s",
+    database.execute("UPDATE rate_buckets SET paused_until = paused_until + %(ahead)s",
                   {"ahead": ahead.total_seconds()})  # fmt: skip
     assert database.take_calls("b", 1, 240).count == 1
     database.pause_calls("b", 30)
@@ -107,7 +108,9 @@ def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
     to = ("support@example.com",)
     database.queue_notice(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
     for put_off in (HOUR / 60, LONGEST_DELAY):
-        database._run("UPDATE notice_deliveries SET tries = 1, next_try_at = %(at)s", {"at": NOW + put_off})
+        database.execute(
+            "UPDATE notice_deliveries SET tries = 1, next_try_at = %(at)s", {"at": NOW + put_off}
+        )
         assert not database.is_notice_due(NOW)
         assert database.is_notice_due(NOW + put_off)
 
@@ -118,11 +121,11 @@ def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
 @AHEAD
 def test_error__reminds_and_goes_on_from_now(database: Database, ahead: timedelta) -> None:
     assert database.note_error("c", "Box/locked", "no").is_notice_due
-    database._run("UPDATE campaign_errors SET began_at = now() + %(ahead)s, last_notice_at = now() +"
+    database.execute("UPDATE campaign_errors SET began_at = now() + %(ahead)s, last_notice_at = now() +"
                   " %(ahead)s", {"ahead": ahead})  # fmt: skip
     righted = database.note_error("c", "Box/locked", "no")
     assert righted.is_notice_due
-    assert righted.began_at <= database._row("SELECT now()")[0]
+    assert righted.began_at <= database.row("SELECT now()")[0]
     again = database.note_error("c", "Box/locked", "no")
     assert not again.is_notice_due
     assert again.is_reminder
@@ -131,7 +134,7 @@ def test_error__reminds_and_goes_on_from_now(database: Database, ahead: timedelt
 @AHEAD
 def test_left_search__is_asked_again_and_then_after_a_day(database: Database, ahead: timedelta) -> None:
     database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
-    database._run("UPDATE campaign_status SET left_search_at = now() + %(ahead)s", {"ahead": ahead})
+    database.execute("UPDATE campaign_status SET left_search_at = now() + %(ahead)s", {"ahead": ahead})
     assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
     database.mark_left_search("c")
     assert database.left_behind("A1", []) == []
@@ -140,21 +143,21 @@ def test_left_search__is_asked_again_and_then_after_a_day(database: Database, ah
 @AHEAD
 def test_lock_doubt__lasts_its_hour_from_now(database: Database, ahead: timedelta) -> None:
     database.record_in_a1(Campaign("c", "C-1", "Summer", "A2"))
-    database._run("UPDATE campaign_status SET lock_doubted_at = now() + %(ahead)s", {"ahead": ahead})
+    database.execute("UPDATE campaign_status SET lock_doubted_at = now() + %(ahead)s", {"ahead": ahead})
     assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
-    database._run("UPDATE campaign_status SET lock_doubted_at = lock_doubted_at - interval '1 hour'")
+    database.execute("UPDATE campaign_status SET lock_doubted_at = lock_doubted_at - interval '1 hour'")
     assert database.left_behind("A1", []) == []
 
 
 @AHEAD
 def test_attempt__is_counted_whatever_the_last_one_says(database: Database, ahead: timedelta) -> None:
     database.increment_a1_retry("c", "C-1", "Summer", "empty")
-    database._run("UPDATE campaign_status SET a1_last_retry_at = now() + %(ahead)s, updated_at = now() +"
+    database.execute("UPDATE campaign_status SET a1_last_retry_at = now() + %(ahead)s, updated_at = now() +"
                   " %(ahead)s", {"ahead": ahead})  # fmt: skip
     assert database.increment_a1_retry("c", "C-1", "Summer", "empty").number == 2
     told = database.get_a1_retry_status("c").last_retry_at
     assert told is not None
-    assert told <= database._row("SELECT now()")[0]
+    assert told <= database.row("SELECT now()")[0]
 
 
 @AHEAD
@@ -164,7 +167,7 @@ def test_upload_session__is_gone_on_with_until_its_campaign_left(
     database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
     database.remember_upload(upload, 1, "run")
-    database._run("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
+    database.execute("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
     assert database.open_upload("c", "a") == upload
     assert database.stale_uploads("A1") == []
     database.follow_status("c", "A2")
@@ -178,16 +181,16 @@ def test_upload_session__is_gone_on_with_until_its_campaign_left(
 def test_report__tells_of_an_upload_from_the_future_at_once_and_once(
     database: Database, ahead: timedelta
 ) -> None:
-    database._run(
+    database.execute(
         "INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)"
         " VALUES ('c', now() + %(ahead)s, now(), 1, 1, 'r')", {"ahead": ahead},
     )  # fmt: skip
 
     def told(day: date, now: datetime, *, claims: bool) -> list[str]:
-        wanted = report_day(day, now, ROME, database.previous_daily_report(day))
+        wanted = report_day(day, now, ROME, Figures(database).previous(day))
         if claims:
-            assert database.claim_daily_report(wanted, str(uuid4()), now)
-        sections = database.reported_uploads(wanted, is_preview=not claims)
+            assert Figures(database).claim(wanted, str(uuid4()), now)
+        sections = Figures(database).uploads(wanted, is_preview=not claims)
         return [row.campaign.id for section in sections for row in section.rows]
 
     assert told(TODAY, NOW, claims=False) == ["c"]
@@ -229,9 +232,9 @@ def test_report__of_a_date_to_come_takes_nothing_from_it(
 def test_report__a_clock_that_was_set_back_sends_none_again(database: Database) -> None:
     yesterday, today = (report_day(TODAY - back, NOW - back, ROME, None) for back in (DAY, timedelta()))
     for day, now in ((yesterday, NOW - DAY), (today, NOW)):
-        assert database.claim_daily_report(day, str(uuid4()), now)
-    database.forget_later_reports(NOW - DAY, ROME)
-    assert not database.claim_daily_report(today, str(uuid4()), NOW)
+        assert Figures(database).claim(day, str(uuid4()), now)
+    Figures(database).forget_later(NOW - DAY, ROME)
+    assert not Figures(database).claim(today, str(uuid4()), NOW)
 
 
 # --- the loop -----------------------------------------------------------------------------------------------

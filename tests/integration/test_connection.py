@@ -83,7 +83,7 @@ def test_wait__is_cut_short_by_a_stop(database_url: str, seconds: float | None) 
     ) as database:
         threading.Timer(0.2, stop.set).start()
         with pytest.raises(DbError, match="was not answered"):
-            database._run("SELECT pg_sleep(600)")
+            database.execute("SELECT pg_sleep(600)")
     if seconds is None:  # what has no deadline at the server is cancelled there
         left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND query LIKE %s"
         assert sql(database_url, left, name, "SELECT pg_sleep%") == [(0,)]
@@ -160,7 +160,7 @@ def test_session__has_its_own_settings(database_url: str, name: str) -> None:
     database_name = psycopg2.extensions.parse_dsn(database_url)["dbname"]
     sql(database_url, f"ALTER DATABASE {database_name} SET {name} = '{theirs}'")
     with Database(database_url) as database:
-        assert database._row(f"SHOW {name}") == (ours,)
+        assert database.row(f"SHOW {name}") == (ours,)
 
 
 def test_read_only__is_a_passing_state(database_url: str) -> None:
@@ -197,7 +197,7 @@ def test_row__that_somebody_holds_is_told_with_who_holds_it(
                 assert f"server process {pid}, user " in failure.value.message
                 for word in ("'DBeaver - Main'", "from 127.0.0.1", "idle in transaction", "open since 2"):
                     assert word in failure.value.message
-            assert database._row("SHOW lock_timeout") == ("250ms",), "the next one is not waited for as long"
+            assert database.row("SHOW lock_timeout") == ("250ms",), "the next one is not waited for as long"
         assert database.increment_a1_retry(CAMPAIGN.id, "C-1", "Summer", "empty").number == 1
 
 
@@ -229,7 +229,7 @@ def test_table__that_somebody_holds_is_named(
         held(database_url, "LOCK TABLE campaign_assets"),
         pytest.raises(DbError, match=r"needed \(campaign_assets\)"),
     ):
-        database._run(statement)
+        database.execute(statement)
 
 
 def test_holder__of_another_role_is_named_as_far_as_it_shows(
@@ -271,7 +271,7 @@ def test_deadlock__is_tried_again(database_url: str) -> None:
                 "UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{0}';"
                 "UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{1}'"
             )
-            ours = threading.Thread(target=lambda: database._run(both.format(CAMPAIGN.id, OTHER.id)))
+            ours = threading.Thread(target=lambda: database.execute(both.format(CAMPAIGN.id, OTHER.id)))
             ours.start()
             waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
             while sql(database_url, waiting) == [(0,)]:

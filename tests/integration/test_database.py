@@ -18,6 +18,7 @@ from shared.alerts import HEALING_PATIENCE
 from shared.database import UPLOADER_LOCK, Database, migration_files
 from shared.errors import DbError
 from shared.models import Attempt, OpenUpload
+from shared.report_figures import Figures
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ HOSTILE = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉'
 def columns_of(url: str) -> list[tuple[object, ...]]:
     """The shape of every table of ours."""
     with Database(url) as database:
-        return database._rows(
+        return database.rows(
             "SELECT table_name, column_name, data_type, column_default, is_nullable"
             " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
         )
@@ -82,7 +83,7 @@ def test_transaction__rolls_an_attempt_back(database_url: str) -> None:
         def count_and_fail() -> None:
             with database.transaction():
                 database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
-                database._run("SELECT 1/0")
+                database.execute("SELECT 1/0")
 
         with pytest.raises(DbError):
             count_and_fail()
@@ -92,14 +93,14 @@ def test_transaction__rolls_an_attempt_back(database_url: str) -> None:
 def test_connection__lets_the_server_notice_a_vanished_host_within_a_minute(database_url: str) -> None:
     with Database(database_url) as database:
         shown = [
-            int(database._row(f"SHOW tcp_keepalives_{name}")[0]) for name in ("idle", "interval", "count")
+            int(database.row(f"SHOW tcp_keepalives_{name}")[0]) for name in ("idle", "interval", "count")
         ]
     idle, interval, count = shown
     assert 0 < idle + interval * count < 60
     separator = "&" if "?" in database_url else "?"
     with Database(f"{database_url}{separator}options=-c%20work_mem%3D5MB") as database:
-        assert database._row("SHOW work_mem")[0] == "5MB"  # the user's own options stay
-        assert database._row("SHOW tcp_keepalives_idle")[0] == str(idle)
+        assert database.row("SHOW work_mem")[0] == "5MB"  # the user's own options stay
+        assert database.row("SHOW tcp_keepalives_idle")[0] == str(idle)
 
 
 def test_lock__names_its_holder_and_ends_with_it(database_url: str) -> None:
@@ -118,7 +119,7 @@ def test_error__begins_is_quiet_and_reminds(database_url: str) -> None:
         assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
         assert not database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
         assert database.note_error(CAMPAIGN, "Box/locked", "no").is_notice_due
-        database._run("UPDATE campaign_errors SET last_notice_at = now() - interval '25 hours'")
+        database.execute("UPDATE campaign_errors SET last_notice_at = now() - interval '25 hours'")
         again = database.note_error(CAMPAIGN, "DAM/forbidden", "no")
         assert again.is_notice_due
         assert again.is_reminder
@@ -130,7 +131,7 @@ def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: s
         return seen.is_notice_due, seen.is_reminder, seen.is_young
 
     def pass_time(began: int = 0, notice: int = 0) -> None:
-        database._run(
+        database.execute(
             "UPDATE campaign_errors SET began_at = began_at - make_interval(mins => %(began)s),"
             " last_notice_at = last_notice_at - make_interval(mins => %(notice)s)",
             {"began": began, "notice": notice},
@@ -140,7 +141,7 @@ def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: s
         assert note() == (False, False, True)
         pass_time(began=59)
         assert note() == (False, False, True)
-        assert database.lasting_failures().total == 0, "the report tells what a notice told"
+        assert Figures(database).failures().total == 0, "the report tells what a notice told"
         pass_time(began=1)
         assert note() == (True, False, False)
         assert note() == (False, True, False)
@@ -162,7 +163,7 @@ def test_migrations__twice_by_psql_and_on_a_filled_table(
     """
     assert postgres.psql("-c", made_by_hand, database=name).returncode == 0
     with Database(empty_database_url) as database:
-        before = database._row("SELECT pg_relation_filenode('campaign_status')")
+        before = database.row("SELECT pg_relation_filenode('campaign_status')")
     for path in migration_files():
         done = postgres.psql("-f", path, database=name)
         assert done.returncode == 0, done.stderr
@@ -171,7 +172,7 @@ def test_migrations__twice_by_psql_and_on_a_filled_table(
         assert postgres.psql("-f", path, database=name).returncode == 0
     assert columns_of(empty_database_url) == first
     with Database(empty_database_url) as database:
-        assert database._row("SELECT pg_relation_filenode('campaign_status')") == before, "not rewritten"
+        assert database.row("SELECT pg_relation_filenode('campaign_status')") == before, "not rewritten"
         assert database.pending_migrations() == []
         assert database.increment_a1_retry("c1", "C-1", "Summer", "empty").number == 1
 
@@ -200,7 +201,7 @@ def test_migrate__status_and_apply(empty_database_url: str) -> None:
     assert done.returncode == 0, done.stderr
     assert run_script("migrate.py", "--status", url=empty_database_url).returncode == 0
     with Database(empty_database_url) as database:
-        database._run("UPDATE schema_migrations SET sha256 = 'other' WHERE name LIKE '001%%'")
+        database.execute("UPDATE schema_migrations SET sha256 = 'other' WHERE name LIKE '001%%'")
     refused = run_script("migrate.py", url=empty_database_url)
     assert refused.returncode == 2
     assert "changed since it was applied" in refused.stderr
@@ -237,7 +238,7 @@ def test_operators__queries_and_tool_agree(database_url: str, postgres: Postgres
     with Database(database_url) as database:
         states = database.get_a1_retry_states(["failed", "near", "fresh"])
         assert [states[key].retry_count for key in ("failed", "near", "fresh")] == [0, 0, 1]
-        noted = database._rows("SELECT campaign_id, was_permanently_failed FROM a1_resets ORDER BY id")
+        noted = database.rows("SELECT campaign_id, was_permanently_failed FROM a1_resets ORDER BY id")
         assert noted == [("failed", True), ("near", False)], "by psql as by the tool"
 
 
@@ -250,7 +251,7 @@ def test_docs__sql_blocks_run(database_url: str) -> None:
     assert blocks
     with Database(database_url) as database:
         for block in blocks:
-            database._run(block)
+            database.execute(block)
 
 
 def test_transaction__keeps_other_threads_out(database_url: str) -> None:
@@ -260,14 +261,14 @@ def test_transaction__keeps_other_threads_out(database_url: str) -> None:
 
         def fail() -> None:
             with contextlib.suppress(ValueError), database.transaction():
-                database._run("INSERT INTO rate_buckets (bucket) VALUES ('lost')")
+                database.execute("INSERT INTO rate_buckets (bucket) VALUES ('lost')")
                 is_open.set()
                 may_end.wait(10)
                 raise ValueError
 
         def write() -> None:
             is_open.wait(10)
-            database._run("INSERT INTO rate_buckets (bucket) VALUES ('kept')")
+            database.execute("INSERT INTO rate_buckets (bucket) VALUES ('kept')")
 
         threads = [threading.Thread(target=fail), threading.Thread(target=write)]
         for thread in threads:
@@ -277,7 +278,7 @@ def test_transaction__keeps_other_threads_out(database_url: str) -> None:
         may_end.set()
         for thread in threads:
             thread.join()
-        assert database._rows("SELECT bucket FROM rate_buckets") == [("kept",)]
+        assert database.rows("SELECT bucket FROM rate_buckets") == [("kept",)]
 
 
 def test_upload_session__outlives_a_crash_of_the_server(private_postgres: EmbeddedPostgres) -> None:

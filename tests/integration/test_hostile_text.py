@@ -190,7 +190,7 @@ def test_database__keeps_every_text_as_it_is(
     fields = [{"id": "STATUS", "value": {"value": {"value": status}}}]
     code = field_code({"metadata": {"metadata_element_list": fields}}, "STATUS")
     campaign = Campaign(HEX_ID, clean_text(number), clean_text(name), code)
-    database._run("DELETE FROM campaign_status")
+    database.execute("DELETE FROM campaign_status")
     database.record_in_a1(campaign)
     database.increment_a1_retry(
         campaign.id, campaign.number, campaign.name, clean_text(message), status=code or ""
@@ -203,14 +203,14 @@ def test_database__keeps_every_text_as_it_is(
     notice = COMPOSER.permanent(campaign, last, reason=message, now=NOW)
     with database.transaction():
         database.queue_notice(notice)
-    row = database._row("SELECT campaign_number, campaign_name, status FROM campaign_status")
+    row = database.row("SELECT campaign_number, campaign_name, status FROM campaign_status")
     assert row == (campaign.number, campaign.name, code)
-    assert database._row("SELECT message FROM campaign_errors")[0] == clean_text(message)
-    assert database._row("SELECT asset_name FROM campaign_assets")[0] == asset.name
+    assert database.row("SELECT message FROM campaign_errors")[0] == clean_text(message)
+    assert database.row("SELECT asset_name FROM campaign_assets")[0] == asset.name
     kept = KeptMail()
     deliver_due_notices(database, nullcontext(kept), NOW, ZoneInfo("UTC"), COMMANDS)
     assert len(kept.messages) == 1
-    database._run("DELETE FROM notices")
+    database.execute("DELETE FROM notices")
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
@@ -229,8 +229,8 @@ def test_shown_sql__resets_exactly_that_campaign_or_nothing(
     known = [one for one in ids if is_storable(one)]
     others = ["other", HEX_ID, "campaign_id", *(one + "x" for one in known)]
     everybody = sorted({*known, *others})
-    database._run("DELETE FROM campaign_status")
-    database._run(
+    database.execute("DELETE FROM campaign_status")
+    database.execute(
         "INSERT INTO campaign_status (campaign_id, a1_permanently_failed, a1_retry_count)"
         " SELECT id, TRUE, 3 FROM unnest(%(ids)s) AS id",
         {"ids": everybody},
@@ -250,9 +250,9 @@ def test_shown_sql__resets_exactly_that_campaign_or_nothing(
         script,
         database=database_url.rsplit("/", 1)[1],
     )
-    reset = database._rows("SELECT campaign_id FROM campaign_status WHERE NOT a1_permanently_failed")
+    reset = database.rows("SELECT campaign_id FROM campaign_status WHERE NOT a1_permanently_failed")
     assert {row[0] for row in reset} == {one for one in asked if is_storable(one)}
-    assert database._row("SELECT count(*) FROM campaign_status")[0] == len(everybody)
+    assert database.row("SELECT count(*) FROM campaign_status")[0] == len(everybody)
     assert not Path("canary").exists()
 
 

@@ -220,7 +220,7 @@ def test_runner__stopped_after_any_statement_is_begun_again(
     """Killed at every statement in turn, the last run still makes the schema that one run makes."""
     count = sum(len(statements(path.read_text(encoding="utf-8"))) for path in migration_files())
     fill(empty_database_url, 100)
-    run = Database._run
+    run = Database.execute
 
     class KilledError(BaseException):
         pass
@@ -236,7 +236,7 @@ def test_runner__stopped_after_any_statement_is_begun_again(
                     raise KilledError
             return run(self, sql, values)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Database, "_run", counted)
+        monkeypatch.setattr(Database, "execute", counted)
         with Database(empty_database_url) as database:
             try:
                 for path in database.pending_migrations():
@@ -251,7 +251,7 @@ def test_runner__stopped_after_any_statement_is_begun_again(
 
 def shape_of(postgres: PostgresServer, url: str) -> list[tuple[object, ...]]:
     with Database(url) as database:
-        return database._rows(
+        return database.rows(
             "SELECT table_name, column_name, data_type, column_default, is_nullable"
             " FROM information_schema.columns WHERE table_schema = 'public' UNION ALL"
             " SELECT tablename, indexdef, '', '', '' FROM pg_indexes WHERE schemaname = 'public'"
@@ -274,19 +274,19 @@ def test_runner__makes_an_index_anew_that_was_left_unusable(empty_database_url: 
     with Database(empty_database_url) as database:
         for path in migration_files():
             database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "x")
-        database._run(
+        database.execute(
             "INSERT INTO campaign_status (campaign_id, box_folder_id) VALUES ('a', '1'), ('b', '2')"
         )
-        database._run("DROP INDEX campaign_status_box_folder_idx")
-        database._run("UPDATE campaign_status SET box_folder_id = '1'")
+        database.execute("DROP INDEX campaign_status_box_folder_idx")
+        database.execute("UPDATE campaign_status SET box_folder_id = '1'")
         sixth = next(path for path in migration_files() if path.name.startswith("006"))
         with pytest.raises(DbError):
             database.apply_migration(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
-        database._run("UPDATE campaign_status SET box_folder_id = campaign_id")
+        database.execute("UPDATE campaign_status SET box_folder_id = campaign_id")
         database.apply_migration(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
-        assert database._rows("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+        assert database.rows("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
         with pytest.raises(DbError):
-            database._run("UPDATE campaign_status SET box_folder_id = '1'")
+            database.execute("UPDATE campaign_status SET box_folder_id = '1'")
 
 
 def test_runner__refuses_an_edited_old_file(empty_database_url: str, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_new_schema__carries_the_code_of_the_release(database_url: str, empty_da
             "SELECT table_name, column_name, data_type, is_nullable, column_default"
             " FROM information_schema.columns WHERE table_schema = 'public'"
         )
-        before, after = set(old._rows(columns)), set(new._rows(columns))
+        before, after = set(old.rows(columns)), set(new.rows(columns))
         assert before <= after
         tables = {row[0] for row in before}
         added = [row for row in after - before if row[0] in tables]
@@ -329,7 +329,7 @@ def test_new_schema__carries_the_code_of_the_release(database_url: str, empty_da
             " WHERE connamespace = 'public'::regnamespace"
         )
         forbidding = {
-            row for row in set(new._rows(constraints)) - set(old._rows(constraints)) if row[0] in tables
+            row for row in set(new.rows(constraints)) - set(old.rows(constraints)) if row[0] in tables
         }
         assert forbidding == set()
 

@@ -124,7 +124,7 @@ class Stage:
         return [(str(mail.message["Subject"]), mail.envelope_to) for mail in self.sink.messages]
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
-        return self.database._rows(statement)
+        return self.database.rows(statement)
 
     def assert_each_notice_in_one_mail(self, *, repeated: int = 0) -> None:
         """By the database and the inbox together; repeated: mails that came once more, the very same."""
@@ -242,7 +242,7 @@ def test_crowd__beyond_the_lines_says_how_to_list_the_rest(
 
 def test_old_notices__without_a_line_of_their_own_are_named_by_their_campaign(stage: Stage) -> None:
     stage.queue(NoticeKind.RETRY, CROWD + 1)
-    stage.database._run("UPDATE notices SET campaign_number = NULL, campaign_name = NULL, attempt = NULL,"
+    stage.database.execute("UPDATE notices SET campaign_number = NULL, campaign_name = NULL, attempt = NULL,"
                         " max_attempts = NULL, detail = NULL")  # fmt: skip
     stage.database.increment_a1_retry(f"{5:040x}", "C-5", "Five", EMPTY)
     stage.deliver()
@@ -382,10 +382,10 @@ class Slow(Killing):
 @pytest.mark.parametrize("count", [1, CROWD + 5], ids=["single", "table"])
 def test_slow_relay__meets_no_open_transaction(stage: Stage, count: int) -> None:
     name = stage.sql("SELECT current_database()")[0][0]
-    stage.database._run(f"ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '1s'")
+    stage.database.execute(f"ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '1s'")
     stage.queue(NoticeKind.RETRY, count)
     with Database(stage.url, 3) as own:
-        assert own._row("SHOW idle_in_transaction_session_timeout")[0] in ("1s", "0")
+        assert own.row("SHOW idle_in_transaction_session_timeout")[0] in ("1s", "0")
         counts = deliver_due_notices(own, Slow(stage.mailer(), after=True), NOW, ROME, COMMANDS)
     assert counts == DeliveryCounts(sent=count)
     stage.assert_each_notice_in_one_mail()
@@ -396,7 +396,7 @@ def test_end_never_noted__goes_out_a_few_times_and_is_given_up(
 ) -> None:
     """Whatever keeps a mail from being marked: its repeats have an end, and the next mail still goes."""
     stage.queue(NoticeKind.PERMANENT, 1)
-    stage.database._run(
+    stage.database.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE 'no' USING ERRCODE = 'check_violation'; END $$;"
         "CREATE TRIGGER refuse BEFORE UPDATE ON notice_deliveries FOR EACH ROW"
@@ -418,7 +418,7 @@ def test_end_never_noted__goes_out_a_few_times_and_is_given_up(
 
 def test_table_gone__its_notices_are_told_anew(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage.queue(NoticeKind.RETRY, 2)
-    stage.database._run("UPDATE notice_deliveries SET mail_id = gen_random_uuid()")
+    stage.database.execute("UPDATE notice_deliveries SET mail_id = gen_random_uuid()")
     before = stage.database.statements
     assert stage.deliver().sent == 2
     assert stage.database.statements - before < 100
@@ -531,7 +531,7 @@ def test_reset__of_a_table_resets_its_campaigns_and_no_others(
         assert "none of its campaigns" in capsys.readouterr().out
         assert a1_retry.main(["reset", "--digest", "0" * 32]) == 4
     else:
-        stage.database._run(statement[0])
+        stage.database.execute(statement[0])
     assert stage.sql(
         "SELECT count(*), min(campaign_id) FROM campaign_status WHERE a1_permanently_failed"
     ) == [(4, f"{22:040x}")]

@@ -31,11 +31,11 @@ def changed(database: Database, *statements: str) -> Iterator[None]:
     """The database with these changes, which are taken back at the end."""
 
     for statement in ("BEGIN", *statements):
-        database._run(statement)
+        database.execute(statement)
     try:
         yield
     finally:
-        database._run("ROLLBACK")
+        database.execute("ROLLBACK")
 
 
 def differences(database: Database) -> list[Difference]:
@@ -70,9 +70,9 @@ def test_preflight__is_silent_where_all_is_well(postgres: PostgresServer, databa
 
 def test_preflight__psql_and_the_scripts_say_the_same(postgres: PostgresServer, database_url: str) -> None:
     with Database(database_url) as database:
-        database._run("ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(3)")
-        database._run("ALTER TABLE campaign_status ADD CONSTRAINT known CHECK (status IN ('A1', 'A2'))")
-        database._run("DROP TABLE daily_reports")
+        database.execute("ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(3)")
+        database.execute("ALTER TABLE campaign_status ADD CONSTRAINT known CHECK (status IN ('A1', 'A2'))")
+        database.execute("DROP TABLE daily_reports")
         told = differences(database)
     assert len(told) == 3
     assert by_psql(postgres, database_url) == told
@@ -81,7 +81,7 @@ def test_preflight__psql_and_the_scripts_say_the_same(postgres: PostgresServer, 
 def test_preflight__lists_every_column_that_the_migrations_make(migrated_url: str) -> None:
     """Each one taken away, and each one of another type, is named; and none is listed that nobody makes."""
     with Database(migrated_url) as database:
-        made = database._rows(MADE_COLUMNS)
+        made = database.rows(MADE_COLUMNS)
         for table in dict(row[:2] for row in made):
             # Without its id campaign_status is nobody's of ours, and no more is said.
             columns = [row[1] for row in made if row[0] == table and row[1] != "campaign_id"]
@@ -377,9 +377,9 @@ CURED_BY_SQL = [
 def test_preflight__the_cure_cures(migrated_url: str, statements: str, what: str) -> None:
     with Database(migrated_url) as database, changed(database, statements, "SAVEPOINT odd"):
         cure = next(one.cure for one in differences(database) if what in one.what)
-        database._run("ROLLBACK TO SAVEPOINT odd")  # preflight.sql leaves its transaction read-only
+        database.execute("ROLLBACK TO SAVEPOINT odd")  # preflight.sql leaves its transaction read-only
         for statement in statements_of(cure):
-            database._run(statement)
+            database.execute(statement)
         assert [one for one in differences(database) if what in one.what] == []
 
 
@@ -424,15 +424,15 @@ def test_preflight__tells_of_a_partitioned_table(migrated_url: str) -> None:
 def test_preflight__writes_nothing_and_waits_for_a_standby(database_url: str) -> None:
     """A CHECK that writes is tried as well, and does not come to it."""
     with Database(database_url) as database:
-        database._run("CREATE TABLE told (x TEXT)")
-        database._run(
+        database.execute("CREATE TABLE told (x TEXT)")
+        database.execute(
             "CREATE FUNCTION tell(x TEXT) RETURNS BOOLEAN LANGUAGE plpgsql AS"
             " 'BEGIN INSERT INTO told VALUES (x); RETURN TRUE; END'"
         )
-        database._run("ALTER TABLE campaign_status ADD CHECK (tell(status))")
+        database.execute("ALTER TABLE campaign_status ADD CHECK (tell(status))")
         (told,) = differences(database)
         assert "could not be tried" in told.what
-        assert database._rows("SELECT * FROM told") == []
+        assert database.rows("SELECT * FROM told") == []
 
 
 def test_preflight__works_on_a_standby_and_says_that_it_passes() -> None:

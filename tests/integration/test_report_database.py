@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from daily_report import queue_report
-from shared import database as statements
+from shared import report_figures
 from shared.commands import Commands
 from shared.database import Database
 from shared.errors import DbError
@@ -27,6 +27,7 @@ from shared.models import (
 )
 from shared.notifier import Composer
 from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
+from shared.report_figures import Figures
 from shared.settings import load_report_settings
 
 ROME = ZoneInfo("Europe/Rome")
@@ -44,11 +45,11 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def day_of(database: Database, day: date, now: datetime) -> ReportDay:
-    return report_day(day, now, ROME, database.previous_daily_report(day))
+    return report_day(day, now, ROME, Figures(database).previous(day))
 
 
 def add_upload(database: Database, campaign_id: str, completed_at: datetime, assets: int = 1) -> None:
-    database._run(
+    database.execute(
         "INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)"
         " VALUES (%(id)s, %(at)s, %(at)s, %(assets)s, 10 * %(assets)s, 'r')",
         {"id": campaign_id, "at": completed_at, "assets": assets},
@@ -64,7 +65,7 @@ def add_run(
     late: timedelta = timedelta(),
     task: str = "a1_to_a2",
 ) -> None:
-    database._run(
+    database.execute(
         "INSERT INTO orchestrator_task_runs"
         " (run_id, task, planned_at, started_at, finished_at, exit_code, host)"
         " VALUES (%(id)s, %(task)s, %(planned)s, %(started)s, %(finished)s, %(code)s, 'h')",
@@ -87,8 +88,8 @@ def claim(database: Database, day: date, now: datetime) -> tuple[list[str], list
     """Make the report of a date; the campaigns it tells of: of its day, and earlier."""
     with database.transaction():
         wanted = day_of(database, day, now)
-        assert database.claim_daily_report(wanted, str(uuid4()), now)
-        on_the_day, before = database.reported_uploads(wanted, is_preview=False)
+        assert Figures(database).claim(wanted, str(uuid4()), now)
+        on_the_day, before = Figures(database).uploads(wanted, is_preview=False)
     return [row.campaign.id for row in on_the_day.rows], [row.campaign.id for row in before.rows]
 
 
@@ -126,10 +127,10 @@ def test_uploads__each_is_told_once_whenever_reports_are_made(database: Database
 
 def test_uploads__one_that_commits_late_is_not_lost(database_url: str, database: Database) -> None:
     with Database(database_url) as uploader:
-        uploader._run("BEGIN")
+        uploader.execute("BEGIN")
         add_upload(uploader, "slow", NOW - SECOND)
         assert claim(database, TODAY, NOW) == ([], [])
-        uploader._run("COMMIT")
+        uploader.execute("COMMIT")
     assert claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR) == ([], ["slow"])
 
 
@@ -138,7 +139,7 @@ def test_uploads__preview_shows_what_would_be_told_and_changes_nothing(database:
     add_upload(database, "today", NOW - HOUR)
     day = day_of(database, TODAY, NOW)
     for _ in range(2):
-        on_the_day, before = database.reported_uploads(day, is_preview=True)
+        on_the_day, before = Figures(database).uploads(day, is_preview=True)
         assert [row.campaign.id for row in on_the_day.rows] == ["today"]
         assert [row.campaign.id for row in before.rows] == ["yesterday evening"]
     assert claim(database, TODAY, NOW) == (["today"], ["yesterday evening"])
@@ -150,7 +151,7 @@ def test_uploads__preview_of_a_reported_day_is_the_whole_day(database: Database)
     add_upload(database, "evening", NOW + HOUR)
     claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR)
     again = day_of(database, TODAY, NOW + 30 * HOUR)
-    on_the_day, before = database.reported_uploads(again, is_preview=True)
+    on_the_day, before = Figures(database).uploads(again, is_preview=True)
     assert [row.campaign.id for row in on_the_day.rows] == ["afternoon", "evening"]
     assert before.total == 0
 
@@ -158,7 +159,7 @@ def test_uploads__preview_of_a_reported_day_is_the_whole_day(database: Database)
 def test_uploads__totals_count_the_rows_not_shown(database: Database) -> None:
     for number in range(SHOWN_ROWS + 5):
         add_upload(database, f"c{number}", NOW - HOUR - number * SECOND, assets=2)
-    section, _ = database.reported_uploads(day_of(database, TODAY, NOW), is_preview=True)
+    section, _ = Figures(database).uploads(day_of(database, TODAY, NOW), is_preview=True)
     assert len(section.rows) == SHOWN_ROWS
     assert (section.total, section.more, section.assets, section.size_bytes) == (
         SHOWN_ROWS + 5, 5, 2 * (SHOWN_ROWS + 5), 20 * (SHOWN_ROWS + 5),
@@ -167,14 +168,14 @@ def test_uploads__totals_count_the_rows_not_shown(database: Database) -> None:
 
 def test_record__began_with_the_first_file_since_the_last_upload(database: Database) -> None:
     def times() -> dict[str, Any]:
-        row = database._row(
+        row = database.row(
             "SELECT now() - started_at, completed_at, assets, bytes FROM campaign_uploads"
             " ORDER BY completed_at DESC LIMIT 1"
         )
         return dict(zip(("ago", "completed_at", "assets", "bytes"), row, strict=True))
 
     database.record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
-    database._run("UPDATE campaign_assets SET verified_at = now() - interval '3 hours'")
+    database.execute("UPDATE campaign_assets SET verified_at = now() - interval '3 hours'")
     database.record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
     first = times()
     assert 3 * HOUR <= first["ago"] < 3 * HOUR + 30 * SECOND
@@ -196,7 +197,7 @@ def test_runs__are_counted_by_how_they_ended(database: Database) -> None:
     add_run(database, NOW - 2 * HOUR, late=timedelta(seconds=60))
     add_run(database, NOW - 2 * HOUR, task="daily_report")
     day = day_of(database, TODAY, NOW)
-    assert database.ended_runs(day) == (
+    assert Figures(database).runs(day) == (
         (
             TaskRuns("a1_to_a2", done=5, failing=1, late=1, failed=4, again=1),
             TaskRuns("daily_report", done=1),
@@ -207,7 +208,7 @@ def test_runs__are_counted_by_how_they_ended(database: Database) -> None:
 
 def test_runs__each_is_counted_in_one_report(database: Database) -> None:
     midnight = datetime(2026, 11, 22, 23, tzinfo=UTC)
-    database._run(
+    database.execute(
         "INSERT INTO daily_reports VALUES ('2026-11-22', gen_random_uuid(), '2026-11-22 18:00:03+00')"
     )
     add_run(database, midnight - 6 * HOUR, minutes=30)  # ended at 18:30 local: the report before told of it
@@ -215,7 +216,7 @@ def test_runs__each_is_counted_in_one_report(database: Database) -> None:
     add_run(database, midnight - SECOND, minutes=1, exit_code=75)  # ended after midnight
     add_run(database, NOW - SECOND, minutes=1)  # has not ended
     day = day_of(database, TODAY, NOW)
-    assert database.ended_runs(day) == (
+    assert Figures(database).runs(day) == (
         (TaskRuns("a1_to_a2", again=1),),
         (TaskRuns("a1_to_a2", done=1, failing=1),),
     )
@@ -226,7 +227,7 @@ def test_runs__without_an_end_are_lost_when_the_next_one_has_started(database: D
     add_run(database, NOW - 2 * HOUR)
     add_run(database, NOW - HOUR, minutes=None, exit_code=None)  # may run still
     add_run(database, NOW - 30 * HOUR, minutes=None, exit_code=None, task="gone")  # for more than a day
-    on_the_day, before = database.ended_runs(day_of(database, TODAY, NOW))
+    on_the_day, before = Figures(database).runs(day_of(database, TODAY, NOW))
     assert on_the_day == (TaskRuns("a1_to_a2", done=1, lost=1), TaskRuns("gone", lost=1))
     assert before == ()
 
@@ -239,24 +240,26 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
         ("retry", "A1", 2, False), ("fresh", "A1", 0, False), ("left", "B1", 1, False),
         ("unknown", "A1", 1, None), ("failed", "A1", 3, True), ("failed elsewhere", "B1", 3, True),
     ):  # fmt: skip
-        database._run(
+        database.execute(
             "ALTER TABLE campaign_status ALTER a1_permanently_failed DROP NOT NULL;"
             "INSERT INTO campaign_status (campaign_id, campaign_number, status, a1_retry_count,"
             " a1_permanently_failed, a1_last_retry_at)"
             " VALUES (%(id)s, 'C-1', %(status)s, %(n)s, %(failed)s, %(at)s)",
             {"id": campaign_id, "status": status, "n": attempts, "failed": failed, "at": NOW - HOUR},
         )
-    database._run("UPDATE campaign_status SET a1_last_retry_at = NULL WHERE campaign_id = 'failed elsewhere'")
-    retry = database.campaigns_in_retry("A1")
+    database.execute(
+        "UPDATE campaign_status SET a1_last_retry_at = NULL WHERE campaign_id = 'failed elsewhere'"
+    )
+    retry = Figures(database).in_retry("A1")
     assert [(row.campaign.id, row.attempts) for row in retry.rows] == [("retry", 2), ("unknown", 1)]
-    failed_ones = database.failed_campaigns()
+    failed_ones = Figures(database).failed()
     assert [(row.campaign, row.last_attempt_at) for row in failed_ones.rows] == [
         (Campaign("failed", "C-1", "", "A1"), NOW - HOUR),
         (Campaign("failed elsewhere", "C-1", "", "B1"), None),
     ]
 
     database.note_error("retry", "Box/locked", "still locked")
-    (failure,) = database.lasting_failures().rows
+    (failure,) = Figures(database).failures().rows
     assert (failure.campaign.number, failure.kind, failure.message) == ("C-1", "Box/locked", "still locked")
     for campaign_id, kind, at in (
         ("retry", NoticeKind.ERROR, NOW - HOUR), ("over", NoticeKind.ERROR, NOW - HOUR),
@@ -265,13 +268,13 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
     ):  # fmt: skip
         database.queue_notice(notice(kind, campaign_id, at))
     day = day_of(database, TODAY, NOW)
-    assert [campaign.id for campaign in database.failures_over(day).rows] == ["over"]
+    assert [campaign.id for campaign in Figures(database).failures_over(day).rows] == ["over"]
 
-    assert database.outbox_backlog(day) == Backlog()
+    assert Figures(database).backlog(day) == Backlog()
     for age in (5, 120):
         one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
         database.queue_notice(one)
-        database._run(
+        database.execute(
             "UPDATE notice_deliveries SET mail_id = notice_id WHERE notice_id = %(id)s", {"id": one.id}
         )
         assert database.claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
@@ -279,17 +282,17 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
             database.record_refused(
                 one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
             )
-    assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
-    database._run("UPDATE notice_deliveries SET doubts = 10 WHERE gave_up_at IS NOT NULL")
-    assert database.outbox_backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)
-    assert database.outbox_backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
+    assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
+    database.execute("UPDATE notice_deliveries SET doubts = 10 WHERE gave_up_at IS NOT NULL")
+    assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)
+    assert Figures(database).backlog(day_of(database, TODAY, NOW - 2 * HOUR)).given_up == 0
 
 
 def test_names__come_back_as_they_are(database: Database) -> None:
     name = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉\n'
     database.record_in_a1(Campaign("c", "C-1", name, "A1"))
     add_upload(database, "c", NOW - HOUR)
-    section, _ = database.reported_uploads(day_of(database, TODAY, NOW), is_preview=True)
+    section, _ = Figures(database).uploads(day_of(database, TODAY, NOW), is_preview=True)
     assert section.rows[0].campaign == Campaign("c", "C-1", name, "A1")
 
 
@@ -306,7 +309,7 @@ def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
             start.wait(10)
             with own.transaction():
                 notice_id = str(uuid4())
-                is_ours = own.claim_daily_report(day, notice_id, NOW)
+                is_ours = Figures(own).claim(day, notice_id, NOW)
                 if is_ours:
                     own.queue_notice(notice(NoticeKind.DAILY_REPORT, "", NOW))
             won.append(is_ours)
@@ -318,8 +321,8 @@ def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
         thread.join()
     assert sorted(won) == [False] * 5 + [True]
     with Database(database_url) as database:
-        assert database._rows("SELECT kind FROM notices") == [("daily_report",)]
-        assert database.daily_report_queued_at(TODAY) == NOW
+        assert database.rows("SELECT kind FROM notices") == [("daily_report",)]
+        assert Figures(database).queued_at(TODAY) == NOW
 
 
 def test_claim__that_is_rolled_back_leaves_the_date_and_the_uploads(database: Database) -> None:
@@ -327,12 +330,12 @@ def test_claim__that_is_rolled_back_leaves_the_date_and_the_uploads(database: Da
 
     def claim_and_fail() -> None:
         with database.transaction():
-            assert database.claim_daily_report(day_of(database, TODAY, NOW), str(uuid4()), NOW)
-            database._run("SELECT 1/0")
+            assert Figures(database).claim(day_of(database, TODAY, NOW), str(uuid4()), NOW)
+            database.execute("SELECT 1/0")
 
     with pytest.raises(DbError):
         claim_and_fail()
-    assert database.daily_report_queued_at(TODAY) is None
+    assert Figures(database).queued_at(TODAY) is None
     assert claim(database, TODAY, NOW) == (["c"], [])
 
 
@@ -341,16 +344,20 @@ def test_claim__again_after_its_row_was_deleted_tells_the_same(database: Databas
     add_upload(database, "today", NOW - HOUR)
     told = claim(database, TODAY, NOW)
     assert told == (["today"], ["evening"])
-    database._run("DELETE FROM daily_reports")
+    database.execute("DELETE FROM daily_reports")
     assert claim(database, TODAY, NOW + HOUR) == told
 
 
 def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(database_url: str) -> None:
     class Interrupted(Database):
-        def reported_uploads(self, day: ReportDay, *, is_preview: bool) -> Any:
-            with Database(database_url) as uploader:
-                add_upload(uploader, "meanwhile", NOW - SECOND)
-            return super().reported_uploads(day, is_preview=is_preview)
+        """An upload is completed when the report's date has been taken."""
+
+        def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
+            count = super().execute(sql, values)
+            if sql is report_figures.ASSIGN_UPLOADS:
+                with Database(database_url) as uploader:
+                    add_upload(uploader, "meanwhile", NOW - SECOND)
+            return count
 
     settings = load_report_settings(
         {
@@ -372,7 +379,7 @@ def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(data
     )
     with Interrupted(database_url) as database:
         queue_report(database, settings, composer, day_of(database, TODAY, NOW), NOW)
-        ((text,),) = database._rows("SELECT body_text FROM notices")
+        ((text,),) = database.rows("SELECT body_text FROM notices")
     assert "Nothing happened" in text
     with Database(database_url) as database:
         assert claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR) == ([], ["meanwhile"])
@@ -382,7 +389,7 @@ def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(data
 
 
 def test_cost__no_statement_reads_the_history(database: Database) -> None:
-    database._run("""
+    database.execute("""
         INSERT INTO campaign_status (campaign_id, status, a1_retry_count)
             SELECT 'c' || n, 'A2', 0 FROM generate_series(1, 20000) n;
         INSERT INTO campaign_uploads
@@ -401,7 +408,7 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
         INSERT INTO daily_reports
             SELECT '2026-11-20'::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
     """)
-    database._run("ANALYZE")
+    database.execute("ANALYZE")
     day = report_day(TODAY, NOW, ROME, None)
     values = {
         "report_date": day.date, "start": day.start, "since": day.since, "until": day.until,
@@ -414,7 +421,7 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
         "CAMPAIGNS_IN_RETRY", "FAILED_CAMPAIGNS", "LASTING_FAILURES", "FAILURES_OVER", "ENDED_RUNS",
         "OUTBOX_BACKLOG",
     ):  # fmt: skip
-        plan = "\n".join(row[0] for row in database._rows(f"EXPLAIN {getattr(statements, name)}", values))
+        plan = "\n".join(row[0] for row in database.rows(f"EXPLAIN {getattr(report_figures, name)}", values))
         for table in ("campaign_status", "campaign_uploads", "orchestrator_task_runs", "notices",
                       "notice_deliveries", "daily_reports"):  # fmt: skip
             assert f"Seq Scan on {table}" not in plan, f"{name}\n{plan}"

@@ -43,10 +43,11 @@ ROWS = {
 class Watched(Database):
     """Notes how many rows each statement removes."""
 
-    def remove_old(self, removal: str, values: Mapping[str, object]) -> int:
-        removed = super().remove_old(removal, values)
-        bites.append(removed)
-        return removed
+    def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
+        count = super().execute(sql, values)
+        if sql.lstrip().startswith("DELETE"):
+            bites.append(count)
+        return count
 
 
 bites: list[int] = []
@@ -61,11 +62,11 @@ def database(database_url: str) -> Iterator[Database]:
 
 def add(database: Database, table: str, number: int, age: timedelta) -> None:
     values = {"uuid": f"{number:032x}", "key": f"{number:040x}", "at": NOW - age}
-    database._run(ROWS[table], values)
+    database.execute(ROWS[table], values)
 
 
 def count(database: Database, table: str) -> int:
-    return int(database._row(f"SELECT count(*) FROM {table}")[0])  # noqa: S608 - our own name
+    return int(database.row(f"SELECT count(*) FROM {table}")[0])  # noqa: S608 - our own name
 
 
 def only(removed: dict[str, int]) -> dict[str, int]:
@@ -93,7 +94,7 @@ def test_notice__that_somebody_is_still_to_get_stays_with_its_table(database: Da
         ended = {} if ending is None else {ending: NOW - 800 * DAY}
         columns = "".join(f", {column}" for column in ended)
         places = "".join(f", %({column})s" for column in ended)
-        database._run(
+        database.execute(
             "INSERT INTO notice_deliveries (notice_id, recipient, next_try_at, mail_id"  # noqa: S608 - our own
             f"{columns}) VALUES (%(id)s, 'a', now(), %(mail)s{places})",
             {"id": f"{number:032x}", "mail": f"{100 + number:032x}", **ended},
@@ -106,18 +107,18 @@ def test_ledger__stays_while_its_campaign_moves_and_the_uploads_with_it(database
     for number in (1, 2):
         add(database, "campaign_assets", number, 900 * DAY)
         add(database, "campaign_uploads", number, 900 * DAY)
-        database._run(
+        database.execute(
             "INSERT INTO campaign_status (campaign_id, status, updated_at) VALUES (%(id)s, 'A2', %(at)s)",
             {"id": f"{number:040x}", "at": NOW - (900 if number == 1 else 20) * DAY},
         )
     assert only(prune(database, NOW)) == {"campaign_assets": 1, "campaign_uploads": 1}
-    assert database._rows("SELECT campaign_id FROM campaign_uploads") == [(f"{2:040x}",)]
+    assert database.rows("SELECT campaign_id FROM campaign_uploads") == [(f"{2:040x}",)]
     assert count(database, "campaign_status") == 2
 
 
 def test_upload__that_no_report_has_told_of_stays(database: Database) -> None:
     add(database, "campaign_uploads", 1, 900 * DAY)
-    database._run("UPDATE campaign_uploads SET report_date = NULL")
+    database.execute("UPDATE campaign_uploads SET report_date = NULL")
     assert only(prune(database, NOW)) == {}
 
 
@@ -126,7 +127,7 @@ def test_upload__that_no_report_has_told_of_stays(database: Database) -> None:
 
 def fill(database: Database, rows: int) -> None:
     """So many old notices, each of two recipients, and as many runs; and a young one of each."""
-    database._run(f"""
+    database.execute(f"""
         INSERT INTO notices
             SELECT gen_random_uuid(), 'a1_to_a2_error', 'c' || n, '', '', '', now() - interval '300 days'
             FROM generate_series(1, {rows}) n;
@@ -139,7 +140,7 @@ def fill(database: Database, rows: int) -> None:
     """)  # noqa: S608 - a number of ours
     add(database, "notices", 1, DAY)
     add(database, "orchestrator_task_runs", 1, DAY)
-    database._run("ANALYZE")
+    database.execute("ANALYZE")
 
 
 def test_prune__removes_fifty_thousand_rows_in_bites(database: Database) -> None:
@@ -164,14 +165,14 @@ def role(database_url: str, postgres: PostgresServer) -> Iterator[str]:
     name = f"role_{url.path[1:]}"
     admin = postgres.admin_url if isinstance(postgres, EmbeddedPostgres) else postgres.url
     with Database(admin) as superuser:  # making a role takes more than owning a database
-        superuser._run(f"CREATE ROLE {name} LOGIN PASSWORD 'only-for-tests'")
+        superuser.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'only-for-tests'")
     arguments = ("-v", f"role={name}", "-f", REPOSITORY / "database" / "roles.sql")
     done = postgres.psql(*arguments, database=url.path[1:])
     assert done.returncode == 0, done.stderr
     yield url._replace(netloc=f"{name}:only-for-tests@{url.hostname}:{url.port}").geturl()
     with Database(urlsplit(admin)._replace(path=url.path).geturl()) as superuser:
-        superuser._run(f"DROP OWNED BY {name}")
-        superuser._run(f"DROP ROLE {name}")
+        superuser.execute(f"DROP OWNED BY {name}")
+        superuser.execute(f"DROP ROLE {name}")
 
 
 def test_role__may_remove_what_is_old(database: Database, role: str) -> None:
@@ -194,7 +195,7 @@ def test_report__removes_what_is_old_and_does_not_fail_with_it(
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     name = urlsplit(role).username
-    database._run(f"REVOKE DELETE ON a1_resets FROM {name}")
+    database.execute(f"REVOKE DELETE ON a1_resets FROM {name}")
     add(database, "notices", 1, 200 * DAY)
     add(database, "a1_resets", 1, 900 * DAY)
     arguments = daily_report.parse_arguments([])
@@ -213,11 +214,11 @@ def test_report__removes_what_is_old_and_does_not_fail_with_it(
 
 
 def plan_of(database: Database, sql: str, values: dict[str, Any]) -> str:
-    return "\n".join(row[0] for row in database._rows(f"EXPLAIN {sql.lstrip()}", values))
+    return "\n".join(row[0] for row in database.rows(f"EXPLAIN {sql.lstrip()}", values))
 
 
 def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Database) -> None:
-    database._run("""
+    database.execute("""
         INSERT INTO campaign_status (campaign_id, status, a1_retry_count, updated_at)
             SELECT 'c' || n, 'A2', 0, now() - n * interval '1 hour' FROM generate_series(1, 20000) n;
         INSERT INTO campaign_assets
@@ -243,7 +244,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
             (campaign_id, reset_at, reset_by, reason, retry_count_before, was_permanently_failed)
             SELECT 'c' || n, now() - n * interval '1 hour', '', '', 0, FALSE FROM generate_series(1, 20000) n;
     """)
-    database._run("ANALYZE")
+    database.execute("ANALYZE")
     values: dict[str, Any] = {
         "now": NOW, "limit": BITE, "status": "A1", "seen": ["c1", "c2"], "campaign_ids": ["c1", "c2"],
         "tasks": ["a1_to_a2"], "kinds": ["a1_to_a2_error"], "more_than": 20, "campaign_id": "c1",
@@ -274,7 +275,7 @@ def test_docs__state_the_life_of_every_table(database: Database) -> None:
         for names, life in re.findall(r"^\| (`.*?`) \| (.*?) \|", section, re.MULTILINE)
         for table in re.findall(r"`(\w+)`", names)
     }
-    tables = {row[0] for row in database._rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    tables = {row[0] for row in database.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     assert set(told) == tables
     for table, life in LIVES.items():
         assert f"{life.kept.days} days" in told[table], table

@@ -70,7 +70,7 @@ def pair(database_url: str) -> Iterator[tuple[Database, Database]]:
     with Database(database_url, 3) as first, Database(database_url, 3) as second:
         assert first.take_run(UPLOADER_LOCK) is None
         first.record_in_a1(CAMPAIGN)
-        first._rows("SELECT pg_advisory_unlock_all() IS NULL")
+        first.rows("SELECT pg_advisory_unlock_all() IS NULL")
         yield first, second
 
 
@@ -100,7 +100,7 @@ def test_number__is_not_taken_while_somebody_has_the_lock(database_url: str) -> 
         assert "the holder" in str(second.take_run(UPLOADER_LOCK))
         assert second.epoch is None
         first.ensure_held()
-        assert first._rows("SELECT lock, epoch, holder FROM run_epochs") == [(1, 1, "the holder")]
+        assert first.rows("SELECT lock, epoch, holder FROM run_epochs") == [(1, 1, "the holder")]
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -200,9 +200,9 @@ def test_journal__number_taken_is_noticed(database_url: str) -> None:
     journal = Journal(lambda: Database(database_url), 0.0, is_shared=False, commands=COMMANDS)
     assert journal.attend(0.0)
     with Database(database_url) as admin:
-        admin._run("UPDATE run_epochs SET epoch = epoch + 1")
+        admin.execute("UPDATE run_epochs SET epoch = epoch + 1")
     assert not journal.save_alerts("task", {}, None)
     with pytest.raises(DbError), Database(database_url) as other:
-        other._run("SELECT hold_run(3, 1)")
+        other.execute("SELECT hold_run(3, 1)")
     assert journal.attend(1.0), "its lock was free again, so it takes the next number"
     journal.close()

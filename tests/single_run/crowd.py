@@ -76,7 +76,7 @@ def work(url: str, name: str, campaigns: list[str], effects: int) -> int:
         if database.take_run(UPLOADER_LOCK) is not None:
             return ExitCode.TRY_LATER
         epoch = database.epoch or 0
-        database._run("INSERT INTO crowd_runs (epoch, pid, taken_at) VALUES (%(epoch)s, %(pid)s, %(at)s)",
+        database.execute("INSERT INTO crowd_runs (epoch, pid, taken_at) VALUES (%(epoch)s, %(pid)s, %(at)s)",
                       {"epoch": epoch, "pid": os.getpid(), "at": time.monotonic()})  # fmt: skip
         for campaign in campaigns:
             time.sleep(PACE_SECONDS)
@@ -97,7 +97,7 @@ def count(database: Database, campaign: str, epoch: int) -> None:
         attempt = database.increment_a1_retry(campaign, "C", campaign, "empty")
         if attempt.counted:
             database.queue_notice(notice)
-        database._run("INSERT INTO crowd_counts (epoch, campaign, attempt) VALUES (%(e)s, %(c)s, %(a)s)",
+        database.execute("INSERT INTO crowd_counts (epoch, campaign, attempt) VALUES (%(e)s, %(c)s, %(a)s)",
                       {"e": epoch, "c": campaign, "a": attempt.number})  # fmt: skip
 
 
