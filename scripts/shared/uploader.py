@@ -277,6 +277,7 @@ class Pass:
         transfer = work.transfer
         if transfer is not None and transfer.pending:
             transfer.failures.append(error)  # what is on its way ends first
+            work.is_listing = False  # the answer was this error: another listing follows
             return True
         failures = transfer.failures if transfer is not None and transfer.failures else [error]
         missing = frozenset(failure.item_id or failure.system for failure in failures)

@@ -135,6 +135,17 @@ def test_pause__holds_up_nobody_and_a_stop_ends_it(world: World) -> None:
     assert "listed again in 8 s" not in run.stderr
 
 
+def test_listing__that_meets_a_404_while_files_are_on_their_way_is_done_again(world: World) -> None:
+    """The answer was lost, and the run waited for it for ever."""
+    campaign = world.add_full_campaign("Summer", "C-1")
+    world.box.options.upload_delay = 1.0  # the folder is listed again meanwhile
+    folder = world.dam.master_assets_folder(campaign)
+    fault = world.dam.fail(rf"GET .*/folders/{folder}/children", status=404, skip=1, times=1)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert fault.hits == 1
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Deleted while it is copied
 
