@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from warm_python import WarmPython
 from world import World, open_world
 
 if TYPE_CHECKING:
     from conftest import Tls
 
 
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Runs the scripts of all tests of this process."""
+    with closing(WarmPython()) as python:
+        yield python
+
+
 @pytest.fixture
-def world(database_url: str, tls: Tls, tmp_path: Path) -> Iterator[World]:
+def world(database_url: str, tls: Tls, tmp_path: Path, warm_python: WarmPython) -> Iterator[World]:
     """A whole installation, empty."""
     with open_world(
         database_url,
@@ -23,5 +32,6 @@ def world(database_url: str, tls: Tls, tmp_path: Path) -> Iterator[World]:
         pfx=tls.pfx(),
         ca_path=tls.ca_path,
         server_context=tls.mutual_server_context,
+        python=warm_python,
     ) as opened:
         yield opened
