@@ -31,7 +31,7 @@ help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
-	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -n 4 $(PYTEST_ARGS)
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
 	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py

@@ -33,7 +33,7 @@ MEGABYTE = 1024 * 1024
 
 def end_sessions_at(world: World, match: str) -> Run:
     """A run whose session is over when the DAM comes to answer these requests."""
-    held = world.dam.fail(match, delay=1.5, times=6)
+    held = world.dam.fail(match, delay=0.5, times=6)
     process: subprocess.Popen[str] = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     try:
         wait_for(lambda: held.hits > 0)

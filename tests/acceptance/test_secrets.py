@@ -123,7 +123,7 @@ def marked(world: World, role: str, tls: Tls) -> Iterator[World]:
             "SMTP_USERNAME": "robot",
             "TMPDIR": str(world.folder),
         }
-        yield replace(world, env=env, mail=mail)
+        yield replace(world, env=env, mail=mail, python=None)  # the environment of each process is looked at
 
 
 def quoting(*names: str) -> dict[str, object]:
