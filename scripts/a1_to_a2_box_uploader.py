@@ -32,7 +32,7 @@ from shared.settings import Settings, load_settings, read_environment
 if TYPE_CHECKING:
     from shared.dam import DamClient
     from shared.database import Database
-    from shared.uploader import Clock
+    from shared.road import Clock
 
 logger = logging.getLogger("uploader")
 

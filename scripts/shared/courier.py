@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,7 @@ from shared.box_session import NameTakenError
 from shared.errors import AppError, BoxError, DamError, StoppedError
 from shared.models import Asset, BoxFile, BoxFolderListing, Campaign, LedgerEntry, OpenUpload
 from shared.names import other_names, strict_name
-from shared.pool import MAX_SENDERS, Job, Lane, Pool
+from shared.pool import Job, Lane, Pool
 from shared.progress import Moving, Progress
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,6 @@ class Source(Protocol):
     def open_asset(
         self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
     ) -> AbstractContextManager[Readable]: ...
-    def connect(self) -> None: ...
 
 
 class Ledger(Protocol):
@@ -73,9 +71,6 @@ class Sender(Protocol):
 
     @property
     def campaign(self) -> Campaign: ...
-    def note_read(self, asset_id: str) -> None:
-        """The asset's bytes have been read to the end, perhaps once more."""
-
     def is_ours(self, asset_id: str, file_id: str) -> bool:
         """Whether a file in Box was made for this asset, or for one that the DAM has no longer."""
 
@@ -151,26 +146,12 @@ class Courier:
         self.run_id = run_id
         self.is_stopping = is_stopping
         self._dam = dam
-        self._opening = threading.Lock()
-        self._opened_ahead = 0
+        self.has_brought = False
+        """Whether Box has taken a file."""
 
     def log_in_ahead(self) -> None:
         """Log in to Box beside whatever is done meanwhile."""
         self.pool.submit("", Job(0, partial(attempt, self.box.log_in)))
-
-    def connect_ahead(self, assets: Sequence[Asset]) -> None:
-        """Open the connections for these uploads beside what comes before them: as many as will be used at
-        once, by workers that have nothing else to do. One to the DAM first, whose other one they will occupy.
-        What was opened for one campaign serves the next ones.
-        """
-        senders = sum(1 if asset.size_bytes <= DIRECT_UPLOAD_LIMIT else MAX_SENDERS for asset in assets)
-        idle = max(0, self.pool.workers - len(assets))
-        wanted = [self._dam.connect, *[self.box.connect] * senders][:idle] if assets else []
-        with self._opening:
-            missing = wanted[self._opened_ahead :]
-            self._opened_ahead += len(missing)
-        for connect in missing:
-            self.pool.submit("", Job(0, partial(attempt, connect)))
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
@@ -183,6 +164,7 @@ class Courier:
         campaign = errand.sender.campaign
         with self.progress.in_hand(asset) as moving:
             file = self._copy_patiently(errand, moving)
+        self.has_brought = True
         self.ledger.record_upload(campaign.id, asset, file, self.run_id)
         logger.info(
             "campaign %s (%s): asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",
@@ -328,7 +310,6 @@ class _Copy:
         with download.opened():
             download.fill(view)
             download.finish()
-        self._errand.sender.note_read(asset.id)
         sha1 = download.sha1.hexdigest()
         if existing is not None:
             held = self._held(name, existing, sha1)
@@ -420,7 +401,6 @@ class _Copy:
                 progress.resumed(len(view))
                 lane.give_back(buffer)
             download.finish()
-            self._errand.sender.note_read(asset.id)
             lane.finish()
         return list(parts.values()), download.sha1.digest()
 

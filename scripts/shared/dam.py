@@ -166,9 +166,7 @@ class DamClient:
         for _level in range(2):
             below: list[str] = []
             for parent_id in above:
-                children = self._list_children(
-                    DamFolder(parent_id, "", None), trusts_short_pages=True, is_campaign=True
-                )
+                children = self._list_children(DamFolder(parent_id, "", None), is_campaign=True)
                 with closing(children):
                     below += [child.id for child in islice(children, count - len(below))]
             yield from below
@@ -217,44 +215,15 @@ class DamClient:
 
     # Master Assets
 
-    def list_master_assets(
-        self, campaign_id: str, likely_folder_id: str | None = None, *, is_first_look: bool = False
-    ) -> MasterAssets:
+    def list_master_assets(self, campaign_id: str) -> MasterAssets:
         """Every live file below the campaign's Master Assets folder, sub-folders included, each once.
 
         Listed to an empty last page, on a valid session: only then is an empty answer a proof. An item that
         sits in several folders is taken where it is met first. Raises DamError when anything at all could not
         be read, when two folders bear the name, and when an asset has no content yet.
-
-        likely_folder_id: the folder that it was; listed at once, beside the look whether it still is.
-        is_first_look: a page that is shorter than asked for is taken for its folder's last. It mostly is, and
-        the next look will tell; a look that so finds nothing at all is repeated to the end.
         """
-        if is_first_look:
-            found = self._list_master_assets(campaign_id, likely_folder_id, trusts_short_pages=True)
-            if found.assets:
-                return found
-        return self._list_master_assets(campaign_id, likely_folder_id, trusts_short_pages=False)
-
-    def _list_master_assets(
-        self, campaign_id: str, likely_folder_id: str | None, *, trusts_short_pages: bool
-    ) -> MasterAssets:
-        def list_children(folder: DamFolder) -> list[Child]:
-            return list(self._list_children(folder, trusts_short_pages=trusts_short_pages))
-
-        children: Listings = Ahead(list_children)
-        with closing(children):
-            if likely_folder_id is not None:
-                children.expect(DamFolder(likely_folder_id, self._settings.master_assets_folder, None))
-            root = self._master_assets_folder(campaign_id, trusts_short_pages=trusts_short_pages)
-            if root is None:
-                return MasterAssets(folder_id=None)
-            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
-
-    def _master_assets_folder(self, campaign_id: str, *, trusts_short_pages: bool) -> DamFolder | None:
         name = self._settings.master_assets_folder
-        campaign = DamFolder(campaign_id, "", None)
-        found = self._list_children(campaign, trusts_short_pages=trusts_short_pages, is_campaign=True)
+        found = self._list_children(DamFolder(campaign_id, "", None), is_campaign=True)
         roots = [child.id for child in found if isinstance(child, DamFolder) and child.name == name]
         if len(roots) > 1:
             raise DamError(
@@ -263,7 +232,12 @@ class DamClient:
                 hint="merge or rename them in the DAM",
                 item_id=campaign_id,
             )
-        return DamFolder(roots[0], name, None) if roots else None
+        if not roots:
+            return MasterAssets(folder_id=None)
+        root = DamFolder(roots[0], name, None)
+        children: Listings = Ahead(lambda folder: list(self._list_children(folder)))
+        with closing(children):
+            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
 
     def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
         """The tree's files, level by level; where folders wait, some are listed at once."""
@@ -301,9 +275,7 @@ class DamClient:
         what = f"downloading asset {_in_path(asset_id)}"
         return self._session.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
 
-    def _list_children(
-        self, folder: DamFolder, *, trusts_short_pages: bool, is_campaign: bool = False
-    ) -> Generator[Child]:
+    def _list_children(self, folder: DamFolder, *, is_campaign: bool = False) -> Generator[Child]:
         """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
         page_size = self._settings.page_size
         what = f"listing folder {folder.id}"
@@ -331,11 +303,8 @@ class DamClient:
             items = items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
             return [(item["asset_id"], child_of(item)) for item in items]
 
-        def is_last(_after: int, page: Page[Child]) -> bool:
-            return trusts_short_pages and len(page) < page_size
-
         with closing(PagesAhead(fetch, page_size)) as pages:
-            found: Iterator[Child] = all_pages(pages, what, folder.id, is_last)
+            found: Iterator[Child] = all_pages(pages, what, folder.id)
             yield from found
 
     def _asset_of(self, item: dict[str, Any], folder: DamFolder) -> Asset:

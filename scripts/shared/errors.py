@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.models import Campaign
 
 
 class ExitCode(IntEnum):
@@ -78,6 +82,8 @@ class AppError(Exception):
         self.retryable = retryable
         self.item_id = item_id
         self.status_code = status_code
+        self.campaign: Campaign | None = None
+        """The campaign that it was met with, by the names that the DAM showed."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -91,6 +97,11 @@ class AppError(Exception):
     def is_out_of_reach(self) -> bool:
         """The system did not answer, after patient repetition."""
         return self.kind == "out_of_reach"
+
+    @property
+    def is_missing(self) -> bool:
+        """What was asked for is not there, or not any more."""
+        return self.status_code in (404, 410) and not self.is_system_wide
 
     @property
     def ends_run(self) -> bool:

@@ -1,4 +1,4 @@
-"""The transfer: one campaign's plan, what is on its way, and what has arrived.
+"""The transfer of one campaign: its plan, what is on its way, and what has arrived.
 
 Its files are moved by `Courier`, in the pool's threads.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 
 from shared.box_session import NameTakenError
 from shared.courier import DIRECT_UPLOAD_LIMIT, NAME_REFUSALS, Courier, Errand, Place
-from shared.errors import AppError, BoxError, StoppedError
+from shared.errors import AppError, BoxError, DamError, StoppedError
+from shared.limiter import STOP_POLL_SECONDS
 from shared.models import (
     Asset,
     BoxFile,
@@ -26,7 +25,7 @@ from shared.models import (
 )
 from shared.names import legal_name, other_names, plan_names
 from shared.pool import Job
-from shared.receipt import RECEIPT_NAME, find_receipt
+from shared.receipt import RECEIPT_NAME, find_receipt, receipt, write_receipt
 
 logger = logging.getLogger(__name__)
 
@@ -34,43 +33,23 @@ RECEIPT_KEY = "_manifest"
 """What stands for the receipt where names are planned: no asset's id looks like this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """One errand's end: the file, or why there is none."""
-
-    errand: Errand
-    file: BoxFile | None
-    error: BaseException | None
-
-
 class CampaignTransfer:
-    """One campaign's plan and how far it has come. For one thread at a time, but for what workers call."""
+    """One campaign's files, from their plan to the last one's arrival. For one thread; workers tell it how
+    each file ended.
+    """
 
-    def __init__(
-        self,
-        courier: Courier,
-        campaign: Campaign,
-        root_folder_id: str,
-        deliver: Callable[[Delivered], None],
-        on_all_read: Callable[[], None],
-    ) -> None:
-        """deliver, on_all_read: called by workers, for each file and when all bytes have been read."""
+    def __init__(self, courier: Courier, campaign: Campaign, root_folder_id: str) -> None:
         self.campaign = campaign
         self.found = MasterAssets(None)
-        self.listings = 0
         self.failures: list[AppError] = []
-        self.pending = 0
-        self.is_stopped = False
         self.done: dict[str, tuple[Asset, BoxFile]] = {}
         self.root: Place | None = None
         self._courier = courier
         self._root_folder_id = root_folder_id
-        self._deliver = deliver
-        self._on_all_read = on_all_read
-        self._reading = threading.Lock()
-        self._unread: set[str] = set()
-        self._read_at = 0.0
-        self._later_listing: tuple[float, MasterAssets] | None = None
+        self._changed = threading.Condition()
+        self._pending = 0
+        self._is_stopped = False
+        self._fatal: BaseException | None = None
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
         self._listed: dict[str, str] = {}
@@ -78,17 +57,38 @@ class CampaignTransfer:
         self._left_over: set[str] = set()
         """Files in Box of assets that the DAM has no longer."""
 
-    def plan(self, found: MasterAssets) -> list[Errand]:
-        """Make the folders, plan the names, and tell what is not in Box. Raises BoxError, DbError.
+    def copy(self, found: MasterAssets) -> None:
+        """Have everything brought that Box lacks of a listing, and wait until nothing is on its way.
 
-        Called again with a later listing, it tells what is new or changed since. Nothing may be on its way.
+        Called again with a later listing, it brings what is new or has changed since. Failures of files that
+        may have been deleted or replaced meanwhile are kept, for a later listing to judge. Raises AppError
+        for every other failure, and StoppedError when the run is to stop and files are left.
         """
+        errands = self._plan(found)
+        self.failures.clear()
+        if errands and self._courier.is_stopping():
+            raise StoppedError
+        self._pending = len(errands)
+        for errand in errands:
+            self._queue(errand)
+        with self._changed:
+            while self._pending:
+                self._changed.wait(STOP_POLL_SECONDS)
+                if self._courier.is_stopping():
+                    self._drop()
+        if self._fatal is not None:
+            raise self._fatal
+        if any(not _may_be_outdated(error) for error in self.failures):
+            raise self._failure()
+        if self._is_stopped:
+            raise StoppedError
+
+    def _plan(self, found: MasterAssets) -> list[Errand]:
+        """Make the folders, plan the names, and tell what is not in Box. Raises BoxError, DbError."""
         if self.root is None:
             self._known = self._courier.ledger.uploaded_assets(self.campaign.id)
-            self._courier.connect_ahead([asset for asset in found.assets if asset.id not in self._known])
             self.root = self._campaign_folder()
         self.found = found
-        self.listings += 1
         self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
         shown = {asset.id for asset in found.assets}
         self._left_over = {entry.box_file_id for entry in self._known.values() if entry.asset_id not in shown}
@@ -107,71 +107,78 @@ class CampaignTransfer:
             errands.append(Errand(self, asset, place, entry))
         return errands
 
-    def start(self, errands: Sequence[Errand]) -> None:
-        """Queue what was planned."""
-        self._unread = {errand.asset.id for errand in errands}
-        for errand in errands:
-            self._queue(errand)
+    def _queue(self, errand: Errand) -> None:
+        def work() -> None:
+            file, error = None, None
+            try:
+                file = self._courier.bring(errand)
+            except BaseException as exc:  # noqa: BLE001 - carried to the campaign's thread, which raises it
+                error = exc
+            with self._changed:
+                self._settle(errand.asset, file, error)
+                self._pending -= 1
+                self._changed.notify()
 
-    def settle(self, delivered: Delivered) -> None:
-        """Take note of how an errand ended. What every further file would meet ends the campaign's queue."""
-        self.pending -= 1
-        errand, error = delivered.errand, delivered.error
-        asset = errand.asset
-        if delivered.file is not None:
-            file = delivered.file
+        size = errand.asset.size_bytes
+        self._courier.pool.submit(self.campaign.id, Job(size if size <= DIRECT_UPLOAD_LIMIT else None, work))
+
+    def _settle(self, asset: Asset, file: BoxFile | None, error: BaseException | None) -> None:
+        """Take note of how a file ended. What every further file would meet drops the campaign's queue."""
+        if file is not None:
             self.done[asset.id] = (asset, file)
             self._known[asset.id] = LedgerEntry(
                 asset.id, asset.revision, file.id, file.name, file.size_bytes, file.sha1
             )
         elif isinstance(error, StoppedError):
-            self.is_stopped = True
-        elif isinstance(error, AppError):
-            if error.is_system_wide:
-                self.failures.insert(0, error)
-                self.drop()
-            else:
-                logger.warning("asset %s (%s) failed: %s", asset.id, asset.name, error)
-                self.failures.append(error)
+            self._is_stopped = True
+        elif not isinstance(error, AppError) or error.ends_run:
+            self._fatal = self._fatal or error
+            self._drop()
+        elif error.is_system_wide:
+            self.failures.insert(0, error)
+            self._drop()
+        else:
+            logger.warning("asset %s (%s) failed: %s", asset.id, asset.name, error)
+            self.failures.append(error)
 
-    def drop(self) -> int:
-        """Begin nothing more; returns how many files were dropped."""
+    def _drop(self) -> None:
+        """Begin nothing more; what is in hand comes to its end."""
         dropped = self._courier.pool.cancel(self.campaign.id)
-        self.pending -= dropped
-        return dropped
+        self._pending -= dropped
+        self._is_stopped = self._is_stopped or dropped > 0
 
-    def failure(self) -> AppError:
-        """The failures as one."""
-        first = min(self.failures, key=lambda error: error.heals_by_itself or error.status_code in (404, 410))
+    def _failure(self) -> AppError:
+        """The failures as one: first what does not heal by itself, and was not just deleted."""
+        first = min(
+            self.failures,
+            key=lambda error: (
+                not error.is_system_wide,
+                error.heals_by_itself or error.status_code in (404, 410),
+                error.item_id or "",
+            ),
+        )
         if len(self.failures) > 1 and not first.is_system_wide:
             count = len(self.failures)
             first.message = f"{count} of {len(self.found.assets)} assets failed, the first: {first.message}"
         return first
 
-    def keep_listing(self, began: float, found: MasterAssets) -> None:
-        """Keep a listing for when everything has arrived. began: by `time.monotonic()`."""
-        self._later_listing = (began, found)
-
-    def later_listing(self) -> MasterAssets | None:
-        """The listing that was kept, if every byte was read before it began: a copy that is tried again reads
-        again.
-        """
-        if self._later_listing is None:
-            return None
-        began, found = self._later_listing
-        self._later_listing = None
-        return found if began >= self._read_at else None
-
     def is_settled_by(self, again: MasterAssets) -> bool:
-        """Whether a later listing shows just what was worked through, and all of that has arrived."""
-        shown = _shape(again)
-        return shown == _shape(self.found) and shown.keys() == self.done.keys()
-
-    def are_failures_outdated_by(self, again: MasterAssets) -> bool:
-        """Whether a later listing shows every asset that failed otherwise than before, or not any more."""
+        """Whether a later listing shows just what was worked through, and all of that has arrived. Raises the
+        failure of an asset that it still shows as it was.
+        """
         shown, copied = _shape(again), _shape(self.found)
-        ids = {error.item_id or "" for error in self.failures}
-        return all(shown.get(asset_id) != copied.get(asset_id) for asset_id in ids)
+        if any(shown.get(error.item_id or "") == copied.get(error.item_id or "") for error in self.failures):
+            raise self._failure()
+        return shown == copied and shown.keys() == self.done.keys()
+
+    def write_receipt(self, run_id: str, now: datetime) -> None:
+        """The last thing in Box: what was brought, by path. Raises BoxError, StoppedError."""
+        if self.root is None:
+            raise RuntimeError("a transfer without a folder has nothing to write down")
+        entries = self._entries()
+        content = receipt(self.campaign, entries, run_id=run_id, now=now)
+        file_ids = {entry.box_id for entry in entries}
+        write_receipt(self._courier.box, self.root, self.campaign.id, content, file_ids)
 
     def first_difference(self, again: MasterAssets) -> str:
         """An asset that a later listing shows otherwise than it was copied."""
@@ -182,7 +189,7 @@ class CampaignTransfer:
                 return f"asset {asset.id} ({asset.name})"
         return "none; some could not be copied"
 
-    def entries(self) -> list[ReceiptEntry]:
+    def _entries(self) -> list[ReceiptEntry]:
         """What the receipt lists: every asset of the last listing, by path."""
         entries = [
             ReceiptEntry(
@@ -208,28 +215,6 @@ class CampaignTransfer:
             or self._listed.get(asset_id) == file_id
             or file_id in self._left_over
         )
-
-    def note_read(self, asset_id: str) -> None:
-        """See `Sender`. Called by workers."""
-        with self._reading:
-            self._read_at = time.monotonic()
-            is_last = self._unread == {asset_id}
-            self._unread.discard(asset_id)
-        if is_last:
-            self._on_all_read()
-
-    def _queue(self, errand: Errand) -> None:
-        def work() -> None:
-            file, error = None, None
-            try:
-                file = self._courier.bring(errand)
-            except BaseException as exc:  # noqa: BLE001 - carried to the main thread, which raises what is no AppError
-                error = exc
-            self._deliver(Delivered(errand, file, error))
-
-        size = errand.asset.size_bytes
-        self.pending += 1
-        self._courier.pool.submit(self.campaign.id, Job(size if size <= DIRECT_UPLOAD_LIMIT else None, work))
 
     # Folders
 
@@ -368,6 +353,12 @@ class CampaignTransfer:
 def _is_recorded(entry: LedgerEntry, asset: Asset, file: BoxFile) -> bool:
     """Whether the ledger, the DAM and Box's listing agree on an asset."""
     return entry.revision == asset.revision and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
+
+
+def _may_be_outdated(error: AppError) -> bool:
+    """Whether an asset may have been deleted or replaced since it was listed: a later listing tells."""
+    is_other = error.kind in ("size_mismatch", "checksum_mismatch")
+    return isinstance(error, DamError) and (is_other or error.is_missing)
 
 
 def _shape(found: MasterAssets) -> dict[str, Asset]:

@@ -59,7 +59,7 @@ class StuckDam:
         number = int(campaign_id, 16)
         return Campaign(campaign_id, f"C-{number}", f"Campaign {number}", "A1")
 
-    def list_master_assets(self, campaign_id: str, *, is_first_look: bool) -> MasterAssets:
+    def list_master_assets(self, campaign_id: str) -> MasterAssets:
         self._answer("list")
         return MasterAssets(f"folder of {campaign_id}")
 

@@ -222,28 +222,8 @@ def test_listing__live_files_of_all_sub_folders_once(dam: DamSimulator) -> None:
     client.close()
 
 
-@pytest.mark.parametrize(
-    ("names", "page_size", "calls"),
-    [
-        pytest.param(["a", "b"], None, 2, id="short pages are the last"),
-        pytest.param(["a", "b"], 2, 3, id="a full page may not be"),
-        pytest.param([], None, 5, id="nothing there: listed again, to the end"),
-    ],
-)
-def test_first_look__spares_the_calls_that_only_a_proof_needs(
-    dam: DamSimulator, names: list[str], page_size: int | None, calls: int
-) -> None:
-    campaign = dam.add_campaign("Summer", "C-1")
-    wanted = {dam.add_asset(dam.master_assets_folder(campaign), f"{name}.jpg", b"1") for name in names}
-    with closing(client_for(dam, **({"DAM_PAGE_SIZE": str(page_size)} if page_size else {}))) as client:
-        found = client.list_master_assets(campaign, is_first_look=True)
-    assert {asset.id for asset in found.assets} == wanted
-    asked = [call.path for call in dam.calls("GET", "/folders/")]
-    assert sum(path.endswith("/children") for path in asked) == calls
-
-
 @pytest.mark.parametrize("is_gone", [True, False])
-def test_first_look__no_short_page_hides_what_is_there(dam: DamSimulator, is_gone: bool) -> None:
+def test_listing__no_short_page_hides_what_is_there(dam: DamSimulator, is_gone: bool) -> None:
     """Neither a page of expired files alone, nor one of folders with nothing in them, proves anything."""
     campaign = dam.add_campaign("Summer", "C-1")
     root = dam.master_assets_folder(campaign)
@@ -256,7 +236,7 @@ def test_first_look__no_short_page_hides_what_is_there(dam: DamSimulator, is_gon
     wanted = dam.add_asset(root, "last.jpg", b"1")
     dam.options.max_page_size = 3
     with closing(client_for(dam)) as client:
-        found = client.list_master_assets(campaign, is_first_look=True)
+        found = client.list_master_assets(campaign)
     assert [asset.id for asset in found.assets] == [wanted]
 
 
