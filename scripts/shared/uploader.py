@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from shared.ahead import attempt
 from shared.alerts import HEALING_PATIENCE
 from shared.database import Database, LeftBehind
 from shared.errors import AppError, DamError, DbError, ExitCode, StoppedError
@@ -138,10 +139,19 @@ class Pass:
             return
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(min(CAMPAIGNS_AT_ONCE, len(travellers)), "campaign") as threads:
+        with ThreadPoolExecutor(CAMPAIGNS_AT_ONCE, "campaign") as threads:
+            if any(map(self._is_promising, travellers)):
+                threads.submit(attempt, self._made_courier)  # logs in to Box while the DAM answers
             list(threads.map(self._travel, travellers))
         if self._ending is not None:
             raise self._ending
+
+    def _is_promising(self, retry: RetryStatus) -> bool:
+        """Whether there will be something to upload, or so it seems: the campaign was never seen empty. The
+        search may also show one that has just been uploaded.
+        """
+        is_in_a1 = retry.status in (None, self._settings.dam.status_a1)
+        return is_in_a1 and not self._is_dry_run and not retry.retry_count
 
     # In the thread of one campaign
 
