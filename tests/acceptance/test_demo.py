@@ -88,25 +88,35 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def wait_for_line(process: subprocess.Popen[str], start: str) -> None:
+def story_up_to(process: subprocess.Popen[str], start: str) -> str:
     """Read the story up to a line that begins so."""
     assert process.stdout is not None
+    story = ""
     for line in process.stdout:
+        story += line
         if line.lstrip().startswith(start):
-            return
+            return story
     pytest.fail(f"the story ended without {start!r}")
 
 
 @pytest.mark.timeout(110)
-def test_demo__plays_the_story(tmp_path: Path, temporary: Path) -> None:
+def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, temporary: Path) -> None:
     output = tmp_path / "out"
-    with started("--output", output, temporary=temporary) as process:
-        story, errors = process.communicate(timeout=100)
+    with started("--keep", "--output", output, temporary=temporary) as process:
+        told = story_up_to(process, "EVERYTHING STAYS UP")
+        story = told + story_up_to(process, "the inbox")
+        time.sleep(1)
+        assert process.poll() is None
+        for secret in ("demo.env", "psql.conf"):
+            assert (output / secret).stat().st_mode & 0o777 == 0o600
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    story += rest
     assert (process.returncode, errors) == (0, ""), story
     for line in KEY_LINES:
         assert line in story
     assert "\x1b" not in story
-    assert max(map(len, story.splitlines())) <= COLUMNS
+    assert max(map(len, told.splitlines())) <= COLUMNS
     assert "✗" not in story
     assert "marked-secret" not in story
     left = [path for path in output.rglob("*") if path.is_file()]
@@ -149,7 +159,7 @@ def check_page(page: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demo__ends_everything_when_stopped(tmp_path: Path, temporary: Path, number: signal.Signals) -> None:
     with started("--output", tmp_path / "out", temporary=temporary) as process:
-        wait_for_line(process, "run 1")
+        story_up_to(process, "run 1")
         assert processes_of(temporary), "PostgreSQL should be up by now"
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
@@ -158,24 +168,6 @@ def test_demo__ends_everything_when_stopped(tmp_path: Path, temporary: Path, num
     assert processes_of(temporary) == []
     assert list(temporary.iterdir()) == []
     assert not (tmp_path / "out" / "demo.env").exists()
-
-
-@pytest.mark.timeout(90)
-def test_demo__keep_stays_up_until_ctrl_c(tmp_path: Path, temporary: Path) -> None:
-    output = tmp_path / "out"
-    with started("--keep", "--output", output, temporary=temporary) as process:
-        wait_for_line(process, "EVERYTHING STAYS UP")
-        wait_for_line(process, "the inbox")
-        time.sleep(1)
-        assert process.poll() is None
-        for secret in ("demo.env", "psql.conf"):
-            assert (output / secret).stat().st_mode & 0o777 == 0o600
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (0, "")
-    assert not (output / "demo.env").exists()
-    assert not (output / "psql.conf").exists()
-    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.timeout(60)

@@ -59,7 +59,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look)
 
     def _look(self) -> None:
-        while not self._is_over.wait(0.02):
+        while not self._is_over.wait(0.1):
             self.looks += 1
             for process in Path("/proc").glob("[0-9]*"):
                 try:
