@@ -4,7 +4,7 @@ A campaign whose Master Assets folder is proven empty has an attempt counted, an
 last attempt it is skipped until somebody resets it.
 """
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -21,18 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.ahead import attempt
-from shared.errors import AppError, ConfigError, ExitCode, gravest
-from shared.logs import configure_logging, new_run_id
-from shared.progress import Progress
-from shared.run_report import Report
-from shared.script import prepare_streams, say
+from shared.base.errors import AppError, ConfigError, ExitCode, gravest
+from shared.base.logs import configure_logging, new_run_id
+from shared.base.script import prepare_streams, say
+from shared.http.ahead import attempt
 from shared.settings import Settings, load_settings, read_environment
+from shared.upload.progress import Progress
+from shared.upload.run_report import Report
 
 if TYPE_CHECKING:
-    from shared.dam import DamClient
+    from shared.dam.client import DamClient
     from shared.database import Database
-    from shared.uploader import Clock
+    from shared.upload.uploader import Clock
 
 logger = logging.getLogger("uploader")
 
@@ -59,7 +59,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
-    from shared.dam import DamClient
+    from shared.dam.client import DamClient
 
     with ExitStack() as resources:
         # A faulty certificate is told of before anybody is called; its writes come after the lock.
@@ -71,9 +71,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
 
         from shared.database import UPLOADER_LOCK, Database
+        from shared.notices.delivery import Delivery
         from shared.notifier import Mailer
-        from shared.outbox import Delivery
-        from shared.uploader import Pass
+        from shared.upload.uploader import Pass
 
         database = resources.enter_context(
             Database(
@@ -127,9 +127,9 @@ def verify(
     progress: Progress,
 ) -> ExitCode:
     """Read a campaign's assets on both sides again and tell each difference; nothing is written."""
-    from shared.box import BoxClient
-    from shared.limiter import BoxGate
-    from shared.receipt import Sides, compare
+    from shared.box.client import BoxClient
+    from shared.upload.limiter import BoxGate
+    from shared.upload.receipt import Sides, compare
 
     folder_id = database.box_folder_of(campaign_id)
     if dam.read_campaign(campaign_id) is None:
@@ -183,7 +183,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _campaign_id(argument: str) -> str:
     """A campaign's id. What no DAM can have given is refused: in a run it would bring an error e-mail."""
-    from shared.dam_answers import is_safe_id
+    from shared.dam.answers import is_safe_id
 
     if not is_safe_id(argument):
         raise argparse.ArgumentTypeError(f"{argument!a:.80} is no id of the DAM (an id has 40 hex digits)")

@@ -1,6 +1,6 @@
 """Apply the pending migrations, in order: what `psql -f` would do, recorded, by one process at a time."""
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -9,10 +9,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.base.errors import ConfigError, DbError, ExitCode
+from shared.base.logs import configure_logging
+from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import MIGRATION_LOCK, Database, Difference, migration_files
-from shared.errors import ConfigError, DbError, ExitCode
-from shared.logs import configure_logging
-from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 
 logger = logging.getLogger("migrate")

@@ -14,12 +14,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
-from shared.cadence import LastRun
-from shared.commands import here
-from shared.connection import ANSWER_SECONDS, Answer, Connection
-from shared.errors import ConfigError, DbError, LockLostError, out_of_reach
-from shared.models import (
+from shared.base.commands import here
+from shared.base.errors import ConfigError, DbError, LockLostError, out_of_reach
+from shared.base.redaction import escape_line
+from shared.base.values import (
     BUNDLED_KINDS,
     Asset,
     Attempt,
@@ -34,9 +32,11 @@ from shared.models import (
     RetryStatus,
     UploadTotals,
 )
-from shared.rate import Bucket, Grant, pause, take
-from shared.redaction import escape_line
-from shared.retry import DEFAULT_MAX_RETRIES
+from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
+from shared.rules.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
+from shared.rules.cadence import LastRun
+from shared.rules.rate import Bucket, Grant, pause, take
+from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -823,12 +823,18 @@ class Database:
         return str(self.row(ENCODING)[0])
 
     def apply_migration(self, sql: str, name: str, sha256: str) -> None:
-        """Run one file, statement by statement (see `migrations`), and record it.
+        """Run one file, statement by statement (see `postgres.statements`), and record it.
 
         Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
         when a lock could not be had in GIVE_UP_SECONDS.
         """
-        from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
+        from shared.postgres.statements import (
+            GIVE_UP_SECONDS,
+            LOCK_PATIENCE,
+            PAUSE_SECONDS,
+            index_of,
+            statements,
+        )
 
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}

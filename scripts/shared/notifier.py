@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from shared.alerts import AlertNews
-from shared.commands import Commands
-from shared.errors import NotifyError
-from shared.models import (
+from shared.base.commands import Commands
+from shared.base.errors import NotifyError
+from shared.base.redaction import redact, spellings
+from shared.base.values import (
     Attempt,
     Bundle,
     Campaign,
@@ -31,7 +31,7 @@ from shared.models import (
     NoticeLine,
     UploadTotals,
 )
-from shared.redaction import redact, spellings
+from shared.rules.alerts import AlertNews
 
 if TYPE_CHECKING:
     import smtplib
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from shared.report import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
+    from shared.report.day import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
 
-TEMPLATES: Final = Path(__file__).with_name("templates")
+TEMPLATES: Final = Path(__file__).parent / "notices" / "templates"
 
 GIVE_UP_AFTER: Final = timedelta(days=5)
 """How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.

@@ -13,18 +13,18 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import daily_report
-from shared.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
-from shared.cadence import Daily, Interval, LastRun, OffHours, plan
-from shared.clocks import TOLERANCE, is_waiting
-from shared.commands import Commands
+from shared.base.clocks import TOLERANCE, is_waiting
+from shared.base.commands import Commands
+from shared.base.values import Campaign, MailServer, Notice, NoticeKind, OpenUpload
 from shared.database import Database
-from shared.models import Campaign, MailServer, Notice, NoticeKind, OpenUpload
+from shared.http.wire import LONGEST_WAIT_SECONDS
+from shared.notices.delivery import deliver_due_notices
 from shared.notifier import Mailer, pause_after
-from shared.outbox import deliver_due_notices
-from shared.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
-from shared.report import report_day
-from shared.report_figures import Figures
-from shared.wire import LONGEST_WAIT_SECONDS
+from shared.report.day import report_day
+from shared.report.figures import Figures
+from shared.rules.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
+from shared.rules.cadence import Daily, Interval, LastRun, OffHours, plan
+from shared.rules.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
 from simulators.mail import MailSink
 
 ROME = ZoneInfo("Europe/Rome")

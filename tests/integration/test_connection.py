@@ -18,11 +18,11 @@ import pytest
 from conftest import Tls
 from database_front import beside, encrypted, line_to, pooler_to, receive, refusing, start_up
 from raw_server import serving
-from shared import connection as connection_module
-from shared.connection import Connection
+from shared.base.errors import ConfigError, DbError, ExitCode
+from shared.base.values import Campaign
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
-from shared.errors import ConfigError, DbError, ExitCode
-from shared.models import Campaign
+from shared.postgres import connection as connection_module
+from shared.postgres.connection import Connection
 from shared.settings import load_operator_settings
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 

@@ -14,11 +14,11 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from shared.alerts import HEALING_PATIENCE
+from shared.base.errors import DbError
+from shared.base.values import Attempt, OpenUpload
 from shared.database import UPLOADER_LOCK, Database, migration_files
-from shared.errors import DbError
-from shared.models import Attempt, OpenUpload
-from shared.report_figures import Figures
+from shared.report.figures import Figures
+from shared.rules.alerts import HEALING_PATIENCE
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

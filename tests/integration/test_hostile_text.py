@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 
 import a1_retry
 from hostile import ATTACKS
-from shared.box_session import safe_id, storable
-from shared.commands import Commands
-from shared.dam_answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
+from shared.base.commands import Commands
+from shared.base.errors import DamError
+from shared.base.logs import configure_logging
+from shared.base.values import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
+from shared.box.session import safe_id, storable
+from shared.dam.answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
 from shared.database import Database
-from shared.errors import DamError
-from shared.logs import configure_logging
-from shared.models import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
-from shared.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
+from shared.http.wire import json_object
+from shared.notices.delivery import deliver_due_notices
 from shared.notifier import Composer, build_message, reset_sql
-from shared.outbox import deliver_due_notices
-from shared.wire import json_object
+from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
 from simulators.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)

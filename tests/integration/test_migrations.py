@@ -17,9 +17,9 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
+from shared.base.errors import DbError
 from shared.database import Database, migration_files
-from shared.errors import DbError
-from shared.migrations import LOCK_PATIENCE, index_of, statements
+from shared.postgres.statements import LOCK_PATIENCE, index_of, statements
 from simulators.postgres import PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

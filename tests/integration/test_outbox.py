@@ -19,9 +19,8 @@ import pytest
 
 import a1_retry
 from sessions import end_sessions
-from shared.commands import Commands
-from shared.database import Database
-from shared.models import (
+from shared.base.commands import Commands
+from shared.base.values import (
     MOST_DOUBTS,
     Attempt,
     Campaign,
@@ -32,8 +31,9 @@ from shared.models import (
     NoticeKind,
     UploadTotals,
 )
+from shared.database import Database
+from shared.notices.delivery import CROWD, deliver_due_notices, late_notices
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
-from shared.outbox import CROWD, deliver_due_notices, late_notices
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
@@ -351,7 +351,7 @@ def test_two_processes__send_each_table_once(stage: Stage) -> None:
 
 def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None:
     """The server has dropped us, and with us the locks on the e-mail: somebody else may be sending it."""
-    from shared.errors import DbError
+    from shared.base.errors import DbError
 
     stage.queue(NoticeKind.RETRY, 1)
 

@@ -12,11 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from daily_report import queue_report
-from shared import report_figures
-from shared.commands import Commands
-from shared.database import Database
-from shared.errors import DbError
-from shared.models import (
+from shared.base.commands import Commands
+from shared.base.errors import DbError
+from shared.base.values import (
     Asset,
     BoxFile,
     Campaign,
@@ -25,9 +23,11 @@ from shared.models import (
     NoticeKind,
     UploadTotals,
 )
+from shared.database import Database
 from shared.notifier import Composer
-from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
-from shared.report_figures import Figures
+from shared.report import figures as report_figures
+from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
+from shared.report.figures import Figures
 from shared.settings import load_report_settings
 
 ROME = ZoneInfo("Europe/Rome")

@@ -14,7 +14,7 @@ import pytest
 import daily_report
 from shared import database as statements
 from shared.database import Database
-from shared.retention import BITE, LIVES, MOST_SECONDS, prune
+from shared.upkeep.retention import BITE, LIVES, MOST_SECONDS, prune
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 

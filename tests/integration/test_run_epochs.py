@@ -14,12 +14,21 @@ import pytest
 
 from sessions import end_sessions
 from shared import database as statements
-from shared.commands import Commands
+from shared.base.commands import Commands
+from shared.base.errors import DbError, ExitCode, LockLostError
+from shared.base.values import (
+    Asset,
+    BoxFile,
+    Campaign,
+    DamFolder,
+    Notice,
+    NoticeKind,
+    OpenUpload,
+    UploadTotals,
+)
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
-from shared.errors import DbError, ExitCode, LockLostError
-from shared.journal import Journal, Role
-from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
-from shared.retention import prune
+from shared.loop.journal import Journal, Role
+from shared.upkeep.retention import prune
 
 COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)

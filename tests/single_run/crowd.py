@@ -31,9 +31,9 @@ from typing import Any
 import psycopg2
 
 from sessions import end_sessions
+from shared.base.errors import AppError, ExitCode, LockLostError
+from shared.base.values import Notice, NoticeKind
 from shared.database import UPLOADER_LOCK, Database
-from shared.errors import AppError, ExitCode, LockLostError
-from shared.models import Notice, NoticeKind
 
 WORKERS = 32
 FOLLOWERS = 6

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared.courier import DIRECT_UPLOAD_LIMIT, Courier
-from shared.errors import BoxError
-from shared.models import Asset, DamFolder
-from shared.pool import Job
+from shared.base.errors import BoxError
+from shared.base.values import Asset, DamFolder
+from shared.upload.courier import DIRECT_UPLOAD_LIMIT, Courier
+from shared.upload.workers import Job
 
 WORKERS = 8
 SMALL, LARGE = 1, DIRECT_UPLOAD_LIMIT + 1

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.commands import Commands, shell_word
-from shared.models import Attempt, Campaign, Notice, NoticeKind, UploadTotals
+from shared.base.commands import Commands, shell_word
+from shared.base.values import Attempt, Campaign, Notice, NoticeKind, UploadTotals
 from shared.notifier import (
     GIVE_UP_AFTER,
     TEMPLATES,

@@ -1,0 +1,1 @@
+"""What keeps the tables in order, given a `Database`: `retention` removes rows past their stated life."""
