@@ -19,6 +19,7 @@ from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import Database
 from shared.notices.delivery import deliver_due_notices
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
 from shared.report.day import DayReport, ReportDay, report_day
 from shared.report.figures import Figures
@@ -64,7 +65,7 @@ def queue_report(
         is_ours = figures.claim(day, notice_id, now)
         if is_ours:
             report = read_report(database, settings, day, now, is_preview=False)
-            database.queue_notice(composer.daily_report(report, notice_id=notice_id, now=now))
+            Outbox(database).queue(composer.daily_report(report, notice_id=notice_id, now=now))
     if is_ours:
         logger.info("the report of %s is queued", day.date, extra={"action": "report_queued"})
     else:

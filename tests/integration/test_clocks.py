@@ -19,6 +19,7 @@ from shared.base.values import Campaign, MailServer, Notice, NoticeKind, OpenUpl
 from shared.database import Database
 from shared.http.wire import LONGEST_WAIT_SECONDS
 from shared.notices.delivery import deliver_due_notices
+from shared.notices.outbox import Outbox
 from shared.notifier import Mailer, pause_after
 from shared.report.day import report_day
 from shared.report.figures import Figures
@@ -99,20 +100,20 @@ def test_outbox__a_notice_from_the_future_goes_out(
     for number in range(count):
         notice_id, campaign = str(uuid4()), f"{number:040x}"
         to = ("support@example.com",)
-        database.queue_notice(Notice(notice_id, NoticeKind.RETRY, campaign, "s", "t", "h", to, NOW + ahead))
+        Outbox(database).queue(Notice(notice_id, NoticeKind.RETRY, campaign, "s", "t", "h", to, NOW + ahead))
     assert deliver(NOW) == count
     assert deliver(NOW) == 0, "once"
 
 
 def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
     to = ("support@example.com",)
-    database.queue_notice(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
+    Outbox(database).queue(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
     for put_off in (HOUR / 60, LONGEST_DELAY):
         database.execute(
             "UPDATE notice_deliveries SET tries = 1, next_try_at = %(at)s", {"at": NOW + put_off}
         )
-        assert not database.is_notice_due(NOW)
-        assert database.is_notice_due(NOW + put_off)
+        assert not Outbox(database).is_due(NOW)
+        assert Outbox(database).is_due(NOW + put_off)
 
 
 # --- campaigns ----------------------------------------------------------------------------------------------

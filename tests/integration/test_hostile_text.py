@@ -31,6 +31,7 @@ from shared.dam.answers import asset_of, clean_text, field_code, is_safe_id, ite
 from shared.database import Database
 from shared.http.wire import json_object
 from shared.notices.delivery import deliver_due_notices
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer, build_message, reset_sql
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
 from simulators.postgres import PostgresServer
@@ -202,7 +203,7 @@ def test_database__keeps_every_text_as_it_is(
     last = Attempt(3, counted=True, permanently_failed=True)
     notice = COMPOSER.permanent(campaign, last, reason=message, now=NOW)
     with database.transaction():
-        database.queue_notice(notice)
+        Outbox(database).queue(notice)
     row = database.row("SELECT campaign_number, campaign_name, status FROM campaign_status")
     assert row == (campaign.number, campaign.name, code)
     assert database.row("SELECT message FROM campaign_errors")[0] == clean_text(message)

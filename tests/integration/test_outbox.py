@@ -33,6 +33,7 @@ from shared.base.values import (
 )
 from shared.database import Database
 from shared.notices.delivery import CROWD, deliver_due_notices, late_notices
+from shared.notices.outbox import Outbox
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
 from simulators.mail import MailSink, Received
 
@@ -92,7 +93,7 @@ class Stage:
 
     def queue(self, kind: NoticeKind, count: int, *, first: int = 1, at: datetime = NOW) -> None:
         for number in range(first, first + count):
-            self.database.queue_notice(self.notice(kind, number, at))
+            Outbox(self.database).queue(self.notice(kind, number, at))
 
     def notice(self, kind: NoticeKind, number: int, at: datetime = NOW) -> Notice:
         campaign = Campaign(f"{number:040x}", f"C-{number}", f"Launch <{number}> & Co", "A1")
@@ -496,13 +497,13 @@ def test_late__is_told_once_for_each_notice(stage: Stage, caplog: pytest.LogCapt
         assert words in fault
     assert [record.levelname for record in caplog.records if record.getMessage() == fault] == ["ERROR"]
     assert late_notices(stage.database, NOW + 62 * MINUTE, ROME, COMMANDS) == []
-    assert stage.database.is_notice_late(NOW + 2 * MINUTE)
+    assert Outbox(stage.database).is_late(NOW + 2 * MINUTE)
     (fault,) = late_notices(stage.database, NOW + 99 * MINUTE, ROME, COMMANDS)
     assert "1 notices have waited" in fault
     stage.sink.reset()
     stage.deliver(NOW + 100 * MINUTE)
-    assert stage.database.is_notice_due(NOW + 100 * MINUTE) is None
-    assert not stage.database.is_notice_late(NOW + 2 * MINUTE)
+    assert Outbox(stage.database).is_due(NOW + 100 * MINUTE) is None
+    assert not Outbox(stage.database).is_late(NOW + 2 * MINUTE)
 
 
 # --- the commands that the tables show ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from shared.base.values import (
     UploadTotals,
 )
 from shared.database import Database
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.report import figures as report_figures
 from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
@@ -266,20 +267,20 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
         ("over", NoticeKind.ERROR, NOW - 2 * HOUR), ("long over", NoticeKind.ERROR, NOW - 30 * HOUR),
         ("", NoticeKind.ERROR, NOW - HOUR), ("other", NoticeKind.RETRY, NOW - HOUR),
     ):  # fmt: skip
-        database.queue_notice(notice(kind, campaign_id, at))
+        Outbox(database).queue(notice(kind, campaign_id, at))
     day = day_of(database, TODAY, NOW)
     assert [campaign.id for campaign in Figures(database).failures_over(day).rows] == ["over"]
 
     assert Figures(database).backlog(day) == Backlog()
     for age in (5, 120):
         one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
-        database.queue_notice(one)
+        Outbox(database).queue(one)
         database.execute(
             "UPDATE notice_deliveries SET mail_id = notice_id WHERE notice_id = %(id)s", {"id": one.id}
         )
-        assert database.claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
+        assert Outbox(database).claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
         for recipient in one.recipients:
-            database.record_refused(
+            Outbox(database).record_refused(
                 one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
             )
     assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
@@ -311,7 +312,7 @@ def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
                 notice_id = str(uuid4())
                 is_ours = Figures(own).claim(day, notice_id, NOW)
                 if is_ours:
-                    own.queue_notice(notice(NoticeKind.DAILY_REPORT, "", NOW))
+                    Outbox(own).queue(notice(NoticeKind.DAILY_REPORT, "", NOW))
             won.append(is_ours)
 
     threads = [threading.Thread(target=report) for _ in range(6)]

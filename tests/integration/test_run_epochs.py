@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from sessions import end_sessions
-from shared import database as statements
+from shared import database
 from shared.base.commands import Commands
 from shared.base.errors import DbError, ExitCode, LockLostError
 from shared.base.values import (
@@ -28,6 +28,8 @@ from shared.base.values import (
 )
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
 from shared.loop.journal import Journal, Role
+from shared.notices import outbox
+from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
 
 COMMANDS = Commands("python", "scripts")
@@ -58,18 +60,18 @@ WRITES: dict[str, Callable[[Database], object]] = {
     "pause": lambda db: db.pause_calls("calls", 1),
     "error": lambda db: db.note_error("c", "Box/locked", "locked"),
     "errors over": lambda db: db.clear_errors("c"),
-    "notice": lambda db: db.queue_notice(
+    "notice": lambda db: Outbox(db).queue(
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
     "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
     "prune": lambda db: prune(db, NOW),
-    "single mail": lambda db: db.begin_single(NOW),
-    "mail claimed": lambda db: db.claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
-    "mails postponed": lambda db: db.postpone_due(NOW, "away", pauses=[PAUSE]),
-    "mails given up": lambda db: db.give_up_doubtful(NOW, 1),
-    "mail sent": lambda db: db.record_sent(str(uuid4()), ["a@example.com"], NOW),
-    "mail refused": lambda db: db.record_refused(str(uuid4()), "a@example.com", "550", NOW),
-    "mails late": lambda db: db.tell_late_notices(NOW, NOW),
+    "single mail": lambda db: Outbox(db).begin_single(NOW),
+    "mail claimed": lambda db: Outbox(db).claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
+    "mails postponed": lambda db: Outbox(db).postpone_due(NOW, "away", pauses=[PAUSE]),
+    "mails given up": lambda db: Outbox(db).give_up_doubtful(NOW, 1),
+    "mail sent": lambda db: Outbox(db).record_sent(str(uuid4()), ["a@example.com"], NOW),
+    "mail refused": lambda db: Outbox(db).record_refused(str(uuid4()), "a@example.com", "550", NOW),
+    "mails late": lambda db: Outbox(db).tell_late(NOW, NOW),
 }
 
 
@@ -134,12 +136,13 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for name, sql in vars(statements).items():
-        if name.isupper() and isinstance(sql, str):
-            words = sql.split()
-            is_write = any(word in ("INSERT", "UPDATE", "DELETE") for word in words[:-1])
-            if is_write and "FOR UPDATE" not in sql:
-                assert words[0] in statements._WRITES or name in ("TAKE_RUN", "BEGIN_BUNDLE"), name
+    for module in (database, outbox):
+        for name, sql in vars(module).items():
+            if name.isupper() and isinstance(sql, str):
+                words = sql.split()
+                is_write = any(word in ("INSERT", "UPDATE", "DELETE") for word in words[:-1])
+                if is_write and "FOR UPDATE" not in sql:
+                    assert words[0] in database._WRITES or name in ("TAKE_RUN", "BEGIN_BUNDLE"), name
 
 
 def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Database]) -> None:

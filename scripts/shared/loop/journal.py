@@ -16,6 +16,7 @@ from shared.base.commands import Commands
 from shared.base.errors import ConfigError, DbError
 from shared.base.values import Notice
 from shared.database import ORCHESTRATOR_LOCK, Database, TaskRun
+from shared.notices.outbox import Outbox
 from shared.rules.alerts import Alerts
 from shared.rules.cadence import LastRun
 
@@ -173,7 +174,7 @@ class Journal:
     def has_late_mail(self, before: datetime) -> bool:
         """Whether somebody waits for a notice from before then; with the database away, as it was last."""
         known = self._has_late_mail
-        self._has_late_mail = self._ask(lambda database: database.is_notice_late(before), known)
+        self._has_late_mail = self._ask(lambda database: Outbox(database).is_late(before), known)
         return self._has_late_mail
 
     def record(self, run: TaskRun) -> None:
@@ -197,7 +198,7 @@ class Journal:
             with database.transaction():
                 database.replace_task_alerts(task, alerts)
                 if notice is not None:
-                    database.queue_notice(notice)
+                    Outbox(database).queue(notice)
             return True
 
         return self._ask(write, False)

@@ -1,4 +1,5 @@
 """The outbox and the way out of it.
 
-`delivery` sends what is due; `templates/` holds the texts.
+`outbox.Outbox` queues a notice and keeps account of its deliveries (its SQL); `delivery` sends what is due;
+`templates/` holds the texts.
 """

@@ -21,7 +21,8 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
 from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
-from shared.database import Database, DueMail
+from shared.database import Database
+from shared.notices.outbox import DueMail, Outbox
 from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, digest, pause_after
 from shared.rules.alerts import LATE_NOTICE
 
@@ -70,24 +71,24 @@ def deliver_due_notices(
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
     times. commands: those of this installation, for people to paste. is_stopping: asked before each e-mail.
     """
-    counts = DeliveryCounts()
-    if not database.is_notice_due(now):
+    counts, outbox = DeliveryCounts(), Outbox(database)
+    if not outbox.is_due(now):
         return counts
-    for notice_id, recipient, why in database.give_up_doubtful(now, MOST_DOUBTS):
+    for notice_id, recipient, why in outbox.give_up_doubtful(now, MOST_DOUBTS):
         logger.error("notice %s to %s is given up: it %s", notice_id, recipient, why)
     with mailer as sender:
         try:
             sender.connect()
         except NotifyError as exc:
             pauses = PAUSES[:1] if _is_fault(exc) else PAUSES
-            _tell_trouble(exc, database.postpone_due(now, str(exc), pauses=pauses), counts)
+            _tell_trouble(exc, outbox.postpone_due(now, str(exc), pauses=pauses), counts)
             return counts
         passed: set[str] = set()
         while not is_stopping():
             mail_id = _next_mail(database, now, timezone, commands, passed)
             if mail_id is None:
                 break
-            with database.mail_lock(mail_id) as is_ours:
+            with outbox.mail_lock(mail_id) as is_ours:
                 due = _claim(database, mail_id, now) if is_ours else None
                 if due is None:
                     passed.add(mail_id)
@@ -102,20 +103,21 @@ def _next_mail(
     """Settle what goes out next, and commit it; None when nothing is due."""
     from uuid import uuid4  # an idle run does without
 
+    outbox = Outbox(database)
     with database.transaction():
-        left = database.begun_mail(now, passed)
+        left = outbox.begun_mail(now, passed)
         if left is not None:
             return left
-        bundle = database.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
+        bundle = outbox.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
         if bundle is not None:
-            database.save_bundle(bundle, digest(bundle, timezone, commands))
+            outbox.save_bundle(bundle, digest(bundle, timezone, commands))
             return bundle.id
-        return database.begin_single(now)
+        return outbox.begin_single(now)
 
 
 def _claim(database: Database, mail_id: str, now: datetime) -> DueMail | None:
     with database.transaction():
-        return database.claim_mail(mail_id, now, pauses=PAUSES, doubt_pauses=DOUBT_PAUSES)
+        return Outbox(database).claim_mail(mail_id, now, pauses=PAUSES, doubt_pauses=DOUBT_PAUSES)
 
 
 def _deliver(
@@ -151,7 +153,7 @@ def _deliver(
 
 def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datetime) -> None:
     for recipient in due.notice.recipients:
-        database.record_refused(
+        Outbox(database).record_refused(
             due.notice.id, recipient, str(trouble), now, may_have_arrived=trouble.may_have_arrived,
             next_try_at=now if _is_fault(trouble) else None,
         )  # fmt: skip
@@ -175,9 +177,9 @@ def _tell_trouble(trouble: NotifyError, notices: int, counts: DeliveryCounts) ->
 def _settle(
     database: Database, due: DueMail, result: DeliveryResult, now: datetime, counts: DeliveryCounts
 ) -> None:
-    notice = due.notice
+    notice, outbox = due.notice, Outbox(database)
     if result.accepted:
-        database.record_sent(notice.id, result.accepted, now)
+        outbox.record_sent(notice.id, result.accepted, now)
     # A 5xx is not final at once: a relay set up wrongly refuses everybody so, and must not cost a notice.
     give_up_before = now - GIVE_UP_AFTER
     is_final = not due.is_bundle and notice.created_at < give_up_before
@@ -190,16 +192,16 @@ def _settle(
             extra={"action": "recipient_refused"},
         )  # fmt: skip
         error = f"{code} {text}".strip()
-        database.record_refused(notice.id, recipient, error, now, give_up_before=give_up_before)
+        outbox.record_refused(notice.id, recipient, error, now, give_up_before=give_up_before)
     if result.refused:
         counts.failed += due.count
     else:
-        counts.sent += database.bundle_done(notice.id) if due.is_bundle else 1
+        counts.sent += outbox.bundle_done(notice.id) if due.is_bundle else 1
 
 
 def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands: Commands) -> list[str]:
     """What has waited for too long, as a fault of this run: once for each notice, whichever run finds it."""
-    late = database.tell_late_notices(now - LATE_NOTICE, now)
+    late = Outbox(database).tell_late(now - LATE_NOTICE, now)
     if late is None:
         return []
     fault = (
@@ -258,7 +260,7 @@ class Delivery:
     def finish(self, database: Database) -> None:
         """Deliver the remainder, by the run's own connection, and tell what is late."""
         self.stop()
-        is_due = database.is_notice_due(self._clock())
+        is_due = Outbox(database).is_due(self._clock())
         if is_due:
             self._deliver(database, is_stopping=lambda: False)
         if is_due is not None:

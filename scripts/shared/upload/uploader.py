@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shared.base.errors import AppError, DamError, DbError, ExitCode, StoppedError
 from shared.base.values import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
 from shared.database import GONE, Database, LeftBehind
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.rules.alerts import HEALING_PATIENCE
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
@@ -366,7 +367,7 @@ class Pass:
                     notice = self._composer.retry(
                         campaign, attempt, reason=reason, next_run_at=planned.at, now=now
                     )
-                self._database.queue_notice(notice)
+                Outbox(self._database).queue(notice)
         if kind is None:
             self._note(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt=attempt.number)
             return
@@ -394,7 +395,7 @@ class Pass:
         work.started_at = work.started_at or self._clock()
         if not self._has_transfers:
             self._has_transfers = True
-            if self._database.is_notice_due(work.started_at):
+            if Outbox(self._database).is_due(work.started_at):
                 self._deliver_beside()
         self._ask(work, partial(work.transfer.plan, found), self._on_planned)
 
@@ -641,7 +642,7 @@ class Pass:
                         campaign, totals, box_folder_id=followed.box_folder_id or "", now=self._clock()
                     )
                     if notice is not None:
-                        self._database.queue_notice(notice)
+                        Outbox(self._database).queue(notice)
         if not is_completed:
             self._note(campaign, Outcome.NOT_A1 if found else Outcome.NOT_FOUND)
             return
@@ -741,7 +742,7 @@ class Pass:
                     counted_attempts=failure.retry.retry_count,
                     now=self._clock(),
                 )
-                self._database.queue_notice(notice)
+                Outbox(self._database).queue(notice)
         self._count_queued(int(lasting.is_notice_due))
         return lasting.is_young
 
