@@ -24,6 +24,7 @@ from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import GONE, Database
+from shared.loop.memory import Memory
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
 from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
 
@@ -128,7 +129,7 @@ def _reset_shown(
     }
     done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", values))}
     now = datetime.now(UTC)
-    last = database.last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
+    last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)
     for row in shown:
         after = done.get(row["campaign_id"])

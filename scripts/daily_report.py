@@ -18,6 +18,7 @@ from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import Database
+from shared.loop.memory import Memory
 from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
@@ -37,7 +38,7 @@ def read_report(
     figures = Figures(database)
     uploads, uploads_before = figures.uploads(day, is_preview=is_preview)
     runs, runs_before = figures.runs(day)
-    alerts = (alert for of_task in database.task_alerts().values() for alert in of_task.values())
+    alerts = (alert for of_task in Memory(database).task_alerts().values() for alert in of_task.values())
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
     return DayReport(
         day=day,

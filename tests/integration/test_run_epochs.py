@@ -26,8 +26,10 @@ from shared.base.values import (
     OpenUpload,
     UploadTotals,
 )
-from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
+from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
+from shared.loop import memory
 from shared.loop.journal import Journal, Role
+from shared.loop.memory import Memory, TaskRun
 from shared.notices import outbox
 from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
@@ -63,7 +65,7 @@ WRITES: dict[str, Callable[[Database], object]] = {
     "notice": lambda db: Outbox(db).queue(
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
-    "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
+    "task run": lambda db: Memory(db).record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
     "prune": lambda db: prune(db, NOW),
     "single mail": lambda db: Outbox(db).begin_single(NOW),
     "mail claimed": lambda db: Outbox(db).claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
@@ -136,7 +138,7 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for module in (database, outbox):
+    for module in (database, outbox, memory):
         for name, sql in vars(module).items():
             if name.isupper() and isinstance(sql, str):
                 words = sql.split()

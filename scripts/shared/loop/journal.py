@@ -15,7 +15,8 @@ from typing import TypeVar
 from shared.base.commands import Commands
 from shared.base.errors import ConfigError, DbError
 from shared.base.values import Notice
-from shared.database import ORCHESTRATOR_LOCK, Database, TaskRun
+from shared.database import ORCHESTRATOR_LOCK, Database
+from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
 from shared.rules.alerts import Alerts
 from shared.rules.cadence import LastRun
@@ -103,7 +104,7 @@ class Journal:
                 logger.info("taking over")
             self.role, self.holder = Role.ACTING, None
             while self._unwritten:
-                self._database.record_task_run(self._unwritten[0])
+                Memory(self._database).record_task_run(self._unwritten[0])
                 self._unwritten.popleft()
             return True
         except DbError as exc:
@@ -161,15 +162,15 @@ class Journal:
 
     def lock_task(self, task: str) -> bool:
         """Take the task's lock; False when another process has it, or the database is away."""
-        return self._ask(lambda database: database.lock_task(task), False)
+        return self._ask(lambda database: Memory(database).lock_task(task), False)
 
     def last_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
         """{task: its last run} as far as the database can be asked."""
-        return self._ask(lambda database: database.last_task_runs(tasks, now), {})
+        return self._ask(lambda database: Memory(database).last_task_runs(tasks, now), {})
 
     def alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} as far as the database can be asked."""
-        return self._ask(lambda database: database.task_alerts(), {})
+        return self._ask(lambda database: Memory(database).task_alerts(), {})
 
     def has_late_mail(self, before: datetime) -> bool:
         """Whether somebody waits for a notice from before then; with the database away, as it was last."""
@@ -181,7 +182,7 @@ class Journal:
         """Write a run's begin or end; later, when the database is away."""
 
         def write(database: Database) -> bool:
-            database.record_task_run(run)
+            Memory(database).record_task_run(run)
             return True
 
         if not self._ask(write, False):
@@ -196,7 +197,7 @@ class Journal:
 
         def write(database: Database) -> bool:
             with database.transaction():
-                database.replace_task_alerts(task, alerts)
+                Memory(database).replace_task_alerts(task, alerts)
                 if notice is not None:
                     Outbox(database).queue(notice)
             return True

@@ -26,10 +26,11 @@ from shared.base.errors import AppError, ConfigError, ExitCode, NotifyError, gra
 from shared.base.logs import RUN_ID_VARIABLE, configure_logging, new_run_id, read_event, readable
 from shared.base.redaction import redact, spellings
 from shared.base.values import MailServer, Notice
-from shared.database import Database, TaskRun
+from shared.database import Database
 from shared.loop import service_manager
 from shared.loop.heartbeat import Signal, ping
 from shared.loop.journal import RECONNECT_SECONDS, Journal, Role
+from shared.loop.memory import TaskRun
 from shared.loop.messenger import Errand, Messenger
 from shared.loop.service_manager import ServiceManager
 from shared.loop.state_file import state_file
