@@ -128,10 +128,13 @@ def verify(
 ) -> ExitCode:
     """Read a campaign's assets on both sides again and tell each difference; nothing is written."""
     from shared.box.client import BoxClient
+    from shared.upload.buckets import Buckets
+    from shared.upload.ledger import Ledger
     from shared.upload.limiter import BoxGate
     from shared.upload.receipt import Sides, compare
 
-    folder_id = database.box_folder_of(campaign_id)
+    ledger = Ledger(database)
+    folder_id = ledger.box_folder_of(campaign_id)
     if dam.read_campaign(campaign_id) is None:
         report.differences = [f"campaign {campaign_id} is not visible in the DAM"]
     elif folder_id is None:
@@ -139,10 +142,12 @@ def verify(
     else:
         limits = settings.transfer
         gate = BoxGate(
-            database, uploads_per_minute=limits.uploads_per_minute, calls_per_minute=limits.calls_per_minute
+            Buckets(database),
+            uploads_per_minute=limits.uploads_per_minute,
+            calls_per_minute=limits.calls_per_minute,
         )
         found = dam.list_master_assets(campaign_id)
-        sides = Sides(campaign_id, found, folder_id, database.uploaded_assets(campaign_id))
+        sides = Sides(campaign_id, found, folder_id, ledger.uploaded_assets(campaign_id))
         with closing(BoxClient(settings.box, gate)) as box:
             report.differences = compare(dam, box, sides, progress, workers=limits.workers)
         logger.info("campaign %s: %d assets read on both sides", campaign_id, len(found.assets))

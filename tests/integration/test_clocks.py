@@ -26,6 +26,8 @@ from shared.report.figures import Figures
 from shared.rules.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
 from shared.rules.cadence import Daily, Interval, LastRun, OffHours, plan
 from shared.rules.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
+from shared.upload.buckets import Buckets
+from shared.upload.ledger import Ledger
 from simulators.mail import MailSink
 
 ROME = ZoneInfo("Europe/Rome")
@@ -66,23 +68,23 @@ def test_longest_pauses__are_as_long_as_those_that_are_made() -> None:
 
 @AHEAD
 def test_rate__what_was_counted_counts_as_of_now(database: Database, ahead: timedelta) -> None:
-    assert database.take_calls("b", 120, 240).count == 120
+    assert Buckets(database).take_calls("b", 120, 240).count == 120
     database.execute("UPDATE rate_buckets SET second = second + %(ahead)s, counts[1] = 240",
                   {"ahead": int(ahead.total_seconds())})  # fmt: skip
-    assert database.take_calls("b", 1, 240).count == 0, "nobody knows when: as late as can be"
+    assert Buckets(database).take_calls("b", 1, 240).count == 0, "nobody knows when: as late as can be"
     database.execute("UPDATE rate_buckets SET second = second - %(seconds)s", {"seconds": WINDOW_SECONDS})
-    assert database.take_calls("b", 120, 240).count == 120, "a minute later it is over"
+    assert Buckets(database).take_calls("b", 120, 240).count == 120, "a minute later it is over"
 
 
 @AHEAD
 def test_rate__a_pause_from_the_future_is_over(database: Database, ahead: timedelta) -> None:
-    database.take_calls("b", 1, 240)
-    database.pause_calls("b", 30)
+    Buckets(database).take_calls("b", 1, 240)
+    Buckets(database).pause_calls("b", 30)
     database.execute("UPDATE rate_buckets SET paused_until = paused_until + %(ahead)s",
                   {"ahead": ahead.total_seconds()})  # fmt: skip
-    assert database.take_calls("b", 1, 240).count == 1
-    database.pause_calls("b", 30)
-    assert 29 < database.take_calls("b", 1, 240).wait_seconds <= 30, "a pause of now holds"
+    assert Buckets(database).take_calls("b", 1, 240).count == 1
+    Buckets(database).pause_calls("b", 30)
+    assert 29 < Buckets(database).take_calls("b", 1, 240).wait_seconds <= 30, "a pause of now holds"
 
 
 # --- the outbox ---------------------------------------------------------------------------------------------
@@ -167,12 +169,12 @@ def test_upload_session__is_gone_on_with_until_its_campaign_left(
 ) -> None:
     database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
-    database.remember_upload(upload, 1, "run")
+    Ledger(database).remember_upload(upload, 1, "run")
     database.execute("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
-    assert database.open_upload("c", "a") == upload
-    assert database.stale_uploads("A1") == []
+    assert Ledger(database).open_upload("c", "a") == upload
+    assert Ledger(database).stale_uploads("A1") == []
     database.follow_status("c", "A2")
-    assert database.stale_uploads("A1") == [upload]
+    assert Ledger(database).stale_uploads("A1") == [upload]
 
 
 # --- the daily report ---------------------------------------------------------------------------------------

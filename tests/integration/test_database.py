@@ -19,6 +19,8 @@ from shared.base.values import Attempt, OpenUpload
 from shared.database import UPLOADER_LOCK, Database, migration_files
 from shared.report.figures import Figures
 from shared.rules.alerts import HEALING_PATIENCE
+from shared.upload.buckets import Buckets
+from shared.upload.ledger import Ledger
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -290,17 +292,17 @@ def test_upload_session__outlives_a_crash_of_the_server(private_postgres: Embedd
     private_postgres.psql("-c", "ALTER SYSTEM SET wal_writer_delay = '10s'", database="ledger_test")
     private_postgres.restart("fast")
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
-    with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as ledger:
-        ledger.remember_upload(upload, 1, "run")
+    with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as database:
+        Ledger(database).remember_upload(upload, 1, "run")
         private_postgres.restart("immediate")
     with Database(url) as after:
-        assert after.open_upload("c", "a") == upload
+        assert Ledger(after).open_upload("c", "a") == upload
 
 
 def test_take_calls__runs_share_one_minute(database_url: str) -> None:
     with Database(database_url) as first, Database(database_url) as second:
-        granted = sum(database.take_calls("b", 50, 240).count for database in (first, second) * 5)
+        granted = sum(Buckets(run).take_calls("b", 50, 240).count for run in (first, second) * 5)
         assert 120 <= granted <= 124, "half of the limit at once, then four a second"
-        first.pause_calls("b", 30)
-        assert second.take_calls("b", 1, 240).count == 0
-        assert 29 < second.take_calls("b", 1, 240).wait_seconds <= 30
+        Buckets(first).pause_calls("b", 30)
+        assert Buckets(second).take_calls("b", 1, 240).count == 0
+        assert 29 < Buckets(second).take_calls("b", 1, 240).wait_seconds <= 30

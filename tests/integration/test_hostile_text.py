@@ -34,6 +34,7 @@ from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, build_message, reset_sql
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
+from shared.upload.ledger import Ledger
 from simulators.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -199,7 +200,7 @@ def test_database__keeps_every_text_as_it_is(
     database.note_error(campaign.id, "DAM/refused", clean_text(message))
     database.follow_status(campaign.id, code)
     asset = Asset("a", clean_text(asset_name), FOLDER, 1, "1/x/1")
-    database.record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")
+    Ledger(database).record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")
     last = Attempt(3, counted=True, permanently_failed=True)
     notice = COMPOSER.permanent(campaign, last, reason=message, now=NOW)
     with database.transaction():

@@ -30,6 +30,7 @@ from shared.report import figures as report_figures
 from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
 from shared.report.figures import Figures
 from shared.settings import load_report_settings
+from shared.upload.ledger import Ledger
 
 ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands("python", "scripts")
@@ -175,16 +176,16 @@ def test_record__began_with_the_first_file_since_the_last_upload(database: Datab
         )
         return dict(zip(("ago", "completed_at", "assets", "bytes"), row, strict=True))
 
-    database.record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
+    Ledger(database).record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
     database.execute("UPDATE campaign_assets SET verified_at = now() - interval '3 hours'")
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
     first = times()
     assert 3 * HOUR <= first["ago"] < 3 * HOUR + 30 * SECOND
     assert (first["assets"], first["bytes"]) == (1, 5)
 
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r3", datetime.now(UTC) - 60 * SECOND)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r3", datetime.now(UTC) - 60 * SECOND)
     assert 60 * SECOND <= times()["ago"] < 90 * SECOND, "the files of the upload before do not count"
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r4", datetime.now(UTC) + HOUR)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r4", datetime.now(UTC) + HOUR)
     assert timedelta() <= times()["ago"] < 30 * SECOND, "never begun after its end"
 
 

@@ -33,6 +33,9 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices import outbox
 from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
+from shared.upload import buckets, ledger
+from shared.upload.buckets import Buckets
+from shared.upload.ledger import Ledger
 
 COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -51,15 +54,15 @@ WRITES: dict[str, Callable[[Database], object]] = {
     "left search": lambda db: db.mark_left_search("c"),
     "follow": lambda db: db.follow_status("c", "A2"),
     "request a2": lambda db: db.request_a2("c"),
-    "folder": lambda db: db.claim_box_folder("c", "f"),
-    "upload": lambda db: db.record_upload(
+    "folder": lambda db: Ledger(db).claim_box_folder("c", "f"),
+    "upload": lambda db: Ledger(db).record_upload(
         "c", Asset("a", "a", DamFolder("f", "f", None), 1, "1"), BoxFile("b", "b", 1, "0" * 40), "run"
     ),
-    "campaign upload": lambda db: db.record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
-    "session": lambda db: db.remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
-    "session over": lambda db: db.forget_upload("s"),
-    "leave to call": lambda db: db.take_calls("calls", 1, 60),
-    "pause": lambda db: db.pause_calls("calls", 1),
+    "campaign upload": lambda db: Ledger(db).record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
+    "session": lambda db: Ledger(db).remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
+    "session over": lambda db: Ledger(db).forget_upload("s"),
+    "leave to call": lambda db: Buckets(db).take_calls("calls", 1, 60),
+    "pause": lambda db: Buckets(db).pause_calls("calls", 1),
     "error": lambda db: db.note_error("c", "Box/locked", "locked"),
     "errors over": lambda db: db.clear_errors("c"),
     "notice": lambda db: Outbox(db).queue(
@@ -138,7 +141,7 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for module in (database, outbox, memory):
+    for module in (database, outbox, memory, ledger, buckets):
         for name, sql in vars(module).items():
             if name.isupper() and isinstance(sql, str):
                 words = sql.split()

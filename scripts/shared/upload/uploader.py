@@ -21,6 +21,7 @@ from shared.rules.alerts import HEALING_PATIENCE
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.rules.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings
+from shared.upload.ledger import Ledger
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
 
@@ -558,10 +559,10 @@ class Pass:
 
     def _abort_stale_uploads(self) -> None:
         """Give back to Box the upload sessions that nobody will go on with."""
-        for upload in self._database.stale_uploads(self._settings.dam.status_a1):
+        for upload in Ledger(self._database).stale_uploads(self._settings.dam.status_a1):
             try:
                 self._made_courier().box.abort(upload.session_id)
-                self._database.forget_upload(upload.session_id)
+                Ledger(self._database).forget_upload(upload.session_id)
             except StoppedError:
                 return
             except AppError as exc:
@@ -573,6 +574,7 @@ class Pass:
         """Made when there is something to upload: workers and connections cost more than an idle run."""
         if self._courier is None:
             from shared.box.client import BoxClient
+            from shared.upload.buckets import Buckets
             from shared.upload.courier import DIRECT_UPLOAD_LIMIT, Courier
             from shared.upload.limiter import BoxGate, stoppable_sleep
             from shared.upload.workers import Pool
@@ -583,7 +585,7 @@ class Pass:
             limits = self._settings.transfer
             sleep = stoppable_sleep(self._is_to_end)
             gate = BoxGate(
-                ledger,
+                Buckets(ledger),
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
                 ensure_held=self._database.ensure_held,
@@ -596,7 +598,7 @@ class Pass:
             self._courier = Courier(
                 self._dam,
                 box,
-                ledger,
+                Ledger(ledger),
                 pool,
                 self._progress,
                 run_id=self._report.run_id,
@@ -634,8 +636,8 @@ class Pass:
                 if followed.a2_requested_at is not None and status == self._settings.dam.status_a2:
                     is_completed = True
                     self._database.reset_a1_retry(campaign.id)
-                    totals = self._database.upload_totals(campaign.id)
-                    self._database.record_campaign_upload(
+                    totals = Ledger(self._database).upload_totals(campaign.id)
+                    Ledger(self._database).record_campaign_upload(
                         campaign.id, totals, self._report.run_id, started_at
                     )
                     notice = self._composer.success(
