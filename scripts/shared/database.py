@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from shared.base.values import (
     RetryStatus,
 )
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
-from shared.rules.alerts import REMINDER_INTERVAL
 from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -86,20 +85,6 @@ WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NU
 ORDER BY s.nspname LIMIT 1
 """
 
-LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
-
-ENCODING = "SELECT getdatabaseencoding()"
-
-# What CREATE INDEX CONCURRENTLY leaves when it is stopped: there by name, and used by nobody.
-UNUSABLE_INDEX = """
-SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE c.relname = %(name)s AND pg_table_is_visible(c.oid) AND NOT i.indisvalid
-"""
-
-RECORD_MIGRATION = """
-INSERT INTO schema_migrations (name, sha256) VALUES (%(name)s, %(sha256)s)
-ON CONFLICT (name) DO UPDATE SET sha256 = EXCLUDED.sha256
-"""
 
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """
@@ -185,29 +170,6 @@ WHERE campaign_id = %(campaign_id)s
 """
 
 
-# A failure of a campaign: RETURNING tells since when, whether a notice is owed now and whether it is a later
-# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity. What
-# RETURNING selects is the row as it was before.
-NOTE_ERROR = """
-INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
-VALUES (%(campaign_id)s, %(kind)s, %(message)s,
-        CASE WHEN %(patience)s > interval '0' THEN '-infinity' ELSE now() END)
-ON CONFLICT (campaign_id, kind) DO UPDATE SET
-    message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now(),
-    last_notice_at = CASE WHEN e.last_notice_at > now() - %(reminder_interval)s
-                               AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
-                          WHEN least(e.began_at, now()) > now() - %(patience)s THEN e.last_notice_at
-                          ELSE now() END
-RETURNING began_at, last_notice_at = now(),
-          EXISTS (SELECT FROM campaign_errors before
-                  WHERE before.campaign_id = e.campaign_id AND before.kind = e.kind
-                    AND before.last_notice_at > '-infinity'),
-          began_at > now() - %(patience)s
-"""
-
-CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
-
-
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
 
@@ -226,20 +188,6 @@ class Difference:
 
     def __str__(self) -> str:
         return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
-
-
-@dataclass(frozen=True, slots=True)
-class LastingError:
-    """A failure that has been seen before, or begins now.
-
-    is_notice_due: when it begins, or has outlasted its patience, then once a day. is_young: it has not
-    outlasted its patience.
-    """
-
-    began_at: datetime
-    is_notice_due: bool
-    is_reminder: bool
-    is_young: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +405,7 @@ class Database:
         try:
             return dict(self.rows(APPLIED_MIGRATIONS))
         except DbError as exc:
-            if _sqlstate(exc) == "42P01":
+            if sqlstate(exc) == "42P01":
                 return {}
             raise
 
@@ -475,59 +423,6 @@ class Database:
                     hint=f"see: {here().run('orchestrator-prod.py', '--check')}",
                 )
         return [path for path in migration_files() if path.stem not in applied]
-
-    @property
-    def encoding(self) -> str:
-        """The encoding of the database; only UTF8 holds every name and e-mail."""
-        return str(self.row(ENCODING)[0])
-
-    def apply_migration(self, sql: str, name: str, sha256: str) -> None:
-        """Run one file, statement by statement (see `postgres.statements`), and record it.
-
-        Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
-        when a lock could not be had in GIVE_UP_SECONDS.
-        """
-        from shared.postgres.statements import (
-            GIVE_UP_SECONDS,
-            LOCK_PATIENCE,
-            PAUSE_SECONDS,
-            index_of,
-            statements,
-        )
-
-        give_up_at = time.monotonic() + GIVE_UP_SECONDS
-        patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}
-        for statement in statements(sql):
-            index = index_of(statement)
-            while True:
-                try:
-                    if index is not None:
-                        self._build_index(index, statement)
-                    else:
-                        self.execute(LOCK_TIMEOUT, patience)
-                        self.execute(statement)
-                    break
-                except DbError as exc:
-                    if _sqlstate(exc) != "55P03":
-                        raise
-                    if time.monotonic() > give_up_at:
-                        raise DbError(
-                            f"{name}: others held the table for {GIVE_UP_SECONDS:.0f} s",
-                            kind="locked",
-                            hint="end their long transactions, then start again",
-                            retryable=True,
-                        ) from exc
-                    logger.info("%s waits for others to let it have its lock", name)
-                    time.sleep(PAUSE_SECONDS)
-        self.execute(RECORD_MIGRATION, {"name": name, "sha256": sha256})
-
-    def _build_index(self, name: str, statement: str) -> None:
-        """Build an index that others write past; it waits for them, they do not wait for it."""
-        self.execute(LOCK_TIMEOUT, {"milliseconds": 0})
-        if self.rows(UNUSABLE_INDEX, {"name": name}):
-            logger.info("the index %s was left half built; it is made anew", name)
-            self.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
-        self.execute(statement)
 
     # Retry state
 
@@ -607,28 +502,6 @@ class Database:
         """
         self.execute(REQUEST_A2, {"campaign_id": campaign_id})
 
-    # Errors
-
-    def note_error(
-        self, campaign_id: str, kind: str, message: str, patience: timedelta = timedelta(0)
-    ) -> LastingError:
-        """Record a failure of a campaign; tells whether an error notice is owed for it now.
-
-        patience: how long the failure may last before the first notice.
-        """
-        values = {
-            "campaign_id": campaign_id,
-            "kind": kind,
-            "message": message,
-            "reminder_interval": REMINDER_INTERVAL,
-            "patience": patience,
-        }
-        return LastingError(*self.row(NOTE_ERROR, values))
-
-    def clear_errors(self, campaign_id: str) -> None:
-        """The campaign's failures are over."""
-        self.execute(CLEAR_ERRORS, {"campaign_id": campaign_id})
-
     # Operators
 
     def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
@@ -696,6 +569,6 @@ def migration_files() -> list[Path]:
     return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
 
 
-def _sqlstate(exc: DbError) -> str | None:
+def sqlstate(exc: DbError) -> str | None:
     """The code of the refusal that the error tells of."""
     return getattr(exc.__cause__, "pgcode", None)

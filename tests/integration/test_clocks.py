@@ -27,6 +27,7 @@ from shared.rules.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, aft
 from shared.rules.cadence import Daily, Interval, LastRun, OffHours, plan
 from shared.rules.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
 from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from simulators.mail import MailSink
 
@@ -123,13 +124,13 @@ def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
 
 @AHEAD
 def test_error__reminds_and_goes_on_from_now(database: Database, ahead: timedelta) -> None:
-    assert database.note_error("c", "Box/locked", "no").is_notice_due
+    assert LastingErrors(database).note("c", "Box/locked", "no").is_notice_due
     database.execute("UPDATE campaign_errors SET began_at = now() + %(ahead)s, last_notice_at = now() +"
                   " %(ahead)s", {"ahead": ahead})  # fmt: skip
-    righted = database.note_error("c", "Box/locked", "no")
+    righted = LastingErrors(database).note("c", "Box/locked", "no")
     assert righted.is_notice_due
     assert righted.began_at <= database.row("SELECT now()")[0]
-    again = database.note_error("c", "Box/locked", "no")
+    again = LastingErrors(database).note("c", "Box/locked", "no")
     assert not again.is_notice_due
     assert again.is_reminder
 

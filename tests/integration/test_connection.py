@@ -24,6 +24,7 @@ from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
 from shared.postgres import connection as connection_module
 from shared.postgres.connection import Connection
 from shared.settings import load_operator_settings
+from shared.upkeep.migrator import Migrator
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 CAMPAIGN = Campaign("a" * 40, "C-1", "Summer", "A1")
@@ -465,7 +466,7 @@ def odd_database(postgres: PostgresServer, worker: str) -> Iterator[Any]:
         made.append(name)
         with Database(postgres.url_for(name)) as database:
             for path in database.pending_migrations():
-                database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "0" * 64)
+                Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "0" * 64)
         return postgres.url_for(name)
 
     yield make

@@ -20,6 +20,7 @@ from shared.database import UPLOADER_LOCK, Database, migration_files
 from shared.report.figures import Figures
 from shared.rules.alerts import HEALING_PATIENCE
 from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
@@ -118,18 +119,18 @@ def test_lock__names_its_holder_and_ends_with_it(database_url: str) -> None:
 
 def test_error__begins_is_quiet_and_reminds(database_url: str) -> None:
     with Database(database_url) as database:
-        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
-        assert not database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
-        assert database.note_error(CAMPAIGN, "Box/locked", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert not LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "Box/locked", "no").is_notice_due
         database.execute("UPDATE campaign_errors SET last_notice_at = now() - interval '25 hours'")
-        again = database.note_error(CAMPAIGN, "DAM/forbidden", "no")
+        again = LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no")
         assert again.is_notice_due
         assert again.is_reminder
 
 
 def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: str) -> None:
     def note() -> tuple[bool, bool, bool]:
-        seen = database.note_error(CAMPAIGN, "DAM/keeps_changing", "again", HEALING_PATIENCE)
+        seen = LastingErrors(database).note(CAMPAIGN, "DAM/keeps_changing", "again", HEALING_PATIENCE)
         return seen.is_notice_due, seen.is_reminder, seen.is_young
 
     def pass_time(began: int = 0, notice: int = 0) -> None:
@@ -149,7 +150,7 @@ def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: s
         assert note() == (False, True, False)
         pass_time(notice=24 * 60)
         assert note() == (True, True, False)
-        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
 
 
 def test_migrations__twice_by_psql_and_on_a_filled_table(

@@ -34,6 +34,7 @@ from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, build_message, reset_sql
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from simulators.postgres import PostgresServer
 
@@ -197,7 +198,7 @@ def test_database__keeps_every_text_as_it_is(
     database.increment_a1_retry(
         campaign.id, campaign.number, campaign.name, clean_text(message), status=code or ""
     )
-    database.note_error(campaign.id, "DAM/refused", clean_text(message))
+    LastingErrors(database).note(campaign.id, "DAM/refused", clean_text(message))
     database.follow_status(campaign.id, code)
     asset = Asset("a", clean_text(asset_name), FOLDER, 1, "1/x/1")
     Ledger(database).record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")

@@ -30,6 +30,7 @@ from shared.report import figures as report_figures
 from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
 from shared.report.figures import Figures
 from shared.settings import load_report_settings
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 
 ROME = ZoneInfo("Europe/Rome")
@@ -260,7 +261,7 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
         (Campaign("failed elsewhere", "C-1", "", "B1"), None),
     ]
 
-    database.note_error("retry", "Box/locked", "still locked")
+    LastingErrors(database).note("retry", "Box/locked", "still locked")
     (failure,) = Figures(database).failures().rows
     assert (failure.campaign.number, failure.kind, failure.message) == ("C-1", "Box/locked", "still locked")
     for campaign_id, kind, at in (

@@ -33,8 +33,9 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices import outbox
 from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
-from shared.upload import buckets, ledger
+from shared.upload import buckets, lasting_errors, ledger
 from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 
 COMMANDS = Commands("python", "scripts")
@@ -63,8 +64,8 @@ WRITES: dict[str, Callable[[Database], object]] = {
     "session over": lambda db: Ledger(db).forget_upload("s"),
     "leave to call": lambda db: Buckets(db).take_calls("calls", 1, 60),
     "pause": lambda db: Buckets(db).pause_calls("calls", 1),
-    "error": lambda db: db.note_error("c", "Box/locked", "locked"),
-    "errors over": lambda db: db.clear_errors("c"),
+    "error": lambda db: LastingErrors(db).note("c", "Box/locked", "locked"),
+    "errors over": lambda db: LastingErrors(db).clear("c"),
     "notice": lambda db: Outbox(db).queue(
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
@@ -141,7 +142,7 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for module in (database, outbox, memory, ledger, buckets):
+    for module in (database, outbox, memory, ledger, buckets, lasting_errors):
         for name, sql in vars(module).items():
             if name.isupper() and isinstance(sql, str):
                 words = sql.split()

@@ -21,6 +21,7 @@ from shared.rules.alerts import HEALING_PATIENCE
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.rules.retry import Action, decide, notice_for, reason_for
 from shared.settings import Settings
+from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
@@ -356,7 +357,8 @@ class Pass:
             attempt = self._database.increment_a1_retry(
                 campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
             )
-            self._database.clear_errors(campaign.id)  # the folder could be listed: what failed before is over
+            # The folder could be listed: what failed before is over.
+            LastingErrors(self._database).clear(campaign.id)
             kind = notice_for(attempt)
             if kind is not None:
                 if attempt.permanently_failed:
@@ -632,7 +634,7 @@ class Pass:
         with self._database.transaction():
             followed = self._database.follow_status(campaign.id, status if found else GONE)
             if followed is not None:
-                self._database.clear_errors(campaign.id)
+                LastingErrors(self._database).clear(campaign.id)
                 if followed.a2_requested_at is not None and status == self._settings.dam.status_a2:
                     is_completed = True
                     self._database.reset_a1_retry(campaign.id)
@@ -732,7 +734,7 @@ class Pass:
         kind = f"{error.system}/{error.kind}"
         patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)
         with self._database.transaction():
-            lasting = self._database.note_error(campaign.id, kind, str(error), patience)
+            lasting = LastingErrors(self._database).note(campaign.id, kind, str(error), patience)
             if lasting.is_notice_due:
                 notice = self._composer.error(
                     campaign,
