@@ -23,10 +23,11 @@ from shared.base.errors import ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say
-from shared.database import GONE, Database
+from shared.database import Database
 from shared.loop.memory import Memory
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
 from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
+from shared.upload.standing import GONE
 
 logger = logging.getLogger("a1_retry")
 

@@ -1,4 +1,8 @@
-"""PostgreSQL: every statement of the product, by name, and the few transactions that must hold together."""
+"""PostgreSQL: the one way to it, with its transactions, the run's lock and fence, and campaigns' retry state.
+
+Other tables' statements lie beside their use, in small classes that are given the `Database`: notices.outbox,
+loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,9 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from shared.base.errors import ConfigError, DbError, LockLostError, out_of_reach
 from shared.base.redaction import escape_line
 from shared.base.values import (
     Attempt,
-    Campaign,
     RetryStatus,
 )
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
@@ -40,8 +42,6 @@ TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is drawn from the task's name."""
 MAIL_LOCK_CLASS = 0xA1A4
 """First key of the locks of single e-mails; the second is drawn from the e-mail's id."""
-GONE = "GONE"
-"""The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
 
@@ -120,55 +120,6 @@ SET a1_retry_count = 0, a1_last_retry_at = NULL, a1_permanently_failed = FALSE, 
 WHERE campaign_id = %(campaign_id)s
 """
 
-# The campaign stands in A1, by the DAM's own word: make or refresh its row.
-RECORD_IN_A1 = """
-INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)
-VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s)
-ON CONFLICT (campaign_id) DO UPDATE SET
-    campaign_number = EXCLUDED.campaign_number, campaign_name = EXCLUDED.campaign_name,
-    status = EXCLUDED.status, left_search_at = NULL, updated_at = now()
-WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
-      IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
-"""
-
-# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
-# rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
-LEFT_BEHIND = """
-SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL,
-       coalesce(lock_doubted_at > now() + interval '5 minutes', FALSE)
-FROM campaign_status
-WHERE campaign_id <> ALL(%(seen)s)
-  AND (status = %(status)s AND (left_search_at IS NULL
-                                OR NOT (left_search_at >= now() - interval '1 day'
-                                        AND left_search_at <= now() + interval '5 minutes'))
-       OR status IS DISTINCT FROM %(status)s AND lock_doubted_at > now() - interval '1 hour')
-ORDER BY campaign_id
-"""
-
-# A doubt from the future would have its campaign looked after until then; from now on it lasts its hour.
-RIGHT_LOCK_DOUBTS = """
-UPDATE campaign_status SET lock_doubted_at = now() WHERE lock_doubted_at > now() + interval '5 minutes'
-"""
-
-MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
-
-# The campaign left A1: the row follows, and tells what had been begun.
-FOLLOW_STATUS = """
-UPDATE campaign_status c
-SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_at = now()
-FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
-      WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
-WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id
-"""
-
-REQUEST_A2 = """
-UPDATE campaign_status
-SET a2_requested_at = now(), updated_at = now(),
-    lock_doubted_at = CASE WHEN a2_requested_at IS NOT NULL THEN now() ELSE lock_doubted_at END
-WHERE campaign_id = %(campaign_id)s
-"""
-
 
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
@@ -188,27 +139,6 @@ class Difference:
 
     def __str__(self) -> str:
         return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """What a row knew of a campaign that left A1."""
-
-    a2_requested_at: datetime | None
-    box_folder_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LeftBehind:
-    """A campaign to look after although the search does not show it.
-
-    is_in_a1: so says its row; otherwise all is done, and only a lock of ours may still come.
-    is_a2_expected: A2 was asked for and nobody has seen yet what became of that.
-    """
-
-    campaign_id: str
-    is_in_a1: bool
-    is_a2_expected: bool
 
 
 class Database:
@@ -318,7 +248,7 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self.row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
-        return self._holder(keys)
+        return _who(self.rows(LOCK_HOLDER, keys))
 
     def try_lock(self, lock_class: int, name: str) -> bool:
         """Take the advisory lock of this name until `unlock`, or for as long as this connection lives; False
@@ -341,7 +271,7 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         rows = self.rows(TAKE_RUN, keys)
         if not rows:
-            return self._holder(keys)
+            return _who(self.rows(LOCK_HOLDER, keys))
         self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
         return None
 
@@ -377,15 +307,6 @@ class Database:
             raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
         if not is_held:
             raise LockLostError("another run has taken the lock")
-
-    def _holder(self, keys: Mapping[str, object]) -> str:
-        holders = self.rows(LOCK_HOLDER, keys)
-        if not holders:
-            return "a run that has just ended"
-        name, pid, user, address, since = holders[0]
-        if since is None:
-            return f"{name} (server process {pid}, of the role {user})"
-        return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
 
     def ensure_own_session(self) -> None:
         """To be called before the first lock, since a lock lives in a session. Raises ConfigError behind a
@@ -464,44 +385,6 @@ class Database:
         """Put the campaign back to attempt zero; False when it has no row."""
         return self.execute(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
 
-    # Where campaigns stand
-
-    def record_in_a1(self, campaign: Campaign) -> None:
-        """Make or refresh the row of a campaign that the DAM itself shows in A1."""
-        self.execute(
-            RECORD_IN_A1,
-            {
-                "campaign_id": campaign.id,
-                "campaign_number": campaign.number,
-                "campaign_name": campaign.name,
-                "status": campaign.status,
-            },
-        )
-
-    def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
-        """The campaigns that the DAM's search does not show and that are not done with all the same."""
-        values = {"status": status, "seen": list(seen)}
-        rows = self.rows(LEFT_BEHIND, values)
-        if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
-            self.execute(RIGHT_LOCK_DOUBTS, values)
-        return [LeftBehind(*row[:3]) for row in rows]
-
-    def mark_left_search(self, campaign_id: str) -> None:
-        """Leave the row as it is, whatever the search says, and do not ask again for a day."""
-        self.execute(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
-
-    def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
-        """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
-        rows = self.rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
-        return Followed(*rows[0]) if rows else None
-
-    def request_a2(self, campaign_id: str) -> None:
-        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2.
-
-        Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
-        """
-        self.execute(REQUEST_A2, {"campaign_id": campaign_id})
-
     # Operators
 
     def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
@@ -557,6 +440,16 @@ class Database:
         if self._held is None or self._connection.is_in_transaction or not sql.lstrip().startswith(_WRITES):
             return sql, values
         return HOLD_RUN + sql, {**(values or {}), **self._held}
+
+
+def _who(holders: Sequence[tuple[Any, ...]]) -> str:
+    """Who holds a lock, in words; holders: the rows of LOCK_HOLDER."""
+    if not holders:
+        return "a run that has just ended"
+    name, pid, user, address, since = holders[0]
+    if since is None:
+        return f"{name} (server process {pid}, of the role {user})"
+    return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
 
 
 def _named(lock_class: int, name: str) -> dict[str, int]:

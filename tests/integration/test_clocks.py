@@ -29,6 +29,7 @@ from shared.rules.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
 from shared.upload.buckets import Buckets
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 from simulators.mail import MailSink
 
 ROME = ZoneInfo("Europe/Rome")
@@ -137,20 +138,20 @@ def test_error__reminds_and_goes_on_from_now(database: Database, ahead: timedelt
 
 @AHEAD
 def test_left_search__is_asked_again_and_then_after_a_day(database: Database, ahead: timedelta) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     database.execute("UPDATE campaign_status SET left_search_at = now() + %(ahead)s", {"ahead": ahead})
-    assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
-    database.mark_left_search("c")
-    assert database.left_behind("A1", []) == []
+    assert [left.campaign_id for left in Standing(database).left_behind("A1", [])] == ["c"]
+    Standing(database).mark_left_search("c")
+    assert Standing(database).left_behind("A1", []) == []
 
 
 @AHEAD
 def test_lock_doubt__lasts_its_hour_from_now(database: Database, ahead: timedelta) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A2"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A2"))
     database.execute("UPDATE campaign_status SET lock_doubted_at = now() + %(ahead)s", {"ahead": ahead})
-    assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
+    assert [left.campaign_id for left in Standing(database).left_behind("A1", [])] == ["c"]
     database.execute("UPDATE campaign_status SET lock_doubted_at = lock_doubted_at - interval '1 hour'")
-    assert database.left_behind("A1", []) == []
+    assert Standing(database).left_behind("A1", []) == []
 
 
 @AHEAD
@@ -168,13 +169,13 @@ def test_attempt__is_counted_whatever_the_last_one_says(database: Database, ahea
 def test_upload_session__is_gone_on_with_until_its_campaign_left(
     database: Database, ahead: timedelta
 ) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
     Ledger(database).remember_upload(upload, 1, "run")
     database.execute("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
     assert Ledger(database).open_upload("c", "a") == upload
     assert Ledger(database).stale_uploads("A1") == []
-    database.follow_status("c", "A2")
+    Standing(database).follow_status("c", "A2")
     assert Ledger(database).stale_uploads("A1") == [upload]
 
 

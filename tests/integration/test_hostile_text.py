@@ -36,6 +36,7 @@ from shared.notifier import Composer, build_message, reset_sql
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 from simulators.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -194,12 +195,12 @@ def test_database__keeps_every_text_as_it_is(
     code = field_code({"metadata": {"metadata_element_list": fields}}, "STATUS")
     campaign = Campaign(HEX_ID, clean_text(number), clean_text(name), code)
     database.execute("DELETE FROM campaign_status")
-    database.record_in_a1(campaign)
+    Standing(database).record_in_a1(campaign)
     database.increment_a1_retry(
         campaign.id, campaign.number, campaign.name, clean_text(message), status=code or ""
     )
     LastingErrors(database).note(campaign.id, "DAM/refused", clean_text(message))
-    database.follow_status(campaign.id, code)
+    Standing(database).follow_status(campaign.id, code)
     asset = Asset("a", clean_text(asset_name), FOLDER, 1, "1/x/1")
     Ledger(database).record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")
     last = Attempt(3, counted=True, permanently_failed=True)

@@ -32,6 +32,7 @@ from shared.report.figures import Figures
 from shared.settings import load_report_settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 
 ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands("python", "scripts")
@@ -293,7 +294,7 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
 
 def test_names__come_back_as_they_are(database: Database) -> None:
     name = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉\n'
-    database.record_in_a1(Campaign("c", "C-1", name, "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", name, "A1"))
     add_upload(database, "c", NOW - HOUR)
     section, _ = Figures(database).uploads(day_of(database, TODAY, NOW), is_preview=True)
     assert section.rows[0].campaign == Campaign("c", "C-1", name, "A1")

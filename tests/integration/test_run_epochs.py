@@ -33,10 +33,11 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices import outbox
 from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
-from shared.upload import buckets, lasting_errors, ledger
+from shared.upload import buckets, lasting_errors, ledger, standing
 from shared.upload.buckets import Buckets
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 
 COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -51,10 +52,10 @@ TABLES = (
 WRITES: dict[str, Callable[[Database], object]] = {
     "increment": lambda db: db.increment_a1_retry("c", "C-1", "Summer", "empty"),
     "reset": lambda db: db.reset_a1_retry("c"),
-    "in a1": lambda db: db.record_in_a1(CAMPAIGN),
-    "left search": lambda db: db.mark_left_search("c"),
-    "follow": lambda db: db.follow_status("c", "A2"),
-    "request a2": lambda db: db.request_a2("c"),
+    "in a1": lambda db: Standing(db).record_in_a1(CAMPAIGN),
+    "left search": lambda db: Standing(db).mark_left_search("c"),
+    "follow": lambda db: Standing(db).follow_status("c", "A2"),
+    "request a2": lambda db: Standing(db).request_a2("c"),
     "folder": lambda db: Ledger(db).claim_box_folder("c", "f"),
     "upload": lambda db: Ledger(db).record_upload(
         "c", Asset("a", "a", DamFolder("f", "f", None), 1, "1"), BoxFile("b", "b", 1, "0" * 40), "run"
@@ -86,7 +87,7 @@ def pair(database_url: str) -> Iterator[tuple[Database, Database]]:
     """Two connections; the first holds the run, and then its lock, though not its connection, was lost."""
     with Database(database_url, 3) as first, Database(database_url, 3) as second:
         assert first.take_run(UPLOADER_LOCK) is None
-        first.record_in_a1(CAMPAIGN)
+        Standing(first).record_in_a1(CAMPAIGN)
         first.rows("SELECT pg_advisory_unlock_all() IS NULL")
         yield first, second
 
@@ -142,7 +143,7 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for module in (database, outbox, memory, ledger, buckets, lasting_errors):
+    for module in (database, outbox, memory, ledger, buckets, lasting_errors, standing):
         for name, sql in vars(module).items():
             if name.isupper() and isinstance(sql, str):
                 words = sql.split()
@@ -160,7 +161,7 @@ def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Dat
         order.append("taken")
 
     with first.transaction():
-        first.request_a2("c")
+        Standing(first).request_a2("c")
         thread = threading.Thread(target=take)
         thread.start()
         thread.join(0.3)

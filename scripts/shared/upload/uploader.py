@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shared.base.errors import AppError, DamError, DbError, ExitCode, StoppedError
 from shared.base.values import Campaign, CampaignResult, MasterAssets, Outcome, RetryStatus
-from shared.database import GONE, Database, LeftBehind
+from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.rules.alerts import HEALING_PATIENCE
@@ -25,6 +25,7 @@ from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
+from shared.upload.standing import GONE, LeftBehind, Standing
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -321,7 +322,7 @@ class Pass:
             self._abandon(work)
             return
         if not self._is_dry_run:
-            self._database.record_in_a1(read)
+            Standing(self._database).record_in_a1(read)
         look = partial(self._list, read, is_first_look=self._is_promising(work.retry))
         self._ask(work, look, self._on_listed)
 
@@ -532,7 +533,7 @@ class Pass:
             if error is not None:
                 raise error
             dam = self._settings.dam
-            self._database.request_a2(work.campaign.id)
+            Standing(self._database).request_a2(work.campaign.id)
             change = partial(self._dam.change_status, expected=dam.status_a1, new=dam.status_a2)
             self._ask(work, partial(change, work.campaign.id), self._on_a2)
 
@@ -632,7 +633,7 @@ class Pass:
         self._dam.release_lock(campaign)
         is_completed = False
         with self._database.transaction():
-            followed = self._database.follow_status(campaign.id, status if found else GONE)
+            followed = Standing(self._database).follow_status(campaign.id, status if found else GONE)
             if followed is not None:
                 LastingErrors(self._database).clear(campaign.id)
                 if followed.a2_requested_at is not None and status == self._settings.dam.status_a2:
@@ -659,7 +660,7 @@ class Pass:
         One that is to be seen in A2 is believed to be gone only when it is out of sight a day later as well:
         with its row its success notice would be lost.
         """
-        left_behind = self._database.left_behind(self._settings.dam.status_a1, seen)
+        left_behind = Standing(self._database).left_behind(self._settings.dam.status_a1, seen)
         states = self._database.get_a1_retry_states([left.campaign_id for left in left_behind])
         for left in left_behind:
             if self._is_stopping():
@@ -682,7 +683,7 @@ class Pass:
                 return
             is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
             if is_waited_for:
-                self._database.mark_left_search(left.campaign_id)
+                Standing(self._database).mark_left_search(left.campaign_id)
                 return
             shown = campaign or known
             self._leave(shown, shown.status, found=campaign is not None)
