@@ -18,9 +18,9 @@ from shared.base.commands import Commands
 from shared.base.values import Campaign, MailServer, Notice, NoticeKind, OpenUpload
 from shared.database import Database
 from shared.http.wire import LONGEST_WAIT_SECONDS
-from shared.notices.delivery import deliver_due_notices
+from shared.notices.delivery import deliver_due_notices, pause_after
 from shared.notices.outbox import Outbox
-from shared.notifier import Mailer, pause_after
+from shared.notifier import Mailer
 from shared.report.day import report_day
 from shared.report.figures import Figures
 from shared.rules.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success

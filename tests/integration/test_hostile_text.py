@@ -32,7 +32,8 @@ from shared.database import Database
 from shared.http.wire import json_object
 from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
-from shared.notifier import Composer, build_message, reset_sql
+from shared.notices.wording import reset_sql
+from shared.notifier import Composer, build_message
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger

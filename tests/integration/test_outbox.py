@@ -32,9 +32,10 @@ from shared.base.values import (
     UploadTotals,
 )
 from shared.database import Database
-from shared.notices.delivery import CROWD, deliver_due_notices, late_notices
+from shared.notices.delivery import CROWD, GIVE_UP_AFTER, deliver_due_notices, late_notices
+from shared.notices.digest import DIGEST_LINES
 from shared.notices.outbox import Outbox
-from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
+from shared.notifier import Composer, Mailer
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")

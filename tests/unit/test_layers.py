@@ -23,9 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "postgres": {"base"},
     "database": {"base", "rules", "postgres"},
     "upkeep": {"base", "database"},
-    "notices": {"base", "rules", "database", "notifier"},
-    "report": {"base", "rules", "database"},
-    "notifier": {"base", "rules", "report"},
+    "notices": {"base", "rules", "database"},
+    "report": {"base", "rules", "database", "notices"},
+    "notifier": {"base", "rules", "notices", "report"},
     "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
     "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "notifier"},
 }

@@ -15,18 +15,36 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
 from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
 from shared.database import Database
+from shared.notices.digest import DIGEST_LINES, digest
 from shared.notices.outbox import DueMail, Outbox
-from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, digest, pause_after
 from shared.rules.alerts import LATE_NOTICE
 
 logger = logging.getLogger(__name__)
+
+GIVE_UP_AFTER: Final = timedelta(days=5)
+"""How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.
+
+Counted from the notice's creation; the five days are the customary life of a mail in a server's queue.
+"""
+
+
+def pause_after(tries: int) -> timedelta:
+    """How long to wait after this many failed tries of one delivery.
+
+    Nothing after each of the first three, so that the next run tries again; then 2, 4, 8, … minutes, at
+    most an hour.
+    """
+    if tries <= 3:
+        return timedelta()
+    return min(timedelta(minutes=2 ** min(tries - 3, 6)), timedelta(hours=1))
+
 
 CROWD = 20
 """So many notices of a kind still go to a recipient one by one in a round; more go as one e-mail."""
