@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"base", "rules", "database", "notices"},
     "notifier": {"base", "rules", "notices", "report"},
     "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
-    "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "notifier"},
+    "loop": {*_CLIENTS, "settings", "database", "notices", "notifier"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
 what stands higher, never the other way.
