@@ -20,15 +20,9 @@ from typing import Any
 import time_machine
 
 MODULES = (
-    *(
-        "shared.box.client",
-        "shared.dam.client",
-        "shared.database",
-        "shared.notices.delivery",
-        "shared.notifier",
-    ),
-    *("shared.settings", "shared.upload.limiter", "shared.upload.receipt", "shared.upload.transfer"),
-    "shared.upload.workers",
+    *("shared.box.client", "shared.dam.client", "shared.database", "shared.notices.delivery"),
+    *("shared.notifier", "shared.settings", "shared.upload.buckets", "shared.upload.limiter"),
+    *("shared.upload.receipt", "shared.upload.transfer", "shared.upload.workers"),
     *("email.message", "email.utils", "jinja2", "psycopg2", "smtplib", "ssl", "uuid", "zoneinfo"),
 )
 
