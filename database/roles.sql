@@ -57,7 +57,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orches
     orchestrator_task_alerts, notice_bundles TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.
 GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
--- What is older than its stated life is removed (scripts/shared/retention.py); deliveries go with their notice.
+-- What is older than its stated life is removed (scripts/shared/upkeep/retention.py); deliveries go with their notice.
 GRANT DELETE ON notices, notice_bundles, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
 
 -- Where default privileges give it to nobody.

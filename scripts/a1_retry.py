@@ -3,7 +3,7 @@
 Each command runs a file of database/queries/, so psql gives the same answers and the same resets.
 """
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
-from shared.database import GONE, Database
-from shared.errors import ExitCode
-from shared.logs import configure_logging
-from shared.redaction import escape_json, escape_line
-from shared.script import exit_code_of, prepare_streams, say
+from shared.base.errors import ExitCode
+from shared.base.logs import configure_logging
+from shared.base.redaction import escape_json, escape_line
+from shared.base.script import exit_code_of, prepare_streams, say
+from shared.database import Database
+from shared.loop.memory import Memory
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
 from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
+from shared.upload.standing import GONE
 
 logger = logging.getLogger("a1_retry")
 
@@ -128,7 +130,7 @@ def _reset_shown(
     }
     done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", values))}
     now = datetime.now(UTC)
-    last = database.last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
+    last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)
     for row in shown:
         after = done.get(row["campaign_id"])

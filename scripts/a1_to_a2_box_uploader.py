@@ -4,7 +4,7 @@ A campaign whose Master Assets folder is proven empty has an attempt counted, an
 last attempt it is skipped until somebody resets it.
 """
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -21,18 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.ahead import attempt
-from shared.errors import AppError, ConfigError, ExitCode, gravest
-from shared.logs import configure_logging, new_run_id
-from shared.progress import Progress
-from shared.run_report import Report
-from shared.script import prepare_streams, say
+from shared.base.errors import AppError, ConfigError, ExitCode, gravest
+from shared.base.logs import configure_logging, new_run_id
+from shared.base.script import prepare_streams, say
+from shared.http.ahead import attempt
 from shared.settings import Settings, load_settings, read_environment
+from shared.upload.progress import Progress
+from shared.upload.run_report import Report
 
 if TYPE_CHECKING:
-    from shared.dam import DamClient
+    from shared.dam.client import DamClient
     from shared.database import Database
-    from shared.road import Clock
+    from shared.upload.road import Clock
 
 logger = logging.getLogger("uploader")
 
@@ -59,7 +59,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
-    from shared.dam import DamClient
+    from shared.dam.client import DamClient
 
     with ExitStack() as resources:
         # A faulty certificate is told of before anybody is called; its writes come after the lock.
@@ -71,9 +71,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
 
         from shared.database import UPLOADER_LOCK, Database
+        from shared.notices.delivery import Delivery
         from shared.notifier import Mailer
-        from shared.outbox import Delivery
-        from shared.uploader import Pass
+        from shared.upload.uploader import Pass
 
         database = resources.enter_context(
             Database(
@@ -127,11 +127,14 @@ def verify(
     progress: Progress,
 ) -> ExitCode:
     """Read a campaign's assets on both sides again and tell each difference; nothing is written."""
-    from shared.box import BoxClient
-    from shared.limiter import BoxGate
-    from shared.receipt import Sides, compare
+    from shared.box.client import BoxClient
+    from shared.upload.buckets import Buckets
+    from shared.upload.ledger import Ledger
+    from shared.upload.limiter import BoxGate
+    from shared.upload.receipt import Sides, compare
 
-    folder_id = database.box_folder_of(campaign_id)
+    ledger = Ledger(database)
+    folder_id = ledger.box_folder_of(campaign_id)
     if dam.read_campaign(campaign_id) is None:
         report.differences = [f"campaign {campaign_id} is not visible in the DAM"]
     elif folder_id is None:
@@ -139,10 +142,12 @@ def verify(
     else:
         limits = settings.transfer
         gate = BoxGate(
-            database, uploads_per_minute=limits.uploads_per_minute, calls_per_minute=limits.calls_per_minute
+            Buckets(database),
+            uploads_per_minute=limits.uploads_per_minute,
+            calls_per_minute=limits.calls_per_minute,
         )
         found = dam.list_master_assets(campaign_id)
-        sides = Sides(campaign_id, found, folder_id, database.uploaded_assets(campaign_id))
+        sides = Sides(campaign_id, found, folder_id, ledger.uploaded_assets(campaign_id))
         with closing(BoxClient(settings.box, gate)) as box:
             report.differences = compare(dam, box, sides, progress, workers=limits.workers)
         logger.info("campaign %s: %d assets read on both sides", campaign_id, len(found.assets))
@@ -183,7 +188,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _campaign_id(argument: str) -> str:
     """A campaign's id. What no DAM can have given is refused: in a run it would bring an error e-mail."""
-    from shared.dam_answers import is_safe_id
+    from shared.dam.answers import is_safe_id
 
     if not is_safe_id(argument):
         raise argparse.ArgumentTypeError(f"{argument!a:.80} is no id of the DAM (an id has 40 hex digits)")

@@ -4,7 +4,7 @@ The report and the mark that its day has been told of are one transaction; a sec
 only delivers what the outbox still owes.
 """
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -14,17 +14,19 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.base.errors import ConfigError, DbError, ExitCode
+from shared.base.logs import configure_logging, new_run_id
+from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import Database
-from shared.errors import ConfigError, DbError, ExitCode
-from shared.logs import configure_logging, new_run_id
+from shared.loop.memory import Memory
+from shared.notices.delivery import deliver_due_notices
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
-from shared.outbox import deliver_due_notices
-from shared.report import DayReport, ReportDay, report_day
-from shared.report_figures import Figures
-from shared.retention import prune
-from shared.script import exit_code_of, prepare_streams, say
+from shared.report.day import DayReport, ReportDay, report_day
+from shared.report.figures import Figures
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.settings import ReportSettings, load_report_settings, read_environment
+from shared.upkeep.retention import prune
 
 logger = logging.getLogger("report")
 
@@ -36,7 +38,7 @@ def read_report(
     figures = Figures(database)
     uploads, uploads_before = figures.uploads(day, is_preview=is_preview)
     runs, runs_before = figures.runs(day)
-    alerts = (alert for of_task in database.task_alerts().values() for alert in of_task.values())
+    alerts = (alert for of_task in Memory(database).task_alerts().values() for alert in of_task.values())
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
     return DayReport(
         day=day,
@@ -64,7 +66,7 @@ def queue_report(
         is_ours = figures.claim(day, notice_id, now)
         if is_ours:
             report = read_report(database, settings, day, now, is_preview=False)
-            database.queue_notice(composer.daily_report(report, notice_id=notice_id, now=now))
+            Outbox(database).queue(composer.daily_report(report, notice_id=notice_id, now=now))
     if is_ours:
         logger.info("the report of %s is queued", day.date, extra={"action": "report_queued"})
     else:

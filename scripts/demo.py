@@ -4,7 +4,7 @@ Plays the three scenarios of the product through the real scripts, checks every 
 and files in demo-output/. Ends with 1, saying what was expected, when the product misbehaves.
 """
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse

@@ -1,6 +1,6 @@
 """Apply the pending migrations, in order: what `psql -f` would do, recorded, by one process at a time."""
 
-import shared.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
 # isort: split
 import argparse
@@ -9,11 +9,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared.base.errors import ConfigError, DbError, ExitCode
+from shared.base.logs import configure_logging
+from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import MIGRATION_LOCK, Database, Difference, migration_files
-from shared.errors import ConfigError, DbError, ExitCode
-from shared.logs import configure_logging
-from shared.script import exit_code_of, prepare_streams, say
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
+from shared.upkeep.migrator import Migrator
 
 logger = logging.getLogger("migrate")
 
@@ -48,16 +49,16 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
     if holder is not None:
         logger.warning("migrations are being applied by %s", holder)
         return ExitCode.TRY_LATER
-    applied = database.applied_migrations()
+    applied, migrator = database.applied_migrations(), Migrator(database)
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in migration_files()}
     edited = [path.name for path, digest in digests.items() if (applied.get(path.stem) or digest) != digest]
     if edited:
         raise ConfigError(
             f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
         )
-    if not applied and database.encoding != "UTF8":
+    if not applied and migrator.encoding != "UTF8":
         raise ConfigError(
-            f"the database has the encoding {database.encoding}, which cannot store every name and e-mail;"
+            f"the database has the encoding {migrator.encoding}, which cannot store every name and e-mail;"
             " make another one WITH ENCODING 'UTF8' TEMPLATE template0"
         )
     for path, digest in digests.items():
@@ -65,7 +66,7 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
             continue
         logger.info("applying %s", path.name)  # may be stopped and begun again at any point
         try:
-            database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest)
+            migrator.apply(path.read_text(encoding="utf-8"), path.stem, digest)
         except DbError as exc:
             if exc.kind == "schema_differs":  # a table of somebody else's has our name, say
                 _warn_of_differences(database, settings)

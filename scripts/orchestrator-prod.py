@@ -5,10 +5,10 @@ import signal
 # A stop that comes before the loop can obey it waits until then.
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
-import shared.prerequisites  # noqa: E402, F401 - first of ours: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: E402, F401 - first of ours: it tells of an old Python in one line
 
 # isort: split
-from shared.orchestrator_commands import main  # noqa: E402 - importing takes its time
+from shared.loop.command_line import main  # noqa: E402 - importing takes its time
 
 if __name__ == "__main__":
     raise SystemExit(main())

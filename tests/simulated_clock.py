@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Hashable
 from datetime import datetime, timedelta
 
-from shared.wall_clock import WallClock
+from shared.loop.wall_clock import WallClock
 
 Event = Callable[[], None]
 

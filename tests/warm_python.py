@@ -145,8 +145,11 @@ def _become(request: dict[str, object], fds: array.array[int] | list[int]) -> No
 
 def main() -> None:
     sys.path.insert(0, str(SCRIPTS))
-    for name in (*PACKAGES, *(f"shared.{path.stem}" for path in sorted((SCRIPTS / "shared").glob("*.py")))):
-        importlib.import_module(name)
+    modules = [
+        path.relative_to(SCRIPTS).with_suffix("") for path in sorted((SCRIPTS / "shared").rglob("*.py"))
+    ]
+    for name in (*PACKAGES, *(".".join(module.parts) for module in modules)):
+        importlib.import_module(name.removesuffix(".__init__"))
     gc.freeze()  # a child that collected what is here would copy all of it
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         is_child = _serve(listening)

@@ -1,4 +1,8 @@
-"""PostgreSQL: every statement of the product, by name, and the few transactions that must hold together."""
+"""PostgreSQL: the one way to it, with its transactions, the run's lock and fence, and campaigns' retry state.
+
+Other tables' statements lie beside their use, in small classes that are given the `Database`: notices.outbox,
+loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,21 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.alerts import REMINDER_INTERVAL, Alerts, TaskAlert
-from shared.cadence import LastRun
-from shared.commands import here
-from shared.connection import ANSWER_SECONDS, Answer, Connection
-from shared.errors import ConfigError, DbError, LockLostError, out_of_reach
-from shared.models import (
-    BUNDLED_KINDS,
-    Asset,
+from shared.base.commands import here
+from shared.base.errors import ConfigError, DbError, LockLostError, out_of_reach
+from shared.base.redaction import escape_line
+from shared.base.values import (
     Attempt,
-    BoxFile,
-    Bundle,
-    Campaign,
-    LedgerEntry,
-    Notice,
-    NoticeKind,
-    NoticeLine,
-    OpenUpload,
     RetryStatus,
-    UploadTotals,
 )
-from shared.rate import Bucket, Grant, pause, take
-from shared.redaction import escape_line
-from shared.retry import DEFAULT_MAX_RETRIES
+from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
+from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +42,6 @@ TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is drawn from the task's name."""
 MAIL_LOCK_CLASS = 0xA1A4
 """First key of the locks of single e-mails; the second is drawn from the e-mail's id."""
-GONE = "GONE"
-"""The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
 
@@ -98,20 +85,6 @@ WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NU
 ORDER BY s.nspname LIMIT 1
 """
 
-LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
-
-ENCODING = "SELECT getdatabaseencoding()"
-
-# What CREATE INDEX CONCURRENTLY leaves when it is stopped: there by name, and used by nobody.
-UNUSABLE_INDEX = """
-SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE c.relname = %(name)s AND pg_table_is_visible(c.oid) AND NOT i.indisvalid
-"""
-
-RECORD_MIGRATION = """
-INSERT INTO schema_migrations (name, sha256) VALUES (%(name)s, %(sha256)s)
-ON CONFLICT (name) DO UPDATE SET sha256 = EXCLUDED.sha256
-"""
 
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """
@@ -147,387 +120,8 @@ SET a1_retry_count = 0, a1_last_retry_at = NULL, a1_permanently_failed = FALSE, 
 WHERE campaign_id = %(campaign_id)s
 """
 
-# The campaign stands in A1, by the DAM's own word: make or refresh its row.
-RECORD_IN_A1 = """
-INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)
-VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s)
-ON CONFLICT (campaign_id) DO UPDATE SET
-    campaign_number = EXCLUDED.campaign_number, campaign_name = EXCLUDED.campaign_name,
-    status = EXCLUDED.status, left_search_at = NULL, updated_at = now()
-WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
-      IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
-"""
-
-# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
-# rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
-LEFT_BEHIND = """
-SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL,
-       coalesce(lock_doubted_at > now() + interval '5 minutes', FALSE)
-FROM campaign_status
-WHERE campaign_id <> ALL(%(seen)s)
-  AND (status = %(status)s AND (left_search_at IS NULL
-                                OR NOT (left_search_at >= now() - interval '1 day'
-                                        AND left_search_at <= now() + interval '5 minutes'))
-       OR status IS DISTINCT FROM %(status)s AND lock_doubted_at > now() - interval '1 hour')
-ORDER BY campaign_id
-"""
-
-# A doubt from the future would have its campaign looked after until then; from now on it lasts its hour.
-RIGHT_LOCK_DOUBTS = """
-UPDATE campaign_status SET lock_doubted_at = now() WHERE lock_doubted_at > now() + interval '5 minutes'
-"""
-
-MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
-
-# The campaign left A1: the row follows, and tells what had been begun.
-FOLLOW_STATUS = """
-UPDATE campaign_status c
-SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_at = now()
-FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
-      WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
-WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id
-"""
-
-REQUEST_A2 = """
-UPDATE campaign_status
-SET a2_requested_at = now(), updated_at = now(),
-    lock_doubted_at = CASE WHEN a2_requested_at IS NOT NULL THEN now() ELSE lock_doubted_at END
-WHERE campaign_id = %(campaign_id)s
-"""
-
-BOX_FOLDER_OF = "SELECT box_folder_id FROM campaign_status WHERE campaign_id = %(campaign_id)s"
-
-CLAIM_BOX_FOLDER = """
-UPDATE campaign_status SET box_folder_id = %(folder_id)s, updated_at = now()
-WHERE campaign_id = %(campaign_id)s
-  AND NOT EXISTS (SELECT FROM campaign_status o
-                  WHERE o.box_folder_id = %(folder_id)s AND o.campaign_id <> %(campaign_id)s)
-"""
-
-UPLOADED_ASSETS = """
-SELECT asset_id, revision, box_file_id, box_name, size_bytes, sha1
-FROM campaign_assets WHERE campaign_id = %(campaign_id)s
-"""
-
-RECORD_UPLOAD = """
-INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1, box_file_id,
-                             box_name, run_id)
-VALUES (%(campaign_id)s, %(asset_id)s, %(asset_name)s, %(revision)s, %(size_bytes)s, %(sha1)s,
-        %(box_file_id)s, %(box_name)s, %(run_id)s)
-ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
-    asset_name = EXCLUDED.asset_name, revision = EXCLUDED.revision, size_bytes = EXCLUDED.size_bytes,
-    sha1 = EXCLUDED.sha1, box_file_id = EXCLUDED.box_file_id, box_name = EXCLUDED.box_name,
-    verified_at = now(), run_id = EXCLUDED.run_id
-"""
-
-OPEN_UPLOAD = """
-SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
-FROM upload_sessions WHERE campaign_id = %(campaign_id)s AND asset_id = %(asset_id)s
-"""
-
-WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO on"
-
-REMEMBER_UPLOAD = """
-INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces,
-                             part_size, run_id)
-VALUES (%(campaign_id)s, %(asset_id)s, %(session_id)s, %(revision)s, %(size_bytes)s, %(folder_id)s,
-        %(replaces)s, %(part_size)s, %(run_id)s)
-ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
-    session_id = EXCLUDED.session_id, revision = EXCLUDED.revision, size_bytes = EXCLUDED.size_bytes,
-    folder_id = EXCLUDED.folder_id, replaces = EXCLUDED.replaces, part_size = EXCLUDED.part_size,
-    run_id = EXCLUDED.run_id, created_at = now()
-"""
-
-FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
-
-# Sessions that nobody will go on with: the campaign is no longer in A1 (or this one has just been completed),
-# or Box, which keeps a session for 7 days, is about to end it.
-STALE_UPLOADS = """
-SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
-FROM upload_sessions u
-WHERE (SELECT status FROM campaign_status c WHERE c.campaign_id = u.campaign_id) IS DISTINCT FROM %(status)s
-   OR created_at < now() - interval '6 days'
-ORDER BY created_at
-"""
-
-READ_BUCKET = """
-SELECT second, counts, paused_until, extract(epoch FROM clock_timestamp())::double precision
-FROM rate_buckets WHERE bucket = %(bucket)s FOR UPDATE
-"""
-
-MAKE_BUCKET = "INSERT INTO rate_buckets (bucket) VALUES (%(bucket)s) ON CONFLICT DO NOTHING"
-
-SAVE_BUCKET = """
-UPDATE rate_buckets SET second = %(second)s, counts = %(counts)s, paused_until = %(paused_until)s
-WHERE bucket = %(bucket)s
-"""
-
-UPLOAD_TOTALS = """
-SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
-FROM campaign_assets WHERE campaign_id = %(campaign_id)s
-"""
-
-# A failure of a campaign: RETURNING tells since when, whether a notice is owed now and whether it is a later
-# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity. What
-# RETURNING selects is the row as it was before.
-NOTE_ERROR = """
-INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
-VALUES (%(campaign_id)s, %(kind)s, %(message)s,
-        CASE WHEN %(patience)s > interval '0' THEN '-infinity' ELSE now() END)
-ON CONFLICT (campaign_id, kind) DO UPDATE SET
-    message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now(),
-    last_notice_at = CASE WHEN e.last_notice_at > now() - %(reminder_interval)s
-                               AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
-                          WHEN least(e.began_at, now()) > now() - %(patience)s THEN e.last_notice_at
-                          ELSE now() END
-RETURNING began_at, last_notice_at = now(),
-          EXISTS (SELECT FROM campaign_errors before
-                  WHERE before.campaign_id = e.campaign_id AND before.kind = e.kind
-                    AND before.last_notice_at > '-infinity'),
-          began_at > now() - %(patience)s
-"""
-
-CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
-
-QUEUE_NOTICE = """
-INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
-                     campaign_name, attempt, max_attempts, detail)
-VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
-        %(campaign_number)s, %(campaign_name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
-"""
-
-QUEUE_DELIVERIES = """
-INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
-SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
-"""
-
-# NULL when nothing is owed at all.
-IS_NOTICE_DUE = """
-SELECT bool_or(next_try_at <= %(now)s),
-       bool_or(next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
-                                                         WHEN doubts = 0 THEN interval '65 minutes'
-                                                         ELSE interval '365 minutes' END)
-FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
-"""
-
-# Put off before the first try, or for longer than the longest pause between two (an hour; six hours when the
-# e-mail may have arrived): by a clock that ran ahead. Due now.
-RIGHT_NEXT_TRIES = """
-UPDATE notice_deliveries SET next_try_at = %(now)s
-WHERE sent_at IS NULL AND gave_up_at IS NULL
-  AND next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
-                                                WHEN doubts = 0 THEN interval '65 minutes'
-                                                ELSE interval '365 minutes' END
-"""
-
-IS_NOTICE_LATE = """
-SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.created_at < %(before)s)
-"""
-
-# What has waited since before then and was not told of so far: how much, since when, and why.
-TELL_LATE_NOTICES = """
-WITH late AS (
-    UPDATE notice_deliveries d SET late_told_at = %(now)s
-    FROM (SELECT o.notice_id, o.recipient, n.created_at
-          FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
-          WHERE o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
-            AND n.created_at < %(before)s
-          FOR UPDATE OF o SKIP LOCKED) owed
-    WHERE d.notice_id = owed.notice_id AND d.recipient = owed.recipient
-    RETURNING d.notice_id, owed.created_at, d.next_try_at, d.last_error)
-SELECT count(DISTINCT notice_id), min(created_at),
-       (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1]
-FROM late
-"""
-
-# An e-mail that was begun and not brought to its end: it is the first to be sent again.
-BEGUN_MAIL = """
-SELECT mail_id FROM notice_deliveries
-WHERE mail_id IS NOT NULL AND mail_id <> ALL(%(passed)s::uuid[])
-  AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-ORDER BY next_try_at, mail_id LIMIT 1
-"""
-
-# A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
-# What an outage put off counts too: it would otherwise come one by one within the hour.
-CROWD = """
-SELECT n.kind, d.recipient
-FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.kind = ANY(%(kinds)s)
-GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_try_at <= %(now)s)
-ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
-"""
-
-BEGIN_BUNDLE = """
-WITH chosen AS (
-    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-    WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
-      AND n.kind = %(kind)s AND d.recipient = %(recipient)s
-    FOR UPDATE OF d SKIP LOCKED)
-UPDATE notice_deliveries d SET mail_id = %(id)s, next_try_at = least(d.next_try_at, %(now)s)
-FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
-"""
-
-BUNDLE_TOTALS = """
-SELECT count(*), count(DISTINCT n.campaign_id), coalesce(max(n.max_attempts), %(max)s)
-FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = %(id)s
-"""
-
-# Notices from before 016 do not know their campaign's name; its row does.
-BUNDLE_LINES = """
-SELECT n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
-       coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
-       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
-FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
-WHERE d.mail_id = %(id)s ORDER BY n.created_at, n.campaign_id, n.id LIMIT %(limit)s
-"""
-
-SAVE_BUNDLE = """
-INSERT INTO notice_bundles (id, kind, recipient, notices, subject, body_text, body_html, created_at)
-VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s, %(body_html)s,
-        %(created_at)s)
-"""
-
-# The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
-BEGIN_SINGLE = """
-UPDATE notice_deliveries d SET mail_id = d.notice_id
-FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-        AND notice_id = (SELECT o.notice_id FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
-                         WHERE o.mail_id IS NULL AND o.sent_at IS NULL AND o.gave_up_at IS NULL
-                           AND o.next_try_at <= %(now)s
-                         ORDER BY n.created_at, n.id FOR UPDATE OF o SKIP LOCKED LIMIT 1)
-      FOR UPDATE SKIP LOCKED) chosen
-WHERE d.notice_id = chosen.notice_id AND d.recipient = chosen.recipient
-RETURNING d.notice_id
-"""
 
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
-
-# Before an e-mail goes out: it counts as tried, and as perhaps arrived, until its end is noted. What somebody
-# else's transaction holds is left out and not waited for.
-CLAIM_MAIL = """
-UPDATE notice_deliveries d
-SET tries = d.tries + 1, doubts = d.doubts + 1,
-    next_try_at = %(now)s + greatest((%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
-                                     (%(doubt_pauses)s)[least(d.doubts + 1, cardinality(%(doubt_pauses)s))])
-FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-      FOR UPDATE SKIP LOCKED) due
-WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
-RETURNING d.notice_id, d.recipient
-"""
-
-READ_MAIL = """
-SELECT kind, '', subject, body_text, body_html, created_at, TRUE FROM notice_bundles WHERE id = %(id)s
-UNION ALL
-SELECT kind, campaign_id, subject, body_text, body_html, created_at, FALSE FROM notices WHERE id = %(id)s
-"""
-
-FREE_MAIL = """
-UPDATE notice_deliveries SET mail_id = NULL, doubts = 0
-WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
-"""
-
-# The mail server itself is in trouble: that is a try of all that is due.
-POSTPONE_DUE = """
-UPDATE notice_deliveries d
-SET tries = d.tries + 1, last_error = %(error)s,
-    next_try_at = greatest(%(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
-                           %(now)s + interval '1 microsecond')
-FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-      FOR UPDATE SKIP LOCKED) due
-WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
-RETURNING d.notice_id
-"""
-
-GIVE_UP_DOUBTFUL = """
-UPDATE notice_deliveries d
-SET gave_up_at = %(now)s,
-    last_error = 'may have arrived: ' || d.doubts || ' handovers without a note of their end'
-                 || coalesce('; ' || d.last_error, '')
-FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s AND doubts >= %(most)s
-      FOR UPDATE SKIP LOCKED) due
-WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
-RETURNING d.notice_id, d.recipient, d.last_error
-"""
-
-MARK_SENT = """
-UPDATE notice_deliveries SET sent_at = %(now)s, last_error = NULL
-WHERE mail_id = %(id)s AND recipient = ANY(%(recipients)s) AND sent_at IS NULL AND gave_up_at IS NULL
-"""
-
-# The notices of a bundle that nobody owes to anybody any more.
-BUNDLE_DONE = """
-SELECT count(*) FROM notice_deliveries d
-WHERE d.mail_id = %(id)s
-  AND NOT EXISTS (SELECT FROM notice_deliveries o
-                  WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
-"""
-
-# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise.
-# What is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it.
-# In no case is it due again in the same round.
-MARK_REFUSED = """
-UPDATE notice_deliveries d
-SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
-    mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
-    next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
-    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
-FROM notices n
-WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.recipient = %(recipient)s
-  AND d.sent_at IS NULL AND d.gave_up_at IS NULL
-"""
-
-
-# The last run of each task: one look into the index a task, whatever the history.
-LAST_TASK_RUNS = """
-SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
-FROM unnest(%(tasks)s) AS t (task) CROSS JOIN LATERAL (
-    SELECT planned_at, started_at, finished_at, exit_code FROM orchestrator_task_runs
-    WHERE task = t.task AND started_at <= %(now)s ORDER BY started_at DESC LIMIT 1) r
-"""
-
-RECORD_TASK_RUN = """
-INSERT INTO orchestrator_task_runs (run_id, task, planned_at, started_at, finished_at, exit_code, ending,
-                                    host)
-VALUES (%(run_id)s, %(task)s, %(planned_at)s, %(started_at)s, %(finished_at)s, %(exit_code)s, %(ending)s,
-        %(host)s)
-ON CONFLICT (run_id) DO UPDATE SET
-    finished_at = EXCLUDED.finished_at, exit_code = EXCLUDED.exit_code, ending = EXCLUDED.ending
-"""
-
-TASK_ALERTS = """
-SELECT task, ending, failures, began_at, last_failed_at, is_announced, last_notice_at
-FROM orchestrator_task_alerts
-"""
-
-DELETE_TASK_ALERTS = "DELETE FROM orchestrator_task_alerts WHERE task = %(task)s"
-
-INSERT_TASK_ALERT = """
-INSERT INTO orchestrator_task_alerts (task, ending, failures, began_at, last_failed_at, is_announced,
-                                      last_notice_at)
-VALUES (%(task)s, %(ending)s, %(failures)s, %(began_at)s, %(last_failed_at)s, %(is_announced)s,
-        %(last_notice_at)s)
-"""
-
-
-# An upload is completed. It began when this run began it (started_at, NULL when it did not), or with the
-# first file that an earlier run brought over since the campaign's last completed upload.
-RECORD_CAMPAIGN_UPLOAD = """
-INSERT INTO campaign_uploads (campaign_id, started_at, assets, bytes, run_id)
-SELECT %(campaign_id)s, least(%(started_at)s::timestamptz, min(verified_at), now()),
-       %(assets)s, %(bytes)s, %(run_id)s
-FROM campaign_assets
-WHERE campaign_id = %(campaign_id)s
-  AND verified_at > coalesce((SELECT max(completed_at) FROM campaign_uploads
-                              WHERE campaign_id = %(campaign_id)s), '-infinity')
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,73 +139,6 @@ class Difference:
 
     def __str__(self) -> str:
         return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
-
-
-@dataclass(frozen=True, slots=True)
-class LastingError:
-    """A failure that has been seen before, or begins now.
-
-    is_notice_due: when it begins, or has outlasted its patience, then once a day. is_young: it has not
-    outlasted its patience.
-    """
-
-    began_at: datetime
-    is_notice_due: bool
-    is_reminder: bool
-    is_young: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """What a row knew of a campaign that left A1."""
-
-    a2_requested_at: datetime | None
-    box_folder_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LeftBehind:
-    """A campaign to look after although the search does not show it.
-
-    is_in_a1: so says its row; otherwise all is done, and only a lock of ours may still come.
-    is_a2_expected: A2 was asked for and nobody has seen yet what became of that.
-    """
-
-    campaign_id: str
-    is_in_a1: bool
-    is_a2_expected: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRun:
-    """One run of a task by the orchestrator. exit_code: minus the signal's number when a signal ended it."""
-
-    run_id: str
-    task: str
-    planned_at: datetime
-    started_at: datetime
-    host: str
-    finished_at: datetime | None = None
-    exit_code: int | None = None
-    ending: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LateNotices:
-    """Notices that have waited for too long, as far as no run has told of them. last_error: None: no try."""
-
-    count: int
-    oldest_at: datetime
-    last_error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DueMail:
-    """An e-mail that is ours to send, to notice.recipients. count: how many notices it carries."""
-
-    notice: Notice
-    count: int
-    is_bundle: bool
 
 
 class Database:
@@ -637,7 +164,7 @@ class Database:
         answer_seconds: float | None = ANSWER_SECONDS,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._max_retries = max_retries
+        self.max_retries = max_retries
         self._held: dict[str, int] | None = None
         self._lock = threading.RLock()
         self._is_own_session: bool | None = None
@@ -721,7 +248,17 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self.row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
             return None
-        return self._holder(keys)
+        return _who(self.rows(LOCK_HOLDER, keys))
+
+    def try_lock(self, lock_class: int, name: str) -> bool:
+        """Take the advisory lock of this name until `unlock`, or for as long as this connection lives; False
+        when another session has it.
+        """
+        return bool(self.row(TRY_LOCK, _named(lock_class, name))[0])
+
+    def unlock(self, lock_class: int, name: str) -> None:
+        """Give the lock of this name back."""
+        self.execute(UNLOCK, _named(lock_class, name))
 
     def take_run(self, lock: int) -> str | None:
         """Become the one run: take the lock, and hold it from now on in every write. None: it is ours; else
@@ -734,7 +271,7 @@ class Database:
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         rows = self.rows(TAKE_RUN, keys)
         if not rows:
-            return self._holder(keys)
+            return _who(self.rows(LOCK_HOLDER, keys))
         self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
         return None
 
@@ -771,15 +308,6 @@ class Database:
         if not is_held:
             raise LockLostError("another run has taken the lock")
 
-    def _holder(self, keys: Mapping[str, object]) -> str:
-        holders = self.rows(LOCK_HOLDER, keys)
-        if not holders:
-            return "a run that has just ended"
-        name, pid, user, address, since = holders[0]
-        if since is None:
-            return f"{name} (server process {pid}, of the role {user})"
-        return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
-
     def ensure_own_session(self) -> None:
         """To be called before the first lock, since a lock lives in a session. Raises ConfigError behind a
         pooler that hands ours to others between two transactions; without one it costs nothing.
@@ -798,7 +326,7 @@ class Database:
         try:
             return dict(self.rows(APPLIED_MIGRATIONS))
         except DbError as exc:
-            if _sqlstate(exc) == "42P01":
+            if sqlstate(exc) == "42P01":
                 return {}
             raise
 
@@ -816,53 +344,6 @@ class Database:
                     hint=f"see: {here().run('orchestrator-prod.py', '--check')}",
                 )
         return [path for path in migration_files() if path.stem not in applied]
-
-    @property
-    def encoding(self) -> str:
-        """The encoding of the database; only UTF8 holds every name and e-mail."""
-        return str(self.row(ENCODING)[0])
-
-    def apply_migration(self, sql: str, name: str, sha256: str) -> None:
-        """Run one file, statement by statement (see `migrations`), and record it.
-
-        Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
-        when a lock could not be had in GIVE_UP_SECONDS.
-        """
-        from shared.migrations import GIVE_UP_SECONDS, LOCK_PATIENCE, PAUSE_SECONDS, index_of, statements
-
-        give_up_at = time.monotonic() + GIVE_UP_SECONDS
-        patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}
-        for statement in statements(sql):
-            index = index_of(statement)
-            while True:
-                try:
-                    if index is not None:
-                        self._build_index(index, statement)
-                    else:
-                        self.execute(LOCK_TIMEOUT, patience)
-                        self.execute(statement)
-                    break
-                except DbError as exc:
-                    if _sqlstate(exc) != "55P03":
-                        raise
-                    if time.monotonic() > give_up_at:
-                        raise DbError(
-                            f"{name}: others held the table for {GIVE_UP_SECONDS:.0f} s",
-                            kind="locked",
-                            hint="end their long transactions, then start again",
-                            retryable=True,
-                        ) from exc
-                    logger.info("%s waits for others to let it have its lock", name)
-                    time.sleep(PAUSE_SECONDS)
-        self.execute(RECORD_MIGRATION, {"name": name, "sha256": sha256})
-
-    def _build_index(self, name: str, statement: str) -> None:
-        """Build an index that others write past; it waits for them, they do not wait for it."""
-        self.execute(LOCK_TIMEOUT, {"milliseconds": 0})
-        if self.rows(UNUSABLE_INDEX, {"name": name}):
-            logger.info("the index %s was left half built; it is made anew", name)
-            self.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
-        self.execute(statement)
 
     # Retry state
 
@@ -892,7 +373,7 @@ class Database:
                 "campaign_name": campaign_name,
                 "status": status,
                 "reason": reason,
-                "max": self._max_retries,
+                "max": self.max_retries,
             },
         )
         if rows:
@@ -904,399 +385,11 @@ class Database:
         """Put the campaign back to attempt zero; False when it has no row."""
         return self.execute(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
 
-    # Where campaigns stand
-
-    def record_in_a1(self, campaign: Campaign) -> None:
-        """Make or refresh the row of a campaign that the DAM itself shows in A1."""
-        self.execute(
-            RECORD_IN_A1,
-            {
-                "campaign_id": campaign.id,
-                "campaign_number": campaign.number,
-                "campaign_name": campaign.name,
-                "status": campaign.status,
-            },
-        )
-
-    def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
-        """The campaigns that the DAM's search does not show and that are not done with all the same."""
-        values = {"status": status, "seen": list(seen)}
-        rows = self.rows(LEFT_BEHIND, values)
-        if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
-            self.execute(RIGHT_LOCK_DOUBTS, values)
-        return [LeftBehind(*row[:3]) for row in rows]
-
-    def mark_left_search(self, campaign_id: str) -> None:
-        """Leave the row as it is, whatever the search says, and do not ask again for a day."""
-        self.execute(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
-
-    def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
-        """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
-        rows = self.rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
-        return Followed(*rows[0]) if rows else None
-
-    def request_a2(self, campaign_id: str) -> None:
-        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2.
-
-        Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
-        """
-        self.execute(REQUEST_A2, {"campaign_id": campaign_id})
-
-    # Ledger
-
-    def box_folder_of(self, campaign_id: str) -> str | None:
-        """The id of the campaign's folder in Box, as far as it has one."""
-        rows = self.rows(BOX_FOLDER_OF, {"campaign_id": campaign_id})
-        return rows[0][0] if rows else None
-
-    def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
-        """Remember the campaign's folder; False when it is another campaign's. On the disk in any case: a
-        folder with files that nobody remembers would not be taken over again.
-        """
-        with self.transaction():
-            self.execute(WAIT_FOR_DISK)
-            return self.execute(CLAIM_BOX_FOLDER, {"campaign_id": campaign_id, "folder_id": folder_id}) == 1
-
-    def uploaded_assets(self, campaign_id: str) -> dict[str, LedgerEntry]:
-        """{asset id: entry} of everything verified in Box so far."""
-        rows = self.rows(UPLOADED_ASSETS, {"campaign_id": campaign_id})
-        return {row[0]: LedgerEntry(*row) for row in rows}
-
-    def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None:
-        """Enter one verified asset in the ledger."""
-        self.execute(
-            RECORD_UPLOAD,
-            {
-                "campaign_id": campaign_id,
-                "asset_id": asset.id,
-                "asset_name": asset.name,
-                "revision": asset.revision,
-                "size_bytes": file.size_bytes,
-                "sha1": file.sha1,
-                "box_file_id": file.id,
-                "box_name": file.name,
-                "run_id": run_id,
-            },
-        )
-
-    def upload_totals(self, campaign_id: str) -> UploadTotals:
-        """What the ledger holds of a campaign."""
-        return UploadTotals(*self.row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
-
-    def record_campaign_upload(
-        self, campaign_id: str, totals: UploadTotals, run_id: str, started_at: datetime | None
-    ) -> None:
-        """Enter a completed upload, in the transaction that completes it, for the daily report.
-
-        started_at: when this run began to upload; None when an earlier run had moved everything.
-        """
-        self.execute(
-            RECORD_CAMPAIGN_UPLOAD,
-            {
-                "campaign_id": campaign_id,
-                "started_at": started_at,
-                "assets": totals.assets,
-                "bytes": totals.size_bytes,
-                "run_id": run_id,
-            },
-        )
-
-    # Upload sessions
-
-    def open_upload(self, campaign_id: str, asset_id: str) -> OpenUpload | None:
-        """The upload session that an earlier run left open for an asset."""
-        rows = self.rows(OPEN_UPLOAD, {"campaign_id": campaign_id, "asset_id": asset_id})
-        return OpenUpload(*rows[0]) if rows else None
-
-    def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None:
-        """Enter a session before its first part, so that a run killed from then on can be continued. On the
-        disk in any case: Box lists no sessions, so one that a crash of the server made us forget is lost.
-        """
-        with self.transaction():
-            self.execute(WAIT_FOR_DISK)
-            self.execute(REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id})
-
-    def forget_upload(self, session_id: str) -> None:
-        """The session is over: committed, aborted or ended by Box."""
-        self.execute(FORGET_UPLOAD, {"session_id": session_id})
-
-    def stale_uploads(self, status: str) -> list[OpenUpload]:
-        """The sessions that nobody will go on with; status: the one whose campaigns are still worked on."""
-        return [OpenUpload(*row) for row in self.rows(STALE_UPLOADS, {"status": status})]
-
-    # Limits
-
-    def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant:
-        """Leave for up to `wanted` calls, by the server's clock, which all runs share. See rate.take."""
-        with self.transaction():
-            current, now = self._bucket(bucket)
-            later, grant = take(current, wanted, limit, now)
-            if grant.count or later.second < current.second:
-                self._save_bucket(bucket, later)
-        return grant
-
-    def pause_calls(self, bucket: str, seconds: float) -> None:
-        """Nobody gets leave for so long."""
-        with self.transaction():
-            current, now = self._bucket(bucket)
-            self._save_bucket(bucket, pause(current, seconds, now))
-
-    def _bucket(self, bucket: str) -> tuple[Bucket, float]:
-        rows = self.rows(READ_BUCKET, {"bucket": bucket})
-        if not rows:
-            self.execute(MAKE_BUCKET, {"bucket": bucket})
-            rows = self.rows(READ_BUCKET, {"bucket": bucket})
-        second, counts, paused_until, now = rows[0]
-        return Bucket(second, tuple(counts), paused_until), now
-
-    def _save_bucket(self, bucket: str, state: Bucket) -> None:
-        values = {
-            "bucket": bucket,
-            "second": state.second,
-            "counts": list(state.counts),
-            "paused_until": state.paused_until,
-        }
-        self.execute(SAVE_BUCKET, values)
-
-    # Errors
-
-    def note_error(
-        self, campaign_id: str, kind: str, message: str, patience: timedelta = timedelta(0)
-    ) -> LastingError:
-        """Record a failure of a campaign; tells whether an error notice is owed for it now.
-
-        patience: how long the failure may last before the first notice.
-        """
-        values = {
-            "campaign_id": campaign_id,
-            "kind": kind,
-            "message": message,
-            "reminder_interval": REMINDER_INTERVAL,
-            "patience": patience,
-        }
-        return LastingError(*self.row(NOTE_ERROR, values))
-
-    def clear_errors(self, campaign_id: str) -> None:
-        """The campaign's failures are over."""
-        self.execute(CLEAR_ERRORS, {"campaign_id": campaign_id})
-
-    # Outbox
-
-    def queue_notice(self, notice: Notice) -> None:
-        """Put a notice into the outbox, in the transaction of what it reports."""
-        values = {
-            "id": notice.id,
-            "kind": notice.kind.value,
-            "campaign_id": notice.campaign_id,
-            "subject": notice.subject,
-            "body_text": notice.text,
-            "body_html": notice.html,
-            "created_at": notice.created_at,
-            "recipients": list(notice.recipients),
-            "campaign_number": notice.line and notice.line.number,
-            "campaign_name": notice.line and notice.line.name,
-            "attempt": notice.line and notice.line.attempt,
-            "max_attempts": notice.line and notice.line.max_attempts,
-            "detail": notice.line and notice.line.detail,
-        }
-        self.execute(QUEUE_NOTICE, values)
-        self.execute(QUEUE_DELIVERIES, values)
-
-    def is_notice_due(self, now: datetime) -> bool | None:
-        """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
-        is_due, is_put_off_wrongly = self.row(IS_NOTICE_DUE, {"now": now})
-        if is_put_off_wrongly:
-            self.execute(RIGHT_NEXT_TRIES, {"now": now})
-            return True
-        return None if is_due is None else bool(is_due)
-
-    def is_notice_late(self, before: datetime) -> bool:
-        """Whether somebody waits for a notice from before then."""
-        return bool(self.row(IS_NOTICE_LATE, {"before": before})[0])
-
-    def tell_late_notices(self, before: datetime, now: datetime) -> LateNotices | None:
-        """The notices from before then that somebody waits for, each told once."""
-        with self.transaction():
-            late = self.row(TELL_LATE_NOTICES, {"before": before, "now": now})
-        return LateNotices(*late) if late[0] else None
-
-    # Which e-mail carries what is settled, and committed, before it goes out; so a process that is killed in
-    # between leaves behind what may have arrived, under the Message-ID under which it may have arrived.
-
-    def begun_mail(self, now: datetime, passed: Collection[str]) -> str | None:
-        """The id of an e-mail that was begun, may have arrived, and is due to be sent again; none of those
-        passed by.
-        """
-        rows = self.rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
-        return rows[0][0] if rows else None
-
-    def begin_bundle(
-        self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
-    ) -> Bundle | None:
-        """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
-        notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
-        """
-        crowd = self.rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
-        if not crowd:
-            return None
-        kind, recipient = crowd[0]
-        values = {
-            "id": bundle_id,
-            "kind": kind,
-            "recipient": recipient,
-            "now": now,
-            "max": self._max_retries,
-            "limit": most_lines,
-        }
-        if self.execute(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
-            return None
-        notices, campaigns, max_attempts = self.row(BUNDLE_TOTALS, values)
-        lines = tuple(NoticeLine(*row) for row in self.rows(BUNDLE_LINES, values))
-        return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
-
-    def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
-        """Keep the bundle as the e-mail that it goes out as."""
-        values = {
-            "id": bundle.id,
-            "kind": bundle.kind.value,
-            "recipient": bundle.recipient,
-            "notices": bundle.notices,
-            "subject": mail.subject,
-            "body_text": mail.text,
-            "body_html": mail.html,
-            "created_at": bundle.created_at,
-        }
-        self.execute(SAVE_BUNDLE, values)
-
-    def begin_single(self, now: datetime) -> str | None:
-        """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
-        rows = self.rows(BEGIN_SINGLE, {"now": now})
-        return rows[0][0] if rows else None
-
-    @contextmanager
-    def mail_lock(self, mail_id: str) -> Iterator[bool]:
-        """Hold an e-mail, so that no other process sends it; False when one does. The lock ends with this
-        connection at the latest, so a process that is killed leaves the e-mail to the next.
-        """
-        keys = {"lock_class": MAIL_LOCK_CLASS, "lock": zlib.crc32(mail_id.encode()) >> 1}
-        is_ours = bool(self.row(TRY_LOCK, keys)[0])
-        try:
-            yield is_ours
-        finally:
-            if is_ours and not self.is_closed:
-                try:
-                    self.execute(UNLOCK, keys)
-                except DbError as exc:
-                    logger.debug("an unlock failed, the connection's end will do it: %s", exc)
-
-    def claim_mail(
-        self,
-        mail_id: str,
-        now: datetime,
-        *,
-        pauses: Sequence[timedelta],
-        doubt_pauses: Sequence[timedelta],
-    ) -> DueMail | None:
-        """What of an e-mail is due; from now on it counts as tried, whatever becomes of it. None: nothing is,
-        or what it says is gone, and its notices are free again.
-
-        pauses, doubt_pauses: until the next try, after one, two, … tries, or tries of unknown end; the longer
-        one counts.
-        """
-        values = {"id": mail_id, "now": now, "pauses": list(pauses), "doubt_pauses": list(doubt_pauses)}
-        claimed = self.rows(CLAIM_MAIL, values)
-        if not claimed:
-            return None
-        found = self.rows(READ_MAIL, values)
-        if not found:
-            count = self.execute(FREE_MAIL, values)
-            logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
-            return None
-        kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
-        recipients = tuple(sorted({recipient for _, recipient in claimed}))
-        notice = Notice(mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at)
-        return DueMail(notice, len({notice_id for notice_id, _ in claimed}), is_bundle)
-
-    def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
-        """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
-        rows = self.rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
-        return len({row[0] for row in rows})
-
-    def give_up_doubtful(self, now: datetime, most: int) -> list[tuple[str, str, str]]:
-        """Try no more what may have arrived so many times; (notice, recipient, why) of each."""
-        return self.rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
-
-    def record_sent(self, mail_id: str, recipients: Sequence[str], now: datetime) -> None:
-        """The mail server took the e-mail for these."""
-        self.execute(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
-
-    def bundle_done(self, bundle_id: str) -> int:
-        """How many notices of a bundle nobody waits for any more."""
-        return int(self.row(BUNDLE_DONE, {"id": bundle_id})[0])
-
-    def record_refused(
-        self,
-        mail_id: str,
-        recipient: str,
-        error: str,
-        now: datetime,
-        *,
-        may_have_arrived: bool = False,
-        give_up_before: datetime | None = None,
-        next_try_at: datetime | None = None,
-    ) -> None:
-        """The mail server did not take the e-mail for this recipient. give_up_before: what was created
-        earlier is not tried again. next_try_at: None: as it was claimed.
-        """
-        values = {
-            "id": mail_id,
-            "recipient": recipient,
-            "error": error,
-            "now": now,
-            "certain": int(not may_have_arrived),
-            "give_up_before": give_up_before,
-            "next_try_at": next_try_at,
-        }
-        self.execute(MARK_REFUSED, values)
-
-    # The orchestrator
-
-    def lock_task(self, task: str) -> bool:
-        """Take the lock of one task for as long as this connection lives; False when another run has it."""
-        keys = {"lock_class": TASK_LOCK_CLASS, "lock": zlib.crc32(task.encode()) >> 1}
-        return bool(self.row(TRY_LOCK, keys)[0])
-
-    def last_task_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
-        """{task: its last run}; those that never ran are left out.
-
-        A run that lies in the future, because the clock was set back, counts for nothing.
-        """
-        rows = self.rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
-        return {row[0]: LastRun(*row[1:]) for row in rows}
-
-    def record_task_run(self, run: TaskRun) -> None:
-        """Enter a run that begins, or the end of one."""
-        self.execute(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
-
-    def task_alerts(self) -> dict[str, Alerts]:
-        """{task: {ending: alert}} of everything that counts failures at present."""
-        found: dict[str, dict[str, TaskAlert]] = {}
-        for row in self.rows(TASK_ALERTS):
-            alert = TaskAlert(*row)
-            found.setdefault(alert.task, {})[alert.ending] = alert
-        return dict(found)
-
-    def replace_task_alerts(self, task: str, alerts: Alerts) -> None:
-        """Let a task's alerts be these; inside a transaction, with the notice they brought."""
-        self.execute(DELETE_TASK_ALERTS, {"task": task})
-        for alert in alerts.values():
-            self.execute(INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__})
-
     # Operators
 
     def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
         """What of this database is not as the product needs it, faults first."""
-        values = {"status_a1": status_a1, "status_a2": status_a2, "max_retries": str(self._max_retries)}
+        values = {"status_a1": status_a1, "status_a2": status_a2, "max_retries": str(self.max_retries)}
         return [Difference(*row) for row in self.run_query("preflight", values)[1]]
 
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -1349,11 +442,26 @@ class Database:
         return HOLD_RUN + sql, {**(values or {}), **self._held}
 
 
+def _who(holders: Sequence[tuple[Any, ...]]) -> str:
+    """Who holds a lock, in words; holders: the rows of LOCK_HOLDER."""
+    if not holders:
+        return "a run that has just ended"
+    name, pid, user, address, since = holders[0]
+    if since is None:
+        return f"{name} (server process {pid}, of the role {user})"
+    return f"{name} (server process {pid}, from {address}, since {since:%Y-%m-%d %H:%M:%S %Z})"
+
+
+def _named(lock_class: int, name: str) -> dict[str, int]:
+    """The keys of a lock that has a name."""
+    return {"lock_class": lock_class, "lock": zlib.crc32(name.encode()) >> 1}
+
+
 def migration_files() -> list[Path]:
     """The migrations in the order of their numbers."""
     return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
 
 
-def _sqlstate(exc: DbError) -> str | None:
+def sqlstate(exc: DbError) -> str | None:
     """The code of the refusal that the error tells of."""
     return getattr(exc.__cause__, "pgcode", None)

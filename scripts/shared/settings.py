@@ -21,13 +21,13 @@ from typing import Literal, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
-from shared.cadence import OffHours
-from shared.commands import Commands, here
-from shared.errors import ConfigError
-from shared.file_rights import UnsafeFileError, open_guarded, user_name
-from shared.logs import RUN_ID_VARIABLE
-from shared.models import BoxSettings, DamSettings, MailServer, TransferSettings
-from shared.retry import DEFAULT_MAX_RETRIES
+from shared.base.commands import Commands, here
+from shared.base.errors import ConfigError
+from shared.base.file_rights import UnsafeFileError, open_guarded, user_name
+from shared.base.logs import RUN_ID_VARIABLE
+from shared.base.values import BoxSettings, DamSettings, MailServer, TransferSettings
+from shared.rules.cadence import OffHours
+from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ DamAuth = Literal["pfx-v2", "password"]
 LockStyle = Literal["bulk", "single", "none"]
 SmtpSecurity = Literal["starttls", "tls", "none"]
 
-# Whom shared.wire can call; not imported from there, because the loop itself needs no HTTP.
+# Whom shared.http.wire can call; not imported from there, because the loop itself needs no HTTP.
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 # As libpq splits it, and stricter where people forget to escape: one @, no #, each % with two digits.

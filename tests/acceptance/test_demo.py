@@ -175,7 +175,9 @@ def test_demo__fails_when_the_product_misbehaves(tmp_path: Path, temporary: Path
     root = tmp_path / "copy"
     for name in ("scripts", "database"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    subject = root / "scripts" / "shared" / "templates" / "a1_to_a2_no_assets_retry.subject.txt.j2"
+    subject = (
+        root / "scripts" / "shared" / "notices" / "templates" / "a1_to_a2_no_assets_retry.subject.txt.j2"
+    )
     subject.write_text("Something else", encoding="utf-8")
     with started(temporary=temporary, root=root) as process:
         story, _ = process.communicate(timeout=50)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shared.errors import ExitCode
+from shared.base.errors import ExitCode
 from simulators.postgres import PostgresServer
 from world import REPOSITORY, World
 

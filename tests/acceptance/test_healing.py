@@ -23,8 +23,8 @@ def hasty(tmp_path: Path) -> Path:
     script.write_text(
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
-        "import shared.road\n"
-        "shared.road.LISTING_PAUSES = (0.0, 0.01, 0.02, 0.04, 0.08)\n"
+        "import shared.upload.road\n"
+        "shared.upload.road.LISTING_PAUSES = (0.0, 0.01, 0.02, 0.04, 0.08)\n"
         f"runpy.run_path({str(SCRIPTS / UPLOADER)!r}, run_name='__main__')\n"
     )
     return script

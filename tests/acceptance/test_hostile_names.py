@@ -8,7 +8,7 @@ import re
 import pytest
 
 from hostile import ATTACKS
-from shared.names import MAX_UNITS
+from shared.rules.names import MAX_UNITS
 from world import World
 
 

@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from hostile import relaying, says
-from shared.dam import DamClient
-from shared.errors import DamError
+from shared.base.errors import DamError
+from shared.dam.client import DamClient
 from shared.settings import load_settings
 from simulators import dam_rest
 from simulators.dam import GeneratedContent

@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import a1_retry
-from shared.cadence import LastRun, OffHours
+from shared.base.prerequisites import PACKAGES
 from shared.database import Database
-from shared.prerequisites import PACKAGES
+from shared.rules.cadence import LastRun, OffHours
 from shared.settings import CadenceSettings, load_operator_settings
 from simulators.postgres import PostgresServer
 from world import REPOSITORY, SCRIPTS, World
@@ -478,7 +478,7 @@ def test_python__too_old_is_told_in_one_line(tmp_path: Path, script: str) -> Non
 def test_python__packages_that_are_looked_for_are_those_that_are_imported() -> None:
     ours = {path.stem for path in SCRIPTS.glob("*.py")} | {"shared", "simulators", "demo_parts"}
     imported = set()
-    for path in [*SCRIPTS.glob("*.py"), *(SCRIPTS / "shared").glob("*.py")]:
+    for path in [*SCRIPTS.glob("*.py"), *(SCRIPTS / "shared").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

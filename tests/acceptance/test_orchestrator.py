@@ -252,7 +252,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("module", ["shared.orchestrator_commands", "shared.cadence", "psycopg2"])
+@pytest.mark.parametrize("module", ["shared.loop.command_line", "shared.rules.cadence", "psycopg2"])
 @pytest.mark.parametrize("arguments", [(), ("--once",)])
 def test_loop__a_stop_during_the_start_is_obeyed(
     world: World, number: signal.Signals, module: str, arguments: tuple[str, ...]

@@ -22,7 +22,7 @@ import pytest
 from psycopg2 import sql
 
 from conftest import Tls
-from shared.redaction import spellings
+from shared.base.redaction import spellings
 from shared.settings import (
     ENV_FILE_VARIABLE,
     environment_for,

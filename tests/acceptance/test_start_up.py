@@ -29,13 +29,13 @@ def loaded(modules: str, among: str) -> list[str]:
 
 
 def test_idle_run__loads_only_what_it_needs() -> None:
-    idle = "shared.dam shared.database shared.outbox shared.uploader"
-    late = "box_sdk_gen jinja2 smtplib requests cryptography shared.box shared.courier"
+    idle = "shared.dam.client shared.database shared.notices.delivery shared.upload.uploader"
+    late = "box_sdk_gen jinja2 smtplib requests cryptography shared.box shared.report shared.upload.courier"
     assert loaded(idle, late) == []
 
 
 def test_script__loads_what_the_database_needs_after_it_has_called_the_dam() -> None:
-    later = "http psycopg2 shared.dam shared.database shared.notifier shared.uploader"
+    later = "http psycopg2 shared.dam.client shared.database shared.notifier shared.upload.uploader"
     assert loaded("a1_to_a2_box_uploader", later) == []
 
 

@@ -391,7 +391,7 @@ def test_bad_copy__is_taken_back_and_the_older_version_stays(world: World) -> No
 
 
 def test_pages_shorter_than_asked_for__are_no_end(world: World) -> None:
-    """The first look takes a short page for the last; what it does not show is found before A2."""
+    """Only an empty page is the last one."""
     world.dam.options.max_page_size = 7
     names = [f"{number:02}.jpg" for number in range(30)]
     campaign = world.add_full_campaign("Summer", "C-1", [(name, name.encode()) for name in names])

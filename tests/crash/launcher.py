@@ -20,8 +20,9 @@ from typing import Any
 import time_machine
 
 MODULES = (
-    *("shared.box", "shared.dam", "shared.database", "shared.limiter", "shared.notifier", "shared.outbox"),
-    *("shared.pool", "shared.receipt", "shared.settings", "shared.transfer"),
+    *("shared.box.client", "shared.dam.client", "shared.database", "shared.notices.delivery"),
+    *("shared.notifier", "shared.settings", "shared.upload.buckets", "shared.upload.limiter"),
+    *("shared.upload.receipt", "shared.upload.transfer", "shared.upload.workers"),
     *("email.message", "email.utils", "jinja2", "psycopg2", "smtplib", "ssl", "uuid", "zoneinfo"),
 )
 

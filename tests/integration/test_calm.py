@@ -20,16 +20,16 @@ from typing import Any, cast
 
 import pytest
 
-from shared.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.base.errors import AppError, DamError, ExitCode
+from shared.base.values import Campaign, MasterAssets, NoticeKind, SearchHit
 from shared.database import UPLOADER_LOCK, Database
-from shared.errors import AppError, DamError, ExitCode
-from shared.models import Campaign, MasterAssets, NoticeKind, SearchHit
+from shared.notices.delivery import deliver_due_notices
 from shared.notifier import Mailer
-from shared.outbox import deliver_due_notices
-from shared.progress import Progress
-from shared.run_report import Report
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.settings import Settings, load_settings
-from shared.uploader import Pass
+from shared.upload.progress import Progress
+from shared.upload.run_report import Report
+from shared.upload.uploader import Pass
 from simulators.mail import MailSink, Received
 
 START = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)

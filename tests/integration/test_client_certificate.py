@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from shared.client_certificate import client_context
-from shared.dam import DamClient
-from shared.errors import AppError, ConfigError, ExitCode
-from shared.models import DamSettings
+from shared.base.errors import AppError, ConfigError, ExitCode
+from shared.base.values import DamSettings
+from shared.dam.certificate import client_context
+from shared.dam.client import DamClient
 from shared.settings import load_settings
 from simulators.dam import DamSimulator
 from simulators.dam import environment as dam_environment

@@ -13,18 +13,23 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import daily_report
-from shared.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
-from shared.cadence import Daily, Interval, LastRun, OffHours, plan
-from shared.clocks import TOLERANCE, is_waiting
-from shared.commands import Commands
+from shared.base.clocks import TOLERANCE, is_waiting
+from shared.base.commands import Commands
+from shared.base.values import Campaign, MailServer, Notice, NoticeKind, OpenUpload
 from shared.database import Database
-from shared.models import Campaign, MailServer, Notice, NoticeKind, OpenUpload
-from shared.notifier import Mailer, pause_after
-from shared.outbox import deliver_due_notices
-from shared.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
-from shared.report import report_day
-from shared.report_figures import Figures
-from shared.wire import LONGEST_WAIT_SECONDS
+from shared.http.wire import LONGEST_WAIT_SECONDS
+from shared.notices.delivery import deliver_due_notices, pause_after
+from shared.notices.outbox import Outbox
+from shared.notifier import Mailer
+from shared.report.day import report_day
+from shared.report.figures import Figures
+from shared.rules.alerts import REMINDER_INTERVAL, TaskAlert, after_failure, after_success
+from shared.rules.cadence import Daily, Interval, LastRun, OffHours, plan
+from shared.rules.rate import LONGEST_PAUSE_SECONDS, WINDOW_SECONDS
+from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 from simulators.mail import MailSink
 
 ROME = ZoneInfo("Europe/Rome")
@@ -65,23 +70,23 @@ def test_longest_pauses__are_as_long_as_those_that_are_made() -> None:
 
 @AHEAD
 def test_rate__what_was_counted_counts_as_of_now(database: Database, ahead: timedelta) -> None:
-    assert database.take_calls("b", 120, 240).count == 120
+    assert Buckets(database).take_calls("b", 120, 240).count == 120
     database.execute("UPDATE rate_buckets SET second = second + %(ahead)s, counts[1] = 240",
                   {"ahead": int(ahead.total_seconds())})  # fmt: skip
-    assert database.take_calls("b", 1, 240).count == 0, "nobody knows when: as late as can be"
+    assert Buckets(database).take_calls("b", 1, 240).count == 0, "nobody knows when: as late as can be"
     database.execute("UPDATE rate_buckets SET second = second - %(seconds)s", {"seconds": WINDOW_SECONDS})
-    assert database.take_calls("b", 120, 240).count == 120, "a minute later it is over"
+    assert Buckets(database).take_calls("b", 120, 240).count == 120, "a minute later it is over"
 
 
 @AHEAD
 def test_rate__a_pause_from_the_future_is_over(database: Database, ahead: timedelta) -> None:
-    database.take_calls("b", 1, 240)
-    database.pause_calls("b", 30)
+    Buckets(database).take_calls("b", 1, 240)
+    Buckets(database).pause_calls("b", 30)
     database.execute("UPDATE rate_buckets SET paused_until = paused_until + %(ahead)s",
                   {"ahead": ahead.total_seconds()})  # fmt: skip
-    assert database.take_calls("b", 1, 240).count == 1
-    database.pause_calls("b", 30)
-    assert 29 < database.take_calls("b", 1, 240).wait_seconds <= 30, "a pause of now holds"
+    assert Buckets(database).take_calls("b", 1, 240).count == 1
+    Buckets(database).pause_calls("b", 30)
+    assert 29 < Buckets(database).take_calls("b", 1, 240).wait_seconds <= 30, "a pause of now holds"
 
 
 # --- the outbox ---------------------------------------------------------------------------------------------
@@ -99,20 +104,20 @@ def test_outbox__a_notice_from_the_future_goes_out(
     for number in range(count):
         notice_id, campaign = str(uuid4()), f"{number:040x}"
         to = ("support@example.com",)
-        database.queue_notice(Notice(notice_id, NoticeKind.RETRY, campaign, "s", "t", "h", to, NOW + ahead))
+        Outbox(database).queue(Notice(notice_id, NoticeKind.RETRY, campaign, "s", "t", "h", to, NOW + ahead))
     assert deliver(NOW) == count
     assert deliver(NOW) == 0, "once"
 
 
 def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
     to = ("support@example.com",)
-    database.queue_notice(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
+    Outbox(database).queue(Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", to, NOW))
     for put_off in (HOUR / 60, LONGEST_DELAY):
         database.execute(
             "UPDATE notice_deliveries SET tries = 1, next_try_at = %(at)s", {"at": NOW + put_off}
         )
-        assert not database.is_notice_due(NOW)
-        assert database.is_notice_due(NOW + put_off)
+        assert not Outbox(database).is_due(NOW)
+        assert Outbox(database).is_due(NOW + put_off)
 
 
 # --- campaigns ----------------------------------------------------------------------------------------------
@@ -120,33 +125,33 @@ def test_outbox__a_pause_that_is_on_is_kept(database: Database) -> None:
 
 @AHEAD
 def test_error__reminds_and_goes_on_from_now(database: Database, ahead: timedelta) -> None:
-    assert database.note_error("c", "Box/locked", "no").is_notice_due
+    assert LastingErrors(database).note("c", "Box/locked", "no").is_notice_due
     database.execute("UPDATE campaign_errors SET began_at = now() + %(ahead)s, last_notice_at = now() +"
                   " %(ahead)s", {"ahead": ahead})  # fmt: skip
-    righted = database.note_error("c", "Box/locked", "no")
+    righted = LastingErrors(database).note("c", "Box/locked", "no")
     assert righted.is_notice_due
     assert righted.began_at <= database.row("SELECT now()")[0]
-    again = database.note_error("c", "Box/locked", "no")
+    again = LastingErrors(database).note("c", "Box/locked", "no")
     assert not again.is_notice_due
     assert again.is_reminder
 
 
 @AHEAD
 def test_left_search__is_asked_again_and_then_after_a_day(database: Database, ahead: timedelta) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     database.execute("UPDATE campaign_status SET left_search_at = now() + %(ahead)s", {"ahead": ahead})
-    assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
-    database.mark_left_search("c")
-    assert database.left_behind("A1", []) == []
+    assert [left.campaign_id for left in Standing(database).left_behind("A1", [])] == ["c"]
+    Standing(database).mark_left_search("c")
+    assert Standing(database).left_behind("A1", []) == []
 
 
 @AHEAD
 def test_lock_doubt__lasts_its_hour_from_now(database: Database, ahead: timedelta) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A2"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A2"))
     database.execute("UPDATE campaign_status SET lock_doubted_at = now() + %(ahead)s", {"ahead": ahead})
-    assert [left.campaign_id for left in database.left_behind("A1", [])] == ["c"]
+    assert [left.campaign_id for left in Standing(database).left_behind("A1", [])] == ["c"]
     database.execute("UPDATE campaign_status SET lock_doubted_at = lock_doubted_at - interval '1 hour'")
-    assert database.left_behind("A1", []) == []
+    assert Standing(database).left_behind("A1", []) == []
 
 
 @AHEAD
@@ -164,14 +169,14 @@ def test_attempt__is_counted_whatever_the_last_one_says(database: Database, ahea
 def test_upload_session__is_gone_on_with_until_its_campaign_left(
     database: Database, ahead: timedelta
 ) -> None:
-    database.record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
-    database.remember_upload(upload, 1, "run")
+    Ledger(database).remember_upload(upload, 1, "run")
     database.execute("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
-    assert database.open_upload("c", "a") == upload
-    assert database.stale_uploads("A1") == []
-    database.follow_status("c", "A2")
-    assert database.stale_uploads("A1") == [upload]
+    assert Ledger(database).open_upload("c", "a") == upload
+    assert Ledger(database).stale_uploads("A1") == []
+    Standing(database).follow_status("c", "A2")
+    assert Ledger(database).stale_uploads("A1") == [upload]
 
 
 # --- the daily report ---------------------------------------------------------------------------------------

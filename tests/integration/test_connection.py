@@ -18,12 +18,14 @@ import pytest
 from conftest import Tls
 from database_front import beside, encrypted, line_to, pooler_to, receive, refusing, start_up
 from raw_server import serving
-from shared import connection as connection_module
-from shared.connection import Connection
+from shared.base.errors import ConfigError, DbError, ExitCode
+from shared.base.values import Campaign
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
-from shared.errors import ConfigError, DbError, ExitCode
-from shared.models import Campaign
+from shared.postgres import connection as connection_module
+from shared.postgres.connection import Connection
 from shared.settings import load_operator_settings
+from shared.upkeep.migrator import Migrator
+from shared.upload.standing import Standing
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 CAMPAIGN = Campaign("a" * 40, "C-1", "Summer", "A1")
@@ -186,8 +188,8 @@ def test_row__that_somebody_holds_is_told_with_who_holds_it(
 ) -> None:
     monkeypatch.setattr(connection_module, "LOCK_SECONDS", 1.0)
     with Database(database_url) as database:
-        database.record_in_a1(CAMPAIGN)
-        database.record_in_a1(OTHER)
+        Standing(database).record_in_a1(CAMPAIGN)
+        Standing(database).record_in_a1(OTHER)
         update = "UPDATE campaign_status SET a1_retry_count = 0"
         with held(database_url, update, application_name="DBeaver - Main") as pid:
             for campaign in (CAMPAIGN, OTHER):
@@ -263,8 +265,8 @@ def test_holder__of_another_role_is_named_as_far_as_it_shows(
 def test_deadlock__is_tried_again(database_url: str) -> None:
     """Two sessions, each of which wants what the other has; ours is the one that PostgreSQL gives up."""
     with Database(database_url) as database, closing(psycopg2.connect(database_url)) as other:
-        database.record_in_a1(CAMPAIGN)
-        database.record_in_a1(OTHER)
+        Standing(database).record_in_a1(CAMPAIGN)
+        Standing(database).record_in_a1(OTHER)
         with other.cursor() as cursor:
             cursor.execute("UPDATE campaign_status SET status = status WHERE campaign_id = %s", [OTHER.id])
             both = (
@@ -411,11 +413,11 @@ def test_value__that_is_refused_is_told_with_column_and_cure(
     change, words, cure = VALUES[case]
     with Database(database_url) as database:
         if case == "unique":
-            database.record_in_a1(OTHER)
+            Standing(database).record_in_a1(OTHER)
         sql(database_url, change)
         where = database.transaction() if is_in_transaction else contextlib.nullcontext()
         with pytest.raises(DbError) as failure, where:
-            database.record_in_a1(CAMPAIGN)
+            Standing(database).record_in_a1(CAMPAIGN)
         error = failure.value
         assert (error.kind, error.ends_run, error.is_system_wide) == ("value_refused", False, False)
         assert all(word in error.message for word in words), error.message
@@ -443,7 +445,7 @@ def test_schema__that_differs_is_told_with_the_command_that_shows_how(
         assert database.take_run(UPLOADER_LOCK) is None
         sql(database_url, change)
         with pytest.raises(DbError) as failure:
-            database.record_in_a1(CAMPAIGN)
+            Standing(database).record_in_a1(CAMPAIGN)
     assert (failure.value.kind, failure.value.exit_code) == (kind, 2)
     assert "orchestrator-prod.py --check" in failure.value.hint
     assert failure.value.is_system_wide, "no campaign is to blame, and none makes an e-mail of it"
@@ -465,7 +467,7 @@ def odd_database(postgres: PostgresServer, worker: str) -> Iterator[Any]:
         made.append(name)
         with Database(postgres.url_for(name)) as database:
             for path in database.pending_migrations():
-                database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "0" * 64)
+                Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "0" * 64)
         return postgres.url_for(name)
 
     yield make
@@ -476,7 +478,7 @@ def odd_database(postgres: PostgresServer, worker: str) -> Iterator[Any]:
 def test_latin1__stores_what_it_can(odd_database: Any) -> None:
     url = odd_database("LATIN1")
     with Database(url) as database:
-        database.record_in_a1(Campaign(CAMPAIGN.id, "C-1", "⚠️ Größe 夏", "A1"))
+        Standing(database).record_in_a1(Campaign(CAMPAIGN.id, "C-1", "⚠️ Größe 夏", "A1"))
         assert database.get_a1_retry_status(CAMPAIGN.id).campaign_name == "?? Größe ?"
 
 
@@ -488,7 +490,7 @@ def test_sql_ascii__reads_bytes_that_are_no_letters(odd_database: Any) -> None:
         OTHER.id,
     )
     with Database(url) as database:
-        database.record_in_a1(Campaign(CAMPAIGN.id, "C-1", "⚠️ Größe 夏 \\'", "A1"))
+        Standing(database).record_in_a1(Campaign(CAMPAIGN.id, "C-1", "⚠️ Größe 夏 \\'", "A1"))
         states = database.get_a1_retry_states([CAMPAIGN.id, OTHER.id])
         assert states[CAMPAIGN.id].campaign_name == "⚠️ Größe 夏 \\'"
         assert states[OTHER.id].campaign_name == "caf\\xe9 \\"
@@ -611,7 +613,7 @@ def test_line__that_falls_silent_ends_a_transaction(database_url: str) -> None:
         Database(beside(database_url, line.address), answer_seconds=0.5) as database,
     ):
         with pytest.raises(DbError, match="was not answered"), database.transaction():
-            database.record_in_a1(CAMPAIGN)
+            Standing(database).record_in_a1(CAMPAIGN)
         assert database.is_closed
         with pytest.raises(DbError) as failure:
             database.ensure_alive()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from raw_server import read_head, serving
-from shared.dam import DamClient
-from shared.errors import AppError, ConfigError, DamError, ExitCode
+from shared.base.errors import AppError, ConfigError, DamError, ExitCode
+from shared.dam.client import DamClient
 from shared.settings import load_settings
 from simulators.dam import DamSimulator
 from world import wait_for

@@ -14,11 +14,14 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from shared.alerts import HEALING_PATIENCE
+from shared.base.errors import DbError
+from shared.base.values import Attempt, OpenUpload
 from shared.database import UPLOADER_LOCK, Database, migration_files
-from shared.errors import DbError
-from shared.models import Attempt, OpenUpload
-from shared.report_figures import Figures
+from shared.report.figures import Figures
+from shared.rules.alerts import HEALING_PATIENCE
+from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -116,18 +119,18 @@ def test_lock__names_its_holder_and_ends_with_it(database_url: str) -> None:
 
 def test_error__begins_is_quiet_and_reminds(database_url: str) -> None:
     with Database(database_url) as database:
-        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
-        assert not database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
-        assert database.note_error(CAMPAIGN, "Box/locked", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert not LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "Box/locked", "no").is_notice_due
         database.execute("UPDATE campaign_errors SET last_notice_at = now() - interval '25 hours'")
-        again = database.note_error(CAMPAIGN, "DAM/forbidden", "no")
+        again = LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no")
         assert again.is_notice_due
         assert again.is_reminder
 
 
 def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: str) -> None:
     def note() -> tuple[bool, bool, bool]:
-        seen = database.note_error(CAMPAIGN, "DAM/keeps_changing", "again", HEALING_PATIENCE)
+        seen = LastingErrors(database).note(CAMPAIGN, "DAM/keeps_changing", "again", HEALING_PATIENCE)
         return seen.is_notice_due, seen.is_reminder, seen.is_young
 
     def pass_time(began: int = 0, notice: int = 0) -> None:
@@ -147,7 +150,7 @@ def test_error__that_heals_is_told_when_it_outlasts_its_patience(database_url: s
         assert note() == (False, True, False)
         pass_time(notice=24 * 60)
         assert note() == (True, True, False)
-        assert database.note_error(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
+        assert LastingErrors(database).note(CAMPAIGN, "DAM/forbidden", "no").is_notice_due
 
 
 def test_migrations__twice_by_psql_and_on_a_filled_table(
@@ -290,17 +293,17 @@ def test_upload_session__outlives_a_crash_of_the_server(private_postgres: Embedd
     private_postgres.psql("-c", "ALTER SYSTEM SET wal_writer_delay = '10s'", database="ledger_test")
     private_postgres.restart("fast")
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
-    with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as ledger:
-        ledger.remember_upload(upload, 1, "run")
+    with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as database:
+        Ledger(database).remember_upload(upload, 1, "run")
         private_postgres.restart("immediate")
     with Database(url) as after:
-        assert after.open_upload("c", "a") == upload
+        assert Ledger(after).open_upload("c", "a") == upload
 
 
 def test_take_calls__runs_share_one_minute(database_url: str) -> None:
     with Database(database_url) as first, Database(database_url) as second:
-        granted = sum(database.take_calls("b", 50, 240).count for database in (first, second) * 5)
+        granted = sum(Buckets(run).take_calls("b", 50, 240).count for run in (first, second) * 5)
         assert 120 <= granted <= 124, "half of the limit at once, then four a second"
-        first.pause_calls("b", 30)
-        assert second.take_calls("b", 1, 240).count == 0
-        assert 29 < second.take_calls("b", 1, 240).wait_seconds <= 30
+        Buckets(first).pause_calls("b", 30)
+        assert Buckets(second).take_calls("b", 1, 240).count == 0
+        assert 29 < Buckets(second).take_calls("b", 1, 240).wait_seconds <= 30

@@ -22,17 +22,22 @@ from hypothesis import strategies as st
 
 import a1_retry
 from hostile import ATTACKS
-from shared.box_session import safe_id, storable
-from shared.commands import Commands
-from shared.dam_answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
+from shared.base.commands import Commands
+from shared.base.errors import DamError
+from shared.base.logs import configure_logging
+from shared.base.values import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
+from shared.box.session import safe_id, storable
+from shared.dam.answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
 from shared.database import Database
-from shared.errors import DamError
-from shared.logs import configure_logging
-from shared.models import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
-from shared.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
-from shared.notifier import Composer, build_message, reset_sql
-from shared.outbox import deliver_due_notices
-from shared.wire import json_object
+from shared.http.wire import json_object
+from shared.notices.delivery import deliver_due_notices
+from shared.notices.outbox import Outbox
+from shared.notices.wording import reset_sql
+from shared.notifier import Composer, build_message
+from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names, strict_name
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 from simulators.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -191,18 +196,18 @@ def test_database__keeps_every_text_as_it_is(
     code = field_code({"metadata": {"metadata_element_list": fields}}, "STATUS")
     campaign = Campaign(HEX_ID, clean_text(number), clean_text(name), code)
     database.execute("DELETE FROM campaign_status")
-    database.record_in_a1(campaign)
+    Standing(database).record_in_a1(campaign)
     database.increment_a1_retry(
         campaign.id, campaign.number, campaign.name, clean_text(message), status=code or ""
     )
-    database.note_error(campaign.id, "DAM/refused", clean_text(message))
-    database.follow_status(campaign.id, code)
+    LastingErrors(database).note(campaign.id, "DAM/refused", clean_text(message))
+    Standing(database).follow_status(campaign.id, code)
     asset = Asset("a", clean_text(asset_name), FOLDER, 1, "1/x/1")
-    database.record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")
+    Ledger(database).record_upload(campaign.id, asset, BoxFile("1", storable(asset_name), 1, "0" * 40), "run")
     last = Attempt(3, counted=True, permanently_failed=True)
     notice = COMPOSER.permanent(campaign, last, reason=message, now=NOW)
     with database.transaction():
-        database.queue_notice(notice)
+        Outbox(database).queue(notice)
     row = database.row("SELECT campaign_number, campaign_name, status FROM campaign_status")
     assert row == (campaign.number, campaign.name, code)
     assert database.row("SELECT message FROM campaign_errors")[0] == clean_text(message)

@@ -9,13 +9,13 @@ import pytest
 
 from conftest import Tls
 from hostile import relaying, says
-from shared.box_session import BoxSession
-from shared.client_certificate import client_context
-from shared.dam import DamClient
-from shared.errors import BoxError, ConfigError, DamError
-from shared.models import BoxSettings
+from shared.base.errors import BoxError, ConfigError, DamError
+from shared.base.values import BoxSettings
+from shared.box.session import BoxSession
+from shared.dam.certificate import client_context
+from shared.dam.client import DamClient
+from shared.http.wire import Wire, default_context
 from shared.settings import load_settings
-from shared.wire import Wire, default_context
 from simulators.dam import DamSimulator
 
 REQUIRED = {

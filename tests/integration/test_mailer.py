@@ -17,8 +17,8 @@ from uuid import uuid4
 import pytest
 import trustme
 
-from shared.errors import NotifyError
-from shared.models import MailServer, Notice, NoticeKind
+from shared.base.errors import NotifyError
+from shared.base.values import MailServer, Notice, NoticeKind
 from shared.notifier import Mailer
 from simulators.mail import MailSink
 

@@ -17,9 +17,10 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
+from shared.base.errors import DbError
 from shared.database import Database, migration_files
-from shared.errors import DbError
-from shared.migrations import LOCK_PATIENCE, index_of, statements
+from shared.upkeep.migrator import Migrator
+from shared.upkeep.statements import LOCK_PATIENCE, index_of, statements
 from simulators.postgres import PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def live_migration(url: str, rows: int, patience_ms: int) -> Traffic:
     with Traffic(url, rows, patience_ms) as traffic:
         with Database(url) as database:
             for path in migration_files()[:2]:  # the index over the status takes as long as there are rows
-                database.apply_migration(path.read_text(encoding="utf-8"), path.stem, digest(path))
+                Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, digest(path))
         with open_transaction(url, WRITE % "'1'") as end, ThreadPoolExecutor(1) as thread:
             migrating = thread.submit(migrate, url)
             wait_until_queued(url)
@@ -183,7 +184,7 @@ def test_runner__takes_no_lock_that_blocks_while_it_builds_an_index(empty_databa
         index = next(
             one for one in statements(migration_files()[0].read_text(encoding="utf-8")) if index_of(one)
         )
-        building = threading.Thread(target=lambda: database.apply_migration(index, "x", "y"))
+        building = threading.Thread(target=lambda: Migrator(database).apply(index, "x", "y"))
         with psycopg2.connect(empty_database_url) as watch, watch.cursor() as cursor:
             cursor.execute(
                 "CREATE TABLE schema_migrations (name TEXT PRIMARY KEY, applied_at TEXT, sha256 TEXT)"
@@ -240,7 +241,7 @@ def test_runner__stopped_after_any_statement_is_begun_again(
         with Database(empty_database_url) as database:
             try:
                 for path in database.pending_migrations():
-                    database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "x")
+                    Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
             except KilledError:
                 continue
     monkeypatch.undo()
@@ -273,7 +274,7 @@ def shape_by_psql(postgres: PostgresServer, worker: str) -> list[tuple[object, .
 def test_runner__makes_an_index_anew_that_was_left_unusable(empty_database_url: str) -> None:
     with Database(empty_database_url) as database:
         for path in migration_files():
-            database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "x")
+            Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
         database.execute(
             "INSERT INTO campaign_status (campaign_id, box_folder_id) VALUES ('a', '1'), ('b', '2')"
         )
@@ -281,9 +282,9 @@ def test_runner__makes_an_index_anew_that_was_left_unusable(empty_database_url: 
         database.execute("UPDATE campaign_status SET box_folder_id = '1'")
         sixth = next(path for path in migration_files() if path.name.startswith("006"))
         with pytest.raises(DbError):
-            database.apply_migration(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
+            Migrator(database).apply(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
         database.execute("UPDATE campaign_status SET box_folder_id = campaign_id")
-        database.apply_migration(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
+        Migrator(database).apply(sixth.read_text(encoding="utf-8"), sixth.stem, "x")
         assert database.rows("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
         with pytest.raises(DbError):
             database.execute("UPDATE campaign_status SET box_folder_id = '1'")
@@ -314,7 +315,7 @@ def test_new_schema__carries_the_code_of_the_release(database_url: str, empty_da
     with Database(empty_database_url) as old, Database(database_url) as new:
         for path in migration_files():
             if path.name.startswith(RELEASED):
-                old.apply_migration(path.read_text(encoding="utf-8"), path.stem, "x")
+                Migrator(old).apply(path.read_text(encoding="utf-8"), path.stem, "x")
         columns = (
             "SELECT table_name, column_name, data_type, is_nullable, column_default"
             " FROM information_schema.columns WHERE table_schema = 'public'"
@@ -339,7 +340,7 @@ def test_old_schema__is_told_by_what_it_lacks(empty_database_url: str, applied: 
     files = migration_files()
     with Database(empty_database_url) as database:
         for path in files[:applied]:
-            database.apply_migration(path.read_text(encoding="utf-8"), path.stem, "x")
+            Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
     done = subprocess.run(
         [sys.executable, REPOSITORY / "scripts" / "daily_report.py", "--dry-run"],
         env={

@@ -25,10 +25,10 @@ import tzdata
 
 from heartbeat_server import kinds, watchman
 from sessions import end_sessions
-from shared.cadence import Daily, Interval
 from shared.database import ORCHESTRATOR_LOCK, Database
-from shared.journal import Journal
-from shared.orchestrator import Orchestrator, Task, gravest
+from shared.loop.journal import Journal
+from shared.loop.orchestrator import Orchestrator, Task, gravest
+from shared.rules.cadence import Daily, Interval
 from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
 from simulators.mail import MailSink
@@ -323,7 +323,7 @@ def test_loop__a_script_that_is_not_there_is_a_failure_and_no_crash(stage: Stage
 
 SPEAKS = """
 import logging, os, sys
-from shared.logs import configure_logging, new_run_id
+from shared.base.logs import configure_logging, new_run_id
 configure_logging(os.environ["LOG_FORMAT"], "DEBUG", run_id=new_run_id(), secrets=())
 logger = logging.getLogger("dam")
 logger.debug("small talk")

@@ -19,9 +19,8 @@ import pytest
 
 import a1_retry
 from sessions import end_sessions
-from shared.commands import Commands
-from shared.database import Database
-from shared.models import (
+from shared.base.commands import Commands
+from shared.base.values import (
     MOST_DOUBTS,
     Attempt,
     Campaign,
@@ -32,8 +31,11 @@ from shared.models import (
     NoticeKind,
     UploadTotals,
 )
-from shared.notifier import DIGEST_LINES, GIVE_UP_AFTER, Composer, Mailer
-from shared.outbox import CROWD, deliver_due_notices, late_notices
+from shared.database import Database
+from shared.notices.delivery import CROWD, GIVE_UP_AFTER, deliver_due_notices, late_notices
+from shared.notices.digest import DIGEST_LINES
+from shared.notices.outbox import Outbox
+from shared.notifier import Composer, Mailer
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
@@ -92,7 +94,7 @@ class Stage:
 
     def queue(self, kind: NoticeKind, count: int, *, first: int = 1, at: datetime = NOW) -> None:
         for number in range(first, first + count):
-            self.database.queue_notice(self.notice(kind, number, at))
+            Outbox(self.database).queue(self.notice(kind, number, at))
 
     def notice(self, kind: NoticeKind, number: int, at: datetime = NOW) -> Notice:
         campaign = Campaign(f"{number:040x}", f"C-{number}", f"Launch <{number}> & Co", "A1")
@@ -351,7 +353,7 @@ def test_two_processes__send_each_table_once(stage: Stage) -> None:
 
 def test_connection_cut__before_the_handover_sends_nothing(stage: Stage) -> None:
     """The server has dropped us, and with us the locks on the e-mail: somebody else may be sending it."""
-    from shared.errors import DbError
+    from shared.base.errors import DbError
 
     stage.queue(NoticeKind.RETRY, 1)
 
@@ -496,13 +498,13 @@ def test_late__is_told_once_for_each_notice(stage: Stage, caplog: pytest.LogCapt
         assert words in fault
     assert [record.levelname for record in caplog.records if record.getMessage() == fault] == ["ERROR"]
     assert late_notices(stage.database, NOW + 62 * MINUTE, ROME, COMMANDS) == []
-    assert stage.database.is_notice_late(NOW + 2 * MINUTE)
+    assert Outbox(stage.database).is_late(NOW + 2 * MINUTE)
     (fault,) = late_notices(stage.database, NOW + 99 * MINUTE, ROME, COMMANDS)
     assert "1 notices have waited" in fault
     stage.sink.reset()
     stage.deliver(NOW + 100 * MINUTE)
-    assert stage.database.is_notice_due(NOW + 100 * MINUTE) is None
-    assert not stage.database.is_notice_late(NOW + 2 * MINUTE)
+    assert Outbox(stage.database).is_due(NOW + 100 * MINUTE) is None
+    assert not Outbox(stage.database).is_late(NOW + 2 * MINUTE)
 
 
 # --- the commands that the tables show ----------------------------------------------------------------------

@@ -12,11 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from daily_report import queue_report
-from shared import report_figures
-from shared.commands import Commands
-from shared.database import Database
-from shared.errors import DbError
-from shared.models import (
+from shared.base.commands import Commands
+from shared.base.errors import DbError
+from shared.base.values import (
     Asset,
     BoxFile,
     Campaign,
@@ -25,10 +23,16 @@ from shared.models import (
     NoticeKind,
     UploadTotals,
 )
+from shared.database import Database
+from shared.notices.outbox import Outbox
 from shared.notifier import Composer
-from shared.report import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
-from shared.report_figures import Figures
+from shared.report import figures as report_figures
+from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
+from shared.report.figures import Figures
 from shared.settings import load_report_settings
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 
 ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands("python", "scripts")
@@ -174,16 +178,16 @@ def test_record__began_with_the_first_file_since_the_last_upload(database: Datab
         )
         return dict(zip(("ago", "completed_at", "assets", "bytes"), row, strict=True))
 
-    database.record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
+    Ledger(database).record_upload("c", ASSET, BoxFile("1", "a.jpg", 5, "sha"), "r1")
     database.execute("UPDATE campaign_assets SET verified_at = now() - interval '3 hours'")
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r2", None)
     first = times()
     assert 3 * HOUR <= first["ago"] < 3 * HOUR + 30 * SECOND
     assert (first["assets"], first["bytes"]) == (1, 5)
 
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r3", datetime.now(UTC) - 60 * SECOND)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r3", datetime.now(UTC) - 60 * SECOND)
     assert 60 * SECOND <= times()["ago"] < 90 * SECOND, "the files of the upload before do not count"
-    database.record_campaign_upload("c", UploadTotals(1, 5), "r4", datetime.now(UTC) + HOUR)
+    Ledger(database).record_campaign_upload("c", UploadTotals(1, 5), "r4", datetime.now(UTC) + HOUR)
     assert timedelta() <= times()["ago"] < 30 * SECOND, "never begun after its end"
 
 
@@ -258,7 +262,7 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
         (Campaign("failed elsewhere", "C-1", "", "B1"), None),
     ]
 
-    database.note_error("retry", "Box/locked", "still locked")
+    LastingErrors(database).note("retry", "Box/locked", "still locked")
     (failure,) = Figures(database).failures().rows
     assert (failure.campaign.number, failure.kind, failure.message) == ("C-1", "Box/locked", "still locked")
     for campaign_id, kind, at in (
@@ -266,20 +270,20 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
         ("over", NoticeKind.ERROR, NOW - 2 * HOUR), ("long over", NoticeKind.ERROR, NOW - 30 * HOUR),
         ("", NoticeKind.ERROR, NOW - HOUR), ("other", NoticeKind.RETRY, NOW - HOUR),
     ):  # fmt: skip
-        database.queue_notice(notice(kind, campaign_id, at))
+        Outbox(database).queue(notice(kind, campaign_id, at))
     day = day_of(database, TODAY, NOW)
     assert [campaign.id for campaign in Figures(database).failures_over(day).rows] == ["over"]
 
     assert Figures(database).backlog(day) == Backlog()
     for age in (5, 120):
         one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
-        database.queue_notice(one)
+        Outbox(database).queue(one)
         database.execute(
             "UPDATE notice_deliveries SET mail_id = notice_id WHERE notice_id = %(id)s", {"id": one.id}
         )
-        assert database.claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
+        assert Outbox(database).claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
         for recipient in one.recipients:
-            database.record_refused(
+            Outbox(database).record_refused(
                 one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
             )
     assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
@@ -290,7 +294,7 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
 
 def test_names__come_back_as_they_are(database: Database) -> None:
     name = 'Robert\'); DROP TABLE campaign_status;-- %s 100% "<b>" 🎉\n'
-    database.record_in_a1(Campaign("c", "C-1", name, "A1"))
+    Standing(database).record_in_a1(Campaign("c", "C-1", name, "A1"))
     add_upload(database, "c", NOW - HOUR)
     section, _ = Figures(database).uploads(day_of(database, TODAY, NOW), is_preview=True)
     assert section.rows[0].campaign == Campaign("c", "C-1", name, "A1")
@@ -311,7 +315,7 @@ def test_claim__of_two_at_once_one_wins(database_url: str) -> None:
                 notice_id = str(uuid4())
                 is_ours = Figures(own).claim(day, notice_id, NOW)
                 if is_ours:
-                    own.queue_notice(notice(NoticeKind.DAILY_REPORT, "", NOW))
+                    Outbox(own).queue(notice(NoticeKind.DAILY_REPORT, "", NOW))
             won.append(is_ours)
 
     threads = [threading.Thread(target=report) for _ in range(6)]

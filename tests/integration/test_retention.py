@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 
 import daily_report
-from shared import database as statements
+from shared import database as database_module
 from shared.database import Database
-from shared.retention import BITE, LIVES, MOST_SECONDS, prune
+from shared.loop import memory
+from shared.notices import outbox
+from shared.upkeep.retention import BITE, LIVES, MOST_SECONDS, prune
+from shared.upload import ledger, standing
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
@@ -251,10 +254,16 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
         "passed": ["00000000-0000-0000-0000-000000000001"],
     }  # fmt: skip
     of_a_run = {
-        name: getattr(statements, name)
-        for name in ("RETRY_STATES", "LEFT_BEHIND", "STALE_UPLOADS", "IS_NOTICE_DUE", "BEGUN_MAIL", "CROWD",
-                     "BEGIN_SINGLE", "LAST_TASK_RUNS", "UPLOADED_ASSETS", "UPLOAD_TOTALS")
-    }  # fmt: skip
+        name: getattr(module, name)
+        for module, names in (
+            (database_module, ("RETRY_STATES",)),
+            (standing, ("LEFT_BEHIND",)),
+            (ledger, ("STALE_UPLOADS", "UPLOADED_ASSETS", "UPLOAD_TOTALS")),
+            (outbox, ("IS_NOTICE_DUE", "BEGUN_MAIL", "CROWD", "BEGIN_SINGLE")),
+            (memory, ("LAST_TASK_RUNS",)),
+        )
+        for name in names
+    }
     plans = {name: plan_of(database, sql, values) for name, sql in of_a_run.items()}
     for table, life in LIVES.items():
         plans[f"removal from {table}"] = plan_of(database, life.removal, values | {"kept": life.kept})

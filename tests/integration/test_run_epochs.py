@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,14 +15,29 @@ import psycopg2
 import pytest
 
 from sessions import end_sessions
-from shared import database as statements
-from shared.commands import Commands
-from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database, TaskRun
-from shared.errors import DbError, ExitCode, LockLostError
-from shared.journal import Journal, Role
-from shared.models import Asset, BoxFile, Campaign, DamFolder, Notice, NoticeKind, OpenUpload, UploadTotals
-from shared.retention import prune
+from shared.base.commands import Commands
+from shared.base.errors import DbError, ExitCode, LockLostError
+from shared.base.values import (
+    Asset,
+    BoxFile,
+    Campaign,
+    DamFolder,
+    Notice,
+    NoticeKind,
+    OpenUpload,
+    UploadTotals,
+)
+from shared.database import _WRITES, ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
+from shared.loop.journal import Journal, Role
+from shared.loop.memory import Memory, TaskRun
+from shared.notices.outbox import Outbox
+from shared.upkeep.retention import prune
+from shared.upload.buckets import Buckets
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
+from shared.upload.standing import Standing
 
+SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
 COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 PAUSE = timedelta(minutes=2)
@@ -34,33 +51,33 @@ TABLES = (
 WRITES: dict[str, Callable[[Database], object]] = {
     "increment": lambda db: db.increment_a1_retry("c", "C-1", "Summer", "empty"),
     "reset": lambda db: db.reset_a1_retry("c"),
-    "in a1": lambda db: db.record_in_a1(CAMPAIGN),
-    "left search": lambda db: db.mark_left_search("c"),
-    "follow": lambda db: db.follow_status("c", "A2"),
-    "request a2": lambda db: db.request_a2("c"),
-    "folder": lambda db: db.claim_box_folder("c", "f"),
-    "upload": lambda db: db.record_upload(
+    "in a1": lambda db: Standing(db).record_in_a1(CAMPAIGN),
+    "left search": lambda db: Standing(db).mark_left_search("c"),
+    "follow": lambda db: Standing(db).follow_status("c", "A2"),
+    "request a2": lambda db: Standing(db).request_a2("c"),
+    "folder": lambda db: Ledger(db).claim_box_folder("c", "f"),
+    "upload": lambda db: Ledger(db).record_upload(
         "c", Asset("a", "a", DamFolder("f", "f", None), 1, "1"), BoxFile("b", "b", 1, "0" * 40), "run"
     ),
-    "campaign upload": lambda db: db.record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
-    "session": lambda db: db.remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
-    "session over": lambda db: db.forget_upload("s"),
-    "leave to call": lambda db: db.take_calls("calls", 1, 60),
-    "pause": lambda db: db.pause_calls("calls", 1),
-    "error": lambda db: db.note_error("c", "Box/locked", "locked"),
-    "errors over": lambda db: db.clear_errors("c"),
-    "notice": lambda db: db.queue_notice(
+    "campaign upload": lambda db: Ledger(db).record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
+    "session": lambda db: Ledger(db).remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
+    "session over": lambda db: Ledger(db).forget_upload("s"),
+    "leave to call": lambda db: Buckets(db).take_calls("calls", 1, 60),
+    "pause": lambda db: Buckets(db).pause_calls("calls", 1),
+    "error": lambda db: LastingErrors(db).note("c", "Box/locked", "locked"),
+    "errors over": lambda db: LastingErrors(db).clear("c"),
+    "notice": lambda db: Outbox(db).queue(
         Notice(str(uuid4()), NoticeKind.RETRY, "c", "s", "t", "h", ("a@example.com",), NOW)
     ),
-    "task run": lambda db: db.record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
+    "task run": lambda db: Memory(db).record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
     "prune": lambda db: prune(db, NOW),
-    "single mail": lambda db: db.begin_single(NOW),
-    "mail claimed": lambda db: db.claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
-    "mails postponed": lambda db: db.postpone_due(NOW, "away", pauses=[PAUSE]),
-    "mails given up": lambda db: db.give_up_doubtful(NOW, 1),
-    "mail sent": lambda db: db.record_sent(str(uuid4()), ["a@example.com"], NOW),
-    "mail refused": lambda db: db.record_refused(str(uuid4()), "a@example.com", "550", NOW),
-    "mails late": lambda db: db.tell_late_notices(NOW, NOW),
+    "single mail": lambda db: Outbox(db).begin_single(NOW),
+    "mail claimed": lambda db: Outbox(db).claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
+    "mails postponed": lambda db: Outbox(db).postpone_due(NOW, "away", pauses=[PAUSE]),
+    "mails given up": lambda db: Outbox(db).give_up_doubtful(NOW, 1),
+    "mail sent": lambda db: Outbox(db).record_sent(str(uuid4()), ["a@example.com"], NOW),
+    "mail refused": lambda db: Outbox(db).record_refused(str(uuid4()), "a@example.com", "550", NOW),
+    "mails late": lambda db: Outbox(db).tell_late(NOW, NOW),
 }
 
 
@@ -69,7 +86,7 @@ def pair(database_url: str) -> Iterator[tuple[Database, Database]]:
     """Two connections; the first holds the run, and then its lock, though not its connection, was lost."""
     with Database(database_url, 3) as first, Database(database_url, 3) as second:
         assert first.take_run(UPLOADER_LOCK) is None
-        first.record_in_a1(CAMPAIGN)
+        Standing(first).record_in_a1(CAMPAIGN)
         first.rows("SELECT pg_advisory_unlock_all() IS NULL")
         yield first, second
 
@@ -125,12 +142,17 @@ def test_write__of_a_run_that_lost_its_lock_changes_nothing(
 
 def test_writes__are_all_known_to_be_such() -> None:
     """What holds the number is told by a statement's first word, so no write may begin with another one."""
-    for name, sql in vars(statements).items():
-        if name.isupper() and isinstance(sql, str):
-            words = sql.split()
-            is_write = any(word in ("INSERT", "UPDATE", "DELETE") for word in words[:-1])
-            if is_write and "FOR UPDATE" not in sql:
-                assert words[0] in statements._WRITES or name in ("TAKE_RUN", "BEGIN_BUNDLE"), name
+    seen = 0
+    for path in SHARED.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)):
+                continue
+            name, sql = ast.unparse(node.targets[0]), node.value.value
+            words = sql.split() if isinstance(sql, str) else []
+            if any(word in ("INSERT", "UPDATE", "DELETE") for word in words[:-1]) and "FOR UPDATE" not in sql:
+                assert words[0] in _WRITES or name in ("TAKE_RUN", "BEGIN_BUNDLE"), (path, name)
+                seen += 1
+    assert seen > 30
 
 
 def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Database]) -> None:
@@ -142,7 +164,7 @@ def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Dat
         order.append("taken")
 
     with first.transaction():
-        first.request_a2("c")
+        Standing(first).request_a2("c")
         thread = threading.Thread(target=take)
         thread.start()
         thread.join(0.3)

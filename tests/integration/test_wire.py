@@ -18,7 +18,7 @@ import trustme
 
 from conftest import Tls
 from raw_server import read_head, serving
-from shared.wire import NoAnswerError, ProxyError, Wire, default_context, retry_after_seconds
+from shared.http.wire import NoAnswerError, ProxyError, Wire, default_context, retry_after_seconds
 from simulators.box import BoxSimulator
 
 

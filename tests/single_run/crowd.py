@@ -31,9 +31,10 @@ from typing import Any
 import psycopg2
 
 from sessions import end_sessions
+from shared.base.errors import AppError, ExitCode, LockLostError
+from shared.base.values import Notice, NoticeKind
 from shared.database import UPLOADER_LOCK, Database
-from shared.errors import AppError, ExitCode, LockLostError
-from shared.models import Notice, NoticeKind
+from shared.notices.outbox import Outbox
 
 WORKERS = 32
 FOLLOWERS = 6
@@ -96,7 +97,7 @@ def count(database: Database, campaign: str, epoch: int) -> None:
     with database.transaction():
         attempt = database.increment_a1_retry(campaign, "C", campaign, "empty")
         if attempt.counted:
-            database.queue_notice(notice)
+            Outbox(database).queue(notice)
         database.execute("INSERT INTO crowd_counts (epoch, campaign, attempt) VALUES (%(e)s, %(c)s, %(a)s)",
                       {"e": epoch, "c": campaign, "a": attempt.number})  # fmt: skip
 

@@ -15,11 +15,11 @@ import threading
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-from shared.cadence import Daily, Interval
-from shared.child import Child
-from shared.orchestrator import Orchestrator, Task
+from shared.loop.orchestrator import Orchestrator, Task
+from shared.loop.task_process import Child
+from shared.loop.wall_clock import WallClock
+from shared.rules.cadence import Daily, Interval
 from shared.settings import load_orchestrator_settings
-from shared.wall_clock import WallClock
 from simulated_clock import SimulatedClock
 from simulators.postgres import EmbeddedPostgres
 

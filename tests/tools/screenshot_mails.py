@@ -18,11 +18,10 @@ from zoneinfo import ZoneInfo
 
 from playwright.sync_api import sync_playwright
 
-from shared.alerts import TaskAlert
-from shared.commands import Commands
-from shared.models import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
+from shared.base.commands import Commands
+from shared.base.values import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
 from shared.notifier import Composer, digest
-from shared.report import (
+from shared.report.day import (
     Backlog,
     DayReport,
     EmptyCampaign,
@@ -33,6 +32,7 @@ from shared.report import (
     UploadSection,
     report_day,
 )
+from shared.rules.alerts import TaskAlert
 
 IMAGES = Path(__file__).parents[2] / "MARKDOWN_DOCS" / "images"
 WIDTHS = {"desktop": 680, "phone": 360}

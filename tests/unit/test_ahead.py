@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.ahead import MOST_AHEAD, Ahead, PagesAhead
+from shared.http.ahead import MOST_AHEAD, Ahead, PagesAhead
 
 
 class Server:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from shared.alerts import SILENCE, Alerts, after_failure, after_silence, after_success
+from shared.rules.alerts import SILENCE, Alerts, after_failure, after_silence, after_success
 
 START = datetime(2026, 1, 28, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)

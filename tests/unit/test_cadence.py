@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.cadence import (
+from shared.rules.cadence import (
     CATCH_UP,
     DAILY_RETRY,
     Daily,

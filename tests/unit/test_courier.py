@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from shared.courier import Courier
-from shared.errors import BoxError
-from shared.pool import Job
+from shared.base.errors import BoxError
+from shared.upload.courier import Courier
+from shared.upload.workers import Job
 
 
 def test_log_in_ahead__keeps_its_failure_to_itself() -> None:

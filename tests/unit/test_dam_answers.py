@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.dam_answers import Page, all_pages
-from shared.errors import DamError
+from shared.base.errors import DamError
+from shared.dam.answers import Page, all_pages
 
 
 def pages(*ids_of_pages: str) -> list[str]:

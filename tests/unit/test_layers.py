@@ -1,64 +1,106 @@
-"""Who may import whom, read from the source."""
+"""Who may import whom: the direction over the wings (MARKDOWN_DOCS/ARCHITECTURE.md), read from the source."""
 
 from __future__ import annotations
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "scripts" / "shared"
-RULES = {
-    "errors",
-    "models",
-    "clocks",
-    "cadence",
-    "commands",
-    "retry",
-    "names",
-    "rate",
-    "alerts",
-    "report",
-    "redaction",
-    "migrations",
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SHARED = SCRIPTS / "shared"
+
+_CLIENTS = {"base", "rules", "http", "dam", "box"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "base": set(),
+    "http": {"base"},
+    "rules": {"base"},
+    "dam": {"base", "http"},
+    "box": {"base", "http"},
+    "settings": {"base", "rules"},
+    "postgres": {"base"},
+    "database": {"base", "rules", "postgres"},
+    "upkeep": {"base", "database"},
+    "notices": {"base", "rules", "database"},
+    "report": {"base", "rules", "database", "notices"},
+    "notifier": {"base", "rules", "notices", "report"},
+    "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
+    "loop": {*_CLIENTS, "settings", "database", "notices", "notifier"},
 }
-WIRE = {"wire", "ahead"}
-"""HTTP itself, and calls made ahead of their turn: they know no system."""
-SYSTEMS = {
-    "dam": {"dam", "dam_session", "dam_answers", "client_certificate"},
-    "box": {"box", "box_session"},
-    "database": {"database", "connection", "database_errors"},
-    "notifier": {"notifier"},
-}
+"""{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
+what stands higher, never the other way.
+"""
+PACKAGES = {"base": set(), "rules": set(), "http": {"certifi", "cryptography"}}
+"""What these wings may import besides the standard library."""
+WITHOUT_ENVIRONMENT = {"dam", "box", "postgres", "database", "notices", "notifier"}
+"""Given their settings: they read none themselves."""
 
 
-def imports_of(module: str) -> tuple[set[str], set[str]]:
-    """(modules of ours, other top-level packages) that a module imports anywhere in its source."""
-    tree = ast.parse((SHARED / f"{module}.py").read_text(encoding="utf-8"))
-    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    ours = {name.removeprefix("shared.") for name in names if name.startswith("shared.")}
-    return ours, {name.split(".")[0] for name in names if not name.startswith("shared.")}
+def files_of(wing: str) -> list[Path]:
+    """The source of a wing, or of the module that stands alone."""
+    alone = SHARED / f"{wing}.py"
+    return [alone] if alone.exists() else sorted((SHARED / wing).rglob("*.py"))
 
 
-@pytest.mark.parametrize("module", sorted(RULES))
-def test_rules__import_the_standard_library_and_one_another(module: str) -> None:
-    ours, others = imports_of(module)
-    assert ours <= RULES
-    assert others <= sys.stdlib_module_names
+def imports_of(source: str) -> tuple[set[str], set[str]]:
+    """(wings of ours, other top-level packages) that a module imports anywhere in its source."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import: write `from shared.x import y`"
+            module = node.module or ""
+            names += [f"shared.{alias.name}" for alias in node.names] if module == "shared" else [module]
+    parts = [name.split(".") for name in names]
+    return (
+        {name[1] for name in parts if name[0] == "shared" and len(name) > 1},
+        {name[0] for name in parts if name[0] != "shared"},
+    )
 
 
-@pytest.mark.parametrize("module", sorted(WIRE))
-def test_wire__knows_no_system(module: str) -> None:
-    ours, others = imports_of(module)
-    assert ours == set()
-    assert others <= sys.stdlib_module_names | {"certifi", "cryptography"}
+def test_wings__are_all_known_and_go_one_way() -> None:
+    found = {path.name for path in SHARED.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {*found, *(path.stem for path in SHARED.glob("*.py"))} == MAY_IMPORT.keys()
+    TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
 
 
-@pytest.mark.parametrize("system", sorted(SYSTEMS))
-def test_systems__know_neither_one_another_nor_the_settings(system: str) -> None:
-    for module in SYSTEMS[system]:
-        ours, _ = imports_of(module)
-        assert ours <= RULES | WIRE | SYSTEMS[system], module
-        assert "environ" not in (SHARED / f"{module}.py").read_text(encoding="utf-8"), module
+@pytest.mark.parametrize("wing", MAY_IMPORT)
+def test_wing__imports_only_what_stands_above_it(wing: str) -> None:
+    ours_outside = {path.stem for path in SCRIPTS.iterdir()} - {"shared"}
+    for path in files_of(wing):
+        ours, others = imports_of(path.read_text(encoding="utf-8"))
+        assert ours <= MAY_IMPORT[wing] | {wing}, path
+        assert not others & ours_outside, path
+        if wing in PACKAGES:
+            assert others <= sys.stdlib_module_names | PACKAGES[wing], path
+
+
+@pytest.mark.parametrize("wing", sorted(WITHOUT_ENVIRONMENT))
+def test_wing__reads_no_environment(wing: str) -> None:
+    for path in files_of(wing):
+        assert "environ" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("wing", sorted(path.parent.name for path in SHARED.glob("*/__init__.py")))
+def test_wing__says_what_it_is_for_and_loads_nothing(wing: str) -> None:
+    (only,) = ast.parse((SHARED / wing / "__init__.py").read_text(encoding="utf-8")).body
+    assert isinstance(only, ast.Expr)
+    assert isinstance(only.value, ast.Constant)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import shared.loop.journal",
+        "from shared.loop import journal",
+        "from shared.loop.journal import Journal",
+        "from shared import loop",
+        "def f():\n    from shared.loop.journal import Journal",
+        "if TYPE_CHECKING:\n    from shared.loop.journal import Journal",
+    ],
+)
+def test_import__is_seen_in_every_form(source: str) -> None:
+    assert imports_of(source) == ({"loop"}, set())

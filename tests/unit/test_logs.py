@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from shared.logs import configure_logging, read_event, readable
+from shared.base.logs import configure_logging, read_event, readable
 
 EVENT = {"at": "2026-01-28T09:00:00+00:00", "level": "INFO", "logger": "dam", "message": "said"}
 

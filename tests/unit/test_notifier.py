@@ -18,17 +18,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.commands import Commands, shell_word
-from shared.models import Attempt, Campaign, Notice, NoticeKind, UploadTotals
-from shared.notifier import (
-    GIVE_UP_AFTER,
-    TEMPLATES,
-    Composer,
-    build_message,
-    one_line,
-    pause_after,
-    reset_sql,
-)
+from shared.base.commands import Commands, shell_word
+from shared.base.values import Attempt, Campaign, Notice, NoticeKind, UploadTotals
+from shared.notices.delivery import GIVE_UP_AFTER, pause_after
+from shared.notices.wording import TEMPLATES, one_line, reset_sql
+from shared.notifier import Composer, build_message
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)

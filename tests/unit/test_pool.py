@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.pool import Budget, Job, Pool, Ticket
+from shared.upload.workers import Budget, Job, Pool, Ticket
 
 TOTAL, RESERVE = 64, 20
 

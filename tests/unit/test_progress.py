@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from shared.logs import configure_logging
-from shared.models import Asset, DamFolder
-from shared.progress import Progress, live_line
+from shared.base.logs import configure_logging
+from shared.base.values import Asset, DamFolder
+from shared.upload.progress import Progress, live_line
 
 ROOT = DamFolder("f", "Master Assets", None)
 

@@ -10,8 +10,8 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.limiter import CALLS, UPLOADS, BoxGate
-from shared.rate import USE_WITHIN_SECONDS, Bucket, Grant, pause, take
+from shared.rules.rate import USE_WITHIN_SECONDS, Bucket, Grant, pause, take
+from shared.upload.limiter import CALLS, UPLOADS, BoxGate
 
 START = 1_764_000_000.0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.redaction import BLANK, redact, spellings
+from shared.base.redaction import BLANK, redact, spellings
 
 secrets = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=8, max_size=40)
 around = st.binary(max_size=9)

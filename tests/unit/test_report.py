@@ -13,11 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.alerts import TaskAlert
-from shared.commands import Commands
-from shared.models import Campaign, Notice, NoticeKind
+from shared.base.commands import Commands
+from shared.base.values import Campaign, Notice, NoticeKind
 from shared.notifier import Composer, build_message
-from shared.report import (
+from shared.report.day import (
     SHOWN_ROWS,
     Backlog,
     DayReport,
@@ -31,6 +30,7 @@ from shared.report import (
     local_day,
     report_day,
 )
+from shared.rules.alerts import TaskAlert
 
 ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands("python", "scripts")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cadence import OffHours, next_run
-from shared.errors import ConfigError
-from shared.models import Asset, Attempt, DamFolder, MasterAssets, NoticeKind, RetryStatus
-from shared.names import MAX_UNITS, legal_name, name_key, plan_names
-from shared.retry import Action, decide, notice_for
+from shared.base.errors import ConfigError
+from shared.base.values import Asset, Attempt, DamFolder, MasterAssets, NoticeKind, RetryStatus
+from shared.rules.cadence import OffHours, next_run
+from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names
+from shared.rules.retry import Action, decide, notice_for
 from shared.settings import load_settings, read_environment, variable_names
 
 ROME = ZoneInfo("Europe/Rome")

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from shared.errors import ConfigError, DamError, DbError, ExitCode
-from shared.script import exit_code_of
+from shared.base.errors import ConfigError, DamError, DbError, ExitCode
+from shared.base.script import exit_code_of
 
 
 @pytest.mark.parametrize(

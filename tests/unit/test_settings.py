@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import ConfigError
-from shared.file_rights import fault_of
+from shared.base.errors import ConfigError
+from shared.base.file_rights import fault_of
 from shared.settings import (
     ENV_FILE_VARIABLE,
     Settings,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.alerts import Alerts, TaskAlert
-from shared.state_file import state_file
+from shared.loop.state_file import state_file
+from shared.rules.alerts import Alerts, TaskAlert
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 ALERT = TaskAlert("round", "exit code 75", 3, NOW - timedelta(hours=2), NOW, True, NOW - timedelta(hours=2))

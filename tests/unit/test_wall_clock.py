@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.wall_clock import LONGEST_BLIND_WAIT_SECONDS, WallClock
+from shared.loop.wall_clock import LONGEST_BLIND_WAIT_SECONDS, WallClock
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""The shell commands of this installation, as messages and e-mails show them: they work from any folder."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What it takes to write down a command that works here.
+
+    python, scripts: absolute paths. env_file: the file with the settings; "" when they come from the process
+    environment. user: whom the scripts run as; "" for root.
+    """
+
+    python: str
+    scripts: str
+    env_file: str = ""
+    user: str = ""
+
+    def run(self, script: str, *words: str) -> str:
+        """One script with these arguments, on one line. Options go before the `--` that ends them."""
+        options = ("--env-file", self.env_file) if self.env_file else ()
+        # Without a file the settings are in the environment, and sudo would drop them.
+        who = ("sudo", "-u", self.user) if self.user and self.env_file else ()
+        command = (*who, self.python, str(Path(self.scripts, script)))
+        before, after = _split(words)
+        return " ".join(map(shell_word, (*command, *before, *options, *after)))
+
+    def reset(self, campaign_id: str) -> str:
+        """The command that resets this campaign."""
+        end_of_options = ("--",) if campaign_id.startswith("-") else ()
+        return self.run("a1_retry.py", "reset", *end_of_options, campaign_id)
+
+    @property
+    def where(self) -> str:
+        """How the commands are to be run, for a sentence."""
+        if not self.env_file:
+            return "on the server, with the environment that the service has: its settings are there"
+        if not self.user:
+            return "on the server, as root, from any folder"
+        return f"on the server, from any folder (leave out “sudo -u {self.user}” when you are {self.user})"
+
+    def lacks(self, migrations: Sequence[Path]) -> str:
+        """The fault of a database that has not got these migrations."""
+        names = ", ".join(path.name for path in migrations)
+        return f"the database lacks {names}; apply as the owner of its tables: {self.run('migrate.py')}"
+
+
+def here(env_file: str = "", user: str = "") -> Commands:
+    """The commands of the installation that this process runs from."""
+    scripts = Path(__file__).resolve().parents[2]
+    return Commands(sys.executable or "python3", str(scripts), env_file, user)
+
+
+def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The words up to `--`, and the others."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at:]
+
+
+def shell_word(value: str) -> str:
+    """Quote for a shell; something unprintable brings bash's $'' form, so that the command stays one line.
+
+    NUL would end the word early and so name another campaign: it becomes U+FFFD, which names none.
+    """
+    if value.isprintable():
+        return shlex.quote(value)
+    data = value.replace("\0", "\ufffd").encode("utf-8", "replace")
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_. "
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in data) + "'"

@@ -1,0 +1,192 @@
+"""What can go wrong, as types: one exception per failing system, and the exit codes.
+
+AppError
+├── ConfigError   settings, certificates, credentials: a person must change something
+├── DamError      OpenText Media Management
+├── BoxError      Box
+├── DbError       PostgreSQL
+│   └── LockLostError   the run's lock is no longer its own
+└── NotifyError   the mail server
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.base.values import Campaign
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every script. 1 is left to Python's own uncaught errors."""
+
+    OK = 0
+    BAD_CONFIG = 2
+    BUG = 3
+    SOME_FAILED = 4
+    TRY_LATER = 75
+
+
+def gravest(codes: Iterable[int]) -> int:
+    """One exit code for several: a bug before a bad configuration, before failures, before patience."""
+    order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
+    known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
+    return min(known, key=order.index) if known else ExitCode.OK
+
+
+SYSTEM_WIDE_KINDS = frozenset(
+    {
+        *("out_of_reach", "login_refused", "root_unusable", "storage_limit_exceeded"),
+        *("no_database", "no_right", "schema_differs", "tls"),
+    }
+)
+"""Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
+
+
+HEALING_KINDS = frozenset(
+    {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
+)
+"""Failures of one campaign that usually end without anybody's help: the next run tries again, and a person is
+told only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
+"""
+
+
+class AppError(Exception):
+    """An expected failure, told in a sentence that names the thing, and a cure when one is known.
+
+    kind: a stable slug of what failed (`forbidden`, `out_of_reach`, …). Error notices are bounded per
+        campaign and kind, so two failures that need the same cure must share it.
+    retryable: the same call may succeed later without anybody changing anything.
+    item_id: the DAM or Box id the failure is about.
+    status_code: the HTTP status, where there was one.
+    """
+
+    system = "application"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        hint: str = "",
+        retryable: bool = False,
+        item_id: str | None = None,
+        status_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.hint = hint
+        self.retryable = retryable
+        self.item_id = item_id
+        self.status_code = status_code
+        self.campaign: Campaign | None = None
+        """The campaign that it was met with, by the names that the DAM showed."""
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """How a run ends that could not get past this: by waiting it heals, or somebody must act."""
+        return ExitCode.TRY_LATER if self.retryable else ExitCode.BAD_CONFIG
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """The system did not answer, after patient repetition."""
+        return self.kind == "out_of_reach"
+
+    @property
+    def is_missing(self) -> bool:
+        """What was asked for is not there, or not any more."""
+        return self.status_code in (404, 410) and not self.is_system_wide
+
+    @property
+    def ends_run(self) -> bool:
+        """Nothing more may be done by this run, for any campaign."""
+        return False
+
+    @property
+    def is_system_wide(self) -> bool:
+        """Every campaign that needs this system would fail in the same way."""
+        return self.kind in SYSTEM_WIDE_KINDS
+
+    @property
+    def heals_by_itself(self) -> bool:
+        """The next run will probably not meet it: no alarm at first."""
+        return self.kind in HEALING_KINDS
+
+
+class ConfigError(AppError):
+    """Settings that cannot work. `faults` holds every fault found, one sentence each."""
+
+    system = "configuration"
+
+    def __init__(self, faults: Sequence[str] | str) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("; ".join(self.faults), kind="bad_configuration")
+
+    @property
+    def ends_run(self) -> bool:
+        return True
+
+
+class StoppedError(Exception):
+    """The run was told to stop: no failure, and what Box has of a large file stays there for the next run."""
+
+
+class DamError(AppError):
+    """The DAM refused, failed, or answered something that cannot be trusted."""
+
+    system = "DAM"
+
+
+class BoxError(AppError):
+    """Box refused, failed, or holds other bytes than it was given."""
+
+    system = "Box"
+
+
+class DbError(AppError):
+    """PostgreSQL is out of reach or refused a statement. Its kinds, beside out_of_reach and login_refused:
+
+    row_locked: somebody else's open transaction is in the way; the next run will do.
+    value_refused: the table does not take a value; the campaign's own failure.
+    no_right, schema_differs, no_database, tls: what is there is not what we need; a person must act.
+    """
+
+    system = "database"
+
+    @property
+    def ends_run(self) -> bool:
+        return self.is_out_of_reach
+
+
+def out_of_reach(what: str, hint: str = "") -> DbError:
+    """The database cannot be had at present."""
+    return DbError(f"PostgreSQL: {what}", kind="out_of_reach", hint=hint, retryable=True)
+
+
+class LockLostError(DbError):
+    """Another run may be at work, or is: this one must not have one effect more. It ends with 75."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, kind="lock_lost", hint="another run goes on with what is left", retryable=True
+        )
+
+    @property
+    def ends_run(self) -> bool:
+        return True
+
+
+class NotifyError(AppError):
+    """The mail server did not take a notice; the notice stays in the outbox.
+
+    may_have_arrived: the connection broke while the mail was handed over, so the server may have it.
+    """
+
+    system = "mail"
+    may_have_arrived = False

@@ -1,0 +1,56 @@
+"""What the scripts' `main` functions share: their streams, how a failure is told, and its exit code."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from shared.base.errors import AppError, ConfigError, ExitCode
+
+logger = logging.getLogger("script")
+
+
+def prepare_streams() -> None:
+    """Make the standard streams such that the rest can rely on them.
+
+    What the caller has closed (`2>&-`) is opened on /dev/null, before a socket gets its number. Names in any
+    script pass, whatever the machine's locale (cron's is often plain C).
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Write to standard output. When its reader has left, as after `| head`, the rest goes nowhere: the work
+    and its exit code stay what they are.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Do a script's work and return its exit code; what it raises is logged and made into one."""
+    try:
+        return work()
+    except ConfigError as exc:
+        for fault in exc.faults:
+            logger.error("%s", fault, extra={"action": "bad_configuration"})
+        return ExitCode.BAD_CONFIG
+    except AppError as exc:
+        logger.error("%s", exc, extra={"action": "run_failed", "kind": exc.kind})
+        return exc.exit_code
+    except Exception:  # a bug: logged with its traceback, told by the exit code
+        logger.exception("a bug ended the run")
+        return ExitCode.BUG

@@ -1,0 +1,446 @@
+"""Box: its folders, its files, and its upload sessions for large files.
+
+What is documented about the API and what is not stands in MARKDOWN_DOCS/DAM_AND_BOX.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from shared.base.errors import BoxError
+from shared.base.values import BoxFile, BoxFolderListing, BoxSettings
+from shared.box.session import BoxSession, Gate, safe_id, storable
+from shared.http.wire import backoff_seconds
+
+logger = logging.getLogger(__name__)
+
+LISTING_PAGE = 1000
+MOST_PAGES = 1000
+"""A listing that goes on for longer is none."""
+LARGEST_PART = 128 * 1024 * 1024
+"""Box's own parts are 8 to 64 MB; a buffer of a part's size is what an upload costs in memory."""
+SMALL_FILE_LIMIT = 64 * 1024 * 1024
+COMMIT_PATIENCE_SECONDS = 900.0
+PARTS_MISMATCH_TRIES = 6
+FILE_FIELDS = "id,type,name,size,sha1,file_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part that Box holds. sha1: hex."""
+
+    id: str
+    offset: int
+    size: int
+    sha1: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSession:
+    """A large file on its way to Box. part_size: bytes of every part but the last, Box's choice."""
+
+    id: str
+    part_size: int
+    part_url: str
+    parts_url: str
+    commit_url: str
+
+
+class BoxClient:
+    """What the job asks of Box. Raises BoxError for what Box does; calls are repeated as BoxSession does it.
+
+    A write whose answer was lost may so be sent twice; Box then answers with a name conflict, which the
+    transfer settles by SHA-1. Every method may be called by any thread.
+    """
+
+    def __init__(
+        self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """sleep: pauses between tries; may raise StoppedError."""
+        self._session = BoxSession(settings, gate, sleep)
+        self._api = f"{settings.api_url}/2.0"
+        self._uploads = f"{settings.upload_url}/2.0"
+        self._parts_are_uploads = settings.parts_count_as_uploads
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._session.close()
+
+    def log_in(self) -> None:
+        """See to a token ahead of the first call, by one try."""
+        self._session.log_in()
+
+    def connect(self) -> None:
+        """Open a connection ahead of an upload."""
+        self._session.connect(self._uploads)
+
+    # Folders
+
+    def folder_exists(self, folder_id: str) -> bool:
+        """Whether the folder is there and not in the trash."""
+        url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,name"
+        return self._read_or_none(url, f"looking for Box folder {folder_id}") is not None
+
+    def may_upload_to(self, folder_id: str) -> bool | None:
+        """Whether we may write to a folder; None when Box does not tell. Raises BoxError, also when it is
+        gone.
+        """
+        url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,permissions"
+        found = self._session.call("GET", url, what=f"reading Box folder {folder_id}").mapping
+        permissions = found.get("permissions")
+        can_upload = permissions.get("can_upload") if isinstance(permissions, dict) else None
+        return can_upload if isinstance(can_upload, bool) else None
+
+    def create_folder(self, parent_id: str, name: str) -> str:
+        """Make a folder and return its id. Raises NameTakenError when the name is in use."""
+        what = f"creating the Box folder {name!r} in {parent_id}"
+        wanted = {"name": name, "parent": {"id": parent_id}}
+        answer = self._session.call(
+            "POST", f"{self._api}/folders?fields=id,name", what=what, json_body=wanted
+        )
+        return _id(answer.mapping, "id", what)
+
+    def list_folder(self, folder_id: str) -> BoxFolderListing:
+        """Everything in a folder, read by marker to the last page."""
+        what = f"listing Box folder {folder_id}"
+        files: list[BoxFile] = []
+        folders: dict[str, str] = {}
+        address = (
+            f"{self._api}/folders/{_in_path(folder_id)}/items"
+            f"?fields={FILE_FIELDS}&usemarker=true&limit={LISTING_PAGE}"
+        )
+        marker = ""
+        for _ in range(MOST_PAGES):
+            url = f"{address}&marker={quote(marker, safe='')}" if marker else address
+            page = self._session.call("GET", url, what=what).mapping
+            for item in _entries(page, what):
+                if item.get("type") == "file":
+                    files.append(_file(item, what))
+                elif item.get("type") == "folder":
+                    folders[_id(item, "id", what)] = _text(item, "name", what)
+            marker = storable(page.get("next_marker") or "")
+            if not marker:
+                return BoxFolderListing(tuple(files), folders)
+        raise _endless(what)
+
+    # Files
+
+    def read_file(self, file_id: str) -> BoxFile | None:
+        """The file as Box has it now; None when it is gone or in the trash."""
+        what = f"reading Box file {file_id}"
+        found = self._read_or_none(f"{self._api}/files/{_in_path(file_id)}?fields={FILE_FIELDS}", what)
+        return None if found is None else _file(found, what)
+
+    def read_content(self, file_id: str) -> bytes:
+        """The bytes of a small file."""
+        what = f"downloading Box file {file_id}"
+        url = f"{self._api}/files/{_in_path(file_id)}/content"
+        answer = self._session.call("GET", url, what=what, limit=SMALL_FILE_LIMIT)
+        if answer.status != 302:
+            return answer.content
+        location = answer.headers.get("Location") or ""
+        return self._session.fetch(location, what=what, limit=SMALL_FILE_LIMIT)
+
+    def upload_file(
+        self, folder_id: str, name: str, content: bytes | memoryview, sha1: str, *, replaces: str | None
+    ) -> BoxFile:
+        """Upload in one request; replaces names the file that gets a new version instead.
+
+        sha1 (hex) goes along, so that Box refuses bytes that were damaged on the way. Raises NameTakenError.
+        """
+        attributes: dict[str, object] = {"name": name}
+        if replaces is None:
+            attributes["parent"] = {"id": folder_id}
+            url = f"{self._uploads}/files/content?fields={FILE_FIELDS}"
+            what = f"uploading {name!r} to Box folder {folder_id}"
+        else:
+            url = f"{self._uploads}/files/{_in_path(replaces)}/content?fields={FILE_FIELDS}"
+            what = f"uploading {name!r} as a new version of Box file {replaces}"
+        boundary = secrets.token_hex(16)
+        # Box wants the attributes before the file.
+        before = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="attributes"\r\n\r\n'
+            f"{json.dumps(attributes)}\r\n"
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        with self._telling_who_locked(replaces):
+            answer = self._session.call(
+                "POST",
+                url,
+                what=what,
+                headers={"Content-Type": f"multipart/form-data; boundary={boundary}", "Content-MD5": sha1},
+                body=(before, content, f"\r\n--{boundary}--\r\n".encode()),
+                is_upload=True,
+            )
+        return _only_file(answer.mapping, what)
+
+    @contextmanager
+    def _telling_who_locked(self, file_id: str | None) -> Iterator[None]:
+        """While a file gets a new version: a refusal because of a lock names the person who holds it."""
+        try:
+            yield
+        except BoxError as exc:
+            if file_id is not None and "locked" in exc.kind:
+                holder = self._lock_holder(file_id)
+                exc.message = exc.message.replace("locked in Box", f"locked in Box{holder}", 1)
+            raise
+
+    def _lock_holder(self, file_id: str) -> str:
+        """` by NAME (LOGIN)`, or nothing when Box does not say."""
+        url = f"{self._api}/files/{_in_path(file_id)}?fields=id,lock"
+        try:
+            lock = (self._read_or_none(url, f"reading the lock of Box file {file_id}") or {}).get("lock")
+        except BoxError as exc:
+            logger.debug("%s", exc)
+            return ""
+        holder = lock.get("created_by") if isinstance(lock, dict) else None
+        if not isinstance(holder, dict):
+            return ""
+        name, login = (storable(holder.get(field) or "")[:100] for field in ("name", "login"))
+        return f" by {name} ({login})" if name and login else f" by {name or login}" if name or login else ""
+
+    def remove_bad_copy(self, file: BoxFile, before: BoxFile | None) -> None:
+        """Take back what was just uploaded: the whole file, or only our version of one that was there before.
+
+        Box makes an earlier version current by copying it on top; ours is deleted after that.
+        """
+        url = f"{self._api}/files/{_in_path(file.id)}"
+        what = f"taking back the bad copy {file.name!r} (Box file {file.id})"
+        if before is None:
+            self._session.call("DELETE", url, what=what)
+            return
+        wanted = {"type": "file_version", "id": before.version_id}
+        self._session.call("POST", f"{url}/versions/current", what=what, json_body=wanted)
+        if file.version_id:
+            self._session.call("DELETE", f"{url}/versions/{_in_path(file.version_id)}", what=what)
+
+    # Large files
+
+    def open_session(
+        self, folder_id: str, name: str, size_bytes: int, *, replaces: str | None
+    ) -> UploadSession:
+        """A new upload session. Raises NameTakenError."""
+        wanted: dict[str, object] = {"file_size": size_bytes, "file_name": name}
+        if replaces is None:
+            wanted["folder_id"] = folder_id
+            url = f"{self._uploads}/files/upload_sessions"
+            what = f"opening an upload session for {name!r} in Box folder {folder_id}"
+        else:
+            url = f"{self._uploads}/files/{_in_path(replaces)}/upload_sessions"
+            what = f"opening an upload session for {name!r} as a new version of Box file {replaces}"
+        with self._telling_who_locked(replaces):
+            answer = self._session.call("POST", url, what=what, json_body=wanted, is_upload=True)
+        return self._upload_session(answer.mapping, what)
+
+    def read_session(self, session_id: str) -> UploadSession | None:
+        """An upload session that was opened before; None when it is over."""
+        what = f"reading the upload session {session_id}"
+        found = self._read_or_none(f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}", what)
+        return None if found is None else self._upload_session(found, what)
+
+    def list_parts(self, session: UploadSession) -> dict[int, Part]:
+        """{offset: part} of what Box has of a session."""
+        what = f"listing the parts of the upload session {session.id}"
+        parts: dict[int, Part] = {}
+        for _ in range(MOST_PAGES):
+            url = f"{session.parts_url}?offset={len(parts)}&limit={LISTING_PAGE}"
+            entries = _entries(self._session.call("GET", url, what=what).mapping, what)
+            known = len(parts)
+            parts |= {part.offset: part for part in (_part(entry, what) for entry in entries)}
+            if len(parts) == known:
+                return parts
+        raise _endless(what)
+
+    def send_part(
+        self, session: UploadSession, offset: int, content: memoryview, sha1: bytes, total_bytes: int
+    ) -> Part:
+        """Upload the part that begins at offset; sha1 is its digest, total_bytes the size of the file.
+
+        Parts are immutable: when an earlier try arrived and only its answer was lost, Box refuses the second,
+        and the part it has is taken if it is the same.
+        """
+        last = offset + len(content) - 1
+        what = f"uploading bytes {offset}-{last} to the upload session {session.id}"
+        try:
+            answer = self._session.call(
+                "PUT",
+                session.part_url,
+                what=what,
+                headers={
+                    "Digest": _digest(sha1),
+                    "Content-Range": f"bytes {offset}-{last}/{total_bytes}",
+                    "Content-Type": "application/octet-stream",
+                },
+                body=(content,),
+                is_upload=self._parts_are_uploads,
+            )
+        except BoxError as exc:
+            if exc.status_code != 409:
+                raise
+            stored = self.list_parts(session).get(offset)
+            if stored is None or (stored.size, stored.sha1) != (len(content), sha1.hex()):
+                raise
+            return stored
+        part = answer.mapping.get("part")
+        return _part(part if isinstance(part, dict) else {}, what)
+
+    def commit(self, session: UploadSession, parts: Sequence[Part], sha1: bytes, name: str) -> BoxFile:
+        """Turn the parts into the file; sha1 is the digest of the whole. Raises NameTakenError.
+
+        Box may answer 202 while it still works on the parts, and `parts_mismatch` just after the last one.
+        """
+        what = f"committing {name!r}"
+        listed = [
+            {"part_id": part.id, "offset": part.offset, "size": part.size, "sha1": part.sha1}
+            for part in sorted(parts, key=lambda part: part.offset)
+        ]
+        give_up_at = time.monotonic() + COMMIT_PATIENCE_SECONDS
+        mismatches = 0
+        while True:
+            try:
+                answer = self._session.call(
+                    "POST",
+                    session.commit_url,
+                    what=what,
+                    headers={"Digest": _digest(sha1)},
+                    json_body={"parts": listed},
+                )
+            except BoxError as exc:
+                mismatches += 1
+                if exc.kind != "parts_mismatch" or mismatches == PARTS_MISMATCH_TRIES:
+                    raise
+                self._session.sleep(backoff_seconds(mismatches))
+                continue
+            if answer.status != 202:
+                return _only_file(answer.mapping, what)
+            if time.monotonic() > give_up_at:
+                raise BoxError(
+                    f"{what}: Box is still processing the parts after {COMMIT_PATIENCE_SECONDS:.0f} s",
+                    kind="commit_unfinished",
+                    retryable=True,
+                )
+            self._session.sleep(1)
+
+    def abort(self, session_id: str) -> None:
+        """Give a session back to Box; one that is over already is no error."""
+        url = f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}"
+        try:
+            self._session.call("DELETE", url, what=f"aborting the upload session {session_id}")
+        except BoxError as exc:
+            if exc.status_code not in (404, 410):
+                raise
+
+    def _upload_session(self, found: Mapping[str, Any], what: str) -> UploadSession:
+        """The addresses are Box's; where it leaves one out, or names a stranger's, which our token must not
+        reach, the documented one stands in.
+        """
+        session_id = _id(found, "id", what)
+        part_size = _number(found, "part_size", what)
+        if not 1 <= part_size <= LARGEST_PART:
+            raise BoxError(
+                f"{what}: Box asks for parts of {part_size} bytes", kind="bad_answer", retryable=True
+            )
+        given = found.get("session_endpoints")
+        urls: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        own = f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}"
+
+        def address(name: str, documented: str) -> str:
+            url = urls.get(name)
+            return url if isinstance(url, str) and self._session.trusts(url) else documented
+
+        return UploadSession(
+            id=session_id,
+            part_size=part_size,
+            part_url=address("upload_part", own),
+            parts_url=address("list_parts", f"{own}/parts"),
+            commit_url=address("commit", f"{own}/commit"),
+        )
+
+    def _read_or_none(self, url: str, what: str) -> dict[str, Any] | None:
+        try:
+            return self._session.call("GET", url, what=what).mapping
+        except BoxError as exc:
+            if exc.status_code in (404, 410):
+                return None
+            raise
+
+
+def _in_path(item_id: str) -> str:
+    return quote(item_id, safe="")
+
+
+def _digest(sha1: bytes) -> str:
+    return f"sha={base64.b64encode(sha1).decode()}"
+
+
+def _senseless(what: str, lacks: str) -> BoxError:
+    return BoxError(f"{what}: Box's answer lacks {lacks}", kind="bad_answer", retryable=True)
+
+
+def _endless(what: str) -> BoxError:
+    return BoxError(f"{what}: Box's list has no end", kind="unfinished_listing", retryable=True)
+
+
+def _text(found: Mapping[str, Any], name: str, what: str) -> str:
+    value = found.get(name)
+    if value is None or isinstance(value, dict | list):
+        raise _senseless(what, f'"{name}"')
+    return storable(value)
+
+
+def _id(found: Mapping[str, Any], name: str, what: str) -> str:
+    value = safe_id(found.get(name))
+    if value is None:
+        raise _senseless(what, f'a usable "{name}"')
+    return value
+
+
+def _number(found: Mapping[str, Any], name: str, what: str) -> int:
+    try:
+        return int(found[name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _senseless(what, f'a number as "{name}"') from None
+
+
+def _entries(found: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
+    entries = found.get("entries")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _senseless(what, '"entries"')
+    return entries
+
+
+def _part(found: Mapping[str, Any], what: str) -> Part:
+    return Part(
+        _text(found, "part_id", what),
+        _number(found, "offset", what),
+        _number(found, "size", what),
+        _text(found, "sha1", what).lower(),
+    )
+
+
+def _file(found: Mapping[str, Any], what: str) -> BoxFile:
+    version = found.get("file_version")
+    return BoxFile(
+        id=_id(found, "id", what),
+        name=_text(found, "name", what),
+        size_bytes=_number(found, "size", what),
+        sha1=_text(found, "sha1", what).lower(),
+        version_id=safe_id(version.get("id")) or "" if isinstance(version, dict) else "",
+    )
+
+
+def _only_file(found: Mapping[str, Any], what: str) -> BoxFile:
+    entries = _entries(found, what)
+    if len(entries) != 1:
+        raise _senseless(what, "its one file")
+    return _file(entries[0], what)

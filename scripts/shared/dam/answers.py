@@ -1,0 +1,231 @@
+"""Reading the DAM's answers: what an item is, what a field holds, when a list has ended. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from shared.base.errors import DamError
+from shared.base.values import Asset, DamFolder
+
+T = TypeVar("T")
+
+Page = list[tuple[str, T | None]]
+"""The id of each item of a page, and what it is to us; None when it is nothing. Never the item itself, of
+which a large folder has more than memory should hold."""
+
+GONE_STATES = ("DELETED", "SEL_DEL")
+
+LONGEST_TEXT = 2000
+"""Above any name or message that people write; what is longer ends in an ellipsis."""
+LONGEST_CODE = 200
+LARGEST_SIZE = 2**63 - 1
+MOST_ITEMS = 250_000
+"""A listing that goes on for longer is no listing of campaigns or of their files."""
+
+_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")  # dots alone would lead a path elsewhere
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def clean_text(value: object) -> str:
+    """A name as it can be stored and sent anywhere: no NUL, no half characters, no outer blanks, an end."""
+    return _storable(value.strip(), LONGEST_TEXT).strip() if isinstance(value, str) else ""
+
+
+def _storable(text: str, limit: int) -> str:
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def is_safe_id(value: object) -> bool:
+    """Whether an id is safe in a path, in SQL shown to people and on a command line."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _checked_id(value: object, what: str) -> str:
+    if isinstance(value, str) and is_safe_id(value):
+        return value
+    raise DamError(f"{what}: the DAM answered with the id {value!r:.80}", kind="bad_answer", retryable=True)
+
+
+def as_list(value: object) -> list[Any]:
+    """A list; some servers send a list of one as the thing itself, and an empty one not at all."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def mapping(answer: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
+    value = answer.get(key)
+    if isinstance(value, dict):
+        return value
+    raise DamError(f'{what}: the DAM\'s answer has no "{key}"', kind="bad_answer", retryable=True)
+
+
+def items_of(value: object, what: str) -> list[dict[str, Any]]:
+    """The objects of a list, each with an id that is safe to use."""
+    items = []
+    for item in as_list(value):
+        if not isinstance(item, dict):
+            raise DamError(f"{what}: the DAM listed {item!r:.80}", kind="bad_answer", retryable=True)
+        _checked_id(item.get("asset_id"), what)
+        items.append(item)
+    return items
+
+
+def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, Any]], object]:
+    """The hits of one page: objects where the answer carries them, else bare ids. With them, whatever the
+    answer says of how many hits there are on all pages.
+    """
+    result = mapping(resource, "search_result", what)
+    if result.get("contains_invalid_conditions") is True:
+        raise DamError(
+            f"{what}: the DAM does not know the search condition",
+            kind="bad_search",
+            hint="check DAM_STATUS_FIELD_ID, DAM_SEARCH_OPERATOR_ID and DAM_CAMPAIGNS_FOLDER_ID",
+        )
+    hits = {item["asset_id"]: item for item in items_of(resource.get("asset_list"), what)}
+    for hit_id in as_list(result.get("asset_id_list")):
+        hits.setdefault(_checked_id(hit_id, what), {"asset_id": hit_id})
+    return list(hits.values()), result.get("total_hit_count")
+
+
+def all_pages(
+    fetch: Callable[[int], Page[T]],
+    what: str,
+    item_id: str | None,
+    is_last: Callable[[int, Page[T]], bool] = lambda _after, _page: False,
+) -> Iterator[T]:
+    """What `fetch(after)` brings until a page is empty, each id once. Raises DamError when a page brings
+    nothing new: the server repeats one, the last or an earlier one, in place of one that is so never seen.
+    Raises it as well when the server goes on for ever.
+
+    is_last(items so far, page): whether this page may be taken for the last one, which spares a call. Where
+    nothing may be missed it may not: counts are at times wrong, and pages shorter than asked for.
+    """
+    after = 0
+    seen: set[str] = set()
+    while page := fetch(after):
+        news: dict[str, T | None] = {}
+        for found_id, value in page:
+            if found_id not in seen:
+                news.setdefault(found_id, value)
+        if not news:
+            raise DamError(
+                f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
+                kind="unfinished_listing",
+                retryable=True,
+                item_id=item_id,
+            )
+        yield from (value for value in news.values() if value is not None)
+        after += len(page)
+        if is_last(after, page):
+            return
+        if after > MOST_ITEMS:
+            raise DamError(
+                f"{what}: the DAM lists more than {MOST_ITEMS} items, and still goes on",
+                kind="unfinished_listing",
+                retryable=True,
+                item_id=item_id,
+            )
+        seen.update(news)
+
+
+def is_folder(item: Mapping[str, Any]) -> bool:
+    return (
+        item.get("data_type") == "CONTAINER"
+        or "container_id" in item
+        or item.get("type") == "com.artesia.container.Container"
+    )
+
+
+def is_gone(item: Mapping[str, Any]) -> bool:
+    return (
+        item.get("deleted") is True or item.get("expired") is True or item.get("content_state") in GONE_STATES
+    )
+
+
+def size_of(item: Mapping[str, Any]) -> int | None:
+    size = item.get("content_size")
+    if size is None:
+        master = item.get("master_content_info")
+        size = master.get("content_size") if isinstance(master, dict) else None
+    if isinstance(size, str) and size.isdecimal() and len(size) <= len(str(LARGEST_SIZE)):
+        size = int(size)
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST_SIZE
+    return size if is_size else None
+
+
+def _checksum_of(item: Mapping[str, Any]) -> str | None:
+    """The declared checksum, where it has the form of an MD5."""
+    master = item.get("master_content_info")
+    value = master.get("content_checksum") if isinstance(master, dict) else None
+    return value.lower() if isinstance(value, str) and _MD5.fullmatch(value) else None
+
+
+def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
+    asset_id, size = item["asset_id"], size_of(item)
+    if size is None:
+        raise DamError(
+            f"asset {asset_id} ({clean_text(item.get('name'))!r}) has no content yet",
+            kind="no_content",
+            hint="is its import still running, or did it fail?",
+            retryable=True,
+            item_id=asset_id,
+        )
+    return Asset(
+        id=asset_id,
+        name=clean_text(item.get("name")) or asset_id,
+        folder=folder,
+        size_bytes=size,
+        revision=_revision_of(item, size),
+        md5=_checksum_of(item),
+    )
+
+
+def _revision_of(item: Mapping[str, Any], size: int) -> str:
+    """What changes when the file does; something absurdly long stands there by its digest."""
+    text = f"{item.get('version', '')}/{item.get('date_last_updated', '')}"
+    if len(text) > LONGEST_CODE or _UNSTORABLE.search(text):
+        text = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text}/{size}"
+
+
+def _elements(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The elements of an item's metadata, however deep: groups in a GET, a flat list in a listing."""
+    waiting = deque([item.get("metadata")])
+    while waiting:
+        current = waiting.popleft()
+        if isinstance(current, list):
+            waiting.extend(current)
+        elif isinstance(current, dict):
+            yield current
+            waiting.append(current.get("metadata_element_list"))
+
+
+def field_ids(item: Mapping[str, Any]) -> set[str]:
+    """The ids of everything that stands in an item's metadata: fields, empty ones too, and their groups."""
+    return {element["id"] for element in _elements(item) if isinstance(element.get("id"), str)}
+
+
+def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
+    """The code in a metadata field of a folder; None when it is empty or was not sent."""
+    field = next((element for element in _elements(item) if element.get("id") == field_id), None)
+    return None if field is None else _code_of(field)
+
+
+def _code_of(field: Mapping[str, Any]) -> str | None:
+    """The stored code of a scalar or lookup field; an empty field lacks its inner value."""
+    value: object = field.get("value")
+    for _ in range(3):
+        if not isinstance(value, dict):
+            break
+        inner = value.get("field_value")
+        value = inner if inner is not None else value.get("value")
+    if value is None or isinstance(value, dict | list):
+        return None
+    return _storable(str(value), LONGEST_CODE)

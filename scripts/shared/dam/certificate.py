@@ -1,0 +1,247 @@
+"""The client certificate: a PKCS#12 file turned into a TLS context, its key never on a disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.base.errors import ConfigError, DamError
+from shared.base.values import DamSettings
+from shared.http.wire import default_context
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12PrivateKeyTypes as PrivateKey
+    from cryptography.x509 import Certificate
+
+logger = logging.getLogger(__name__)
+
+CERTIFICATE_WARNING = timedelta(days=30)
+SOON = timedelta(days=1)
+
+_PKCS7_DATA = bytes.fromhex("2a864886f70d010701")
+_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0101")
+_SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
+
+
+def dam_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """A TLS context that trusts the bundle, or the system. Raises ConfigError."""
+    try:
+        return default_context(ca_bundle)
+    except ValueError as exc:
+        raise ConfigError(f"DAM_CA_BUNDLE: {exc}") from exc
+
+
+def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
+    """A TLS context that shows the certificate of a PKCS#12 file; its key never touches a disk.
+
+    Raises ConfigError when the file cannot be opened or has no certificate that is valid now, DamError when
+    one becomes valid within a day.
+    """
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+    path = settings.pfx_path
+    if path is None:
+        raise ConfigError("DAM_PFX_PATH: missing, needed because DAM_AUTH=pfx-v2")
+    keys, certificates = _content(path, (settings.pfx_password or "").encode())
+    key, certificate = _valid_pair(_pairs(keys, certificates, path), path, now)
+    expires_at = certificate.not_valid_after_utc
+    if expires_at - now <= CERTIFICATE_WARNING:
+        days = (expires_at - now).days
+        logger.warning(
+            "the client certificate %s expires on %s, in %d days", path, expires_at.date(), days,
+            extra={"action": "certificate_expires_soon"},
+        )  # fmt: skip
+    context = dam_context(settings.ca_bundle)
+    passphrase = os.urandom(32).hex().encode()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
+    pem += b"".join(entry.public_bytes(Encoding.PEM) for entry in _chain(certificate, certificates, now))
+    with _memory_file(pem) as name:
+        context.load_cert_chain(name, password=passphrase)
+    return context
+
+
+def _content(path: Path, password: bytes) -> tuple[list[PrivateKey], list[Certificate]]:
+    """The keys and certificates of a PKCS#12 file. Raises ConfigError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs12
+
+    keys: list[Any] = []
+    try:
+        content = path.read_bytes()
+        found = pkcs12.load_pkcs12(content, password)
+        # The library hands out the first key alone. A store that was renewed by importing has several.
+        sealed = _key_bags(content)
+        if len(sealed) > 1:
+            keys = [load_der_private_key(bag, password if is_sealed else None) for is_sealed, bag in sealed]
+    except OSError as exc:
+        raise ConfigError(f"DAM_PFX_PATH: cannot read {path}: {exc.strerror}") from exc
+    except UnsupportedAlgorithm as exc:
+        raise ConfigError(
+            f"DAM_PFX_PATH: {path} is encrypted in a way that is no longer supported; convert it:"
+            f" openssl pkcs12 -legacy -in {path} -nodes | openssl pkcs12 -export -out new.pfx"
+        ) from exc
+    except ValueError as exc:
+        raise ConfigError(
+            f"DAM_PFX_PASSWORD: cannot open {path}: wrong password, or not a PKCS#12 file"
+        ) from exc
+    if not keys and found.key is not None:
+        keys = [found.key]
+    entries = [found.cert, *found.additional_certs] if found.cert else found.additional_certs
+    return keys, [entry.certificate for entry in entries]
+
+
+def _pairs(
+    keys: list[PrivateKey], certificates: list[Certificate], path: Path
+) -> list[tuple[PrivateKey, Certificate]]:
+    """Each certificate that belongs to one of the keys, with the key. Raises ConfigError when none does."""
+    if not keys:
+        raise ConfigError(f"DAM_PFX_PATH: {path} holds no private key; export it with its private key")
+    if not certificates:
+        raise ConfigError(f"DAM_PFX_PATH: {path} holds a private key, but no certificate; export both")
+    by_public_key = {_public(key.public_key()): key for key in keys}
+    pairs = [
+        (by_public_key[public], certificate)
+        for certificate in certificates
+        if (public := _public(certificate.public_key())) in by_public_key
+    ]
+    if not pairs:
+        raise ConfigError(
+            f"DAM_PFX_PATH: no certificate in {path} belongs to its private key; export the two together"
+        )
+    return pairs
+
+
+def _public(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _valid_pair(
+    pairs: list[tuple[PrivateKey, Certificate]], path: Path, now: datetime
+) -> tuple[PrivateKey, Certificate]:
+    """Of the pairs that are valid now the one that stays so for longest. Raises ConfigError, or DamError when
+    one will be valid within a day: that may be a clock that is behind, and heals by waiting.
+    """
+    begun = [pair for pair in pairs if pair[1].not_valid_before_utc <= now]
+    if begun:
+        best = max(begun, key=lambda pair: pair[1].not_valid_after_utc)
+        if best[1].not_valid_after_utc > now:
+            return best
+    if len(begun) == len(pairs):
+        expired_at = best[1].not_valid_after_utc
+        raise ConfigError(
+            f"DAM_PFX_PATH: the certificate in {path} expired on {_shown(expired_at)};"
+            " put the renewed one there"
+        )
+    begins_at = min(pair[1].not_valid_before_utc for pair in pairs if pair[1].not_valid_before_utc > now)
+    told = (
+        f"DAM_PFX_PATH: the certificate in {path} begins on {_shown(begins_at)} and it is {_shown(now)} now:"
+        " it is not valid yet, or this host's clock is behind"
+    )
+    if begins_at - now <= SOON:
+        raise DamError(told, kind="certificate_not_yet_valid", retryable=True)
+    raise ConfigError(told)
+
+
+def _shown(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _chain(leaf: Certificate, others: list[Certificate], now: datetime) -> list[Certificate]:
+    """The leaf, each followed by its issuer, as RFC 5246 wants it; the root is the server's to know."""
+    chain = [leaf]
+    while len(chain) <= len(others):
+        issuers = [one for one in others if one.subject != one.issuer and _has_issued(one, chain[-1])]
+        issuers = [one for one in issuers if one not in chain]
+        if not issuers:
+            break
+        # An authority's renewed certificate has the same name and key as the one before it.
+        chain.append(max(issuers, key=lambda one: (one.not_valid_before_utc <= now, one.not_valid_after_utc)))
+    return chain
+
+
+def _has_issued(issuer: Certificate, certificate: Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _key_bags(content: bytes) -> list[tuple[bool, bytes]]:
+    """The private keys in a PKCS#12 file (RFC 7292), as PKCS#8, and whether each is sealed by the password.
+
+    Keys lie in safes that are not sealed as a whole. What cannot be read so is left to the library.
+    """
+    bags: list[tuple[bool, bytes]] = []
+    try:
+        (pfx,) = _der(content)
+        _, auth_safe, *_ = _der(pfx)
+        for safe in _der(_octets(auth_safe)):
+            if _der(safe)[0] != _PKCS7_DATA:
+                continue
+            for bag in _der(_octets(safe)):
+                kind, value, *_ = _der(bag)
+                if kind in (_KEY_BAG, _SHROUDED_KEY_BAG):
+                    bags.append((kind == _SHROUDED_KEY_BAG, value))
+    except (ValueError, IndexError):
+        return []
+    return bags
+
+
+def _octets(content_info: bytes) -> bytes:
+    """The elements in a ContentInfo of type data: {type, [0] {OCTET STRING {SEQUENCE {...}}}}."""
+    (octets,) = _der(_der(content_info)[1])
+    (elements,) = _der(octets)
+    return elements
+
+
+def _der(data: bytes) -> list[bytes]:
+    """The content of each element. Raises ValueError, IndexError for what is not DER."""
+    elements = []
+    at = 0
+    while at < len(data):
+        length = data[at + 1]
+        at += 2
+        if length > 0x80:
+            count = length & 0x7F
+            length = int.from_bytes(data[at : at + count], "big")
+            at += count
+        if length == 0x80 or at + length > len(data):
+            raise ValueError("not DER")
+        elements.append(data[at : at + length])
+        at += length
+    return elements
+
+
+@contextmanager
+def _memory_file(content: bytes) -> Iterator[str]:
+    """A path that OpenSSL can read and no disk holds (Linux). Elsewhere a private file, gone right after.
+
+    The content is encrypted in either case.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("client-certificate")
+        try:
+            os.write(descriptor, content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "client-certificate.pem")
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+            yield str(path)

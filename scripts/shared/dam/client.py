@@ -1,0 +1,400 @@
+"""The DAM: OpenText Media Management's REST API v6, as far as the A1→A2 job needs it.
+
+What is confirmed, inferred or unknown about the API stands in MARKDOWN_DOCS/DAM_AND_BOX.md; what is not
+confirmed is a setting.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from shared.base.errors import DamError
+from shared.base.values import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
+from shared.dam.answers import (
+    MOST_ITEMS,
+    Page,
+    all_pages,
+    as_list,
+    asset_of,
+    clean_text,
+    field_code,
+    field_ids,
+    is_folder,
+    is_gone,
+    is_safe_id,
+    items_of,
+    mapping,
+    search_page,
+    size_of,
+)
+from shared.dam.session import AssetBody, DamSession
+from shared.http.ahead import MOST_AHEAD, Ahead, PagesAhead
+
+logger = logging.getLogger(__name__)
+
+Child = DamFolder | Asset
+Listings = Ahead[DamFolder, list[Child]]
+
+DEEPEST_FOLDER = 64
+"""How many sub-folders may lie in one another: more than people make, and an end to a trap."""
+
+
+class DamClient:
+    """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
+    accept; calls are repeated and sessions renewed as DamSession does it. before_write, wait: see there.
+    """
+
+    def __init__(
+        self,
+        settings: DamSettings,
+        *,
+        now: datetime,
+        before_write: Callable[[], None] = lambda: None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._session = DamSession(settings, now=now, before_write=before_write, wait=wait)
+        self._settings = settings
+
+    def close(self) -> None:
+        """Log out and drop the connections."""
+        self._session.close()
+
+    def connect(self) -> None:
+        """Open a connection ahead of a call. May be called by any thread."""
+        self._session.connect()
+
+    def log_in(self) -> None:
+        """Log in ahead of a call. Raises DamError, ConfigError."""
+        self._session.log_in()
+
+    # Campaigns
+
+    def find_campaigns(self, *, is_anywhere: bool = False) -> list[SearchHit]:
+        """The folders below the campaigns folder, or anywhere, whose status the search index likens to A1,
+        each once.
+
+        An index lags and CONTAINS also hits A10, so a hit is a hint: `read_campaign` has the last word.
+        """
+        settings = self._settings
+        condition = {
+            "type": "com.artesia.search.SearchScalarCondition",
+            "metadata_field_id": settings.status_field_id,
+            "relational_operator_id": settings.search_operator_id,
+            "value": settings.status_a1,
+        }
+        form = {
+            "keyword_query": "*",
+            "search_config_id": settings.search_config_id,
+            "load_type": "metadata",
+            "level_of_detail": "slim",
+            "metadata_to_return": f"{settings.status_field_id},{settings.number_field_id}",
+            "search_condition_list": _compact({"search_condition_list": {"search_condition": [condition]}}),
+        }
+        if not is_anywhere:
+            form |= {"folder_filter": settings.campaigns_folder_id, "folder_filter_type": "all"}
+        what = f"searching for campaigns in {settings.status_a1}"
+
+        total: object = None
+
+        def hit_of(item: dict[str, Any]) -> SearchHit | None:
+            is_file = not is_folder(item) and size_of(item) is not None
+            status = field_code(item, settings.status_field_id)
+            is_hit = not is_file and status in (None, settings.status_a1)
+            return SearchHit(item["asset_id"], status) if is_hit else None
+
+        def fetch(after: int) -> Page[SearchHit]:
+            nonlocal total
+            page = {**form, "after": str(after), "limit": str(settings.page_size)}
+            answer = self._session.read_json("POST", "/search/text", what=what, data=page)
+            found, total = search_page(mapping(answer, "search_result_resource", what), what)
+            return [(item["asset_id"], hit_of(item)) for item in found]
+
+        # OpenText's own client pages by this count.
+        return list(all_pages(fetch, what, None, lambda after, _: after == total))
+
+    def read_campaign(self, campaign_id: str) -> Campaign | None:
+        """The campaign as the DAM itself has it now; None when it is gone or no longer visible (both 404)."""
+        what = f"reading campaign {campaign_id}"
+        try:
+            folder = self._read_folder(campaign_id, what)
+        except DamError as exc:
+            if exc.status_code == 404:
+                return None
+            raise
+        if folder.get("asset_id") not in (None, campaign_id):
+            raise DamError(
+                f"{what}: the DAM answered with {folder['asset_id']!r:.80}",
+                kind="bad_answer",
+                retryable=True,
+                item_id=campaign_id,
+            )
+        if is_gone(folder):
+            return None
+        locked = folder.get("locked") is True
+        return Campaign(
+            id=campaign_id,
+            number=clean_text(field_code(folder, self._settings.number_field_id) or ""),
+            name=clean_text(folder.get("name")) or campaign_id,
+            status=field_code(folder, self._settings.status_field_id),
+            locked_by=clean_text(folder.get("metadata_lock_state_user_name")) if locked else None,
+        )
+
+    def _read_folder(self, folder_id: str, what: str) -> dict[str, Any]:
+        answer = self._session.read_json(
+            "GET", f"/folders/{_in_path(folder_id)}", what=what, item_id=folder_id,
+            params={"load_type": "metadata", "level_of_detail": "slim"},
+        )  # fmt: skip
+        return mapping(mapping(answer, "folder_resource", what), "folder", what)
+
+    def fields_of(self, folder_id: str) -> set[str]:
+        """The ids of the metadata fields that a folder has, empty ones too."""
+        return field_ids(self._read_folder(folder_id, f"reading the fields of folder {folder_id}"))
+
+    def folders_below(self, folder_id: str, count: int) -> Iterator[str]:
+        """So many folders at most of each of the first two levels below a folder."""
+        above = [folder_id]
+        for _level in range(2):
+            below: list[str] = []
+            for parent_id in above:
+                children = self._list_children(DamFolder(parent_id, "", None), is_campaign=True)
+                with closing(children):
+                    below += [child.id for child in islice(children, count - len(below))]
+            yield from below
+            above = below
+
+    def change_status(self, campaign_id: str, *, expected: str, new: str) -> Campaign | None:
+        """Set the status under a metadata lock, if it still is `expected`; return the campaign as re-read.
+
+        1. lock, 2. read again, 3. PATCH, 4. unlock (whatever happened), 5. read again. The answer to the
+        PATCH decides nothing: the DAM answers 404 to a save after which the folder is no longer visible, and
+        a lost answer may have been a success. Raises DamError when the status did not become `new`.
+        """
+        self._lock(campaign_id)
+        refusal: DamError | None = None
+        try:
+            before = self.read_campaign(campaign_id)
+            if before is None or before.status != expected:
+                return before
+            try:
+                self._patch_status(campaign_id, new)
+            except DamError as exc:
+                refusal = exc
+        finally:
+            self._unlock(campaign_id)
+        after = self.read_campaign(campaign_id)
+        if after is not None and after.status == new:
+            return after
+        if refusal is not None:
+            raise refusal
+        shown = "not visible any more" if after is None else f"still {after.status!r}"
+        raise DamError(
+            f"campaign {campaign_id}: the DAM accepted status {new} but shows the campaign as {shown}",
+            kind="status_not_kept",
+            hint="check the status field's workflow and the permissions of the DAM user",
+            item_id=campaign_id,
+        )
+
+    def release_lock(self, campaign: Campaign) -> None:
+        """Unlock a campaign that a run of ours, killed in between, left locked; leave others' locks alone.
+
+        Raises DamError when the lock is ours and stays: the campaign must be looked at again.
+        """
+        if campaign.locked_by and campaign.locked_by == self._session.own_login():
+            logger.info("campaign %s was left locked by us; unlocking it", campaign.id)
+            self._set_lock(campaign.id, "unlock")
+
+    # Master Assets
+
+    def list_master_assets(self, campaign_id: str) -> MasterAssets:
+        """Every live file below the campaign's Master Assets folder, sub-folders included, each once.
+
+        Listed to an empty last page, on a valid session: only then is an empty answer a proof. An item that
+        sits in several folders is taken where it is met first. Raises DamError when anything at all could not
+        be read, when two folders bear the name, and when an asset has no content yet.
+        """
+        name = self._settings.master_assets_folder
+        found = self._list_children(DamFolder(campaign_id, "", None), is_campaign=True)
+        roots = [child.id for child in found if isinstance(child, DamFolder) and child.name == name]
+        if len(roots) > 1:
+            raise DamError(
+                f'campaign {campaign_id} has {len(roots)} folders named "{name}"',
+                kind="ambiguous_folder",
+                hint="merge or rename them in the DAM",
+                item_id=campaign_id,
+            )
+        if not roots:
+            return MasterAssets(folder_id=None)
+        root = DamFolder(roots[0], name, None)
+        children: Listings = Ahead(lambda folder: list(self._list_children(folder)))
+        with closing(children):
+            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
+
+    def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
+        """The tree's files, level by level; where folders wait, some are listed at once."""
+        assets: dict[str, Asset] = {}
+        seen = {root.id}
+        waiting = deque([(root, 0)])
+        while waiting:
+            if len(waiting) > 1:
+                for folder, _ in islice(waiting, MOST_AHEAD):
+                    children.expect(folder)
+            folder, depth = waiting.popleft()
+            if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
+                raise DamError(
+                    f"campaign {campaign_id} has more than {DEEPEST_FOLDER} folders in one another,"
+                    f" or more than {MOST_ITEMS} items",
+                    kind="unfinished_listing",
+                    hint=f'tidy its "{root.name}" folder',
+                    item_id=campaign_id,
+                )
+            for child in children(folder):
+                if isinstance(child, Asset):
+                    assets.setdefault(child.id, child)
+                elif child.id not in seen:
+                    seen.add(child.id)
+                    waiting.append((child, depth + 1))
+        return tuple(assets.values())
+
+    def open_asset(
+        self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
+    ) -> AbstractContextManager[AssetBody]:
+        """The master bytes of an asset from `start` on, as a stream. May be called by any thread.
+
+        size_bytes: of the whole, as the DAM declares it; what has another one is looked at twice.
+        """
+        what = f"downloading asset {_in_path(asset_id)}"
+        return self._session.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
+
+    def _list_children(self, folder: DamFolder, *, is_campaign: bool = False) -> Generator[Child]:
+        """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
+        page_size = self._settings.page_size
+        what = f"listing folder {folder.id}"
+        path = f"/folders/{_in_path(folder.id)}/children"
+        load = {"data_load_request": {"load_asset_content_info": True}}
+        live_only = {"asset_filter_request_param": {"asset_filter_request": {"exclude_deleted_assets": True}}}
+
+        def child_of(item: dict[str, Any]) -> Child | None:
+            if is_gone(item):
+                return None
+            if is_folder(item):
+                return DamFolder(item["asset_id"], clean_text(item.get("name")) or item["asset_id"], folder)
+            return None if is_campaign else self._asset_of(item, folder)
+
+        def fetch(after: int) -> Page[Child]:
+            params = {
+                "load_type": "custom",
+                "level_of_detail": "full",
+                "data_load_request": _compact(load),
+                "asset_filter_request": _compact(live_only),
+                "after": str(after),
+                "limit": str(page_size),
+            }
+            answer = self._session.read_json("GET", path, what=what, item_id=folder.id, params=params)
+            items = items_of(mapping(answer, "folder_children", what).get("asset_list"), what)
+            return [(item["asset_id"], child_of(item)) for item in items]
+
+        with closing(PagesAhead(fetch, page_size)) as pages:
+            found: Iterator[Child] = all_pages(pages, what, folder.id)
+            yield from found
+
+    def _asset_of(self, item: dict[str, Any], folder: DamFolder) -> Asset:
+        asset = asset_of(item, folder)
+        return asset if self._settings.compares_checksums else replace(asset, md5=None)
+
+    # Writing
+
+    def _lock(self, campaign_id: str) -> None:
+        try:
+            self._set_lock(campaign_id, "lock")
+        except DamError as exc:
+            campaign = self.read_campaign(campaign_id)
+            if campaign is None or not campaign.locked_by:
+                raise
+            if campaign.locked_by == self._session.own_login():
+                logger.info("campaign %s was left locked by an earlier run of ours", campaign_id)
+                return
+            raise DamError(
+                f"campaign {campaign_id} is locked in the DAM by {campaign.locked_by}",
+                kind="locked",
+                hint="its status is set as soon as the lock is gone",
+                retryable=True,
+                item_id=campaign_id,
+            ) from exc
+
+    def _unlock(self, campaign_id: str) -> None:
+        try:
+            self._set_lock(campaign_id, "unlock")
+        except DamError as exc:
+            logger.warning("campaign %s could not be unlocked: %s", campaign_id, exc)
+
+    def _set_lock(self, campaign_id: str, action: str) -> None:
+        """Lock or unlock a folder: through the asset service, with the folder's id, as OpenText's UI does."""
+        if self._settings.lock_style == "none":
+            return
+        what = f"{action}ing campaign {campaign_id}"
+        if self._settings.lock_style == "single":
+            path = f"/assets/{_in_path(campaign_id)}/state"
+            self._session.write("PUT", path, what=what, item_id=campaign_id, data={"action": action})
+            return
+        context = {
+            "asset_ids": [campaign_id],
+            "type": "com.artesia.asset.selection.AssetIdsSelectionContext",
+            "include_descendants": "NONE",
+            "child_type": "ASSETS",
+        }
+        selection = _compact({"selection_context_param": {"selection_context": context}})
+        answer = self._session.write(
+            "PUT",
+            "/assets/state",
+            what=what,
+            item_id=campaign_id,
+            data={"action": action, "selection_context": selection},
+        )
+        representation = answer.get("bulk_asset_result_representation")
+        result = representation.get("bulk_asset_result") if isinstance(representation, dict) else None
+        if not isinstance(result, dict):
+            return
+        failed = as_list(result.get("failed_object_list"))
+        if failed or campaign_id not in as_list(result.get("successful_object_list")):
+            raise DamError(
+                f"{what}: the DAM refused: {_compact(failed):.200}",
+                kind="locked",
+                retryable=True,
+                item_id=campaign_id,
+            )
+
+    def _patch_status(self, campaign_id: str, new: str) -> None:
+        is_folder = self._settings.patch_resource == "folders"
+        field = {
+            "id": self._settings.status_field_id,
+            "type": "com.artesia.metadata.MetadataField",
+            "value": {"value": {"type": "string", "value": new}},
+        }
+        self._session.write(
+            "PATCH",
+            f"/{self._settings.patch_resource}/{_in_path(campaign_id)}",
+            what=f"setting campaign {campaign_id} to {new}",
+            item_id=campaign_id,
+            json_body={"edited_folder" if is_folder else "edited_asset": {"data": {"metadata": [field]}}},
+        )
+
+
+def _in_path(item_id: str) -> str:
+    """An id as a step of a path. Raises DamError for one that would lead elsewhere (`--campaign ..`)."""
+    if not is_safe_id(item_id):
+        raise DamError(f"{item_id!r:.80} is no id of the DAM", kind="bad_id", hint="an id has 40 hex digits")
+    return quote(item_id, safe="")
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

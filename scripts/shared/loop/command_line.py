@@ -1,0 +1,252 @@
+"""The command line of the orchestrator: the loop, one round of it, and the answers that touch nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import signal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from shared.base.errors import AppError, ConfigError, ExitCode, gravest
+from shared.base.logs import configure_logging
+from shared.base.script import exit_code_of, prepare_streams, say
+from shared.database import ORCHESTRATOR_LOCK, Database
+from shared.loop.orchestrator import STOPS, TASKS, Orchestrator
+from shared.rules.cadence import Daily, Schedule, timeline, whole_minute
+from shared.settings import (
+    CadenceSettings,
+    OrchestratorSettings,
+    Settings,
+    load_cadence_settings,
+    load_orchestrator_settings,
+    load_settings,
+    read_environment,
+)
+
+logger = logging.getLogger("script")
+
+LONGEST_EXPLANATION_HOURS = 20 * 366 * 24
+
+
+def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: bool) -> None:
+    """Print the runs after `at`, until so many elapsed hours later. Raises ConfigError for a faulty `at`."""
+    zone = cadence.timezone
+    start = _instant(at, zone) if at is not None else datetime.now(UTC)
+    start = whole_minute(start.astimezone(zone))
+    schedules = {task.name: task.schedule for task in TASKS}
+    try:
+        until = (start.astimezone(UTC) + timedelta(hours=hours)).astimezone(zone)
+        runs = list(timeline(schedules, start, until, zone, cadence.off_hours))
+    except (OverflowError, ValueError) as exc:
+        raise ConfigError(f"--at: {at!r} lies too far away") from exc
+    if as_json:
+        document = {
+            "timezone": str(zone),
+            "from": start.isoformat(timespec="seconds"),
+            "until": until.isoformat(timespec="seconds"),
+            "off_hours_enabled": cadence.off_hours.enabled,
+            "runs": [
+                {"task": name, "at": run.at.isoformat(timespec="seconds"), "rule": run.rule}
+                for name, run in runs
+            ],
+        }
+        say(json.dumps(document) + "\n")
+        return
+    state = "on" if cadence.off_hours.enabled else "off"
+    say(f"{zone}, after {_shown(start)} until {_shown(until)}, off-hours rule {state}: {len(runs)} runs\n")
+    width = max(len(task.name) for task in TASKS)
+    for name, run in runs:
+        say(f"{_shown(run.at)}  {name:<{width}}  {run.rule}\n")
+
+
+def _shown(instant: datetime) -> str:
+    return f"{instant:%a %Y-%m-%d %H:%M} {instant.isoformat()[-6:]}"
+
+
+def _instant(text: str, zone: ZoneInfo) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
+        raise ConfigError(f"--at: expected a date and time such as 2026-01-30T21:54, got {text!r}") from exc
+
+
+def list_tasks() -> None:
+    """Print the table of tasks."""
+    header = ("TASK", "RUNS", "OFF-HOURS", "LIMIT", "SCRIPT")
+    rows = [
+        (task.name, *_in_words(task.schedule), str(task.limit), " ".join((task.script, *task.arguments)))
+        for task in TASKS
+    ]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        say("  ".join(cells).rstrip() + "\n")
+
+
+def _in_words(schedule: Schedule) -> tuple[str, str]:
+    if isinstance(schedule, Daily):
+        return f"daily at {schedule.at:%H:%M}", "unchanged"
+    return f"every {schedule.minutes} min", "unchanged" if schedule.is_exempt else "slower"
+
+
+def check_all(env_file: Path | None, *, is_online: bool) -> int:
+    """Look at settings and database, and at the DAM, Box and the mail server if asked to.
+
+    Every fault is printed or logged; the exit code is the gravest one's.
+    """
+    errors: list[AppError] = []
+    codes: set[ExitCode] = set()
+    try:
+        codes.add(check(env_file))
+    except AppError as exc:
+        errors.append(exc)
+    if is_online:
+        errors += _check_online(env_file)
+    else:
+        say("not looked at: the DAM, Box, the mail server; add --online\n")
+    faults = (
+        fault for exc in errors for fault in (exc.faults if isinstance(exc, ConfigError) else [str(exc)])
+    )
+    for fault in dict.fromkeys(faults):
+        logger.error("%s", fault, extra={"action": "check_failed"})
+    return gravest(codes | {exc.exit_code for exc in errors})
+
+
+def _check_online(env_file: Path | None) -> list[AppError]:
+    """What is wrong out there; nothing is looked at with faulty settings, which `check` has told."""
+    from shared.loop.online_check import look_online
+
+    try:
+        settings = load_settings(read_environment(env_file))
+    except ConfigError:
+        return []
+    configure_logging("text", "INFO", run_id="check", secrets=settings.secrets)
+    errors: list[AppError] = []
+    for finding in look_online(settings, datetime.now(UTC)):
+        if finding.error is None:
+            say(f"{'not seen' if finding.is_open else 'ok'}  {finding.subject}\n")
+        else:
+            errors.append(finding.error)
+    return errors
+
+
+def check(env_file: Path | None) -> ExitCode:
+    """Look at everything that can be seen without touching the DAM, Box or the mail server."""
+    faults: list[str] = []
+
+    def attempt(load: Callable[[dict[str, str]], object]) -> object:
+        try:
+            return load(environment)
+        except ConfigError as exc:
+            faults.extend(fault for fault in exc.faults if fault not in faults)
+            return None
+
+    environment = read_environment(env_file)
+    settings = attempt(load_settings)
+    own = attempt(load_orchestrator_settings)
+    if isinstance(settings, Settings) and settings.dam.auth == "pfx-v2":
+        from shared.dam.certificate import client_context
+
+        attempt(lambda _: client_context(settings.dam, datetime.now(UTC)))
+    if faults:
+        raise ConfigError(faults)
+    assert isinstance(settings, Settings)  # noqa: S101 - no faults
+    assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
+    say("ok  settings of the loop and of the uploader\n")
+    return ExitCode.OK if _check_database(settings) else ExitCode.BAD_CONFIG
+
+
+def _check_database(settings: Settings) -> bool:
+    """Print what is not as the product needs it; True when it can work. Raises ConfigError for pending
+    migrations.
+    """
+    dsn = settings.database.dsn
+    with Database(dsn, settings.max_retries, application_name="a1_to_a2 check") as database:
+        found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        for difference in found:
+            say(f"{difference}\n")
+        pending = database.pending_migrations()
+        if pending:
+            raise ConfigError(settings.commands.lacks(pending))
+        if any(difference.is_fault for difference in found):
+            return False
+        say("ok  database and its migrations\n")
+        holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
+        say(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
+    return True
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours <= LONGEST_EXPLANATION_HOURS:
+        raise argparse.ArgumentTypeError(
+            f"expected hours from 0 to {LONGEST_EXPLANATION_HOURS}, got {text!r}"
+        )
+    return hours
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="orchestrator-prod.py",
+        description="Start each task when it is due, for as long as it takes.",
+        allow_abbrev=False,
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--once", action="store_true", help="run what is due now and leave; for cron")
+    action.add_argument("--list", action="store_true", help="print the table of tasks")
+    action.add_argument("--explain", action="store_true", help="print when tasks will run, and by which rule")
+    action.add_argument("--check", action="store_true", help="look at settings and database")
+    parser.add_argument(
+        "--online", action="store_true", help="with --check: log in to the DAM, Box and the mail server too"
+    )
+    parser.add_argument("--at", metavar="ISO", help="with --explain: from when on; default: now")
+    parser.add_argument("--hours", type=_hours, metavar="N", help="with --explain: how far; default: 24")
+    parser.add_argument("--json", action="store_true", help="with --explain: one JSON object")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
+    arguments = parser.parse_args(argv)
+    if not arguments.explain and (arguments.at is not None or arguments.hours is not None or arguments.json):
+        parser.error("--at, --hours and --json go with --explain")
+    if arguments.online and not arguments.check:
+        parser.error("--online goes with --check")
+    return arguments
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Do what the arguments ask for. Raises AppError."""
+    env_file: Path | None = arguments.env_file
+    if arguments.list or arguments.explain or arguments.check:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
+    if arguments.list:
+        list_tasks()
+        return ExitCode.OK
+    if arguments.explain:
+        cadence = load_cadence_settings(read_environment(env_file))
+        hours = 24.0 if arguments.hours is None else arguments.hours
+        explain(cadence, arguments.at, hours, as_json=arguments.json)
+        return ExitCode.OK
+    if arguments.check:
+        return check_all(env_file, is_online=arguments.online)
+    orchestrator = Orchestrator(
+        TASKS,
+        lambda: load_orchestrator_settings(read_environment(env_file)),
+        env_file=env_file,
+        is_verbose=arguments.verbose,
+    )
+    return orchestrator.run_once() if arguments.once else orchestrator.run_forever()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    prepare_streams()
+    arguments = parse_arguments(argv)
+    configure_logging("text", "INFO", run_id="orchestrator", secrets=())
+    return exit_code_of(lambda: act(arguments))

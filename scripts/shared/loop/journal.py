@@ -1,0 +1,215 @@
+"""What the orchestrator remembers in PostgreSQL, and which one of several orchestrators acts.
+
+With the database away the loop goes on from memory: what it could not write waits, and is written later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import TypeVar
+
+from shared.base.commands import Commands
+from shared.base.errors import ConfigError, DbError
+from shared.base.values import Notice
+from shared.database import ORCHESTRATOR_LOCK, Database
+from shared.loop.memory import Memory, TaskRun
+from shared.notices.outbox import Outbox
+from shared.rules.alerts import Alerts
+from shared.rules.cadence import LastRun
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RECONNECT_SECONDS = 15.0
+"""How often a database that is away, or a lock that another orchestrator holds, is asked for again."""
+MOST_UNWRITTEN_RUNS = 1000
+
+
+class Role(Enum):
+    """Whether this orchestrator starts tasks, or another one does."""
+
+    ACTING = "acting"
+    STANDING_BY = "standing by"
+
+
+class Journal:
+    """The loop's side of the database. is_shared: for `--once`, where several may act, each on its own tasks.
+
+    role: ACTING while the database has not been reached yet: the tasks have locks of their own.
+    """
+
+    def __init__(
+        self,
+        open_database: Callable[[], Database],
+        reconnect_seconds: float = RECONNECT_SECONDS,
+        *,
+        is_shared: bool,
+        commands: Commands,
+    ) -> None:
+        self._open_database = open_database
+        self._commands = commands
+        self._reconnect_seconds = reconnect_seconds
+        self.is_shared = is_shared
+        self._database: Database | None = None
+        self._unwritten: deque[TaskRun] = deque(maxlen=MOST_UNWRITTEN_RUNS)
+        self._was_reached = False
+        self._is_away_told = False
+        self._retry_at = 0.0
+        self._has_late_mail = False
+        self.trouble = ""
+        """What the database was lost by, the last time."""
+        self.role = Role.ACTING
+        self.holder: str | None = None
+        """Who acts, while this one stands by."""
+
+    @property
+    def file(self) -> int | None:
+        """The connection's socket, to be watched; None while there is no connection."""
+        return None if self._database is None else self._database.file
+
+    @property
+    def retry_at(self) -> float | None:
+        """The monotonic second at which `attend` has something to do; None while all is well."""
+        is_settled = self._database is not None and self.role is Role.ACTING
+        return None if is_settled else self._retry_at
+
+    def attend(self, now: float) -> bool:
+        """Connect, or ask for the lock, when it is time; True when this orchestrator has just got the lock.
+
+        Raises ConfigError when the database lacks migrations, and DbError when it refuses us from the start.
+        """
+        if self.retry_at is None or now < self.retry_at:
+            return False
+        self._retry_at = now + self._reconnect_seconds
+        try:
+            if self._database is None:
+                self._connect()
+            assert self._database is not None  # noqa: S101 - for the type checker
+            holder = (
+                self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
+                if self.is_shared
+                else self._database.take_run(ORCHESTRATOR_LOCK)
+            )
+            if holder is not None:
+                if self.role is Role.ACTING or self.holder is None:
+                    logger.info("standing by, another orchestrator acts: %s", holder)
+                self.role, self.holder = Role.STANDING_BY, holder
+                return False
+            if self.role is Role.STANDING_BY:
+                logger.info("taking over")
+            self.role, self.holder = Role.ACTING, None
+            while self._unwritten:
+                Memory(self._database).record_task_run(self._unwritten[0])
+                self._unwritten.popleft()
+            return True
+        except DbError as exc:
+            if not self._was_reached and not exc.is_out_of_reach:
+                raise
+            self._lose(exc)
+            return False
+
+    def _connect(self) -> None:
+        database = self._open_database()
+        try:
+            pending = database.pending_migrations()
+        except DbError:
+            database.close()
+            raise
+        if pending:
+            database.close()
+            raise ConfigError(self._commands.lacks(pending))
+        self._database = database
+        self._was_reached = True
+        if self._is_away_told:
+            logger.info("the database is back")
+            self._is_away_told = False
+
+    def check_connection(self) -> None:
+        """See whether the server ended the connection, or gave the lock to somebody else."""
+        if self._database is None:
+            return
+        self._ask(lambda database: database.ensure_alive(), None)
+        if self._database is None:
+            self._retry_at = 0.0
+
+    def _lose(self, exc: DbError) -> None:
+        """Told once, not at every tick."""
+        log = logger.debug if self._is_away_told else logger.warning
+        log("the database is away, going on from memory: %s", exc, extra={"action": "database_away"})
+        self._is_away_told = True
+        self.trouble = str(exc)
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def close(self) -> None:
+        """Give the connection back, and with it the locks."""
+        self._drop()
+
+    def reopen(self, open_database: Callable[[], Database]) -> None:
+        """Use another way to the database from now on."""
+        self._open_database = open_database
+        self._retry_at = 0.0
+        self._drop()
+
+    def lock_task(self, task: str) -> bool:
+        """Take the task's lock; False when another process has it, or the database is away."""
+        return self._ask(lambda database: Memory(database).lock_task(task), False)
+
+    def last_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
+        """{task: its last run} as far as the database can be asked."""
+        return self._ask(lambda database: Memory(database).last_task_runs(tasks, now), {})
+
+    def alerts(self) -> dict[str, Alerts]:
+        """{task: {ending: alert}} as far as the database can be asked."""
+        return self._ask(lambda database: Memory(database).task_alerts(), {})
+
+    def has_late_mail(self, before: datetime) -> bool:
+        """Whether somebody waits for a notice from before then; with the database away, as it was last."""
+        known = self._has_late_mail
+        self._has_late_mail = self._ask(lambda database: Outbox(database).is_late(before), known)
+        return self._has_late_mail
+
+    def record(self, run: TaskRun) -> None:
+        """Write a run's begin or end; later, when the database is away."""
+
+        def write(database: Database) -> bool:
+            Memory(database).record_task_run(run)
+            return True
+
+        if not self._ask(write, False):
+            self._unwritten.append(run)
+
+    def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
+        """Write a task's alerts and the notice they brought, together; False when the database is away, or
+        somebody else acts: then they are not ours to write.
+        """
+        if self.role is not Role.ACTING:
+            return False
+
+        def write(database: Database) -> bool:
+            with database.transaction():
+                Memory(database).replace_task_alerts(task, alerts)
+                if notice is not None:
+                    Outbox(database).queue(notice)
+            return True
+
+        return self._ask(write, False)
+
+    def _ask(self, question: Callable[[Database], T], otherwise: T) -> T:
+        """The database's answer, or the other one while it is away."""
+        if self._database is None:
+            return otherwise
+        try:
+            return question(self._database)
+        except DbError as exc:
+            self._lose(exc)
+            return otherwise

@@ -1,0 +1,100 @@
+"""What the loop tells the outside, beside the loop: e-mails and heartbeats may take their time or fail."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.base.errors import AppError
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 60.0
+MOST_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something to be told. act: returns True when it is done; False, or an AppError, means: again later.
+
+    key: while an errand of this key waits, another one is needless. None: each counts.
+    """
+
+    act: Callable[[], bool]
+    key: str | None = None
+
+
+class Messenger:
+    """Runs errands in order in a thread of its own, and those that failed again each minute."""
+
+    def __init__(self) -> None:
+        self._errands: queue.Queue[Errand | None] = queue.Queue(MOST_WAITING)
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+        self._waiting: set[str] = set()
+
+    def send(self, errand: Errand) -> None:
+        """Hand over an errand; never waits."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="messenger", daemon=True)
+            self._thread.start()
+        if not self._is_needed(errand):
+            return
+        try:
+            self._errands.put_nowait(errand)
+        except queue.Full:
+            logger.error("%d messages wait already; one more is dropped", MOST_WAITING)
+
+    def close(self, seconds: float) -> None:
+        """Let what waits be tried once more, for so long at most."""
+        if self._thread is not None:
+            try:
+                self._errands.put_nowait(None)
+            except queue.Full:
+                return
+            self._thread.join(seconds)
+
+    def _work(self) -> None:
+        failed: list[Errand] = []
+        retry_at = 0.0
+        while True:
+            try:
+                seconds = max(0.0, retry_at - time.monotonic()) if failed else None
+                errand = self._errands.get(timeout=seconds)
+            except queue.Empty:
+                failed = [errand for errand in failed if not self._is_over(errand)]
+                retry_at = time.monotonic() + RETRY_SECONDS
+                continue
+            if errand is None:
+                for waiting in failed:
+                    self._is_over(waiting)
+                return
+            if not self._is_over(errand):
+                failed.append(errand)
+                retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _is_needed(self, errand: Errand) -> bool:
+        with self._guard:
+            if errand.key is None:
+                return True
+            is_new = errand.key not in self._waiting
+            self._waiting.add(errand.key)
+            return is_new
+
+    def _is_over(self, errand: Errand) -> bool:
+        """Whether nothing is left to do; what is asked for from now on needs another try."""
+        with self._guard:
+            self._waiting.discard(errand.key or "")
+        try:
+            is_done = errand.act()
+        except AppError as exc:
+            logger.warning("a message waits: %s", exc)
+            is_done = False
+        except Exception:  # a bug in one message must not silence the others
+            logger.exception("a bug in a message; it is dropped")
+            is_done = True
+        return is_done or not self._is_needed(errand)

@@ -1,0 +1,216 @@
+"""`--check --online`: logs in everywhere and looks at what a run would need. Writes nothing anywhere."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.base.errors import AppError, BoxError, ConfigError, DamError
+from shared.base.values import BoxSettings, DamSettings
+from shared.box.client import BoxClient
+from shared.dam.client import DamClient
+from shared.notifier import Mailer
+from shared.settings import Settings
+
+NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+FOLDERS_LOOKED_AT = 3
+"""Of the campaigns in A1, else of each of the first two levels below the campaigns folder."""
+OUR_VARIABLE = re.compile(r"\b(?:DAM|BOX|SMTP|HTTPS?|ALL)_[A-Z_]+")
+REFUSED_SEARCHES = ("bad_search", "refused", "dam_error")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. error: why it cannot work; is_open: it could not be seen either way."""
+
+    subject: str
+    error: AppError | None = None
+    is_open: bool = False
+
+
+def look_online(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """What a run would meet at the DAM, Box and the mail server. One fault never hides the next one's look,
+    but for what nobody can see without a login.
+    """
+    yield from look_at_dam(settings.dam, now)
+    yield from look_at_box(settings.box)
+    yield _look(f"mail server {settings.mail.server.host}", "SMTP_HOST", lambda: _greet(settings))
+
+
+def _look(subject: str, variable: str, look: Callable[[], object], *, address: str = "") -> Finding:
+    """What came of a look. An error names the variable that cures it; address: the one of the host, where
+    that is another.
+    """
+    try:
+        look()
+    except AppError as exc:
+        return Finding(subject, _told(exc, subject, variable, address or variable))
+    return Finding(subject)
+
+
+def _told(error: AppError, subject: str, variable: str, address: str) -> AppError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, socket.gaierror):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_HOST:
+        return ConfigError(f"{address}: {subject}: no host of this name is known; check the spelling")
+    if not OUR_VARIABLE.search(str(error)):
+        error.message = f"{address if error.is_out_of_reach else variable}: {error.message}"
+    return error
+
+
+# The DAM
+
+
+def look_at_dam(settings: DamSettings, now: datetime) -> Iterator[Finding]:
+    """The login, the campaigns folder, the search, and the two fields."""
+    what = f"login at the DAM, {settings.token_url if settings.auth == 'pfx-v2' else settings.base_url}"
+    try:
+        dam = DamClient(settings, now=now)
+    except AppError as exc:  # its certificate
+        yield Finding(what, exc)
+        return
+    with closing(dam):
+        is_at_home = settings.auth == "password" or settings.token_url.startswith(f"{settings.base_url}/")
+        login = _look(what, "DAM_BASE_URL" if is_at_home else "DAM_TOKEN_URL", dam.log_in)
+        yield login
+        if login.error is not None:
+            return
+        root = settings.campaigns_folder_id
+        folder = _look(
+            f"campaigns folder {root} of {settings.base_url}",
+            "DAM_CAMPAIGNS_FOLDER_ID",
+            lambda: _campaigns_folder(dam, root),
+            address="DAM_BASE_URL",
+        )
+        yield folder
+        yield from _look_at_search(dam, settings, has_folder=folder.error is None)
+
+
+def _campaigns_folder(dam: DamClient, folder_id: str) -> None:
+    if dam.read_campaign(folder_id) is None:
+        raise ConfigError(
+            f"DAM_CAMPAIGNS_FOLDER_ID: the DAM shows no folder {folder_id}; check the id, and that the DAM"
+            " user may see it"
+        )
+
+
+def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) -> Iterator[Finding]:
+    """The search as a run makes it, and whether campaigns have the two fields.
+
+    On an unknown field some installations refuse the search, others just find nothing. A folder's own record
+    tells: it lists its fields, empty ones too.
+    """
+    hits: list[str] = []
+    search = _look(
+        f"search for campaigns in {settings.status_a1}",
+        "DAM_STATUS_FIELD_ID",
+        lambda: hits.extend(hit.id for hit in dam.find_campaigns(is_anywhere=not has_folder)),
+        address="DAM_BASE_URL",
+    )
+    is_refused = isinstance(search.error, DamError) and search.error.kind in REFUSED_SEARCHES
+    if not is_refused:
+        yield search
+    fields = {
+        "DAM_STATUS_FIELD_ID": settings.status_field_id,
+        "DAM_NUMBER_FIELD_ID": settings.number_field_id,
+    }
+    shown: set[str] = set()
+    samples = 0
+
+    def read_samples() -> None:
+        nonlocal samples
+        below = dam.folders_below(settings.campaigns_folder_id, FOLDERS_LOOKED_AT) if has_folder else ()
+        for folder_id in hits[:FOLDERS_LOOKED_AT] or below:
+            shown.update(dam.fields_of(folder_id))
+            samples += 1
+            if shown.issuperset(fields.values()):
+                return
+
+    records = _look("records of campaigns", "DAM_CAMPAIGNS_FOLDER_ID", read_samples, address="DAM_BASE_URL")
+    if records.error is not None:
+        yield records
+    if is_refused and settings.status_field_id in shown:
+        told = f"DAM_SEARCH_OPERATOR_ID, DAM_SEARCH_CONFIG_ID: the DAM refuses the search: {search.error}"
+        yield Finding(search.subject, ConfigError(told))
+    for variable, field_id in fields.items():
+        is_refused_for_it = is_refused and variable == "DAM_STATUS_FIELD_ID"
+        if field_id in shown:
+            yield Finding(f"field {field_id}")
+        elif samples or is_refused_for_it:
+            where = (
+                f"none of {samples} folders looked at has it" if samples else "the DAM refuses to search it"
+            )
+            told = f"{variable}: no field {field_id!r} in the DAM, it seems: {where}"
+            yield Finding(f"field {field_id}", ConfigError(told))
+        else:
+            yield Finding(f"{variable}: there is no campaign to show the field", is_open=True)
+
+
+# Box
+
+
+class _OpenGate:
+    """A handful of calls asks nobody for leave."""
+
+    def wait(self, *, is_upload: bool) -> None:
+        pass
+
+    def pause(self, seconds: float) -> None:
+        pass
+
+
+def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
+    """The login, the root folder and whether it may be written, and the host that takes uploads."""
+    try:
+        box = BoxClient(settings, _OpenGate())
+    except ConfigError as exc:
+        yield Finding("login at Box", exc)
+        return
+    with closing(box):
+        login = _look(f"login at Box {settings.api_url}", "BOX_API_URL", box.log_in)
+        yield login
+        yield _look(f"uploads to Box {settings.upload_url}", "BOX_UPLOAD_URL", box.connect)
+        if login.error is not None:
+            return
+        root = settings.root_folder_id
+        rights: list[bool | None] = []
+        folder = _look(
+            f"Box folder {root}",
+            "BOX_ROOT_FOLDER_ID",
+            lambda: rights.append(_box_rights(box, root)),
+            address="BOX_API_URL",
+        )
+        yield folder
+        if rights == [None]:
+            yield Finding("BOX_ROOT_FOLDER_ID: Box does not say whether it may be written", is_open=True)
+
+
+def _box_rights(box: BoxClient, folder_id: str) -> bool | None:
+    try:
+        can_upload = box.may_upload_to(folder_id)
+    except BoxError as exc:
+        if exc.status_code not in (403, 404):
+            raise
+        raise ConfigError(
+            f"BOX_ROOT_FOLDER_ID: Box shows the service account no folder {folder_id}; check the id,"
+            " and invite the account there as an editor"
+        ) from exc
+    if can_upload is False:
+        raise ConfigError(
+            f"BOX_ROOT_FOLDER_ID: the service account may not write to Box folder {folder_id};"
+            " make it an editor there"
+        )
+    return can_upload
+
+
+# The mail server
+
+
+def _greet(settings: Settings) -> None:
+    with Mailer(settings.mail.server) as mailer:
+        mailer.connect()

@@ -1,0 +1,410 @@
+"""The outbox in PostgreSQL: what is owed to whom, which e-mail carries it, and what became of each try.
+
+A notice is queued in the transaction of what it reports. Which e-mail carries what is settled, and committed,
+before it goes out; so a process that is killed in between leaves behind what may have arrived, under the
+Message-ID under which it may have arrived.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shared.base.errors import DbError
+from shared.base.values import BUNDLED_KINDS, Bundle, Notice, NoticeKind, NoticeLine
+from shared.database import MAIL_LOCK_CLASS, Database
+
+logger = logging.getLogger(__name__)
+
+QUEUE_NOTICE = """
+INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
+                     campaign_name, attempt, max_attempts, detail)
+VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
+        %(campaign_number)s, %(campaign_name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
+"""
+
+QUEUE_DELIVERIES = """
+INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
+SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
+"""
+
+# NULL when nothing is owed at all.
+IS_NOTICE_DUE = """
+SELECT bool_or(next_try_at <= %(now)s),
+       bool_or(next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
+                                                         WHEN doubts = 0 THEN interval '65 minutes'
+                                                         ELSE interval '365 minutes' END)
+FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
+"""
+
+# Put off before the first try, or for longer than the longest pause between two (an hour; six hours when the
+# e-mail may have arrived): by a clock that ran ahead. Due now.
+RIGHT_NEXT_TRIES = """
+UPDATE notice_deliveries SET next_try_at = %(now)s
+WHERE sent_at IS NULL AND gave_up_at IS NULL
+  AND next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
+                                                WHEN doubts = 0 THEN interval '65 minutes'
+                                                ELSE interval '365 minutes' END
+"""
+
+IS_NOTICE_LATE = """
+SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.created_at < %(before)s)
+"""
+
+# What has waited since before then and was not told of so far: how much, since when, and why.
+TELL_LATE_NOTICES = """
+WITH late AS (
+    UPDATE notice_deliveries d SET late_told_at = %(now)s
+    FROM (SELECT o.notice_id, o.recipient, n.created_at
+          FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
+          WHERE o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
+            AND n.created_at < %(before)s
+          FOR UPDATE OF o SKIP LOCKED) owed
+    WHERE d.notice_id = owed.notice_id AND d.recipient = owed.recipient
+    RETURNING d.notice_id, owed.created_at, d.next_try_at, d.last_error)
+SELECT count(DISTINCT notice_id), min(created_at),
+       (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1]
+FROM late
+"""
+
+# An e-mail that was begun and not brought to its end: it is the first to be sent again.
+BEGUN_MAIL = """
+SELECT mail_id FROM notice_deliveries
+WHERE mail_id IS NOT NULL AND mail_id <> ALL(%(passed)s::uuid[])
+  AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+ORDER BY next_try_at, mail_id LIMIT 1
+"""
+
+# A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
+# What an outage put off counts too: it would otherwise come one by one within the hour.
+CROWD = """
+SELECT n.kind, d.recipient
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.kind = ANY(%(kinds)s)
+GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_try_at <= %(now)s)
+ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
+"""
+
+BEGIN_BUNDLE = """
+WITH chosen AS (
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+      AND n.kind = %(kind)s AND d.recipient = %(recipient)s
+    FOR UPDATE OF d SKIP LOCKED)
+UPDATE notice_deliveries d SET mail_id = %(id)s, next_try_at = least(d.next_try_at, %(now)s)
+FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
+"""
+
+BUNDLE_TOTALS = """
+SELECT count(*), count(DISTINCT n.campaign_id), coalesce(max(n.max_attempts), %(max)s)
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = %(id)s
+"""
+
+# Notices from before 016 do not know their campaign's name; its row does.
+BUNDLE_LINES = """
+SELECT n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
+       coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
+       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
+WHERE d.mail_id = %(id)s ORDER BY n.created_at, n.campaign_id, n.id LIMIT %(limit)s
+"""
+
+SAVE_BUNDLE = """
+INSERT INTO notice_bundles (id, kind, recipient, notices, subject, body_text, body_html, created_at)
+VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s, %(body_html)s,
+        %(created_at)s)
+"""
+
+# The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
+BEGIN_SINGLE = """
+UPDATE notice_deliveries d SET mail_id = d.notice_id
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+        AND notice_id = (SELECT o.notice_id FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
+                         WHERE o.mail_id IS NULL AND o.sent_at IS NULL AND o.gave_up_at IS NULL
+                           AND o.next_try_at <= %(now)s
+                         ORDER BY n.created_at, n.id FOR UPDATE OF o SKIP LOCKED LIMIT 1)
+      FOR UPDATE SKIP LOCKED) chosen
+WHERE d.notice_id = chosen.notice_id AND d.recipient = chosen.recipient
+RETURNING d.notice_id
+"""
+
+# Before an e-mail goes out: it counts as tried, and as perhaps arrived, until its end is noted. What somebody
+# else's transaction holds is left out and not waited for.
+CLAIM_MAIL = """
+UPDATE notice_deliveries d
+SET tries = d.tries + 1, doubts = d.doubts + 1,
+    next_try_at = %(now)s + greatest((%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
+                                     (%(doubt_pauses)s)[least(d.doubts + 1, cardinality(%(doubt_pauses)s))])
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id, d.recipient
+"""
+
+READ_MAIL = """
+SELECT kind, '', subject, body_text, body_html, created_at, TRUE FROM notice_bundles WHERE id = %(id)s
+UNION ALL
+SELECT kind, campaign_id, subject, body_text, body_html, created_at, FALSE FROM notices WHERE id = %(id)s
+"""
+
+FREE_MAIL = """
+UPDATE notice_deliveries SET mail_id = NULL, doubts = 0
+WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+"""
+
+# The mail server itself is in trouble: that is a try of all that is due.
+POSTPONE_DUE = """
+UPDATE notice_deliveries d
+SET tries = d.tries + 1, last_error = %(error)s,
+    next_try_at = greatest(%(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
+                           %(now)s + interval '1 microsecond')
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id
+"""
+
+GIVE_UP_DOUBTFUL = """
+UPDATE notice_deliveries d
+SET gave_up_at = %(now)s,
+    last_error = 'may have arrived: ' || d.doubts || ' handovers without a note of their end'
+                 || coalesce('; ' || d.last_error, '')
+FROM (SELECT notice_id, recipient FROM notice_deliveries
+      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s AND doubts >= %(most)s
+      FOR UPDATE SKIP LOCKED) due
+WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
+RETURNING d.notice_id, d.recipient, d.last_error
+"""
+
+MARK_SENT = """
+UPDATE notice_deliveries SET sent_at = %(now)s, last_error = NULL
+WHERE mail_id = %(id)s AND recipient = ANY(%(recipients)s) AND sent_at IS NULL AND gave_up_at IS NULL
+"""
+
+# The notices of a bundle that nobody owes to anybody any more.
+BUNDLE_DONE = """
+SELECT count(*) FROM notice_deliveries d
+WHERE d.mail_id = %(id)s
+  AND NOT EXISTS (SELECT FROM notice_deliveries o
+                  WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
+"""
+
+# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise.
+# What is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it.
+# In no case is it due again in the same round.
+MARK_REFUSED = """
+UPDATE notice_deliveries d
+SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
+    mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
+    next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
+    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
+FROM notices n
+WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.recipient = %(recipient)s
+  AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LateNotices:
+    """Notices that have waited for too long, as far as no run has told of them. last_error: None: no try."""
+
+    count: int
+    oldest_at: datetime
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueMail:
+    """An e-mail that is ours to send, to notice.recipients. count: how many notices it carries."""
+
+    notice: Notice
+    count: int
+    is_bundle: bool
+
+
+class Outbox:
+    """Notices and their deliveries, given a `Database`. Raises DbError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def queue(self, notice: Notice) -> None:
+        """Put a notice into the outbox, in the transaction of what it reports."""
+        values = {
+            "id": notice.id,
+            "kind": notice.kind.value,
+            "campaign_id": notice.campaign_id,
+            "subject": notice.subject,
+            "body_text": notice.text,
+            "body_html": notice.html,
+            "created_at": notice.created_at,
+            "recipients": list(notice.recipients),
+            "campaign_number": notice.line and notice.line.number,
+            "campaign_name": notice.line and notice.line.name,
+            "attempt": notice.line and notice.line.attempt,
+            "max_attempts": notice.line and notice.line.max_attempts,
+            "detail": notice.line and notice.line.detail,
+        }
+        self._database.execute(QUEUE_NOTICE, values)
+        self._database.execute(QUEUE_DELIVERIES, values)
+
+    def is_due(self, now: datetime) -> bool | None:
+        """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
+        is_due, is_put_off_wrongly = self._database.row(IS_NOTICE_DUE, {"now": now})
+        if is_put_off_wrongly:
+            self._database.execute(RIGHT_NEXT_TRIES, {"now": now})
+            return True
+        return None if is_due is None else bool(is_due)
+
+    def is_late(self, before: datetime) -> bool:
+        """Whether somebody waits for a notice from before then."""
+        return bool(self._database.row(IS_NOTICE_LATE, {"before": before})[0])
+
+    def tell_late(self, before: datetime, now: datetime) -> LateNotices | None:
+        """The notices from before then that somebody waits for, each told once."""
+        with self._database.transaction():
+            late = self._database.row(TELL_LATE_NOTICES, {"before": before, "now": now})
+        return LateNotices(*late) if late[0] else None
+
+    def begun_mail(self, now: datetime, passed: Collection[str]) -> str | None:
+        """The id of an e-mail that was begun, may have arrived, and is due to be sent again; none of those
+        passed by.
+        """
+        rows = self._database.rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
+        return rows[0][0] if rows else None
+
+    def begin_bundle(
+        self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
+    ) -> Bundle | None:
+        """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
+        notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
+        """
+        crowd = self._database.rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
+        if not crowd:
+            return None
+        kind, recipient = crowd[0]
+        values = {
+            "id": bundle_id,
+            "kind": kind,
+            "recipient": recipient,
+            "now": now,
+            "max": self._database.max_retries,
+            "limit": most_lines,
+        }
+        if self._database.execute(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
+            return None
+        notices, campaigns, max_attempts = self._database.row(BUNDLE_TOTALS, values)
+        lines = tuple(NoticeLine(*row) for row in self._database.rows(BUNDLE_LINES, values))
+        return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
+
+    def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
+        """Keep the bundle as the e-mail that it goes out as."""
+        values = {
+            "id": bundle.id,
+            "kind": bundle.kind.value,
+            "recipient": bundle.recipient,
+            "notices": bundle.notices,
+            "subject": mail.subject,
+            "body_text": mail.text,
+            "body_html": mail.html,
+            "created_at": bundle.created_at,
+        }
+        self._database.execute(SAVE_BUNDLE, values)
+
+    def begin_single(self, now: datetime) -> str | None:
+        """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
+        rows = self._database.rows(BEGIN_SINGLE, {"now": now})
+        return rows[0][0] if rows else None
+
+    @contextmanager
+    def mail_lock(self, mail_id: str) -> Iterator[bool]:
+        """Hold an e-mail, so that no other process sends it; False when one does. The lock ends with this
+        connection at the latest, so a process that is killed leaves the e-mail to the next.
+        """
+        is_ours = self._database.try_lock(MAIL_LOCK_CLASS, mail_id)
+        try:
+            yield is_ours
+        finally:
+            if is_ours and not self._database.is_closed:
+                try:
+                    self._database.unlock(MAIL_LOCK_CLASS, mail_id)
+                except DbError as exc:
+                    logger.debug("an unlock failed, the connection's end will do it: %s", exc)
+
+    def claim_mail(
+        self,
+        mail_id: str,
+        now: datetime,
+        *,
+        pauses: Sequence[timedelta],
+        doubt_pauses: Sequence[timedelta],
+    ) -> DueMail | None:
+        """What of an e-mail is due; from now on it counts as tried, whatever becomes of it. None: nothing is,
+        or what it says is gone, and its notices are free again.
+
+        pauses, doubt_pauses: until the next try, after one, two, … tries, or tries of unknown end; the longer
+        one counts.
+        """
+        values = {"id": mail_id, "now": now, "pauses": list(pauses), "doubt_pauses": list(doubt_pauses)}
+        claimed = self._database.rows(CLAIM_MAIL, values)
+        if not claimed:
+            return None
+        found = self._database.rows(READ_MAIL, values)
+        if not found:
+            count = self._database.execute(FREE_MAIL, values)
+            logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
+            return None
+        kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
+        recipients = tuple(sorted({recipient for _, recipient in claimed}))
+        notice = Notice(mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at)
+        return DueMail(notice, len({notice_id for notice_id, _ in claimed}), is_bundle)
+
+    def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
+        """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
+        rows = self._database.rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
+        return len({row[0] for row in rows})
+
+    def give_up_doubtful(self, now: datetime, most: int) -> list[tuple[str, str, str]]:
+        """Try no more what may have arrived so many times; (notice, recipient, why) of each."""
+        return self._database.rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
+
+    def record_sent(self, mail_id: str, recipients: Sequence[str], now: datetime) -> None:
+        """The mail server took the e-mail for these."""
+        self._database.execute(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
+
+    def bundle_done(self, bundle_id: str) -> int:
+        """How many notices of a bundle nobody waits for any more."""
+        return int(self._database.row(BUNDLE_DONE, {"id": bundle_id})[0])
+
+    def record_refused(
+        self,
+        mail_id: str,
+        recipient: str,
+        error: str,
+        now: datetime,
+        *,
+        may_have_arrived: bool = False,
+        give_up_before: datetime | None = None,
+        next_try_at: datetime | None = None,
+    ) -> None:
+        """The mail server did not take the e-mail for this recipient. give_up_before: what was created
+        earlier is not tried again. next_try_at: None: as it was claimed.
+        """
+        values = {
+            "id": mail_id,
+            "recipient": recipient,
+            "error": error,
+            "now": now,
+            "certain": int(not may_have_arrived),
+            "give_up_before": give_up_before,
+            "next_try_at": next_try_at,
+        }
+        self._database.execute(MARK_REFUSED, values)

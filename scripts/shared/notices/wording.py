@@ -1,0 +1,176 @@
+"""What all messages are made of: text from outside made safe, the SQL they show, times, sizes, templates.
+
+Whatever comes from outside (a campaign's name, an error's text) passes `one_line` first. jinja2 is imported
+where it is used, so that a run without news does not pay for it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from shared.base.values import Notice, NoticeKind, UploadTotals
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from jinja2 import Environment
+
+TEMPLATES: Final = Path(__file__).with_name("templates")
+# Bidi embeddings, overrides and isolates reorder what follows them; a BOM is no text. Joiners, marks and
+# variation selectors stay: emoji, Arabic and Indic names need them.
+_INVISIBLE: Final = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff]")
+
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+_LONE_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Make text from outside safe to stand in a header or a line: it can neither end it nor reorder it.
+
+    Control characters and line ends become one space, bidi controls and BOMs vanish, lone surrogates become
+    U+FFFD; more than `limit` characters are cut with an ellipsis. Ordinary text stays as it is.
+    """
+    pieces = _CONTROLS.split(_INVISIBLE.sub("", text))
+    line = _LONE_SURROGATES.sub("\ufffd", " ".join(piece.strip() for piece in pieces if piece.strip()))
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def reset_sql(campaign_id: str) -> str:
+    """The statement that resets this campaign, on one line, for people to paste into psql."""
+    return (
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
+        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
+        f" WHERE campaign_id = {_sql_literal(campaign_id)};"
+    )
+
+
+def reset_digest_sql(mail_id: str) -> str:
+    """The statement that resets the failed campaigns of one table, on one line."""
+    return (
+        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
+        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
+        " WHERE a1_permanently_failed AND campaign_id IN (SELECT n.campaign_id FROM notice_deliveries d"
+        f" JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = {_sql_literal(mail_id)});"
+    )
+
+
+def _sql_literal(value: str) -> str:
+    """Quote for PostgreSQL, whatever standard_conforming_strings says.
+
+    A backslash or something unprintable brings the E'' form, which means the same in both settings. NUL and
+    lone surrogates become escapes that PostgreSQL refuses: no campaign can have such an id.
+    """
+    quoted = value.replace("'", "''")
+    if value.isprintable() and "\\" not in value:
+        return f"'{quoted}'"
+    return "E'" + "".join(map(_sql_escape, quoted)) + "'"
+
+
+def _sql_escape(char: str) -> str:
+    if char == "\\":
+        return "\\\\"
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
+
+
+def rendered(
+    kind: NoticeKind,
+    campaign_id: str,
+    recipients: tuple[str, ...],
+    values: dict[str, Any],
+    now: datetime,
+    notice_id: str | None = None,
+    template: str | None = None,
+) -> Notice:
+    """The notice of these values. notice_id: None for a new one. template: None for the kind's own."""
+    from uuid import uuid4
+
+    template = template or kind.value
+    subject = _render(f"{template}.subject.txt.j2", values)
+    return Notice(
+        id=notice_id or str(uuid4()),
+        kind=kind,
+        campaign_id=campaign_id,
+        subject=subject,
+        text=_render(f"{template}.txt.j2", values) + "\n",
+        html=_render(f"{template}.html.j2", values | {"subject": subject}) + "\n",
+        recipients=recipients,
+        created_at=now,
+    )
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
+    return _templates().get_template(template).render(values).strip()
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        # The default extensions would leave every x.html.j2 unescaped.
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), disabled_extensions=("txt.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def local_time(instant: datetime, zone: ZoneInfo) -> str:
+    """`14:03 CET on Monday 23 November 2026 (Europe/Rome)`: the abbreviation tells a repeated hour apart."""
+    if instant.tzinfo is None:
+        raise ValueError(f"expected an aware time, got {instant!r}")
+    local = instant.astimezone(zone)
+    return f"{local:%H:%M} {abbreviation(local)} on {local:%A} {local.day} {local:%B} {local.year} ({zone})"
+
+
+def short_time(instant: datetime, zone: ZoneInfo) -> str:
+    """`23 Nov 14:03 CET`, where the year and the zone are told elsewhere."""
+    local = instant.astimezone(zone)
+    return f"{local.day} {local:%b} {local:%H:%M} {abbreviation(local)}"
+
+
+def abbreviation(local: datetime) -> str:
+    abbreviation = local.strftime("%Z")
+    return abbreviation if abbreviation.isalpha() else f"UTC{abbreviation}"
+
+
+def duration(span: timedelta) -> str:
+    """`3 d 4 h`, `2 h 5 min`, `12 min 3 s`, `8 s`: the two largest units; a negative span is none."""
+    seconds = max(0, round(span.total_seconds()))
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def human_size(size_bytes: int) -> str:
+    """`73.4 MB (73,400,320 bytes)`, in powers of 1000."""
+    exact = f"{size_bytes:,} byte{'' if size_bytes == 1 else 's'}"
+    return exact if size_bytes < 1000 else f"{rounded_size(size_bytes)} ({exact})"
+
+
+def assets_and_size(totals: UploadTotals) -> str:
+    """`14 assets, 73.4 MB`."""
+    return f"{totals.assets} asset{'' if totals.assets == 1 else 's'}, {rounded_size(totals.size_bytes)}"
+
+
+def rounded_size(size_bytes: int) -> str:
+    """`73.4 MB`, in powers of 1000; below that, the exact number."""
+    if size_bytes < 1000:
+        return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
+    units = ["kB", "MB", "GB", "TB", "PB"]
+    size = size_bytes / 1000
+    while size >= 999.95 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:,.1f} {units[0]}"

@@ -1,0 +1,217 @@
+"""When a task runs next: interval in office hours, slower and on fixed minutes outside them. Pure.
+
+Time is an argument everywhere; instants are aware and whole minutes; intervals are elapsed minutes, also
+across a clock change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from shared.base.clocks import is_waiting
+
+A1_TO_A2_INTERVAL_MINUTES = 3
+MINUTE = timedelta(minutes=1)
+CATCH_UP = timedelta(hours=3)
+"""How late a daily task may still start; never on another date than its own."""
+DAILY_RETRY = timedelta(minutes=10)
+"""After how long a daily task that did not end well is tried again, while it may still start."""
+
+Rule = Literal["in_hours", "off_hours", "daily"]
+
+
+@dataclass(frozen=True, slots=True)
+class OffHours:
+    """The window [start, end) on local wall time, whole days besides (0 = Monday), and its slower rule."""
+
+    enabled: bool
+    start: time
+    end: time
+    days: frozenset[int]
+    extra_minutes: int
+    run_minutes: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Every so many minutes. is_exempt: off-hours do not slow it down."""
+
+    minutes: int
+    is_exempt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """Once per local date, at a time of day, whatever the window says."""
+
+    at: time
+
+
+Schedule = Interval | Daily
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The last run of a task: the minute it was planned for, and how it went as far as it is known.
+
+    finished_at and exit_code are None while it runs, and for ever when its orchestrator was killed under it.
+    """
+
+    planned_at: datetime
+    started_at: datetime
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """An instant and the rule that allowed it.
+
+    planned_at: the minute that the schedule names; earlier than `at` when a daily task is late.
+    """
+
+    at: datetime
+    rule: Rule
+    planned_at: datetime
+
+
+def whole_minute(instant: datetime) -> datetime:
+    """Cut an instant down to its minute."""
+    return instant.replace(second=0, microsecond=0)
+
+
+def is_off_hours(wall: datetime, window: OffHours) -> bool:
+    """Whether this local wall time is outside office hours; judged by the wall time alone."""
+    if not window.enabled:
+        return False
+    if wall.weekday() in window.days:
+        return True
+    clock = wall.time()
+    if window.start < window.end:
+        return window.start <= clock < window.end
+    return clock >= window.start or clock < window.end
+
+
+def plan(
+    schedule: Schedule, last: LastRun | None, now: datetime, zone: ZoneInfo, window: OffHours
+) -> PlannedRun:
+    """When a task that is not running starts next: at once when `at` is not after `now`.
+
+    A last run that lies in the future counts for nothing: the clock was set back (a daily task remembers the
+    date). Ticks that were missed make one run, in the first minute from `now` on that the rule allows.
+    """
+    if isinstance(schedule, Daily):
+        return _next_daily(schedule.at, last, now, zone)
+    this_minute = whole_minute(now).astimezone(UTC)
+    planned = None if last is None else whole_minute(last.planned_at).astimezone(UTC)
+    if planned is not None and planned > this_minute:
+        planned = None
+    return _earliest(this_minute, planned, schedule, zone, window)
+
+
+def next_run(interval_minutes: int, last_planned: datetime, zone: ZoneInfo, window: OffHours) -> PlannedRun:
+    """The run that follows one planned at last_planned. Raises ValueError for a naive last_planned."""
+    if last_planned.tzinfo is None:
+        raise ValueError(f"last_planned must be aware, got {last_planned!r}")
+    last = whole_minute(last_planned)
+    return _earliest(last, last, Interval(interval_minutes), zone, window)
+
+
+def _earliest(
+    not_before: datetime, last: datetime | None, schedule: Interval, zone: ZoneInfo, window: OffHours
+) -> PlannedRun:
+    """The earliest minute that satisfies the rule which holds at that minute.
+
+    In office hours a run is due an interval after the last planned one; outside, at a listed minute of the
+    hour and `extra_minutes` later than that. Walking the minutes keeps both rules, the window's edges and
+    both clock changes in one place; the walk is at most a window long.
+    """
+    candidate = off_hours_from = not_before.astimezone(UTC)
+    if last is not None:
+        due = last.astimezone(UTC) + timedelta(minutes=schedule.minutes)
+        candidate = max(candidate, due)
+        off_hours_from = due + timedelta(minutes=window.extra_minutes)
+    while True:
+        wall = candidate.astimezone(zone)
+        if schedule.is_exempt or not is_off_hours(wall, window):
+            return PlannedRun(wall, "in_hours", wall)
+        if wall.minute in window.run_minutes and candidate >= off_hours_from:
+            return PlannedRun(wall, "off_hours", wall)
+        candidate += MINUTE
+
+
+def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
+    """The first minute of a local date whose wall time is `at` or later.
+
+    Of a time shown twice it is the first; one that the clock jumps over takes effect right after the jump,
+    which may be the next date.
+    """
+    earliest = datetime.combine(day, at, zone)
+    if earliest.astimezone(UTC).astimezone(zone).time() == at:
+        return earliest
+    candidate = earliest.replace(fold=1).astimezone(UTC)
+    while (wall := candidate.astimezone(zone)).replace(tzinfo=None) < datetime.combine(day, at):
+        candidate += MINUTE
+    return wall
+
+
+def _next_daily(at: time, last: LastRun | None, now: datetime, zone: ZoneInfo) -> PlannedRun:
+    """The first date from today on that has not had its run, unless it is too late for it."""
+    this_minute = whole_minute(now).astimezone(UTC)
+    day = now.astimezone(zone).date()
+    while True:
+        planned = daily_instant(day, at, zone)
+        begins = planned.astimezone(UTC)
+        start = max(begins, this_minute)
+        if last is not None and last.planned_at.astimezone(zone).date() == day:
+            if last.exit_code == 0:
+                day += timedelta(days=1)
+                continue
+            ended = whole_minute(last.finished_at or last.started_at).astimezone(UTC)
+            if is_waiting(ended, DAILY_RETRY, this_minute):
+                start = max(start, ended + DAILY_RETRY)
+        wall = start.astimezone(zone)
+        if start < begins + CATCH_UP and wall.date() == day:
+            return PlannedRun(wall, "daily", planned)
+        day += timedelta(days=1)
+
+
+def timeline(
+    schedules: Mapping[str, Schedule], after: datetime, until: datetime, zone: ZoneInfo, window: OffHours
+) -> Iterator[tuple[str, PlannedRun]]:
+    """The runs in (after, until], in order of time, as (task, run).
+
+    Every interval task is taken as last planned at `after`; daily tasks appear at their times, without
+    catching up.
+    """
+    start = whole_minute(after).astimezone(zone)
+    upcoming: dict[str, PlannedRun] = {}
+    for name, schedule in schedules.items():
+        if isinstance(schedule, Daily):
+            upcoming[name] = _following_daily(schedule, start, zone)
+        else:
+            upcoming[name] = _earliest(start, start, schedule, zone, window)
+    while upcoming:
+        name = min(upcoming, key=lambda task: upcoming[task].at.astimezone(UTC))
+        run = upcoming[name]
+        if run.at.astimezone(UTC) > until.astimezone(UTC):
+            return
+        yield name, run
+        schedule = schedules[name]
+        if isinstance(schedule, Daily):
+            upcoming[name] = _following_daily(schedule, run.at, zone)
+        else:
+            upcoming[name] = _earliest(run.at, run.at, schedule, zone, window)
+
+
+def _following_daily(schedule: Daily, after: datetime, zone: ZoneInfo) -> PlannedRun:
+    day = after.astimezone(zone).date()
+    while True:
+        instant = daily_instant(day, schedule.at, zone)
+        if instant.astimezone(UTC) > after.astimezone(UTC) and instant.date() == day:
+            return PlannedRun(instant, "daily", instant)
+        day += timedelta(days=1)

@@ -1,0 +1,44 @@
+"""The retry rule: what a look at a campaign's Master Assets folder leads to. Pure; no clock, no I/O."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from shared.base.values import Attempt, MasterAssets, NoticeKind, RetryStatus
+
+DEFAULT_MAX_RETRIES = 3
+"""Attempts a cycle when A1_MAX_RETRIES does not say otherwise: the one place of this number."""
+
+
+class Action(Enum):
+    """What to do with an A1 campaign."""
+
+    UPLOAD = "upload"
+    COUNT_ATTEMPT = "count an attempt"
+    SKIP = "skip until reset"
+
+
+def decide(status: RetryStatus, found: MasterAssets | None) -> Action:
+    """Decide on one campaign from its retry state and what its folder *proved* to hold.
+
+    found is None before the DAM was asked: a permanently failed campaign is skipped without asking.
+    A listing that could not be finished never gets here, because it raised; so nothing but a proven
+    empty or missing folder spends an attempt.
+    """
+    if status.permanently_failed or found is None:
+        return Action.SKIP
+    return Action.UPLOAD if found.assets else Action.COUNT_ATTEMPT
+
+
+def notice_for(attempt: Attempt) -> NoticeKind | None:
+    """The one e-mail an attempt owes; None when nothing was counted."""
+    if not attempt.counted:
+        return None
+    return NoticeKind.PERMANENT if attempt.permanently_failed else NoticeKind.RETRY
+
+
+def reason_for(found: MasterAssets, folder_name: str) -> str:
+    """Why the attempt counted, in words for people."""
+    if found.folder_id is None:
+        return f'the campaign has no folder named "{folder_name}"'
+    return f'the folder "{folder_name}" holds no live assets'

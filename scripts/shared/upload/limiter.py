@@ -1,0 +1,124 @@
+"""The gate before Box: every thread of every run asks here before it calls.
+
+The rule is `rate.take`; what it must remember stands in PostgreSQL, so that consecutive runs, and others
+beside them, share one minute. Leave is taken in small batches, so that it costs few statements.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.base.errors import StoppedError
+from shared.rules.rate import USE_WITHIN_SECONDS, Grant
+
+UPLOADS = "box_uploads"
+CALLS = "box_calls"
+BATCHES_PER_LIMIT = 60
+"""A batch is at most a sixtieth of the limit, a second's worth: what is taken and not used is lost."""
+
+
+STOP_POLL_SECONDS = 0.2
+
+
+def stoppable_sleep(is_stopping: Callable[[], bool]) -> Callable[[float], None]:
+    """A `time.sleep` that raises StoppedError soon after the run was told to stop, or when it has been."""
+
+    def sleep(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if is_stopping():
+                raise StoppedError
+            time.sleep(min(left, STOP_POLL_SECONDS))
+
+    return sleep
+
+
+class RateLedger(Protocol):
+    """Where what was allowed is remembered for all runs. wait_seconds of the answer is on its own clock."""
+
+    def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant: ...
+    def pause_calls(self, bucket: str, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Leave in hand: how many calls, and until when (monotonic)."""
+
+    limit: int
+    count: int = 0
+    good_until: float = 0.0
+
+
+class BoxGate:
+    """Keeps all calls to Box within two limits a minute: uploads, and calls of every kind. 0: no limit.
+
+    ensure_held: raises when the run may do nothing more; asked last, right before each call.
+    """
+
+    def __init__(
+        self,
+        ledger: RateLedger,
+        *,
+        uploads_per_minute: int,
+        calls_per_minute: int,
+        ensure_held: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._ensure_held = ensure_held
+        self._sleep = sleep
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._paused_until = 0.0
+        self._batches = {
+            name: _Batch(limit)
+            for name, limit in ((UPLOADS, uploads_per_minute), (CALLS, calls_per_minute))
+            if limit
+        }
+        self._waiting = 0
+
+    def wait(self, *, is_upload: bool) -> None:
+        """Return when one call may go out. Raises DbError, LockLostError, and what `sleep` raises."""
+        if CALLS in self._batches:
+            self._wait_for(CALLS)
+        if is_upload and UPLOADS in self._batches:  # last, being the scarcer: leave must not grow stale
+            self._wait_for(UPLOADS)
+        while True:
+            with self._lock:
+                pause = self._paused_until - self._clock()
+            if pause <= 0:
+                break
+            self._sleep(pause)
+        self._ensure_held()
+
+    def pause(self, seconds: float) -> None:
+        """Box asked for silence: for everybody. Raises DbError."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
+        for name in self._batches:
+            self._ledger.pause_calls(name, seconds)
+
+    def _wait_for(self, name: str) -> None:
+        """Take one call from the batch in hand, or fetch a new one; those who wait do so in one queue."""
+        batch = self._batches[name]
+        with self._lock:
+            self._waiting += 1
+        try:
+            while True:
+                with self._lock:
+                    if batch.count and self._clock() < batch.good_until:
+                        batch.count -= 1
+                        return
+                    wanted = max(1, min(self._waiting, batch.limit // BATCHES_PER_LIMIT))
+                    grant = self._ledger.take_calls(name, wanted, batch.limit)
+                    batch.count, batch.good_until = grant.count, self._clock() + USE_WITHIN_SECONDS
+                if not grant.count:
+                    self._sleep(min(grant.wait_seconds, 1.0) + 0.001)
+        finally:
+            with self._lock:
+                self._waiting -= 1

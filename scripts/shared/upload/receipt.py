@@ -1,0 +1,221 @@
+"""The receipt that lies beside a campaign's files in Box, and the comparison of both sides afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from shared.base.errors import BoxError, DamError
+from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, MasterAssets, ReceiptEntry
+from shared.box.client import SMALL_FILE_LIMIT, BoxClient
+from shared.box.session import NameTakenError
+from shared.rules.names import SHORT_ID_LENGTH, distinguish
+from shared.upload.courier import Place, Source, read_sha1
+from shared.upload.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+RECEIPT_NAME = "_manifest.json"
+RECEIPT_VERSION = 1
+
+
+def receipt(campaign: Campaign, entries: Sequence[ReceiptEntry], *, run_id: str, now: datetime) -> bytes:
+    """The receipt's text: who was copied, when, by which run, and every file with both ids and its SHA-1."""
+    document = {
+        "version": RECEIPT_VERSION,
+        "campaign": {"id": campaign.id, "number": campaign.number, "name": campaign.name},
+        "run_id": run_id,
+        "written_at": now.isoformat(timespec="seconds"),
+        "files": len(entries),
+        "bytes": sum(entry.size for entry in entries),
+    }
+    text = io.BytesIO()
+    text.write(json.dumps(document, ensure_ascii=False, indent=1).removesuffix("\n}").encode())
+    text.write(b',\n "assets": [')
+    for number, entry in enumerate(entries):  # line by line: as one document it takes ten times its size
+        line = json.dumps(asdict(entry), ensure_ascii=False)
+        text.write(f"{',' if number else ''}\n  {line}".encode())
+    text.write(b"\n ]\n}\n")
+    return text.getvalue()
+
+
+def receipt_names(campaign_id: str) -> tuple[str, str]:
+    """The receipt's name, and the one it takes when an asset, or a folder, has had that name from before."""
+    return RECEIPT_NAME, distinguish(RECEIPT_NAME, campaign_id[:SHORT_ID_LENGTH])
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt that lies in Box: whose it is, and by asset id what it lists."""
+
+    file: BoxFile
+    campaign_id: str
+    assets: dict[str, dict[str, Any]]
+
+
+def read_receipt(box: BoxClient, file: BoxFile) -> Receipt | None:
+    """What a file says, if it is a receipt of any campaign. Raises BoxError."""
+    if file.size_bytes > SMALL_FILE_LIMIT:
+        return None
+    try:
+        document = json.loads(box.read_content(file.id))
+        assets = {str(entry["dam_id"]): dict(entry) for entry in document["assets"]}
+        return Receipt(file, str(document["campaign"]["id"]), assets)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def find_receipt(box: BoxClient, folder: Place, campaign_id: str) -> Receipt | None:
+    """The campaign's receipt in its folder. Raises BoxError."""
+    for name in receipt_names(campaign_id):
+        file = folder.files_by_name.get(name)
+        found = read_receipt(box, file) if file else None
+        if found is not None and found.campaign_id == campaign_id:
+            return found
+    return None
+
+
+def write_receipt(
+    box: BoxClient, folder: Place, campaign_id: str, content: bytes, asset_file_ids: Iterable[str]
+) -> BoxFile:
+    """Put the receipt into the campaign's folder, as a new version where there is one; verified.
+
+    A file of that name that is no receipt of the campaign is left alone. Raises BoxError.
+    """
+    ours = set(asset_file_ids)
+    sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    for name in receipt_names(campaign_id):
+        existing = folder.files_by_name.get(name)
+        file = None
+        while file is None:
+            if existing is not None:
+                earlier = None if existing.id in ours else read_receipt(box, existing)
+                if earlier is None or earlier.campaign_id != campaign_id:
+                    break
+            replaces = existing.id if existing else None
+            try:
+                file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
+            except NameTakenError as exc:
+                in_the_way = box.read_file(exc.existing_id) if exc.existing_id and exc.is_file else None
+                if in_the_way is None or existing is not None:
+                    break
+                existing = in_the_way
+        if file is None:
+            continue
+        if (file.size_bytes, file.sha1) != (len(content), sha1):
+            again = box.read_file(file.id)
+            if again is None or (again.size_bytes, again.sha1) != (len(content), sha1):
+                raise BoxError(
+                    f"the receipt {name} has SHA-1 {sha1}, Box holds {(again or file).sha1}",
+                    kind="digest_mismatch",
+                    retryable=True,
+                )
+        return file
+    raise BoxError(
+        f"no name is free for the receipt in Box folder {folder.folder_id}",
+        kind="name_taken",
+        hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then goes on",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What both systems and the ledger hold of a campaign, for the comparison."""
+
+    campaign_id: str
+    found: MasterAssets
+    folder_id: str
+    ledger: Mapping[str, LedgerEntry]
+
+
+def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, workers: int) -> list[str]:
+    """Read every asset's bytes again and compare with what Box holds: a sentence for each difference.
+
+    Nothing is written anywhere. Raises BoxError; what the DAM does to a single asset is a difference.
+    """
+    in_box = _tree(box, sides.folder_id)
+    files: dict[str, BoxFile] = {}
+    differences: list[str] = []
+    for asset in sides.found.assets:
+        entry = sides.ledger.get(asset.id)
+        if entry is None:
+            differences.append(f"asset {asset.id} ({asset.name}) was never copied")
+            continue
+        known = in_box.get(entry.box_file_id)
+        file = known[1] if known else box.read_file(entry.box_file_id)
+        if file is None:
+            differences.append(f"asset {asset.id} ({asset.name}): Box file {entry.box_file_id} is gone")
+        else:
+            files[asset.id] = file
+
+    progress.expect([asset for asset in sides.found.assets if asset.id in files])
+
+    def check(asset: Asset) -> str | None:
+        file = files[asset.id]
+        try:
+            with progress.in_hand(asset) as moving:
+                sha1 = read_sha1(dam, moving, progress)
+        except DamError as exc:
+            return f"asset {asset.id} ({asset.name}) cannot be read: {exc}"
+        if (file.size_bytes, file.sha1) == (asset.size_bytes, sha1):
+            return None
+        return (
+            f"asset {asset.id} ({asset.name}): the DAM holds {asset.size_bytes} bytes with SHA-1 {sha1},"
+            f" Box {file.size_bytes} bytes with SHA-1 {file.sha1}"
+        )
+
+    with ThreadPoolExecutor(workers) as threads:
+        checked = threads.map(check, [asset for asset in sides.found.assets if asset.id in files])
+        differences += [text for text in checked if text is not None]
+    expected = {file.id for file in files.values()}
+    by_path = {path: file for path, file in in_box.values() if file.id not in expected}
+    place = Place(sides.folder_id, "", files_by_name=by_path)
+    found_receipt = find_receipt(box, place, sides.campaign_id)
+    differences += _receipt_differences(found_receipt, files)
+    if found_receipt is not None:
+        expected.add(found_receipt.file.id)
+    recorded = {entry.box_file_id for entry in sides.ledger.values()}
+    for file_id, (path, _) in sorted(in_box.items(), key=lambda item: item[1][0]):
+        if file_id not in expected:
+            why = "is no longer in the DAM" if file_id in recorded else "was not put there by us"
+            differences.append(f"Box also holds {path} (file {file_id}), which {why}")
+    return differences
+
+
+def _tree(box: BoxClient, folder_id: str) -> dict[str, tuple[str, BoxFile]]:
+    """{file id: (path, file)} of everything below a folder."""
+    found: dict[str, tuple[str, BoxFile]] = {}
+    waiting = [(folder_id, "")]
+    while waiting:
+        current, path = waiting.pop()
+        listing = box.list_folder(current)
+        found |= {file.id: (f"{path}{file.name}", file) for file in listing.files}
+        waiting += [(below, f"{path}{name}/") for below, name in listing.folders.items()]
+    return found
+
+
+def _receipt_differences(receipt: Receipt | None, files: Mapping[str, BoxFile]) -> list[str]:
+    """How the receipt in Box differs from what Box holds."""
+    if receipt is None:
+        return [f"the receipt {RECEIPT_NAME} is missing, or is none of this campaign"]
+    differences = []
+    name, listed = receipt.file.name, dict(receipt.assets)
+    for asset_id, file in sorted(files.items()):
+        said = listed.pop(asset_id, None)
+        if said is None:
+            differences.append(f"{name} does not list asset {asset_id}")
+        elif (said.get("size"), said.get("sha1"), said.get("box_id")) != (
+            file.size_bytes,
+            file.sha1,
+            file.id,
+        ):
+            differences.append(f"{name} lists asset {asset_id} otherwise than Box holds it")
+    differences += [f"{name} lists asset {asset_id} besides" for asset_id in sorted(listed)]
+    return differences

@@ -1,0 +1,245 @@
+"""A campaign's road: from A1, with its files into Box, to A2. `travel` reads from top to bottom.
+
+It blocks where it waits, and raises what goes wrong. It knows one campaign and nothing of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from shared.base.errors import AppError, DamError, StoppedError
+from shared.base.values import Campaign, MasterAssets, Outcome, RetryStatus
+from shared.database import Database
+from shared.notices.outbox import Outbox
+from shared.notifier import Composer
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.rules.retry import Action, decide, notice_for, reason_for
+from shared.settings import Settings
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
+from shared.upload.standing import GONE, Standing
+
+if TYPE_CHECKING:
+    from shared.dam.client import DamClient
+    from shared.upload.courier import Courier
+
+logger = logging.getLogger("uploader")
+
+Clock = Callable[[], datetime]
+
+LISTING_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between a copy and the listing that tells whether it is complete: longer while a campaign keeps
+changing. After the last one it is left for the next run.
+"""
+MOST_LOOKS = 4
+"""How often a campaign is begun anew because something in it was deleted meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a campaign needs on its road.
+
+    check: raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once;
+    raises StoppedError when the run has ended. courier: made when the first files are to go. wait: waits for
+    some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of the campaign's
+    files on their way. on_notice: called when a notice has been put into the outbox.
+    """
+
+    settings: Settings
+    database: Database
+    dam: DamClient
+    composer: Composer
+    clock: Clock
+    run_id: str
+    is_dry_run: bool
+    check: Callable[[], None]
+    wait: Callable[[float], None]
+    asking: Callable[[], AbstractContextManager[None]]
+    transferring: Callable[[datetime], AbstractContextManager[None]]
+    courier: Callable[[], Courier]
+    on_notice: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How far a campaign has come in this run."""
+
+    campaign: Campaign
+    outcome: Outcome
+    attempt: int = 0
+    assets: int = 0
+    size_bytes: int = 0
+
+
+def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
+    """Take one campaign as far as it goes. known: by its row, or by its id alone.
+
+    What answers 404 on the way may just have been deleted: the campaign is then begun anew, as the next run
+    would. Raises AppError, with the campaign it is about, and StoppedError before any file is on its way.
+    """
+    missing: set[str | None] = set()
+    while True:
+        try:
+            return _travel(context, known, retry)
+        except AppError as exc:
+            if not exc.is_missing or exc.item_id in missing or len(missing) == MOST_LOOKS:
+                raise
+            context.check()
+            missing.add(exc.item_id)
+            logger.info("campaign %s is looked at again: %s", known.id, exc)
+
+
+def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  # noqa: C901 - a road is long
+    settings, dam, database = context.settings, context.dam, context.database
+
+    # The search only hints: the DAM's own record has the last word.
+    context.check()
+    with context.asking():
+        campaign = dam.read_campaign(known.id)
+    if campaign is None:  # whether it is gone for good is settled where the search does not show it either
+        return Arrival(known, Outcome.NOT_FOUND)
+    with _about(campaign):
+        if campaign.status != settings.dam.status_a1:
+            return leave(context, campaign)
+        if not context.is_dry_run:
+            Standing(database).record_in_a1(campaign)
+        context.check()
+        with context.asking():
+            if not context.is_dry_run:
+                dam.release_lock(campaign)
+            found = dam.list_master_assets(campaign.id)
+
+        # Nothing but a proven empty or missing folder spends an attempt.
+        if decide(retry, found) is Action.COUNT_ATTEMPT:
+            return _count_attempt(context, campaign, found, retry)
+        if context.is_dry_run:
+            size = found.size_bytes
+            return Arrival(campaign, Outcome.WOULD_UPLOAD, retry.retry_count, len(found.assets), size)
+
+        # Copy until the folder shows just what was copied. Once all files are there, a stop waits for A2.
+        context.check()
+        from shared.upload.transfer import CampaignTransfer  # an idle run does not need it
+
+        began = context.clock()
+        try:
+            with context.transferring(began):
+                transfer = CampaignTransfer(context.courier(), campaign, settings.box.root_folder_id)
+                for pause in LISTING_PAUSES:
+                    transfer.copy(found)
+                    if pause:
+                        logger.info(
+                            "campaign %s keeps changing; it is listed again in %g s", campaign.id, pause
+                        )
+                        context.wait(pause)
+                    with context.asking():
+                        again = dam.list_master_assets(campaign.id)
+                    if transfer.is_settled_by(again):
+                        break
+                    if decide(retry, again) is Action.COUNT_ATTEMPT:
+                        return _count_attempt(context, campaign, again, retry)
+                    logger.info("campaign %s shows other assets than were copied", campaign.id)
+                    found = again
+                else:
+                    raise _keeps_changing(campaign, transfer.first_difference(again))
+                transfer.write_receipt(context.run_id, context.clock())
+
+            # Asked for first and noted: a run that is killed in between is completed by the next one.
+            Standing(database).request_a2(campaign.id)
+            with context.asking():
+                after = dam.change_status(
+                    campaign.id, expected=settings.dam.status_a1, new=settings.dam.status_a2
+                )
+        except StoppedError:
+            return Arrival(campaign, Outcome.INTERRUPTED, retry.retry_count)
+        if after is None or after.status != settings.dam.status_a2:
+            logger.warning(
+                "campaign %s left %s while its assets were copied", campaign.id, settings.dam.status_a1
+            )
+        return leave(context, after or campaign, is_gone=after is None, began=began)
+
+
+@contextmanager
+def _about(campaign: Campaign) -> Iterator[None]:
+    """An error that passes here tells which campaign it is about, with the names that the DAM showed."""
+    try:
+        yield
+    except AppError as exc:
+        exc.campaign = campaign
+        raise
+
+
+def _count_attempt(context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> Arrival:
+    """Count the attempt and queue its one notice, in one transaction."""
+    settings, database, composer = context.settings, context.database, context.composer
+    outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
+    if context.is_dry_run:
+        return Arrival(campaign, outcome, min(retry.retry_count + 1, settings.max_retries))
+    reason = reason_for(found, settings.dam.master_assets_folder)
+    now = context.clock()
+    with database.transaction():
+        attempt = database.increment_a1_retry(
+            campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
+        )
+        LastingErrors(database).clear(campaign.id)  # the folder could be listed: what failed before is over
+        if notice_for(attempt) is None:
+            return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number)
+        if attempt.permanently_failed:
+            notice = composer.permanent(campaign, attempt, reason=reason, now=now)
+        else:
+            planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
+            notice = composer.retry(campaign, attempt, reason=reason, next_run_at=planned.at, now=now)
+        Outbox(database).queue(notice)
+    context.on_notice()
+    return Arrival(
+        campaign, Outcome.PERMANENTLY_FAILED if attempt.permanently_failed else outcome, attempt.number
+    )
+
+
+def leave(
+    context: Context, campaign: Campaign, *, is_gone: bool = False, began: datetime | None = None
+) -> Arrival:
+    """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
+
+    An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is completed
+    here by the next one. began: when this run began to upload, None when it did not.
+    """
+    dam, database = context.settings.dam, context.database
+    left = Arrival(campaign, Outcome.NOT_FOUND if is_gone else Outcome.NOT_A1)
+    if context.is_dry_run:
+        return left
+    # Before the row follows: once it does, nobody looks at the campaign again.
+    context.dam.release_lock(campaign)
+    with database.transaction():
+        followed = Standing(database).follow_status(campaign.id, GONE if is_gone else campaign.status)
+        if followed is None:
+            return left
+        LastingErrors(database).clear(campaign.id)
+        if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
+            return left
+        database.reset_a1_retry(campaign.id)
+        totals = Ledger(database).upload_totals(campaign.id)
+        Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
+        folder_id = followed.box_folder_id or ""
+        notice = context.composer.success(campaign, totals, box_folder_id=folder_id, now=context.clock())
+        if notice is not None:
+            Outbox(database).queue(notice)
+    if notice is not None:
+        context.on_notice()
+    return Arrival(campaign, Outcome.UPLOADED, 0, totals.assets, totals.size_bytes)
+
+
+def _keeps_changing(campaign: Campaign, difference: str) -> DamError:
+    count = len(LISTING_PAUSES)
+    return DamError(
+        f"the assets of campaign {campaign.id} changed over {count} listings, the last one that changed:"
+        f" {difference}",
+        kind="keeps_changing",
+        hint="it goes to A2 when two listings in a row agree",
+        retryable=True,
+        item_id=campaign.id,
+    )

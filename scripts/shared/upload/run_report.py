@@ -1,0 +1,50 @@
+"""What one pass did, as `--json` prints it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+from shared.base.errors import ExitCode
+from shared.base.redaction import escape_json, redact, spellings
+from shared.base.values import CampaignResult, DeliveryCounts
+from shared.upload.progress import Figures
+
+
+@dataclass(slots=True)
+class Report:
+    """What `--json` prints."""
+
+    run_id: str
+    started_at: datetime
+    campaigns: list[CampaignResult] = field(default_factory=list)
+    queued: int = 0
+    delivered: DeliveryCounts = field(default_factory=DeliveryCounts)
+    error: str | None = None
+    transfer: Figures = field(default_factory=Figures)
+    differences: list[str] | None = None
+    """What --verify found; None without it."""
+    secrets: Collection[str] = field(default=(), repr=False)
+    """What must not be printed, whoever brought it into a message."""
+
+    def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
+        document: dict[str, object] = {
+            "run_id": self.run_id,
+            "started_at": self.started_at.isoformat(timespec="seconds"),
+            "duration_s": round(duration_seconds, 3),
+            "exit_code": int(exit_code),
+            "campaigns": [asdict(result) for result in self.campaigns],
+            "notices": {
+                "queued": self.queued,
+                "sent": self.delivered.sent,
+                "failed": self.delivered.failed,
+            },
+            "transfer": self.transfer.to_json(),
+        }
+        if self.differences is not None:
+            document["differences"] = self.differences
+        if self.error is not None:
+            document["error"] = self.error
+        return redact(escape_json(json.dumps(document, ensure_ascii=False)), spellings(self.secrets))

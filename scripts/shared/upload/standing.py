@@ -1,0 +1,126 @@
+"""Where campaigns stand, in PostgreSQL: their rows follow what the DAM says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.base.values import Campaign
+from shared.database import Database
+
+GONE = "GONE"
+"""The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
+
+# The campaign stands in A1, by the DAM's own word: make or refresh its row.
+RECORD_IN_A1 = """
+INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)
+VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s)
+ON CONFLICT (campaign_id) DO UPDATE SET
+    campaign_number = EXCLUDED.campaign_number, campaign_name = EXCLUDED.campaign_name,
+    status = EXCLUDED.status, left_search_at = NULL, updated_at = now()
+WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
+      IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
+"""
+
+# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
+# rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
+LEFT_BEHIND = """
+SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL,
+       coalesce(lock_doubted_at > now() + interval '5 minutes', FALSE)
+FROM campaign_status
+WHERE campaign_id <> ALL(%(seen)s)
+  AND (status = %(status)s AND (left_search_at IS NULL
+                                OR NOT (left_search_at >= now() - interval '1 day'
+                                        AND left_search_at <= now() + interval '5 minutes'))
+       OR status IS DISTINCT FROM %(status)s AND lock_doubted_at > now() - interval '1 hour')
+ORDER BY campaign_id
+"""
+
+# A doubt from the future would have its campaign looked after until then; from now on it lasts its hour.
+RIGHT_LOCK_DOUBTS = """
+UPDATE campaign_status SET lock_doubted_at = now() WHERE lock_doubted_at > now() + interval '5 minutes'
+"""
+
+MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
+
+# The campaign left A1: the row follows, and tells what had been begun.
+FOLLOW_STATUS = """
+UPDATE campaign_status c
+SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_at = now()
+FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
+      WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
+WHERE c.campaign_id = before.campaign_id
+RETURNING before.a2_requested_at, c.box_folder_id
+"""
+
+REQUEST_A2 = """
+UPDATE campaign_status
+SET a2_requested_at = now(), updated_at = now(),
+    lock_doubted_at = CASE WHEN a2_requested_at IS NOT NULL THEN now() ELSE lock_doubted_at END
+WHERE campaign_id = %(campaign_id)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a row knew of a campaign that left A1."""
+
+    a2_requested_at: datetime | None
+    box_folder_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A campaign to look after although the search does not show it.
+
+    is_in_a1: so says its row; otherwise all is done, and only a lock of ours may still come.
+    is_a2_expected: A2 was asked for and nobody has seen yet what became of that.
+    """
+
+    campaign_id: str
+    is_in_a1: bool
+    is_a2_expected: bool
+
+
+class Standing:
+    """The status of campaigns, and what is under way with it, given a `Database`. Raises DbError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record_in_a1(self, campaign: Campaign) -> None:
+        """Make or refresh the row of a campaign that the DAM itself shows in A1."""
+        self._database.execute(
+            RECORD_IN_A1,
+            {
+                "campaign_id": campaign.id,
+                "campaign_number": campaign.number,
+                "campaign_name": campaign.name,
+                "status": campaign.status,
+            },
+        )
+
+    def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
+        """The campaigns that the DAM's search does not show and that are not done with all the same."""
+        values = {"status": status, "seen": list(seen)}
+        rows = self._database.rows(LEFT_BEHIND, values)
+        if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
+            self._database.execute(RIGHT_LOCK_DOUBTS, values)
+        return [LeftBehind(*row[:3]) for row in rows]
+
+    def mark_left_search(self, campaign_id: str) -> None:
+        """Leave the row as it is, whatever the search says, and do not ask again for a day."""
+        self._database.execute(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
+
+    def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
+        """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
+        rows = self._database.rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
+        return Followed(*rows[0]) if rows else None
+
+    def request_a2(self, campaign_id: str) -> None:
+        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2.
+
+        Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
+        """
+        self._database.execute(REQUEST_A2, {"campaign_id": campaign_id})
