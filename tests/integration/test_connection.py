@@ -264,23 +264,30 @@ def test_holder__of_another_role_is_named_as_far_as_it_shows(
 
 def test_deadlock__is_tried_again(database_url: str) -> None:
     """Two sessions, each of which wants what the other has; ours is the one that PostgreSQL gives up."""
+    update = "UPDATE campaign_status SET a1_retry_count = %s WHERE campaign_id = %s"
+    both = "; ".join(f"UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{one.id}'"
+                     for one in (CAMPAIGN, OTHER))  # fmt: skip
     with Database(database_url) as database, closing(psycopg2.connect(database_url)) as other:
         Standing(database).record_in_a1(CAMPAIGN)
         Standing(database).record_in_a1(OTHER)
-        with other.cursor() as cursor:
-            cursor.execute("UPDATE campaign_status SET status = status WHERE campaign_id = %s", [OTHER.id])
-            both = (
-                "UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{0}';"
-                "UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{1}'"
-            )
-            ours = threading.Thread(target=lambda: database.execute(both.format(CAMPAIGN.id, OTHER.id)))
+        for _ in range(20):
+            cursor = other.cursor()
+            cursor.execute(update, [1, OTHER.id])
+            ours = threading.Thread(target=database.execute, args=(both,))
             ours.start()
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while sql(database_url, waiting) == [(0,)]:
+            while sql(database_url, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
                 pass
-            cursor.execute("UPDATE campaign_status SET status = status WHERE campaign_id = %s", [CAMPAIGN.id])
+            try:
+                cursor.execute(update, [1, CAMPAIGN.id])
+            except psycopg2.errors.DeadlockDetected:  # it was slow, and was given up itself
+                other.rollback()
+                ours.join()
+                continue
             other.commit()
             ours.join()
+            break
+        else:
+            pytest.fail("PostgreSQL never gave up our session")
         states = database.get_a1_retry_states([CAMPAIGN.id, OTHER.id])
         assert [state.retry_count for state in states.values()] == [7, 7]
 
