@@ -265,8 +265,8 @@ def test_holder__of_another_role_is_named_as_far_as_it_shows(
 def test_deadlock__is_tried_again(database_url: str) -> None:
     """Two sessions, each of which wants what the other has; ours is the one that PostgreSQL gives up."""
     update = "UPDATE campaign_status SET a1_retry_count = %s WHERE campaign_id = %s"
-    both = "; ".join(f"UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{one.id}'"
-                     for one in (CAMPAIGN, OTHER))  # fmt: skip
+    one = "UPDATE campaign_status SET a1_retry_count = 7 WHERE campaign_id = '{}'"
+    both = f"{one.format(CAMPAIGN.id)}; {one.format(OTHER.id)}"
     with Database(database_url) as database, closing(psycopg2.connect(database_url)) as other:
         Standing(database).record_in_a1(CAMPAIGN)
         Standing(database).record_in_a1(OTHER)
