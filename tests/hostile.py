@@ -196,7 +196,7 @@ def run_measured(world: World, *arguments: str, **changes: str) -> Measured:
                 peak_kb = max(peak_kb, int(found[1]) if found else 0)
             if time.monotonic() > give_up_at:
                 process.kill()
-            time.sleep(0.005)
+            time.sleep(0.02)
         texts = []
         for stream in (out, err):
             stream.seek(0)

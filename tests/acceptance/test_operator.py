@@ -395,7 +395,10 @@ CALLS = (
 
 @pytest.mark.parametrize("closing", ["2>&-", ">&-", "<&-", ">&- 2>&- <&-", "| true"])
 def test_streams__closed_change_nothing_but_what_is_seen(world: World, closing: str) -> None:
+    is_one_stream = closing in ("2>&-", ">&-", "<&-")
     for words in CALLS:
+        if is_one_stream and "reset" not in words:
+            continue  # what only reads meets all of them at once, and a reader that has gone
         for campaign in ("c1", "c2"):
             world.sql("DELETE FROM campaign_status WHERE campaign_id = %s", campaign)
             world.sql(FAILED, campaign, "C-1")
