@@ -12,14 +12,14 @@ from pathlib import Path
 from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say
-from shared.database import MIGRATION_LOCK, Database, Difference, migration_files
+from shared.database import MIGRATION_LOCK, Database, Difference, migration_files, readiness
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 from shared.upkeep.migrator import Migrator
 
 logger = logging.getLogger("migrate")
 
 PENDING_EXIT_CODE = 1
-"""What `--status` exits with when migrations are pending; a pipeline's gate. Faults without any: 2."""
+"""What `--status` exits with when migrations are pending; a pipeline's gate. Without any: see `readiness`."""
 
 
 def show_status(database: Database, settings: OperatorSettings) -> int:
@@ -33,7 +33,7 @@ def show_status(database: Database, settings: OperatorSettings) -> int:
     say(f"{len(pending)} pending\n")
     if pending:
         return PENDING_EXIT_CODE
-    return ExitCode.BAD_CONFIG if any(difference.is_fault for difference in found) else ExitCode.OK
+    return readiness(found)
 
 
 def _differences(database: Database, settings: OperatorSettings) -> list[Difference]:

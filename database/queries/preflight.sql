@@ -6,6 +6,7 @@
 -- Ask as the role that the scripts log in as: rights and search_path are those of the session. Also
 -- -v status_a1=... -v status_a2=... -v max_retries=..., where DAM_STATUS_A1, DAM_STATUS_A2 or A1_MAX_RETRIES are set.
 --   fault    a statement of the product fails, for each campaign or for some
+--   passing  nothing can be written as long as this lasts; it will probably end without anybody's help
 --   warning  the product works; something here may refuse or change single values
 \if :{?status_a1} \else \set status_a1 A1 \endif
 \if :{?status_a2} \else \set status_a2 A2 \endif
@@ -502,11 +503,11 @@ differences (severity, what, cure) AS (
            'make a database WITH ENCODING ''UTF8'' TEMPLATE template0 and bring the tables over with pg_dump'
     WHERE getdatabaseencoding() <> 'UTF8'
     UNION ALL
-    SELECT 'fault', 'the server is a standby and takes no writes; this passes when it is promoted',
+    SELECT 'passing', 'the server is a standby and takes no writes; this passes when it is promoted',
            'connect to the primary: several hosts and target_session_attrs=read-write in DATABASE_URL find it'
     WHERE pg_is_in_recovery()
     UNION ALL
-    SELECT 'fault', format('sessions of %s are read-only (default_transaction_read_only); this passes when the'
+    SELECT 'passing', format('sessions of %s are read-only (default_transaction_read_only); this passes when the'
                            ' fail-over or the maintenance ends', current_user),
            format('ALTER ROLE %I RESET default_transaction_read_only; or ALTER DATABASE or ALTER SYSTEM, where it is set there',
                   current_user)

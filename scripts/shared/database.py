@@ -11,14 +11,14 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.base.commands import here
-from shared.base.errors import ConfigError, DbError, LockLostError, out_of_reach
+from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.base.redaction import escape_line
 from shared.base.values import (
     Attempt,
@@ -126,7 +126,7 @@ UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which the database is not as the product needs it. severity: 'fault' or 'warning'."""
+    """One way in which the database is not as needed. severity: 'fault', 'passing' or 'warning'."""
 
     severity: str
     what: str
@@ -134,7 +134,7 @@ class Difference:
 
     @property
     def is_fault(self) -> bool:
-        """Whether a statement of the product fails by it."""
+        """Whether a statement of the product fails by it until somebody acts."""
         return self.severity == "fault"
 
     def __str__(self) -> str:
@@ -455,6 +455,14 @@ def _who(holders: Sequence[tuple[Any, ...]]) -> str:
 def _named(lock_class: int, name: str) -> dict[str, int]:
     """The keys of a lock that has a name."""
     return {"lock_class": lock_class, "lock": zlib.crc32(name.encode()) >> 1}
+
+
+def readiness(found: Iterable[Difference]) -> ExitCode:
+    """What a look at the database ends with: somebody must act, or wait, or all is well."""
+    severities = {difference.severity for difference in found}
+    if "fault" in severities:
+        return ExitCode.BAD_CONFIG
+    return ExitCode.TRY_LATER if "passing" in severities else ExitCode.OK
 
 
 def migration_files() -> list[Path]:

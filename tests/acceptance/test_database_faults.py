@@ -116,8 +116,10 @@ def test_settings__of_a_dba_do_no_harm(world: World) -> None:
 def test_read_only_server__is_tried_again_later(world: World) -> None:
     world.add_full_campaign("Summer", "C-1")
     set_for_database(world, default_transaction_read_only="on")
-    for run in (world.upload(), world.run("daily_report.py")):
+    for words in ("daily_report.py", "orchestrator-prod.py --check", "migrate.py --status"):
+        run = world.run(*words.split())
         assert run.exit_code == 75, run.stderr
+    assert world.upload().exit_code == 75
     assert "target_session_attrs=read-write" in world.upload().stderr
 
 

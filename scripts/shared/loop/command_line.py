@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say
-from shared.database import ORCHESTRATOR_LOCK, Database
+from shared.database import ORCHESTRATOR_LOCK, Database, readiness
 from shared.loop.orchestrator import STOPS, TASKS, Orchestrator
 from shared.rules.cadence import Daily, Schedule, timeline, whole_minute
 from shared.settings import (
@@ -159,13 +159,11 @@ def check(env_file: Path | None) -> ExitCode:
     assert isinstance(settings, Settings)  # noqa: S101 - no faults
     assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
     say("ok  settings of the loop and of the uploader\n")
-    return ExitCode.OK if _check_database(settings) else ExitCode.BAD_CONFIG
+    return _check_database(settings)
 
 
-def _check_database(settings: Settings) -> bool:
-    """Print what is not as the product needs it; True when it can work. Raises ConfigError for pending
-    migrations.
-    """
+def _check_database(settings: Settings) -> ExitCode:
+    """Print what is not as the product needs it. Raises ConfigError for pending migrations."""
     dsn = settings.database.dsn
     with Database(dsn, settings.max_retries, application_name="a1_to_a2 check") as database:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
@@ -174,12 +172,13 @@ def _check_database(settings: Settings) -> bool:
         pending = database.pending_migrations()
         if pending:
             raise ConfigError(settings.commands.lacks(pending))
-        if any(difference.is_fault for difference in found):
-            return False
+        ready = readiness(found)
+        if ready is not ExitCode.OK:
+            return ready
         say("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
         say(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
-    return True
+    return ExitCode.OK
 
 
 def _hours(text: str) -> float:
