@@ -132,11 +132,6 @@ class Difference:
     what: str
     cure: str
 
-    @property
-    def is_fault(self) -> bool:
-        """Whether a statement of the product fails by it until somebody acts."""
-        return self.severity == "fault"
-
     def __str__(self) -> str:
         return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
 
