@@ -476,7 +476,7 @@ def test_alerts__a_dam_that_is_down_all_weekend_costs_four_mails(stage: Stage) -
     )
     state.touch()
     stage.play(
-        stage.task(body), start="2026-01-30T18:00:00", end="2026-02-02T09:30:00",
+        stage.task(body), start="2026-01-30T21:00:00", end="2026-02-02T09:30:00",
         events=[("2026-02-02T09:00:00", lambda _: state.unlink())],
     )  # fmt: skip
     host = socket.gethostname()
