@@ -123,7 +123,7 @@ def marked(world: World, role: str, tls: Tls) -> Iterator[World]:
             "SMTP_USERNAME": "robot",
             "TMPDIR": str(world.folder),
         }
-        yield replace(world, env=env, mail=mail, python=None)  # the environment of each process is looked at
+        yield replace(world, env=env, mail=mail)
 
 
 def quoting(*names: str) -> dict[str, object]:
@@ -233,7 +233,8 @@ def drive(world: World, postgres: PostgresServer) -> list[Run]:
     ):
         runs.append(world.run(*words.split()))
     dam.fail(r"/search/text", delay=1.0, times=1)  # long enough to be looked at
-    runs.append(world.run("orchestrator-prod.py", "--once", "-v", OFF_HOURS_ENABLED="false"))
+    own = replace(world, python=None)  # what it starts is known by its command line
+    runs.append(own.run("orchestrator-prod.py", "--once", "-v", OFF_HOURS_ENABLED="false"))
     return runs
 
 
