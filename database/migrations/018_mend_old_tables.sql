@@ -62,6 +62,7 @@ BEGIN
         EXCEPTION
             WHEN feature_not_supported OR dependent_objects_still_exist OR datatype_mismatch
                 OR undefined_function OR check_violation OR invalid_table_definition -- inherited, or of a partition key
+                OR syntax_error -- what a generated column brings before PostgreSQL 15
             THEN
                 RAISE WARNING 'campaign_status.% stays %: %', c.attname, c.shown, SQLERRM;
         END;

@@ -420,7 +420,10 @@ misfits AS (
                   LEFT JOIN pg_catalog.pg_policy p ON d.classid = 'pg_catalog.pg_policy'::regclass AND p.oid = d.objid
                   LEFT JOIN pg_catalog.pg_proc f ON d.classid = 'pg_catalog.pg_proc'::regclass AND f.oid = d.objid
                   LEFT JOIN pg_catalog.pg_attrdef e ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND e.oid = d.objid
-                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum AND a.attnum <> c.attnum
+                  LEFT JOIN pg_catalog.pg_attribute a -- before PostgreSQL 15 the column itself depends, later its expression
+                      ON a.attnum <> c.attnum AND (a.attrelid = e.adrelid AND a.attnum = e.adnum
+                          OR d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND a.attrelid = d.objid
+                              AND a.attnum = d.objsubid AND a.attgenerated <> '')
                   WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = c.attnum
                     AND coalesce(g.oid, p.oid, f.oid, a.attrelid) IS NOT NULL) o) AS obstacles,
            -- a default of the old type need not fit the new one
