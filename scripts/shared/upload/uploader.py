@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ CAMPAIGNS_AT_ONCE = 16
 """How many campaigns are on their road at once: enough to keep all workers busy, few enough to be held."""
 CAMPAIGNS_ASKED_ABOUT = 4
 """How many of them the DAM is asked about at once."""
-STOP_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +158,17 @@ class Pass:
     # In the thread of one campaign
 
     def _travel(self, retry: RetryStatus) -> None:
-        """One campaign's failure never stops the next one."""
         known = _known(retry)
-        try:
+        with self._isolated(known, retry):
             arrival = travel(self._context, known, retry)
+            self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
+            self._note(arrival)
+
+    @contextmanager
+    def _isolated(self, known: Campaign, retry: RetryStatus) -> Iterator[None]:
+        """One campaign's failure never stops the next one."""
+        try:
+            yield
         except StoppedError:
             self._is_interrupted = True
         except AppError as exc:
@@ -175,9 +180,6 @@ class Pass:
             logger.exception("campaign %s: a bug", known.id)
             self._has_bug = True
             self._note(Arrival(known, Outcome.FAILED, retry.retry_count), error="a bug, see the log")
-        else:
-            self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
-            self._note(arrival)
 
     def _is_to_end(self) -> bool:
         """Whether everything is to come to its end: the run was told to stop, or cannot go on."""
@@ -188,10 +190,9 @@ class Pass:
             raise StoppedError
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self._check()
-            time.sleep(min(left, STOP_POLL_SECONDS))
+        from shared.upload.limiter import stoppable_sleep
+
+        stoppable_sleep(self._is_to_end)(seconds)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -366,14 +367,14 @@ class Pass:
                 self._is_interrupted = True
                 return
             retry = states.get(left.campaign_id, RetryStatus(left.campaign_id))
-            try:
-                self._follow(left, _known(retry))
-            except DamError as exc:
-                logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
-            except DbError as exc:
-                if exc.ends_run:
-                    raise
-                self._fail(Failure(_known(retry), exc, retry))
+            known = _known(retry)
+            with self._isolated(known, retry):
+                try:
+                    self._follow(left, known)
+                except DamError as exc:
+                    logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
+            if self._ending is not None:
+                raise self._ending
 
     def _follow(self, left: LeftBehind, known: Campaign) -> None:
         """Let one campaign's row say where it is. known: by its row."""
