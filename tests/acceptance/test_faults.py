@@ -7,13 +7,15 @@ import hashlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from sessions import end_sessions
 from simulators.dam import GeneratedContent
-from world import World, wait_for
+from world import SCRIPTS, World, wait_for
 
+UPLOADER = "a1_to_a2_box_uploader.py"
 ERROR = "🛑 A1→A2 Error - Campaign Broken"
 LISTING = r"GET /otmmapi/v6/folders/{broken_folder}/children"
 BLOCKED = {"status": 409, "code": "operation_blocked_temporary"}
@@ -693,6 +695,31 @@ def test_sigterm__ends_the_look_at_those_that_left(world: World) -> None:
     world.dam.clear_faults()
     world.upload()
     assert {world.row(campaign)["status"] for campaign in campaigns} == {"A7"}
+
+
+def test_bug__met_while_one_that_left_is_followed_leaves_the_others_alone(
+    world: World, tmp_path: Path
+) -> None:
+    first = world.dam.add_campaign("Autumn", "C-7", campaign_id="0" * 40)
+    second = world.dam.add_campaign("Winter", "C-8", campaign_id="f" * 40)
+    assert world.upload().exit_code == 0
+    for campaign in (first, second):
+        world.dam.set_status(campaign, "A7")
+    script = tmp_path / "faulty.py"
+    script.write_text(
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        "from shared.dam.client import DamClient\n"
+        "read = DamClient.read_campaign\n"
+        "def faulty(dam, campaign_id):\n"
+        f"    return 1 / 0 if campaign_id == {first!r} else read(dam, campaign_id)\n"
+        "DamClient.read_campaign = faulty\n"
+        f"runpy.run_path({str(SCRIPTS / UPLOADER)!r}, run_name='__main__')\n"
+    )
+    run = world.run(str(script), "--auth-pfx-v2", "--json")
+    assert (run.exit_code, run.outcomes[first]) == (3, "failed")
+    assert "ZeroDivisionError" in run.stderr
+    assert [world.row(campaign)["status"] for campaign in (first, second)] == ["A1", "A7"]
 
 
 def test_error_notice__reminds_daily_while_it_lasts(world: World) -> None:
