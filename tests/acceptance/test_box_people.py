@@ -192,6 +192,17 @@ def test_folder_of_people__is_not_taken_over(world: World) -> None:
     }
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_folder__whose_making_got_no_answer_is_ours_despite_a_wrong_answer(world: World, status: int) -> None:
+    """Box made it, the answer was lost; asked what is in it, Box denies once that we may see it."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    world.box.fail(r"POST .*/folders\b", status=500, effect=True, times=1)
+    world.box.fail(r"GET .*/folders/\d+/items", status=status, times=1)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert [folder.name for folder in world.box.folders() if folder.parent_id == world.box_root] == [ROOT]
+
+
 def test_folder__that_is_empty_is_taken_over(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
     empty = world.box.add_folder(world.box_root, ROOT)

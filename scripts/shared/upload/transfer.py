@@ -270,17 +270,22 @@ class CampaignTransfer:
             ) from exc
 
     def _taken_over(self, folder_id: str, name: str) -> Place | None:
-        """A folder that was there before, unless somebody else uses it."""
-        box = self._courier.box
-        try:
-            place = Place.of(folder_id, "", box.list_folder(folder_id))
-            if not place.files_by_id and not place.folders:
-                return place
-            receipt = find_receipt(box, place, self.campaign.id)
-        except BoxError as exc:
-            if exc.status_code not in (403, 404):
-                raise
-            receipt = None  # what we may not see is not ours
+        """A folder that was there before, unless somebody else uses it.
+
+        What we may not see is not ours. Box is asked twice: one denial may be wrong, and the folder may be
+        ours, made by a call whose answer was lost.
+        """
+        box, receipt = self._courier.box, None
+        for _ in range(2):
+            try:
+                place = Place.of(folder_id, "", box.list_folder(folder_id))
+                if not place.files_by_id and not place.folders:
+                    return place
+                receipt = find_receipt(box, place, self.campaign.id)
+                break
+            except BoxError as exc:
+                if exc.status_code not in (403, 404):
+                    raise
         if receipt is None:
             logger.warning(
                 "campaign %s (%s): the Box folder %r (%s) holds what is not ours; making one of another name",
