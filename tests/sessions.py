@@ -20,7 +20,8 @@ def end_sessions(url: str, name: str) -> int:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s"
-                " AND datname = current_database() AND pid <> pg_backend_pid()",
+                " AND datname = current_database() AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend'",  # autovacuum has a superuser's rights
                 [name],
             )
             pids = [pid for (pid,) in cursor.fetchall()]

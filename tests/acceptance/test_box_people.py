@@ -192,6 +192,16 @@ def test_folder_of_people__is_not_taken_over(world: World) -> None:
     }
 
 
+def test_name__taken_by_our_own_file_at_the_last_try_is_not_changed(world: World) -> None:
+    """Try 1: the download breaks. Try 2: Box takes the file, its answer is lost. Try 3: the name is in use."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    world.dam.fail(r"GET .*/contents", truncate=1, times=1)
+    world.box.fail(r"POST .*/files/content", status=200, body=b"{not", effect=True, times=1)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert {file.name for file in world.box.files()} == {"film.jpg", "_manifest.json"}
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_folder__whose_making_got_no_answer_is_ours_despite_a_wrong_answer(world: World, status: int) -> None:
     """Box made it, the answer was lost; asked what is in it, Box denies once that we may see it."""

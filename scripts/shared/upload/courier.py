@@ -185,9 +185,10 @@ class Courier:
             except SomebodysFileError as exc:
                 taken = exc
             except NameTakenError as exc:
-                file_id = exc.existing_id if exc.is_file else None
-                existing = self.box.read_file(file_id) if file_id else None
-                if file_id is None or tries == TRIES_PER_ASSET:
+                known, existing = existing, self._file_that_has_the_name(exc)
+                if existing is not None and known is None:
+                    tries -= 1  # no failure: the file may be ours, from a try whose answer was lost
+                elif not exc.is_file or exc.existing_id is None or tries == TRIES_PER_ASSET:
                     taken = exc
             except (BoxError, DamError) as exc:
                 mismatches += exc.kind in MISMATCHES
@@ -201,6 +202,12 @@ class Courier:
             if taken is not None:
                 name = self._other_name(errand, name, others, taken)
                 existing, tries = place.files_by_name.get(name), 0
+
+    def _file_that_has_the_name(self, conflict: NameTakenError) -> BoxFile | None:
+        """None: it is no file, or Box does not tell, or it is gone."""
+        if conflict.existing_id is None or not conflict.is_file:
+            return None
+        return self.box.read_file(conflict.existing_id)
 
     def _other_name(self, errand: Errand, name: str, others: Iterator[str], taken: BoxError) -> str:
         """The next name to try when something that is not ours has this one. Raises BoxError at the last."""
