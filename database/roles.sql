@@ -52,7 +52,7 @@ SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(),
 
 GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
-    campaign_uploads, run_epochs TO :"role";
+    campaign_uploads, run_epochs, campaign_epochs TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts, notice_bundles TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.
@@ -61,7 +61,7 @@ GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
 GRANT DELETE ON notices, notice_bundles, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
 
 -- Where default privileges give it to nobody.
-GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT) TO :"role";
+GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";
 
 -- The sequences that fill columns of these tables, as an id SERIAL from before the product does.
 SELECT DISTINCT format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, :'role')

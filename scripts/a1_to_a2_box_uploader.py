@@ -62,10 +62,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
     from shared.dam.client import DamClient
 
     with ExitStack() as resources:
-        # A faulty certificate is told of before anybody is called; its writes come after the lock.
-        dam = DamClient(
-            settings.dam, now=clock(), before_write=lambda: database.ensure_held(), wait=stop.wait
-        )
+        # A faulty certificate is told of before anybody is called.
+        dam = DamClient(settings.dam, now=clock(), wait=stop.wait)
         resources.callback(dam.close)
         connecting = threading.Thread(target=attempt, args=(dam.connect,), daemon=True)
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
@@ -92,9 +90,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             return verify(arguments.verify, settings, database, dam, report, progress)
 
         def connect_beside() -> Database:
-            beside = Database(settings.database.dsn, settings.max_retries, application_name=name)
-            beside.share_run(database)
-            return beside
+            return Database(settings.database.dsn, settings.max_retries, application_name=name).holding(
+                database
+            )
 
         delivery = Delivery(
             connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone, settings.commands

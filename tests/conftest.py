@@ -12,7 +12,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
+from shared.postgres.connection import Answer, Connection
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresError, PostgresServer, find_binaries
 
@@ -331,3 +332,17 @@ class Tls:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     """Certificates for this session."""
     return Tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def sent_statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that this process sends to PostgreSQL, as they go out."""
+    sent: list[str] = []
+    execute = Connection.execute
+
+    def noted(connection: Connection, sql: str, values: Mapping[str, object] | None = None) -> Answer:
+        sent.append(sql)
+        return execute(connection, sql, values)
+
+    monkeypatch.setattr(Connection, "execute", noted)
+    return sent

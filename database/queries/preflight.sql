@@ -166,7 +166,8 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('rate_buckets', '011_create_rate_buckets', 'SELECT, INSERT, UPDATE'),
     ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
-    ('notice_bundles', '016_create_notice_bundles', 'SELECT, INSERT, UPDATE, DELETE')
+    ('notice_bundles', '016_create_notice_bundles', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE')
 ),
 
 -- Every column, as the migrations make it.
@@ -287,7 +288,11 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notice_bundles', 'subject', 'text', NULL, 'value', ''),
     ('notice_bundles', 'body_text', 'text', NULL, 'value', ''),
     ('notice_bundles', 'body_html', 'text', NULL, 'value', ''),
-    ('notice_bundles', 'created_at', 'timestamp with time zone', NULL, 'value', '')
+    ('notice_bundles', 'created_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('campaign_epochs', 'campaign_id', 'text', 40, 'value', ''),
+    ('campaign_epochs', 'epoch', 'bigint', 8, 'value', ''),
+    ('campaign_epochs', 'holder', 'text', 63, 'value', ''),
+    ('campaign_epochs', 'taken_at', 'timestamp with time zone', NULL, 'value', '')
 ),
 
 -- What must not be there twice: each ON CONFLICT, and what else the code relies on.
@@ -307,7 +312,14 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('rate_buckets', '{bucket}', ''),
     ('campaign_uploads', '{campaign_id,completed_at}', ''),
     ('run_epochs', '{lock}', ''),
-    ('notice_bundles', '{id}', '')
+    ('notice_bundles', '{id}', ''),
+    ('campaign_epochs', '{campaign_id}', '')
+),
+
+-- What goes before each write of a run.
+needed_functions (signature, table_name, migration) AS (VALUES
+    ('hold_run(integer, bigint)', 'run_epochs', '015_create_run_epochs'),
+    ('hold_campaign(text, bigint)', 'campaign_epochs', '021_create_campaign_epochs')
 ),
 
 cures AS (
@@ -752,15 +764,15 @@ differences (severity, what, cure) AS (
     WHERE CASE WHEN l.refclassid = 'pg_catalog.pg_proc'::regclass
                THEN NOT has_function_privilege(l.refobjid, 'EXECUTE') END
     UNION ALL
-    SELECT 'fault', 'the function hold_run(integer, bigint) is missing',
-           format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1'
-                  ' -f database/migrations/015_create_run_epochs.sql', c.migrate)
-    FROM cures c
-    WHERE EXISTS (SELECT FROM ours WHERE name = 'run_epochs') AND to_regprocedure('hold_run(integer, bigint)') IS NULL
+    SELECT 'fault', format('the function %s is missing', n.signature),
+           format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+                  c.migrate, n.migration)
+    FROM needed_functions n, cures c
+    WHERE EXISTS (SELECT FROM ours WHERE name = n.table_name) AND to_regprocedure(n.signature) IS NULL
     UNION ALL
-    SELECT 'fault', format('the role %I lacks EXECUTE on the function hold_run', current_user), c.grant_it
-    FROM cures c
-    WHERE NOT has_function_privilege(to_regprocedure('hold_run(integer, bigint)')::oid, 'EXECUTE')
+    SELECT 'fault', format('the role %I lacks EXECUTE on the function %s', current_user, n.signature), c.grant_it
+    FROM needed_functions n, cures c
+    WHERE NOT has_function_privilege(to_regprocedure(n.signature)::oid, 'EXECUTE')
 )
 
 SELECT severity, what, cure FROM differences ORDER BY severity, what;

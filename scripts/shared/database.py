@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from shared.base.values import (
     RetryStatus,
 )
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
+from shared.postgres.fence import TAKE_CAMPAIGN, TAKE_RUN, Fence
 from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
@@ -43,27 +45,14 @@ TASK_LOCK_CLASS = 0xA1A3
 MAIL_LOCK_CLASS = 0xA1A4
 """First key of the locks of single e-mails; the second is drawn from the e-mail's id."""
 
-_WRITES = ("INSERT", "UPDATE", "DELETE")
+_READ = re.compile(r"\s*SELECT\b")
+"""A statement that stands alone and begins otherwise is taken for a write."""
 
 _PSQL_LINE = r"(?m)^\\.*$"
 _PSQL_DEFAULT = r"(?m)^\\if .*\\set (\w+) (\S+)"
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
-
-# Take a lock and the next number of its holders, both or neither; no row when another session has the lock.
-TAKE_RUN = """
-WITH taken AS (SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s) AS is_ours)
-INSERT INTO run_epochs AS r (lock, epoch, holder, taken_at)
-SELECT %(lock)s, 1, left(current_setting('application_name'), 63), now() FROM taken WHERE is_ours
-ON CONFLICT (lock) DO UPDATE SET epoch = r.epoch + 1, holder = EXCLUDED.holder, taken_at = now()
-RETURNING epoch
-"""
-
-# Goes before every write of a run, in the write's own transaction (migration 015).
-HOLD_RUN = "SELECT hold_run(%(held_lock)s, %(held_epoch)s);"
-
-IS_RUN_HELD = "SELECT EXISTS (SELECT FROM run_epochs WHERE lock = %(held_lock)s AND epoch = %(held_epoch)s)"
 
 # Who holds an advisory lock, by the application_name that every run sets. The address and the time of another
 # role's session are hidden from ours.
@@ -160,11 +149,9 @@ class Database:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.max_retries = max_retries
-        self._held: dict[str, int] | None = None
+        self._fence = Fence()
         self._lock = threading.RLock()
         self._is_own_session: bool | None = None
-        self.statements = 0
-        """Statements sent so far, for the run's own accounting."""
         self._connection = Connection(
             dsn,
             application_name=application_name,
@@ -190,10 +177,10 @@ class Database:
 
     def ensure_alive(self) -> None:
         """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
-        if self._held is None:
-            self.execute("SELECT 1")
-        else:
+        if self._fence.question:
             self.ensure_held()
+        else:
+            self.execute("SELECT 1")
 
     @property
     def is_closed(self) -> bool:
@@ -220,7 +207,7 @@ class Database:
                 raise RuntimeError("a transaction is open already")
             self._connection.is_in_transaction = True
             try:
-                self.execute("BEGIN" if self._held is None else f"BEGIN; {HOLD_RUN}", self._held)
+                self.execute(f"BEGIN;{self._fence.before_write}", self._fence.values or None)
                 yield
                 self.execute("COMMIT")
             except BaseException as exc:
@@ -263,45 +250,61 @@ class Database:
         of this connection's own.
         """
         self.ensure_own_session()
+        self._fence = Fence()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         rows = self.rows(TAKE_RUN, keys)
         if not rows:
             return _who(self.rows(LOCK_HOLDER, keys))
-        self._held = {"held_lock": lock, "held_epoch": rows[0][0]}
+        self._fence = self._fence.with_run(lock, rows[0][0])
         return None
 
-    def share_run(self, holder: Database) -> None:
-        """Hold, in every write, the run that another connection of this process has taken."""
-        self._held = holder._held
+    def take_campaign(self, campaign_id: str) -> Database:
+        """Become the one who works on a campaign. Returns the same connection, whose writes hold it.
+
+        From then on a write of those who worked on it before raises CampaignLostError.
+        """
+        epoch = self.row(TAKE_CAMPAIGN, {"campaign_id": campaign_id})[0]
+        return self._with(self._fence.with_campaign(campaign_id, epoch))
+
+    def holding(self, holder: Database) -> Database:
+        """The same connection, whose writes hold what another connection of this process holds."""
+        return self._with(holder._fence)
+
+    def _with(self, fence: Fence) -> Database:
+        twin = copy(self)
+        twin._fence = fence
+        return twin
 
     @property
     def epoch(self) -> int | None:
         """The number under which this connection holds its run; None when it holds none."""
-        return None if self._held is None else self._held["held_epoch"]
+        return self._fence.epoch
 
     def ensure_held(self) -> None:
         """To be called right before an effect outside the database. Raises LockLostError when another run may
-        be at work: it has taken the lock, or our connection is gone, and the lock with it.
+        be at work: it has taken the lock, or our connection is gone, and the lock with it. Raises
+        CampaignLostError when another one works on the campaign.
         """
-        if self._held is None:
+        if not self._fence.question:
             return
         # A process that was frozen over the question finds an answer from before it was frozen.
         for _ in range(STALE_ANSWERS):
             asked_at = time.monotonic()
-            self._ask_whether_held(self._held)
+            self._ask_whether_held()
             if time.monotonic() - asked_at < STALE_ANSWER_SECONDS:
                 return
         logger.debug("the database is slow to say who holds the run")
 
-    def _ask_whether_held(self, held: Mapping[str, int]) -> None:
+    def _ask_whether_held(self) -> None:
         try:
-            is_held = self.row(IS_RUN_HELD, held)[0]
+            answers = self.row(self._fence.question, self._fence.values)
         except DbError as exc:
             if not exc.is_out_of_reach:
                 raise
             raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
-        if not is_held:
-            raise LockLostError("another run has taken the lock")
+        loss = self._fence.loss(answers)
+        if loss is not None:
+            raise loss
 
     def ensure_own_session(self) -> None:
         """To be called before the first lock, since a lock lives in a session. Raises ConfigError behind a
@@ -406,15 +409,20 @@ class Database:
 
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """The rows of one statement; %(name)s in it stands for a value."""
-        return self._answer(*self._held_in(sql, values)).rows
+        return self._answer(sql, values).rows
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
         """Run one statement; how many rows it changed."""
-        return self._answer(*self._held_in(sql, values)).count
+        return self._answer(sql, values).count
 
     def _answer(self, sql: str, values: Mapping[str, object] | None) -> Answer:
+        """A write that stands alone has the fence before it. Both travel together, and PostgreSQL runs them
+        as one transaction.
+        """
         with self._turn():
-            self.statements += 1
+            if not (self._connection.is_in_transaction or _READ.match(sql)):
+                sql = self._fence.before_write + sql
+                values = {**(values or {}), **self._fence.values} or None
             try:
                 return self._connection.execute(sql, values)
             except DbError as exc:
@@ -425,16 +433,6 @@ class Database:
         """Where one lock could not be had, more of them are to be expected."""
         if isinstance(exc, DbError) and exc.kind == "row_locked" and not self._connection.is_in_transaction:
             self._connection.wait_less_for_locks()
-
-    def _held_in(
-        self, sql: str, values: Mapping[str, object] | None
-    ) -> tuple[str, Mapping[str, object] | None]:
-        """A write that stands alone, with the proof before it that the run is still ours: PostgreSQL runs
-        both as one transaction, and they travel together.
-        """
-        if self._held is None or self._connection.is_in_transaction or not sql.lstrip().startswith(_WRITES):
-            return sql, values
-        return HOLD_RUN + sql, {**(values or {}), **self._held}
 
 
 def _who(holders: Sequence[tuple[Any, ...]]) -> str:

@@ -140,6 +140,27 @@ def test_number_taken__ends_the_run_before_its_next_effect(world: World) -> None
     assert world.upload().exit_code == 0
 
 
+@pytest.mark.parametrize(("system", "match"), AT[1:])
+def test_campaign_taken__ends_its_road_before_the_next_effect(world: World, system: str, match: str) -> None:
+    """Another host works on the campaign now. This run still has its lock, and goes on with the others."""
+    campaigns, empty = add_work(world, letters="a")
+    (campaign,) = campaigns
+    fault = getattr(world, system).fail(match, delay=1.0, times=1)
+    process = start(world, 1, TRANSFER_WORKERS="1")[0]
+    wait_for(lambda: fault.hits == 1 and world.row(empty[0])["a1_retry_count"] == 1)
+    world.sql("UPDATE campaign_epochs SET epoch = epoch + 1 WHERE campaign_id = %s", campaign)
+    ledger = world.sql("SELECT count(*) FROM campaign_assets")
+    before = Counter(effects(world))
+    run = world.finish(process)
+    assert (run.exit_code, run.outcomes) == (75, {campaign: "interrupted", empty[0]: "empty"}), run.stderr
+    assert "another run works on the campaign now" in run.stderr
+    assert Counter(effects(world)) - before == Counter(), "a run that lost the campaign went on with it"
+    assert world.sql("SELECT count(*) FROM campaign_assets") == ledger
+    assert world.row(campaign)["status"] == "A1"
+    assert world.upload().exit_code == 0
+    assert_done_once(world, campaigns, empty)
+
+
 def play(world: World, number: int, chance: random.Random) -> int:
     """One round of real uploaders; how many requests a frozen one still had on their way when continued."""
     campaigns, empty = add_work(world, number)

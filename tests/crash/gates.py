@@ -191,6 +191,7 @@ STATEMENTS = (
     (r"UPDATE notice_deliveries", "SQL mail marked"),
     (r"WITH chosen|(INSERT INTO|UPDATE|DELETE FROM) notice_bundles", "SQL bundle"),
     (r"(INSERT INTO|UPDATE) campaign_status|UPDATE campaign_status", "SQL row update"),
+    (r"INSERT INTO campaign_epochs", "SQL campaign taken"),
     (r"INSERT INTO campaign_assets", "SQL ledger write"),
     (r"INSERT INTO upload_sessions|DELETE FROM upload_sessions", "SQL session noted"),
     (r"INSERT INTO campaign_uploads", "SQL upload recorded"),
@@ -201,7 +202,7 @@ STATEMENTS = (
 )
 
 
-_HOLDING = re.compile(r"SELECT hold_run\([^)]*\);\s*")
+_HOLDING = re.compile(r"SELECT (hold_\w+\([^)]*\)[,;]\s*)+")
 """What goes before each write of a run, in the same message."""
 
 

@@ -5,7 +5,8 @@ AppError
 ├── DamError      OpenText Media Management
 ├── BoxError      Box
 ├── DbError       PostgreSQL
-│   └── LockLostError   the run's lock is no longer its own
+│   ├── LockLostError       the run's lock is no longer its own
+│   └── CampaignLostError   another run works on the campaign
 └── NotifyError   the mail server
 """
 
@@ -180,6 +181,13 @@ class LockLostError(DbError):
     @property
     def ends_run(self) -> bool:
         return True
+
+
+class CampaignLostError(DbError):
+    """Another run works on the campaign: this one must not have one effect more on it. No failure."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="campaign_lost", hint="it goes on with what is left", retryable=True)
 
 
 class NotifyError(AppError):

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -70,6 +71,12 @@ class BoxClient:
         self._api = f"{settings.api_url}/2.0"
         self._uploads = f"{settings.upload_url}/2.0"
         self._parts_are_uploads = settings.parts_count_as_uploads
+
+    def guarded(self, ensure_held: Callable[[], None]) -> BoxClient:
+        """The same client. ensure_held is called before each call, which does not go out when it raises."""
+        twin = copy(self)
+        twin._session = self._session.guarded(ensure_held)
+        return twin
 
     def close(self) -> None:
         """Drop the connections."""

@@ -15,7 +15,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPMessage
 from typing import Any, Protocol
@@ -95,6 +96,15 @@ class Answer:
         return json_object(self.content) or {}
 
 
+@dataclass(slots=True)
+class _Login:
+    """What a login brought. clock_ahead: seconds by which Box's clock is ahead of ours, where it matters."""
+
+    token: str = ""  # nosec B105 - none yet
+    clock_ahead: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class BoxSession:
     """One session with Box as its service account, shared by all threads. Raises BoxError for what Box does.
 
@@ -116,10 +126,14 @@ class BoxSession:
             raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
         self._wire = Wire(context, settings.timeout_seconds)
         self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
-        self._login_lock = threading.Lock()
-        self._token = ""  # nosec B105 - none yet
-        self._clock_ahead = 0.0
-        """By how many seconds Box's clock is ahead of ours, as far as that has mattered."""
+        self._login = _Login()
+        self._ensure_held: Callable[[], None] = lambda: None
+
+    def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
+        """The same session. ensure_held is called before each call, which does not go out when it raises."""
+        twin = copy(self)
+        twin._ensure_held = ensure_held
+        return twin
 
     def close(self) -> None:
         """Drop the connections."""
@@ -174,8 +188,9 @@ class BoxSession:
         is_renewed = False
         tries = 0
         while True:
-            token = self._token or self._log_in("")
+            token = self._login.token or self._log_in("")
             self._gate.wait(is_upload=is_upload)
+            self._ensure_held()
             tries += 1
             sent["Authorization"] = f"Bearer {token}"
             answer = self._exchange(method, url, sent, body, what, tries, limit)
@@ -250,10 +265,10 @@ class BoxSession:
 
     def _log_in(self, stale: str, *, first_try: int = 1) -> str:
         """A token other than the stale one; fetched once, whoever needs it first."""
-        with self._login_lock:
-            if self._token == stale:
-                self._token = self._fetch_token(first_try)
-            return self._token
+        with self._login.lock:
+            if self._login.token == stale:
+                self._login.token = self._fetch_token(first_try)
+            return self._login.token
 
     def _fetch_token(self, first_try: int) -> str:
         what = "logging in to Box"
@@ -284,10 +299,10 @@ class BoxSession:
         if self._jwt is None or date is None:
             return False
         ahead = date.timestamp() - time.time()
-        is_news = abs(ahead - self._clock_ahead) > JWT_CLOCK_TOLERANCE_SECONDS
+        is_news = abs(ahead - self._login.clock_ahead) > JWT_CLOCK_TOLERANCE_SECONDS
         if is_news:
             logger.warning("our clock is %.0f s off Box's; logging in by Box's", -ahead)
-            self._clock_ahead = ahead
+            self._login.clock_ahead = ahead
         return is_news
 
     def _grant(self) -> dict[str, str]:
@@ -300,7 +315,7 @@ class BoxSession:
                 "box_subject_type": "enterprise",
                 "box_subject_id": settings.enterprise_id,
             }
-        return self._jwt.grant(time.time() + self._clock_ahead)
+        return self._jwt.grant(time.time() + self._login.clock_ahead)
 
     def _api_error(self, what: str, answer: Answer) -> BoxError:
         """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
@@ -317,7 +332,7 @@ class BoxSession:
         if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
             described = storable(body.get("error_description", ""))
             ours = (
-                self._token,
+                self._login.token,
                 self._settings.client_secret or "",
                 self._jwt.client_secret if self._jwt else "",
             )

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
+from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
@@ -51,7 +52,7 @@ DEEPEST_FOLDER = 64
 
 class DamClient:
     """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it. before_write, wait: see there.
+    accept; calls are repeated and sessions renewed as DamSession does it. wait: see there.
     """
 
     def __init__(
@@ -59,11 +60,18 @@ class DamClient:
         settings: DamSettings,
         *,
         now: datetime,
-        before_write: Callable[[], None] = lambda: None,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._session = DamSession(settings, now=now, before_write=before_write, wait=wait)
+        self._session = DamSession(settings, now=now, wait=wait)
         self._settings = settings
+
+    def guarded(self, ensure_held: Callable[[], None]) -> DamClient:
+        """The same client. ensure_held is called before each try of a write, which does not go out when it
+        raises.
+        """
+        twin = copy(self)
+        twin._session = self._session.guarded(ensure_held)
+        return twin
 
     def close(self) -> None:
         """Log out and drop the connections."""

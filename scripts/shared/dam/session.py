@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPMessage
@@ -101,14 +102,24 @@ class _Answer:
         return redact(words, spellings(self.secrets))[:300]
 
 
+@dataclass(slots=True)
+class _Login:
+    """What a login brought. number: how many there have been."""
+
+    number: int = 0
+    credentials: dict[str, str] = field(default_factory=dict)
+    cookies: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class DamSession:
     """One session with the DAM, shared by all threads.
 
     Reads are retried a few times on dropped connections, 429 and 5xx; every call has a time-out; a session
-    that ends is renewed once per call, and once for all threads that meet its end. before_write: called right
-    before each try of a write; what it raises keeps the write from going out. wait: lets so many seconds pass
-    before the next try, fewer when the run is to stop. Raises DamError for what the DAM does, ConfigError for
-    credentials and certificates it will never accept. `what` says, in errors, what was being done.
+    that ends is renewed once per call, and once for all threads that meet its end. wait: lets so many
+    seconds pass before the next try, fewer when the run is to stop. `what` says, in errors, what was being
+    done. Raises DamError for what the DAM does, ConfigError for credentials and certificates that it will
+    never accept.
     """
 
     def __init__(
@@ -116,11 +127,10 @@ class DamSession:
         settings: DamSettings,
         *,
         now: datetime,
-        before_write: Callable[[], None],
         wait: Callable[[float], object],
     ) -> None:
         self._settings = settings
-        self._before_write = before_write
+        self._ensure_held: Callable[[], None] = lambda: None
         self._wait = wait
         # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
         # CA counts everywhere, beside the public ones: files may lie in a public cloud.
@@ -134,14 +144,19 @@ class DamSession:
             self._wire = Wire(context, settings.timeout_seconds, trusts_system=bundle is not None)
         self._origin = origin_of(settings.base_url)
         self._calls = threading.Semaphore(MOST_CALLS_AT_ONCE)
-        self._login_lock = threading.Lock()
-        self._logins = 0
-        self._credentials: dict[str, str] = {}
-        self._cookies: dict[str, str] = {}
+        self._login = _Login()
+
+    def guarded(self, ensure_held: Callable[[], None]) -> DamSession:
+        """The same session. ensure_held is called before each try of a write, which does not go out when it
+        raises.
+        """
+        twin = copy(self)
+        twin._ensure_held = ensure_held
+        return twin
 
     def close(self) -> None:
         """Log out of a session login (the DAM would keep it open for long) and drop the connections."""
-        if self._logins and self._settings.auth == "password":
+        if self._login.number and self._settings.auth == "password":
             try:
                 self._wire.send("DELETE", self._url("/sessions"), self._headers()).read()
             except NoAnswerError as exc:
@@ -386,7 +401,7 @@ class DamSession:
         """What an answer must not bring into a message: it may quote the request."""
         settings = self._settings
         known = (settings.client_secret, settings.password, settings.pfx_password)
-        live = (*self._credentials.values(), *self._cookies.values())
+        live = (*self._login.credentials.values(), *self._login.cookies.values())
         return tuple(
             secret for secret in (*known, *(word for text in live for word in text.split())) if secret
         )
@@ -412,7 +427,7 @@ class DamSession:
         for tries in range(1, READ_TRIES + 1):
             is_last = tries == READ_TRIES or not is_repeatable
             if method in WRITING_METHODS:
-                self._before_write()
+                self._ensure_held()
             try:
                 reply = wire.send(method, url, {**(self._headers() if is_ours else AGENT), **headers}, body)
             except ProxyError as exc:
@@ -435,8 +450,8 @@ class DamSession:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _headers(self) -> dict[str, str]:
-        headers = {**AGENT, **self._credentials}
-        cookies = self._cookies
+        headers = {**AGENT, **self._login.credentials}
+        cookies = self._login.cookies
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         return headers
@@ -449,23 +464,23 @@ class DamSession:
         for line in headers.get_all("Set-Cookie") or ():
             pair = str(line).partition(";")[0].strip()
             name, _, value = pair.partition("=")
-            cookies = {**self._cookies, name: value}
+            cookies = {**self._login.cookies, name: value}
             if _COOKIE.fullmatch(pair) and sum(map(len, (*cookies, *cookies.values()))) <= LONGEST_COOKIES:
-                self._cookies = cookies
+                self._login.cookies = cookies
 
     # Logging in
 
     def _log_in_unless(self, seen: int) -> int:
         """Log in, unless somebody has done so since login number `seen`; returns the present number."""
-        with self._login_lock:
-            if self._logins == seen:
-                self._credentials, self._cookies = {}, {}
+        with self._login.lock:
+            if self._login.number == seen:
+                self._login.credentials, self._login.cookies = {}, {}
                 if self._settings.auth == "password":
                     self._open_session()
                 else:
-                    self._credentials = {"Authorization": f"Bearer {self._fetch_token()}"}
-                self._logins += 1
-            return self._logins
+                    self._login.credentials = {"Authorization": f"Bearer {self._fetch_token()}"}
+                self._login.number += 1
+            return self._login.number
 
     def _fetch_token(self) -> str:
         settings = self._settings
@@ -496,7 +511,7 @@ class DamSession:
         form = {"username": self._settings.username, "password": self._settings.password or ""}
         answer = self._login_answer(self._url("/sessions"), form)
         session = mapping(mapping(answer, "session_resource", "logging in"), "session", "logging in")
-        self._credentials = {"X-Requested-By": str(session.get("id", ""))}
+        self._login.credentials = {"X-Requested-By": str(session.get("id", ""))}
 
     def _login_answer(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
         what = f"logging in at {_shown_url(url)}"

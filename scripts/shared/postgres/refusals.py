@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import psycopg2
 
 from shared.base.commands import here
-from shared.base.errors import DbError, LockLostError, out_of_reach
+from shared.base.errors import DbError, out_of_reach
+from shared.postgres.fence import campaign_lost, run_lost
 
-_RUN_NOT_HELD = "A1001"
-"""The SQLSTATE with which hold_run refuses."""
+_NUMBER_TAKEN: Mapping[str, Callable[[], DbError]] = {"A1001": run_lost, "A1002": campaign_lost}
+"""The SQLSTATEs with which hold_run and hold_campaign refuse."""
 _LOGIN = (
     "check the user and the password in DATABASE_URL, or DB_USER and DB_PASSWORD;"
     " the server's pg_hba.conf says who may log in, from where and how"
@@ -137,8 +138,8 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
     """Why a statement was refused, in words for the person who can mend it."""
     code = exc.pgcode or ""
     said = exc.diag.message_primary or _first_line(str(exc))
-    if code == _RUN_NOT_HELD:
-        return LockLostError("another run has taken the lock")
+    if code in _NUMBER_TAKEN:
+        return _NUMBER_TAKEN[code]()
     if code == "25006":
         return out_of_reach(READ_ONLY)
     if code == "55P03":

@@ -18,11 +18,11 @@ from shared.base.errors import AppError, BoxError, DamError, StoppedError
 from shared.base.values import Asset, BoxFile, BoxFolderListing, Campaign, LedgerEntry, OpenUpload
 from shared.box.client import BoxClient, Part, UploadSession
 from shared.box.session import NameTakenError
-from shared.http.ahead import Ahead, attempt
+from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
 from shared.upload.ledger import Ledger
 from shared.upload.progress import Moving, Progress
-from shared.upload.workers import Job, Lane, Pool
+from shared.upload.workers import Lane, Pool
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,10 @@ class Errand:
 
 
 class Courier:
-    """Brings assets into Box. Every method may be called by any thread."""
+    """Brings one campaign's assets into Box. Every method may be called by any thread.
+
+    box, ledger: their calls and writes hold the campaign.
+    """
 
     def __init__(
         self,
@@ -135,12 +138,6 @@ class Courier:
         self.run_id = run_id
         self.is_stopping = is_stopping
         self._dam = dam
-        self.has_brought = False
-        """Whether Box has taken a file."""
-
-    def log_in_ahead(self) -> None:
-        """Log in to Box beside whatever is done meanwhile."""
-        self.pool.submit("", Job(0, partial(attempt, self.box.log_in)))
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
@@ -153,7 +150,6 @@ class Courier:
         campaign = errand.sender.campaign
         with self.progress.in_hand(asset) as moving:
             file = self._copy_patiently(errand, moving)
-        self.has_brought = True
         self.ledger.record_upload(campaign.id, asset, file, self.run_id)
         logger.info(
             "campaign %s (%s): asset %s is in Box as file %s: %s, %d bytes, SHA-1 %s",

@@ -54,10 +54,7 @@ class _Batch:
 
 
 class BoxGate:
-    """Keeps all calls to Box within two limits a minute: uploads, and calls of every kind. 0: no limit.
-
-    ensure_held: raises when the run may do nothing more; asked last, right before each call.
-    """
+    """Keeps all calls to Box within two limits a minute: uploads, and calls of every kind. 0: no limit."""
 
     def __init__(
         self,
@@ -65,12 +62,10 @@ class BoxGate:
         *,
         uploads_per_minute: int,
         calls_per_minute: int,
-        ensure_held: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._ensure_held = ensure_held
         self._sleep = sleep
         self._clock = clock
         self._lock = threading.Lock()
@@ -83,7 +78,7 @@ class BoxGate:
         self._waiting = 0
 
     def wait(self, *, is_upload: bool) -> None:
-        """Return when one call may go out. Raises DbError, LockLostError, and what `sleep` raises."""
+        """Return when one call may go out. Raises DbError, and what `sleep` raises."""
         if CALLS in self._batches:
             self._wait_for(CALLS)
         if is_upload and UPLOADS in self._batches:  # last, being the scarcer: leave must not grow stale
@@ -94,7 +89,6 @@ class BoxGate:
             if pause <= 0:
                 break
             self._sleep(pause)
-        self._ensure_held()
 
     def pause(self, seconds: float) -> None:
         """Box asked for silence: for everybody. Raises DbError."""

@@ -44,10 +44,11 @@ MOST_LOOKS = 4
 class Context:
     """What a campaign needs on its road.
 
-    check: raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once;
-    raises StoppedError when the run has ended. courier: made when the first files are to go. wait: waits for
-    some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of the campaign's
-    files on their way. on_notice: called when a notice has been put into the outbox.
+    database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. check:
+    raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once; raises
+    StoppedError when the run has ended. courier: of that database, asked for when the first files are to go.
+    wait: waits for some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of
+    the campaign's files on their way. on_notice: called when a notice has been put into the outbox.
     """
 
     settings: Settings
@@ -61,7 +62,7 @@ class Context:
     wait: Callable[[float], None]
     asking: Callable[[], AbstractContextManager[None]]
     transferring: Callable[[datetime], AbstractContextManager[None]]
-    courier: Callable[[], Courier]
+    courier: Callable[[Database], Courier]
     on_notice: Callable[[], None]
 
 
@@ -128,7 +129,7 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
         began = context.clock()
         try:
             with context.transferring(began):
-                transfer = CampaignTransfer(context.courier(), campaign, settings.box.root_folder_id)
+                transfer = CampaignTransfer(context.courier(database), campaign, settings.box.root_folder_id)
                 for pause in LISTING_PAUSES:
                     transfer.copy(found)
                     if pause:

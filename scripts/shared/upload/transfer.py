@@ -9,7 +9,7 @@ import logging
 import threading
 from datetime import datetime
 
-from shared.base.errors import AppError, BoxError, DamError, StoppedError
+from shared.base.errors import AppError, BoxError, CampaignLostError, DamError, StoppedError
 from shared.base.values import (
     Asset,
     BoxFile,
@@ -131,7 +131,7 @@ class CampaignTransfer:
             )
         elif isinstance(error, StoppedError):
             self._is_stopped = True
-        elif not isinstance(error, AppError) or error.ends_run:
+        elif not isinstance(error, AppError) or error.ends_run or isinstance(error, CampaignLostError):
             self._fatal = self._fatal or error
             self._drop()
         elif error.is_system_wide:

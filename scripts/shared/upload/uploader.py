@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from shared.base.errors import AppError, DamError, DbError, ExitCode, StoppedError
+from shared.base.errors import AppError, CampaignLostError, DamError, ExitCode, StoppedError
 from shared.base.values import Campaign, CampaignResult, Outcome, RetryStatus
 from shared.database import Database
 from shared.http.ahead import attempt
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
-from shared.rules.alerts import HEALING_PATIENCE
 from shared.settings import Settings
-from shared.upload.lasting_errors import LastingErrors
+from shared.upload.failures import Failure, Failures
 from shared.upload.ledger import Ledger
 from shared.upload.progress import Progress
 from shared.upload.road import Arrival, Clock, Context, leave, travel
@@ -27,6 +26,7 @@ from shared.upload.standing import LeftBehind, Standing
 
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
+    from shared.upload.box_side import BoxSide
     from shared.upload.courier import Courier
 
 logger = logging.getLogger("uploader")
@@ -35,15 +35,6 @@ CAMPAIGNS_AT_ONCE = 16
 """How many campaigns are on their road at once: enough to keep all workers busy, few enough to be held."""
 CAMPAIGNS_ASKED_ABOUT = 4
 """How many of them the DAM is asked about at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A campaign that failed in this pass, kept until it is known whether its system was down altogether."""
-
-    campaign: Campaign
-    error: AppError
-    retry: RetryStatus
 
 
 class Pass:
@@ -80,12 +71,10 @@ class Pass:
         self._resources = ExitStack()
         self._lock = threading.Lock()
         self._asking_about = threading.Semaphore(CAMPAIGNS_ASKED_ABOUT)
-        self._courier: Courier | None = None
+        self._box_side: BoxSide | None = None
         self._transfers = 0
         self._has_transfers = False
-        self._waiting: list[Failure] = []
-        self._has_failed = False
-        self._has_bug = False
+        self._failures = Failures()
         self._is_interrupted = False
         self._ending: AppError | None = None
         """What ended the run before its end."""
@@ -108,7 +97,7 @@ class Pass:
             wait=self._wait,
             asking=self._asking,
             transferring=self._transferring,
-            courier=self._made_courier,
+            courier=self._courier_for,
             on_notice=self._on_notice,
         )
 
@@ -129,7 +118,7 @@ class Pass:
                 self._abort_stale_uploads()
         places = {campaign_id: place for place, campaign_id in enumerate(ids)}
         self._report.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
-        return self._conclude()
+        return self._failures.conclude(is_interrupted=self._is_interrupted, has_brought=self._has_brought)
 
     def _let_travel(self, states: Sequence[RetryStatus]) -> None:
         """Send each campaign on its road, but those that are permanently failed."""
@@ -143,7 +132,7 @@ class Pass:
 
         with ThreadPoolExecutor(CAMPAIGNS_AT_ONCE, "campaign") as threads:
             if any(map(self._is_promising, travellers)):
-                threads.submit(attempt, self._made_courier)  # logs in to Box while the DAM answers
+                threads.submit(attempt, self._made_box_side)  # logs in to Box while the DAM answers
             list(threads.map(self._travel, travellers))
         if self._ending is not None:
             raise self._ending
@@ -159,27 +148,47 @@ class Pass:
 
     def _travel(self, retry: RetryStatus) -> None:
         known = _known(retry)
-        with self._isolated(known, retry):
-            arrival = travel(self._context, known, retry)
+        with self._on_the_road(known, retry) as context:
+            arrival = travel(context, known, retry)
             self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
             self._note(arrival)
 
     @contextmanager
-    def _isolated(self, known: Campaign, retry: RetryStatus) -> Iterator[None]:
-        """One campaign's failure never stops the next one."""
+    def _on_the_road(self, known: Campaign, retry: RetryStatus) -> Iterator[Context]:
+        """Take the campaign, so that nobody else works on it; its failure never stops the next one.
+
+        In the context each write and each effect outside holds the campaign.
+        """
+        context = self._context
         try:
-            yield
+            if not self._is_dry_run:
+                held = self._database.take_campaign(known.id)
+                context = replace(context, database=held, dam=self._dam.guarded(held.ensure_held))
+            yield context
         except StoppedError:
             self._is_interrupted = True
+        except CampaignLostError as exc:
+            logger.warning("campaign %s is left: %s", known.id, exc)
+            self._is_interrupted = True
+            self._note(Arrival(known, Outcome.INTERRUPTED, retry.retry_count))
         except AppError as exc:
             if exc.ends_run:
                 self._ending = self._ending or exc
             else:
-                self._fail(Failure(exc.campaign or known, exc, retry))
+                self._fail(Failure(context, exc.campaign or known, exc, retry))
         except Exception:  # a bug met in one campaign must not take the others with it
             logger.exception("campaign %s: a bug", known.id)
-            self._has_bug = True
+            self._failures.has_bug = True
             self._note(Arrival(known, Outcome.FAILED, retry.retry_count), error="a bug, see the log")
+
+    def _fail(self, failure: Failure) -> None:
+        try:
+            outcome = self._failures.note(failure)
+        except AppError as exc:  # the database cannot be used any more, or somebody else has the campaign
+            self._ending = self._ending or exc
+            return
+        campaign, retry = failure.campaign, failure.retry
+        self._note(Arrival(campaign, outcome, retry.retry_count), error=str(failure.error))
 
     def _is_to_end(self) -> bool:
         """Whether everything is to come to its end: the run was told to stop, or cannot go on."""
@@ -222,119 +231,33 @@ class Pass:
         if is_urgent:
             self._deliver_beside()
 
-    def _made_courier(self) -> Courier:
-        """Made when there is something to upload: workers and connections cost more than an idle run.
-
-        Raises the error of a Box that has answered nobody in this run: the next campaign would wait as long
-        to learn the same.
-        """
+    def _made_box_side(self) -> BoxSide:
+        """Raises AppError, also that of a Box that has answered nobody in this run."""
         with self._lock:
-            if self._courier is None:
-                self._courier = self._new_courier()
-            for failure in self._waiting:
-                if failure.error.system == "Box" and not self._courier.has_brought:
-                    raise failure.error
-            return self._courier
+            if self._box_side is None:
+                from shared.upload.box_side import BoxSide
 
-    def _new_courier(self) -> Courier:
-        from shared.box.client import BoxClient
-        from shared.upload.buckets import Buckets
-        from shared.upload.courier import DIRECT_UPLOAD_LIMIT, Courier
-        from shared.upload.limiter import BoxGate, stoppable_sleep
-        from shared.upload.workers import Pool
-
-        # A connection of the workers' own: they wait neither for our transactions nor for the disk.
-        ledger = self._resources.enter_context(self._open_ledger())
-        ledger.share_run(self._database)
-        limits = self._settings.transfer
-        sleep = stoppable_sleep(self._is_to_end)
-        gate = BoxGate(
-            Buckets(ledger),
-            uploads_per_minute=limits.uploads_per_minute,
-            calls_per_minute=limits.calls_per_minute,
-            ensure_held=self._database.ensure_held,
-            sleep=sleep,
-        )
-        box = self._resources.enter_context(closing(BoxClient(self._settings.box, gate, sleep)))
-        pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
-        self._resources.enter_context(pool)
-        courier = Courier(
-            self._dam,
-            box,
-            Ledger(ledger),
-            pool,
-            self._progress,
-            run_id=self._report.run_id,
-            is_stopping=self._is_to_end,
-        )
-        courier.log_in_ahead()
-        return courier
-
-    # Failures, in any thread
-
-    def _fail(self, failure: Failure) -> None:
-        campaign, error = failure.campaign, failure.error
-        logger.warning(
-            "campaign %s (%s) %s: %s", campaign.id, campaign.label,
-            "is left for the next run" if error.heals_by_itself else "failed", error,
-            extra={"action": "campaign_failed", "campaign_id": campaign.id, "kind": error.kind},
-        )  # fmt: skip
-        outcome = Outcome.FAILED
-        if error.is_system_wide:
-            self._waiting.append(failure)
-        else:
-            try:
-                outcome = self._report_failure(failure)
-            except AppError as exc:  # the database cannot be used any more
-                self._ending = self._ending or exc
-                return
-        self._note(Arrival(campaign, outcome, failure.retry.retry_count), error=str(error))
-
-    def _report_failure(self, failure: Failure) -> Outcome:
-        """An error notice when this kind of failure begins, and at most once a day while it lasts.
-
-        One that heals by itself postpones the campaign to the next run: it counts as a failure, and makes a
-        notice, when it has lasted for longer than HEALING_PATIENCE.
-        """
-        is_young = failure.error.heals_by_itself
-        if not self._is_dry_run:
-            try:
-                is_young = self._note_failure(failure)
-            except DbError as exc:
-                if exc.ends_run:
-                    raise
-                logger.error(
-                    "campaign %s: no error notice can be stored; this line is the only notice: %s",
-                    failure.campaign.id, exc,
-                    extra={"action": "notice_not_stored", "campaign_id": failure.campaign.id},
-                )  # fmt: skip
-        if is_young:
-            return Outcome.POSTPONED
-        self._has_failed = True
-        return Outcome.FAILED
-
-    def _note_failure(self, failure: Failure) -> bool:
-        """Note a failure, and queue the notice that is owed for it; whether it may still heal by itself."""
-        campaign, error = failure.campaign, failure.error
-        kind = f"{error.system}/{error.kind}"
-        patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)
-        with self._database.transaction():
-            lasting = LastingErrors(self._database).note(campaign.id, kind, str(error), patience)
-            if lasting.is_notice_due:
-                notice = self._context.composer.error(
-                    campaign,
-                    message=error.message,
-                    hint=error.hint,
-                    kind=kind,
-                    began_at=lasting.began_at,
-                    is_reminder=lasting.is_reminder,
-                    counted_attempts=failure.retry.retry_count,
-                    now=self._context.clock(),
+                self._box_side = self._resources.enter_context(
+                    BoxSide(
+                        self._settings.box,
+                        self._settings.transfer,
+                        self._database,
+                        self._open_ledger,
+                        self._progress,
+                        run_id=self._report.run_id,
+                        is_stopping=self._is_to_end,
+                    )
                 )
-                Outbox(self._database).queue(notice)
-        if lasting.is_notice_due:
-            self._on_notice()
-        return lasting.is_young
+            self._failures.raise_if_box_is_down(has_brought=self._has_brought)
+            return self._box_side
+
+    def _courier_for(self, held: Database) -> Courier:
+        return self._made_box_side().courier(self._dam, held)
+
+    @property
+    def _has_brought(self) -> bool:
+        """Whether Box has taken a file in this run."""
+        return self._progress.figures.files > 0
 
     # In the main thread
 
@@ -368,62 +291,41 @@ class Pass:
                 return
             retry = states.get(left.campaign_id, RetryStatus(left.campaign_id))
             known = _known(retry)
-            with self._isolated(known, retry):
+            with self._on_the_road(known, retry) as context:
                 try:
-                    self._follow(left, known)
+                    self._follow(context, left, known)
                 except DamError as exc:
                     logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
             if self._ending is not None:
                 raise self._ending
 
-    def _follow(self, left: LeftBehind, known: Campaign) -> None:
+    def _follow(self, context: Context, left: LeftBehind, known: Campaign) -> None:
         """Let one campaign's row say where it is. known: by its row."""
         status_a1 = self._settings.dam.status_a1
-        campaign = self._dam.read_campaign(left.campaign_id)
+        campaign = context.dam.read_campaign(left.campaign_id)
         if not left.is_in_a1:
             if campaign is not None:
-                self._dam.release_lock(campaign)
+                context.dam.release_lock(campaign)
             return
         is_waited_for = left.is_a2_expected if campaign is None else campaign.status == status_a1
         if is_waited_for:
-            Standing(self._database).mark_left_search(left.campaign_id)
+            Standing(context.database).mark_left_search(left.campaign_id)
             return
-        self._note(leave(self._context, campaign or known, is_gone=campaign is None))
+        self._note(leave(context, campaign or known, is_gone=campaign is None))
 
     def _abort_stale_uploads(self) -> None:
         """Give back to Box the upload sessions that nobody will go on with."""
         for upload in Ledger(self._database).stale_uploads(self._settings.dam.status_a1):
             try:
-                self._made_courier().box.abort(upload.session_id)
-                Ledger(self._database).forget_upload(upload.session_id)
+                held = self._database.take_campaign(upload.campaign_id)
+                self._courier_for(held).box.abort(upload.session_id)
+                Ledger(held).forget_upload(upload.session_id)
             except StoppedError:
                 return
             except AppError as exc:
                 if exc.ends_run:
                     raise
                 logger.warning("%s; it is tried again in the next run", exc)
-
-    def _conclude(self) -> ExitCode:
-        """Tell a system that failed everybody from a failure of one campaign, and say how the run ends.
-
-        A DAM or Box that nobody could use is no campaign's fault and makes no campaign's e-mail: the exit
-        code says so, and whoever starts the runs tells a person when it lasts.
-        """
-        answered = {"DAM", "Box"} if self._courier is not None and self._courier.has_brought else {"DAM"}
-        systemic: list[AppError] = []
-        for failure in self._waiting:
-            error = failure.error
-            if error.is_out_of_reach and error.system in answered:
-                self._report_failure(failure)
-            else:
-                systemic.append(error)
-        if self._has_bug:
-            return ExitCode.BUG
-        if self._has_failed:
-            return ExitCode.SOME_FAILED
-        if systemic:
-            return max((error.exit_code for error in systemic), key=lambda code: code is ExitCode.BAD_CONFIG)
-        return ExitCode.TRY_LATER if self._is_interrupted else ExitCode.OK
 
     def _note(self, arrival: Arrival, *, error: str | None = None) -> None:
         """Enter a campaign's end into the report and the log."""
@@ -442,7 +344,7 @@ class Pass:
         self._report.campaigns.append(result)
         cure = ""
         if self._is_chosen and outcome is Outcome.NOT_FOUND:
-            self._has_failed = True  # a mistyped id must not pass for a success
+            self._failures.has_failed = True  # a mistyped id must not pass for a success
             cure = (
                 "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
             )

@@ -1,0 +1,90 @@
+"""What a connection must still hold when it writes: the run, and the campaign that it works on.
+
+Each has a number in PostgreSQL, and the next holder adds one. A process that was frozen and has been replaced
+is so refused at its next write (MARKDOWN_DOCS/SINGLE_RUN.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from shared.base.errors import CampaignLostError, DbError, LockLostError
+
+# Take a lock and the next number of its holders, both or neither; no row when another session has the lock.
+TAKE_RUN: Final = """
+WITH taken AS (SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s) AS is_ours)
+INSERT INTO run_epochs AS r (lock, epoch, holder, taken_at)
+SELECT %(lock)s, 1, left(current_setting('application_name'), 63), now() FROM taken WHERE is_ours
+ON CONFLICT (lock) DO UPDATE SET epoch = r.epoch + 1, holder = EXCLUDED.holder, taken_at = now()
+RETURNING epoch
+"""
+
+TAKE_CAMPAIGN: Final = """
+INSERT INTO campaign_epochs AS c (campaign_id, epoch, holder, taken_at)
+VALUES (%(campaign_id)s, 1, left(current_setting('application_name'), 63), now())
+ON CONFLICT (campaign_id) DO UPDATE SET epoch = c.epoch + 1, holder = EXCLUDED.holder, taken_at = now()
+RETURNING epoch
+"""
+
+_HOLD_RUN: Final = "hold_run(%(held_lock)s, %(held_epoch)s)"  # migration 015
+_HOLD_CAMPAIGN: Final = "hold_campaign(%(held_campaign)s, %(held_campaign_epoch)s)"  # migration 021
+_IS_RUN_HELD: Final = "EXISTS (SELECT FROM run_epochs WHERE lock = %(held_lock)s AND epoch = %(held_epoch)s)"
+_IS_CAMPAIGN_HELD: Final = (
+    "EXISTS (SELECT FROM campaign_epochs"
+    " WHERE campaign_id = %(held_campaign)s AND epoch = %(held_campaign_epoch)s)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The numbers that a connection holds. epoch: of its run; None without one."""
+
+    epoch: int | None = None
+    campaign_id: str | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+
+    def with_run(self, lock: int, epoch: int) -> Fence:
+        """The fence that holds this run as well."""
+        return replace(self, epoch=epoch, values={**self.values, "held_lock": lock, "held_epoch": epoch})
+
+    def with_campaign(self, campaign_id: str, epoch: int) -> Fence:
+        """The fence that holds this campaign as well."""
+        held = {"held_campaign": campaign_id, "held_campaign_epoch": epoch}
+        return replace(self, campaign_id=campaign_id, values={**self.values, **held})
+
+    @property
+    def before_write(self) -> str:
+        """The statement that goes before a write, in the write's transaction; "" when nothing is held."""
+        calls = self._of_each(_HOLD_RUN, _HOLD_CAMPAIGN)
+        return f"SELECT {', '.join(calls)};" if calls else ""
+
+    @property
+    def question(self) -> str:
+        """The statement that tells of each number, in one row, whether it is still ours; "" likewise."""
+        questions = self._of_each(_IS_RUN_HELD, _IS_CAMPAIGN_HELD)
+        return f"SELECT {', '.join(questions)}" if questions else ""
+
+    def loss(self, answers: tuple[bool, ...]) -> DbError | None:
+        """What it means when the question was answered like this; None: all is still ours."""
+        lost = [
+            one for one, is_held in zip(self._of_each("run", "campaign"), answers, strict=True) if not is_held
+        ]
+        if not lost:
+            return None
+        return run_lost() if lost[0] == "run" else campaign_lost()
+
+    def _of_each(self, run: str, campaign: str) -> list[str]:
+        held = ((run, self.epoch), (campaign, self.campaign_id))
+        return [text for text, one in held if one is not None]
+
+
+def run_lost() -> LockLostError:
+    """Another run has the lock."""
+    return LockLostError("another run has taken the lock")
+
+
+def campaign_lost() -> CampaignLostError:
+    """Another run works on the campaign."""
+    return CampaignLostError("another run works on the campaign now")

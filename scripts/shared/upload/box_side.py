@@ -1,0 +1,73 @@
+"""What uploads need beside the DAM: Box, the workers, and a database connection of the workers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Self
+
+from shared.base.values import BoxSettings, TransferSettings
+from shared.box.client import BoxClient
+from shared.database import Database
+from shared.http.ahead import attempt
+from shared.upload.buckets import Buckets
+from shared.upload.courier import DIRECT_UPLOAD_LIMIT, Courier, Source
+from shared.upload.ledger import Ledger
+from shared.upload.limiter import BoxGate, stoppable_sleep
+from shared.upload.progress import Progress
+from shared.upload.workers import Job, Pool
+
+
+class BoxSide:
+    """Made when there is something to upload: it costs more than an idle run. A context manager."""
+
+    def __init__(
+        self,
+        box: BoxSettings,
+        limits: TransferSettings,
+        database: Database,
+        open_ledger: Callable[[], Database],
+        progress: Progress,
+        *,
+        run_id: str,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """database: the run's own. open_ledger: a connection that waits neither for the run's transactions
+        nor for the disk.
+        """
+        self._progress = progress
+        self._run_id = run_id
+        self._is_stopping = is_stopping
+        with ExitStack() as resources:
+            self._ledger = resources.enter_context(open_ledger())
+            sleep = stoppable_sleep(is_stopping)
+            gate = BoxGate(
+                Buckets(self._ledger.holding(database)),
+                uploads_per_minute=limits.uploads_per_minute,
+                calls_per_minute=limits.calls_per_minute,
+                sleep=sleep,
+            )
+            self._box = resources.enter_context(closing(BoxClient(box, gate, sleep)))
+            pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
+            self._pool = resources.enter_context(pool)
+            self._resources = resources.pop_all()
+        self._pool.submit("", Job(0, partial(attempt, self._box.log_in)))  # beside what is done meanwhile
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def courier(self, dam: Source, database: Database) -> Courier:
+        """For one campaign. database: the one whose writes hold it; each call to Box holds it as well."""
+        return Courier(
+            dam,
+            self._box.guarded(database.ensure_held),
+            Ledger(self._ledger.holding(database)),
+            self._pool,
+            self._progress,
+            run_id=self._run_id,
+            is_stopping=self._is_stopping,
+        )

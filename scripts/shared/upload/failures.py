@@ -1,0 +1,127 @@
+"""Campaigns that failed in a run: which of them a person is told of, and what they mean for the run's end."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from shared.base.errors import AppError, DbError, ExitCode
+from shared.base.values import Campaign, Outcome, RetryStatus
+from shared.notices.outbox import Outbox
+from shared.rules.alerts import HEALING_PATIENCE
+from shared.upload.lasting_errors import LastingErrors
+from shared.upload.road import Context
+
+logger = logging.getLogger("uploader")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A campaign that failed. context: the one it travelled with."""
+
+    context: Context
+    campaign: Campaign
+    error: AppError
+    retry: RetryStatus
+
+
+@dataclass(slots=True)
+class Failures:
+    """The failures of a run, from all threads.
+
+    A failure of a whole system waits for the run's end: only then is it known whether the system answered
+    others.
+    """
+
+    waiting: list[Failure] = field(default_factory=list)
+    has_failed: bool = False
+    has_bug: bool = False
+
+    def note(self, failure: Failure) -> Outcome:
+        """Take note of a failure; what it is for the report. Raises DbError when the database is away."""
+        campaign, error = failure.campaign, failure.error
+        logger.warning(
+            "campaign %s (%s) %s: %s", campaign.id, campaign.label,
+            "is left for the next run" if error.heals_by_itself else "failed", error,
+            extra={"action": "campaign_failed", "campaign_id": campaign.id, "kind": error.kind},
+        )  # fmt: skip
+        if error.is_system_wide:
+            self.waiting.append(failure)
+            return Outcome.FAILED
+        return self._report(failure)
+
+    def raise_if_box_is_down(self, *, has_brought: bool) -> None:
+        """Raise the error of a Box that has answered nobody: the next campaign would wait as long for it."""
+        for failure in self.waiting:
+            if failure.error.system == "Box" and not has_brought:
+                raise failure.error
+
+    def conclude(self, *, is_interrupted: bool, has_brought: bool) -> ExitCode:
+        """How the run ends. has_brought: Box has taken a file; the DAM has answered in any case.
+
+        A DAM or Box that nobody could use is no campaign's fault and makes no campaign's e-mail. The exit
+        code tells of it, and the loop tells a person when it continues.
+        """
+        answered = {"DAM", "Box"} if has_brought else {"DAM"}
+        systemic: list[AppError] = []
+        for failure in self.waiting:
+            error = failure.error
+            if error.is_out_of_reach and error.system in answered:
+                self._report(failure)
+            else:
+                systemic.append(error)
+        if self.has_bug:
+            return ExitCode.BUG
+        if self.has_failed:
+            return ExitCode.SOME_FAILED
+        if systemic:
+            return max((error.exit_code for error in systemic), key=lambda code: code is ExitCode.BAD_CONFIG)
+        return ExitCode.TRY_LATER if is_interrupted else ExitCode.OK
+
+    def _report(self, failure: Failure) -> Outcome:
+        """An error notice when this kind of failure begins, and at most once a day while it continues.
+
+        A failure that heals by itself postpones the campaign to the next run. It counts as a failure, and
+        makes a notice, when it has continued for longer than HEALING_PATIENCE.
+        """
+        is_young = failure.error.heals_by_itself
+        if not failure.context.is_dry_run:
+            try:
+                is_young = _remember(failure)
+            except DbError as exc:
+                if exc.ends_run:
+                    raise
+                logger.error(
+                    "campaign %s: no error notice can be stored; this line is the only notice: %s",
+                    failure.campaign.id, exc,
+                    extra={"action": "notice_not_stored", "campaign_id": failure.campaign.id},
+                )  # fmt: skip
+        if is_young:
+            return Outcome.POSTPONED
+        self.has_failed = True
+        return Outcome.FAILED
+
+
+def _remember(failure: Failure) -> bool:
+    """Store a failure, and queue the notice that is owed for it; whether it may still heal by itself."""
+    context, campaign, error = failure.context, failure.campaign, failure.error
+    kind = f"{error.system}/{error.kind}"
+    patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)
+    with context.database.transaction():
+        lasting = LastingErrors(context.database).note(campaign.id, kind, str(error), patience)
+        if lasting.is_notice_due:
+            notice = context.composer.error(
+                campaign,
+                message=error.message,
+                hint=error.hint,
+                kind=kind,
+                began_at=lasting.began_at,
+                is_reminder=lasting.is_reminder,
+                counted_attempts=failure.retry.retry_count,
+                now=context.clock(),
+            )
+            Outbox(context.database).queue(notice)
+    if lasting.is_notice_due:
+        context.on_notice()
+    return lasting.is_young
