@@ -12,7 +12,8 @@ from shared.box.client import BoxClient
 from shared.database import Database
 from shared.http.ahead import attempt
 from shared.upload.buckets import Buckets
-from shared.upload.courier import DIRECT_UPLOAD_LIMIT, Courier, Source
+from shared.upload.copier import Copier
+from shared.upload.download import DIRECT_UPLOAD_LIMIT, Source
 from shared.upload.ledger import Ledger
 from shared.upload.limiter import BoxGate, stoppable_sleep
 from shared.upload.progress import Progress
@@ -60,9 +61,9 @@ class BoxSide:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def courier(self, dam: Source, database: Database) -> Courier:
+    def copier(self, dam: Source, database: Database) -> Copier:
         """For one campaign. database: the one whose writes hold it; each call to Box holds it as well."""
-        return Courier(
+        return Copier(
             dam,
             self._box.guarded(database.ensure_held),
             Ledger(self._ledger.holding(database)),

@@ -17,7 +17,8 @@ from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, MasterAsse
 from shared.box.client import SMALL_FILE_LIMIT, BoxClient
 from shared.box.session import NameTakenError
 from shared.rules.names import SHORT_ID_LENGTH, distinguish
-from shared.upload.courier import Place, Source, read_sha1
+from shared.upload.download import Source, read_sha1
+from shared.upload.places import Place
 from shared.upload.progress import Progress
 
 logger = logging.getLogger(__name__)

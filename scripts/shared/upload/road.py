@@ -26,7 +26,7 @@ from shared.upload.standing import GONE, Standing
 
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
-    from shared.upload.courier import Courier
+    from shared.upload.copier import Copier
 
 logger = logging.getLogger("uploader")
 
@@ -46,7 +46,7 @@ class Context:
 
     database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. check:
     raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once; raises
-    StoppedError when the run has ended. courier: of that database, asked for when the first files are to go.
+    StoppedError when the run has ended. copier: of that database, asked for when the first files are to go.
     wait: waits for some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of
     the campaign's files on their way. on_notice: called when a notice has been put into the outbox.
     """
@@ -62,7 +62,7 @@ class Context:
     wait: Callable[[float], None]
     asking: Callable[[], AbstractContextManager[None]]
     transferring: Callable[[datetime], AbstractContextManager[None]]
-    courier: Callable[[Database], Courier]
+    copier: Callable[[Database], Copier]
     on_notice: Callable[[], None]
 
 
@@ -129,7 +129,7 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
         began = context.clock()
         try:
             with context.transferring(began):
-                transfer = CampaignTransfer(context.courier(database), campaign, settings.box.root_folder_id)
+                transfer = CampaignTransfer(context.copier(database), campaign, settings.box.root_folder_id)
                 for pause in LISTING_PAUSES:
                     transfer.copy(found)
                     if pause:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
@@ -28,6 +28,11 @@ class Report:
     """What --verify found; None without it."""
     secrets: Collection[str] = field(default=(), repr=False)
     """What must not be printed, whoever brought it into a message."""
+
+    def sort(self, campaign_ids: Sequence[str]) -> None:
+        """Put the campaigns into this order; others come after them."""
+        places = {campaign_id: place for place, campaign_id in enumerate(campaign_ids)}
+        self.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
 
     def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
         document: dict[str, object] = {

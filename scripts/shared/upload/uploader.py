@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, CampaignLostError, DamError, ExitCode, StoppedError
-from shared.base.values import Campaign, CampaignResult, Outcome, RetryStatus
+from shared.base.values import Campaign, Outcome, RetryStatus
 from shared.database import Database
 from shared.http.ahead import attempt
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.settings import Settings
+from shared.upload.entries import Entries
 from shared.upload.failures import Failure, Failures
 from shared.upload.ledger import Ledger
 from shared.upload.progress import Progress
@@ -27,7 +28,7 @@ from shared.upload.standing import LeftBehind, Standing
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
     from shared.upload.box_side import BoxSide
-    from shared.upload.courier import Courier
+    from shared.upload.copier import Copier
 
 logger = logging.getLogger("uploader")
 
@@ -67,7 +68,7 @@ class Pass:
         self._is_dry_run = is_dry_run
         self._is_stopping = is_stopping
         self._progress = progress
-        self._is_chosen = False
+        self._entries = Entries(settings, report)
         self._resources = ExitStack()
         self._lock = threading.Lock()
         self._asking_about = threading.Semaphore(CAMPAIGNS_ASKED_ABOUT)
@@ -97,7 +98,7 @@ class Pass:
             wait=self._wait,
             asking=self._asking,
             transferring=self._transferring,
-            courier=self._courier_for,
+            copier=self._copier_for,
             on_notice=self._on_notice,
         )
 
@@ -109,15 +110,16 @@ class Pass:
             "%d campaigns in %s, %d of them permanently failed", len(ids), self._settings.dam.status_a1,
             sum(state.permanently_failed for state in states.values()), extra={"action": "search_done"},
         )  # fmt: skip
-        self._is_chosen = bool(chosen)
+        self._entries.is_chosen = bool(chosen)
         with self._resources:
             self._let_travel([states.get(one, RetryStatus(one)) for one in ids])
             if not self._is_dry_run and not self._is_interrupted:
                 if not chosen:
                     self._follow_those_that_left(ids)
                 self._abort_stale_uploads()
-        places = {campaign_id: place for place, campaign_id in enumerate(ids)}
-        self._report.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
+        self._report.sort(ids)
+        if self._entries.has_mistyped:
+            self._failures.has_failed = True  # a mistyped id must not pass for a success
         return self._failures.conclude(is_interrupted=self._is_interrupted, has_brought=self._has_brought)
 
     def _let_travel(self, states: Sequence[RetryStatus]) -> None:
@@ -125,7 +127,7 @@ class Pass:
         travellers = [state for state in states if not state.permanently_failed]
         for state in states:
             if state.permanently_failed:
-                self._skip(state)
+                self._entries.skip(_known(state), state)
         if not travellers:
             return
         from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +153,7 @@ class Pass:
         with self._on_the_road(known, retry) as context:
             arrival = travel(context, known, retry)
             self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
-            self._note(arrival)
+            self._entries.note(arrival)
 
     @contextmanager
     def _on_the_road(self, known: Campaign, retry: RetryStatus) -> Iterator[Context]:
@@ -170,7 +172,7 @@ class Pass:
         except CampaignLostError as exc:
             logger.warning("campaign %s is left: %s", known.id, exc)
             self._is_interrupted = True
-            self._note(Arrival(known, Outcome.INTERRUPTED, retry.retry_count))
+            self._entries.note(Arrival(known, Outcome.INTERRUPTED, retry.retry_count))
         except AppError as exc:
             if exc.ends_run:
                 self._ending = self._ending or exc
@@ -179,7 +181,7 @@ class Pass:
         except Exception:  # a bug met in one campaign must not take the others with it
             logger.exception("campaign %s: a bug", known.id)
             self._failures.has_bug = True
-            self._note(Arrival(known, Outcome.FAILED, retry.retry_count), error="a bug, see the log")
+            self._entries.note(Arrival(known, Outcome.FAILED, retry.retry_count), error="a bug, see the log")
 
     def _fail(self, failure: Failure) -> None:
         try:
@@ -188,7 +190,7 @@ class Pass:
             self._ending = self._ending or exc
             return
         campaign, retry = failure.campaign, failure.retry
-        self._note(Arrival(campaign, outcome, retry.retry_count), error=str(failure.error))
+        self._entries.note(Arrival(campaign, outcome, retry.retry_count), error=str(failure.error))
 
     def _is_to_end(self) -> bool:
         """Whether everything is to come to its end: the run was told to stop, or cannot go on."""
@@ -251,8 +253,8 @@ class Pass:
             self._failures.raise_if_box_is_down(has_brought=self._has_brought)
             return self._box_side
 
-    def _courier_for(self, held: Database) -> Courier:
-        return self._made_box_side().courier(self._dam, held)
+    def _copier_for(self, held: Database) -> Copier:
+        return self._made_box_side().copier(self._dam, held)
 
     @property
     def _has_brought(self) -> bool:
@@ -260,22 +262,6 @@ class Pass:
         return self._progress.figures.files > 0
 
     # In the main thread
-
-    def _skip(self, retry: RetryStatus) -> None:
-        self._note(Arrival(_known(retry), Outcome.SKIPPED_PERMANENTLY_FAILED, retry.retry_count))
-        if self._is_chosen:
-            self._tell_of_skipped(_known(retry), retry)
-
-    def _tell_of_skipped(self, campaign: Campaign, retry: RetryStatus) -> None:
-        """Somebody asked for this campaign by name and must not take silence for success."""
-        since = retry.last_retry_at
-        logger.warning(
-            "campaign %s (%s) is permanently failed since %s (%s): it was skipped; reset it with: %s",
-            campaign.id, campaign.label,
-            f"{since.astimezone(self._settings.timezone):%Y-%m-%d %H:%M %Z}" if since else "an unknown time",
-            retry.failure_reason or "no reason on record", self._settings.commands.reset(campaign.id),
-            extra={"action": "campaign_skipped", "campaign_id": campaign.id},
-        )  # fmt: skip
 
     def _follow_those_that_left(self, seen: Sequence[str]) -> None:
         """Re-read the campaigns that the search shows no longer, and let their rows say where they are.
@@ -311,14 +297,14 @@ class Pass:
         if is_waited_for:
             Standing(context.database).mark_left_search(left.campaign_id)
             return
-        self._note(leave(context, campaign or known, is_gone=campaign is None))
+        self._entries.note(leave(context, campaign or known, is_gone=campaign is None))
 
     def _abort_stale_uploads(self) -> None:
         """Give back to Box the upload sessions that nobody will go on with."""
         for upload in Ledger(self._database).stale_uploads(self._settings.dam.status_a1):
             try:
                 held = self._database.take_campaign(upload.campaign_id)
-                self._courier_for(held).box.abort(upload.session_id)
+                self._copier_for(held).box.abort(upload.session_id)
                 Ledger(held).forget_upload(upload.session_id)
             except StoppedError:
                 return
@@ -326,41 +312,6 @@ class Pass:
                 if exc.ends_run:
                     raise
                 logger.warning("%s; it is tried again in the next run", exc)
-
-    def _note(self, arrival: Arrival, *, error: str | None = None) -> None:
-        """Enter a campaign's end into the report and the log."""
-        campaign, outcome = arrival.campaign, arrival.outcome
-        result = CampaignResult(
-            campaign_id=campaign.id,
-            campaign_number=campaign.number,
-            campaign_name=campaign.name,
-            outcome=outcome,
-            attempt=arrival.attempt,
-            max_attempts=self._settings.max_retries,
-            assets=arrival.assets,
-            bytes=arrival.size_bytes,
-            error=error,
-        )
-        self._report.campaigns.append(result)
-        cure = ""
-        if self._is_chosen and outcome is Outcome.NOT_FOUND:
-            self._failures.has_failed = True  # a mistyped id must not pass for a success
-            cure = (
-                "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
-            )
-        elif self._is_chosen and outcome is Outcome.NOT_A1:
-            cure = f"; it is at {campaign.status}, so there is nothing to do"
-        of_attempts = (
-            f", attempt {arrival.attempt} of {self._settings.max_retries}" if arrival.attempt else ""
-        )
-        of_assets = f", {arrival.assets} assets, {arrival.size_bytes} bytes" if arrival.assets else ""
-        is_news = outcome is not Outcome.SKIPPED_PERMANENTLY_FAILED
-        logger.log(
-            logging.WARNING if cure else logging.INFO if is_news else logging.DEBUG,
-            "campaign %s (%s): %s%s%s%s",
-            campaign.id, campaign.label, outcome, of_attempts, of_assets, cure,
-            extra={"action": "campaign_done", "campaign_id": campaign.id, "outcome": outcome.value},
-        )  # fmt: skip
 
 
 def _known(retry: RetryStatus) -> Campaign:

@@ -1,4 +1,4 @@
-"""The courier: single assets from the DAM into their Box folders, every byte accounted for.
+"""The copier: single assets from the DAM into their Box folders, every byte accounted for.
 
 An asset counts as transferred when the size the DAM declared, its checksum where it declares one, the bytes
 read, and the size and SHA-1 that Box reports all agree.
@@ -9,50 +9,28 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
-from shared.base.values import Asset, BoxFile, BoxFolderListing, Campaign, LedgerEntry, OpenUpload
+from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
 from shared.box.client import BoxClient, Part, UploadSession
 from shared.box.session import NameTakenError
 from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
+from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1
+from shared.upload.folders import NAME_REFUSALS
 from shared.upload.ledger import Ledger
+from shared.upload.places import Place
 from shared.upload.progress import Moving, Progress
 from shared.upload.workers import Lane, Pool
 
 logger = logging.getLogger(__name__)
 
-DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
-"""Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
-BLOCK_SIZE = 1024 * 1024
-"""How much is read before it goes into the digest, from the processor's cache."""
 TRIES_PER_ASSET = 3
-DOWNLOAD_TRIES = 3
 MISMATCHES = ("digest_mismatch", "checksum_mismatch")
-NAME_REFUSALS = ("item_name_invalid", "item_name_too_long")
-
-
-class Readable(Protocol):
-    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
-
-    size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
-    """
-
-    @property
-    def size(self) -> int | None: ...
-    def readinto(self, view: memoryview) -> int: ...
-
-
-class Source(Protocol):
-    """Where assets come from."""
-
-    def open_asset(
-        self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
-    ) -> AbstractContextManager[Readable]: ...
 
 
 class Sender(Protocol):
@@ -80,30 +58,6 @@ class SessionSpoiledError(BoxError):
         super().__init__(message, kind="session_spoiled", retryable=True)
 
 
-@dataclass(slots=True)
-class Place:
-    """A folder in Box and what it is known to hold. Names are exact: which ones are the same to Box, its 409
-    alone can tell.
-    """
-
-    folder_id: str
-    path: str
-    files_by_id: dict[str, BoxFile] = field(default_factory=dict)
-    files_by_name: dict[str, BoxFile] = field(default_factory=dict)
-    folders: dict[str, str] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, folder_id: str, path: str, listing: BoxFolderListing) -> Place:
-        return cls(
-            folder_id,
-            path,
-            {file.id: file for file in listing.files},
-            {file.name: file for file in listing.files},
-            {name: folder for folder, name in listing.folders.items()},
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Errand:
     """One asset to bring into its place."""
@@ -114,7 +68,7 @@ class Errand:
     entry: LedgerEntry | None
 
 
-class Courier:
+class Copier:
     """Brings one campaign's assets into Box. Every method may be called by any thread.
 
     box, ledger: their calls and writes hold the campaign.
@@ -237,10 +191,10 @@ _Opened = tuple[UploadSession, dict[int, Part]]
 class _Copy:
     """One asset's way over, tried several times."""
 
-    def __init__(self, courier: Courier, errand: Errand, dam: Source, moving: Moving) -> None:
-        self._courier = courier
+    def __init__(self, copier: Copier, errand: Errand, dam: Source, moving: Moving) -> None:
+        self._copier = copier
         self._moving = moving
-        self._box = courier.box
+        self._box = copier.box
         self._errand = errand
         self._asset = errand.asset
         self._dam = dam
@@ -260,7 +214,7 @@ class _Copy:
             return self._copy_small(name, existing)
         if existing is not None and existing.size_bytes == self._asset.size_bytes:
             if self._sha1_seen is None:
-                self._sha1_seen = read_sha1(self._dam, self._moving, self._courier.progress)
+                self._sha1_seen = read_sha1(self._dam, self._moving, self._copier.progress)
             held = self._held(name, existing, self._sha1_seen)
             if held is not None:
                 return held
@@ -297,7 +251,7 @@ class _Copy:
 
     def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
         asset = self._asset
-        download = _Download(self._dam, self._moving, self._courier.progress)
+        download = Download(self._dam, self._moving, self._copier.progress)
         view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
         with download.opened():
             download.fill(view)
@@ -314,7 +268,7 @@ class _Copy:
 
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
         """By an upload session, which is opened while the DAM prepares the download."""
-        download = _Download(self._dam, self._moving, self._courier.progress)
+        download = Download(self._dam, self._moving, self._copier.progress)
         sessions: Ahead[BoxFile | None, _Opened] = Ahead(partial(self._session, name))
         with download.opened():
             with closing(sessions):
@@ -327,7 +281,7 @@ class _Copy:
         self,
         session: UploadSession,
         known: dict[int, Part],
-        download: _Download,
+        download: Download,
         name: str,
         existing: BoxFile | None,
     ) -> BoxFile:
@@ -343,12 +297,12 @@ class _Copy:
             if is_over:
                 raise SessionSpoiledError(f"the upload session ended too soon: {exc.message}") from exc
             raise
-        self._courier.ledger.forget_upload(session.id)
+        self._copier.ledger.forget_upload(session.id)
         return self._verified(file, self._sha1_seen, existing)
 
     def _session(self, name: str, existing: BoxFile | None) -> _Opened:
         """The session that was left open for just this, with the parts it has, or else a new one."""
-        asset, ledger = self._asset, self._courier.ledger
+        asset, ledger = self._asset, self._copier.ledger
         campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
         left = ledger.open_upload(campaign_id, asset.id)
@@ -365,18 +319,18 @@ class _Copy:
         upload = OpenUpload(
             campaign_id, asset.id, session.id, asset.revision, asset.size_bytes, folder_id, replaces
         )
-        ledger.remember_upload(upload, session.part_size, self._courier.run_id)
+        ledger.remember_upload(upload, session.part_size, self._copier.run_id)
         return session, {}
 
     def _send_parts(
-        self, session: UploadSession, known: dict[int, Part], download: _Download
+        self, session: UploadSession, known: dict[int, Part], download: Download
     ) -> tuple[list[Part], bytes]:
         """Read the whole file, because its SHA-1 needs all of it, and send the parts that Box lacks."""
-        asset, progress, size = self._asset, self._courier.progress, self._asset.size_bytes
+        asset, progress, size = self._asset, self._copier.progress, self._asset.size_bytes
         parts: dict[int, Part] = {}
-        with self._courier.pool.lane(session.part_size) as lane:
+        with self._copier.pool.lane(session.part_size) as lane:
             for offset in range(0, size, session.part_size):
-                if self._courier.is_stopping():
+                if self._copier.is_stopping():
                     raise StoppedError
                 buffer = lane.buffer()
                 view = memoryview(buffer)[: min(session.part_size, size - offset)]
@@ -405,7 +359,7 @@ class _Copy:
             size, sha1 = self._asset.size_bytes, _sha1(view)
             with lane.senders:
                 parts[offset] = self._box.send_part(session, offset, view, sha1, size)
-            self._courier.progress.sent_part()
+            self._copier.progress.sent_part()
 
         return send
 
@@ -415,7 +369,7 @@ class _Copy:
         except BoxError as exc:
             logger.warning("%s; it is tried again later", exc)
             return
-        self._courier.ledger.forget_upload(session.id)
+        self._copier.ledger.forget_upload(session.id)
 
     def _verified(self, file: BoxFile, sha1: str, existing: BoxFile | None) -> BoxFile:
         """The file, if Box says that it holds what was read; when an answer denies it, Box is asked once
@@ -439,120 +393,6 @@ class _Copy:
             kind="digest_mismatch",
             item_id=asset.id,
         )
-
-
-class _Download:
-    """An asset's bytes, in order and with their digests, over as many connections as it takes."""
-
-    def __init__(self, dam: Source, moving: Moving, progress: Progress) -> None:
-        self._dam = dam
-        self._moving = moving
-        self._asset = asset = moving.asset
-        self._progress = progress
-        self._count = 0
-        self._stream: Readable | None = None
-        self._opened: AbstractContextManager[Readable] | None = None
-        self.sha1 = hashlib.sha1(usedforsecurity=False)
-        self._md5: Any = hashlib.md5(usedforsecurity=False) if asset.md5 else None
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """While this lasts the bytes may be read; what was counted is taken back unless they all come."""
-        is_whole = False
-        try:
-            yield
-            is_whole = True
-        finally:
-            self._close()
-            if not is_whole:
-                self._progress.rewind(self._moving, self._count)
-
-    def fill(self, view: memoryview) -> None:
-        """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
-        broke, as long as each brings something. One that comes to its end with too few bytes has brought
-        something else, an error page with status 200, say: nothing is added to that. Raises DamError.
-        """
-        tries = 0
-        at = 0
-        while at < len(view):
-            try:
-                stream = self.open()
-                block = view[at : at + BLOCK_SIZE]
-                got = stream.readinto(block)
-                if not got:
-                    raise self._wrong_size(str(self._count))
-            except DamError as exc:
-                if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
-                    raise self._wrong_size(str(self._count)) from exc
-                tries += 1
-                # A small file is simply read again from the start.
-                is_small = self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT
-                if exc.kind != "broken_download" or tries == DOWNLOAD_TRIES or is_small:
-                    raise
-                self._close()
-                continue
-            tries = 0
-            self.sha1.update(block[:got])
-            if self._md5 is not None:
-                self._md5.update(block[:got])
-            at += got
-            self._count += got
-            self._progress.advance(self._moving, got)
-
-    def finish(self) -> None:
-        """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
-        asset = self._asset
-        if self.open().readinto(memoryview(bytearray(1))):
-            raise self._wrong_size(f"more than {asset.size_bytes}")
-        self._close()
-        if self._md5 is not None and self._md5.hexdigest() != asset.md5:
-            raise DamError(
-                f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"
-                f" its bytes have {self._md5.hexdigest()}",
-                kind="checksum_mismatch",
-                hint="import the file anew, or set DAM_COMPARE_CHECKSUMS=false if the checksums are no MD5s",
-                item_id=asset.id,
-            )
-
-    def open(self) -> Readable:
-        """The stream, asked for from the next byte on unless it is open already. Raises DamError."""
-        if self._stream is None:
-            asset = self._asset
-            self._opened = self._dam.open_asset(asset.id, self._count, size_bytes=asset.size_bytes)
-            self._stream = self._opened.__enter__()
-            if self._stream.size not in (None, self._asset.size_bytes):
-                raise self._wrong_size(str(self._stream.size))
-        return self._stream
-
-    def _close(self) -> None:
-        if self._opened is not None:
-            self._opened.__exit__(None, None, None)
-        self._opened = self._stream = None
-
-    def _wrong_size(self, got: str) -> DamError:
-        asset = self._asset
-        return DamError(
-            f"asset {asset.id} ({asset.name!r}): the DAM declared {asset.size_bytes} bytes and sent {got}",
-            kind="size_mismatch",
-            retryable=True,
-            item_id=asset.id,
-        )
-
-
-def read_sha1(dam: Source, moving: Moving, progress: Progress) -> str:
-    """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
-    asset = moving.asset
-    download = _Download(dam, moving, progress)
-    view = memoryview(bytearray(min(BLOCK_SIZE, asset.size_bytes)))
-    left = asset.size_bytes
-    with download.opened():
-        while left:
-            block = view[: min(BLOCK_SIZE, left)]
-            download.fill(block)
-            left -= len(block)
-        download.finish()
-    progress.rewind(moving, asset.size_bytes)
-    return download.sha1.hexdigest()
 
 
 def _matches(file: BoxFile, asset: Asset, sha1: str) -> bool:
