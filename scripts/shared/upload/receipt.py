@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -91,38 +91,53 @@ def write_receipt(
     A file of that name that is no receipt of the campaign is left alone. Raises BoxError.
     """
     ours = set(asset_file_ids)
-    sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     for name in receipt_names(campaign_id):
-        existing = folder.files_by_name.get(name)
-        file = None
-        while file is None:
-            if existing is not None:
-                earlier = None if existing.id in ours else read_receipt(box, existing)
-                if earlier is None or earlier.campaign_id != campaign_id:
-                    break
-            replaces = existing.id if existing else None
-            try:
-                file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
-            except NameTakenError as exc:
-                in_the_way = box.read_file(exc.existing_id) if exc.existing_id and exc.is_file else None
-                if in_the_way is None or existing is not None:
-                    break
-                existing = in_the_way
-        if file is None:
-            continue
-        if (file.size_bytes, file.sha1) != (len(content), sha1):
-            again = box.read_file(file.id)
-            if again is None or (again.size_bytes, again.sha1) != (len(content), sha1):
-                raise BoxError(
-                    f"the receipt {name} has SHA-1 {sha1}, Box holds {(again or file).sha1}",
-                    kind="digest_mismatch",
-                    retryable=True,
-                )
-        return file
+        file = _written_as(name, box, folder, campaign_id, content, ours)
+        if file is not None:
+            return file
     raise BoxError(
         f"no name is free for the receipt in Box folder {folder.folder_id}",
         kind="name_taken",
         hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then goes on",
+    )
+
+
+def _written_as(
+    name: str, box: BoxClient, folder: Place, campaign_id: str, content: bytes, ours: Collection[str]
+) -> BoxFile | None:
+    """The receipt under one name; None when the name is taken by what is not our receipt. ours: our files."""
+    existing = folder.files_by_name.get(name)
+    sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    for _ in range(2):  # the listing may be older than what is there
+        if existing is not None:
+            earlier = None if existing.id in ours else read_receipt(box, existing)
+            if earlier is None or earlier.campaign_id != campaign_id:
+                return None
+        replaces = existing.id if existing else None
+        try:
+            file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
+        except NameTakenError as exc:
+            if existing is not None or exc.existing_id is None or not exc.is_file:
+                return None
+            existing = box.read_file(exc.existing_id)
+            if existing is None:
+                return None
+        else:
+            return _verified(box, name, file, (len(content), sha1))
+    return None
+
+
+def _verified(box: BoxClient, name: str, file: BoxFile, wanted: tuple[int, str]) -> BoxFile:
+    """The file, if Box holds these bytes: size and SHA-1. An answer may be wrong, so it is asked twice."""
+    if (file.size_bytes, file.sha1) == wanted:
+        return file
+    again = box.read_file(file.id)
+    if again is not None and (again.size_bytes, again.sha1) == wanted:
+        return file
+    raise BoxError(
+        f"the receipt {name} has SHA-1 {wanted[1]}, Box holds {(again or file).sha1}",
+        kind="digest_mismatch",
+        retryable=True,
     )
 
 
@@ -142,21 +157,9 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
     Nothing is written anywhere. Raises BoxError; what the DAM does to a single asset is a difference.
     """
     in_box = _tree(box, sides.folder_id)
-    files: dict[str, BoxFile] = {}
-    differences: list[str] = []
-    for asset in sides.found.assets:
-        entry = sides.ledger.get(asset.id)
-        if entry is None:
-            differences.append(f"asset {asset.id} ({asset.name}) was never copied")
-            continue
-        known = in_box.get(entry.box_file_id)
-        file = known[1] if known else box.read_file(entry.box_file_id)
-        if file is None:
-            differences.append(f"asset {asset.id} ({asset.name}): Box file {entry.box_file_id} is gone")
-        else:
-            files[asset.id] = file
-
-    progress.expect([asset for asset in sides.found.assets if asset.id in files])
+    files, differences = _files_in_box(box, sides, in_box)
+    there = [asset for asset in sides.found.assets if asset.id in files]
+    progress.expect(there)
 
     def check(asset: Asset) -> str | None:
         file = files[asset.id]
@@ -173,25 +176,51 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
         )
 
     with ThreadPoolExecutor(workers) as threads:
-        checked = threads.map(check, [asset for asset in sides.found.assets if asset.id in files])
-        differences += [text for text in checked if text is not None]
+        differences += [text for text in threads.map(check, there) if text is not None]
     expected = {file.id for file in files.values()}
     by_path = {path: file for path, file in in_box.values() if file.id not in expected}
-    place = Place(sides.folder_id, "", files_by_name=by_path)
-    found_receipt = find_receipt(box, place, sides.campaign_id)
-    differences += _receipt_differences(found_receipt, files)
-    if found_receipt is not None:
-        expected.add(found_receipt.file.id)
+    receipt = find_receipt(box, Place(sides.folder_id, "", files_by_name=by_path), sides.campaign_id)
+    differences += _receipt_differences(receipt, files)
+    if receipt is not None:
+        expected.add(receipt.file.id)
+    return differences + _besides(sides, in_box, expected)
+
+
+Tree = Mapping[str, tuple[str, BoxFile]]
+"""{file id: (path, file)} of a folder in Box."""
+
+
+def _files_in_box(box: BoxClient, sides: Sides, in_box: Tree) -> tuple[dict[str, BoxFile], list[str]]:
+    """{asset id: file} of the assets that are in Box, wherever people moved them; a sentence for others."""
+    files: dict[str, BoxFile] = {}
+    differences: list[str] = []
+    for asset in sides.found.assets:
+        entry = sides.ledger.get(asset.id)
+        if entry is None:
+            differences.append(f"asset {asset.id} ({asset.name}) was never copied")
+            continue
+        known = in_box.get(entry.box_file_id)
+        file = known[1] if known else box.read_file(entry.box_file_id)
+        if file is None:
+            differences.append(f"asset {asset.id} ({asset.name}): Box file {entry.box_file_id} is gone")
+        else:
+            files[asset.id] = file
+    return files, differences
+
+
+def _besides(sides: Sides, in_box: Tree, expected: Collection[str]) -> list[str]:
+    """What lies in the folder and is neither an asset's file nor the receipt."""
     recorded = {entry.box_file_id for entry in sides.ledger.values()}
-    for file_id, (path, _) in sorted(in_box.items(), key=lambda item: item[1][0]):
-        if file_id not in expected:
-            why = "is no longer in the DAM" if file_id in recorded else "was not put there by us"
-            differences.append(f"Box also holds {path} (file {file_id}), which {why}")
-    return differences
+    return [
+        f"Box also holds {path} (file {file_id}), which "
+        + ("is no longer in the DAM" if file_id in recorded else "was not put there by us")
+        for file_id, (path, _) in sorted(in_box.items(), key=lambda item: item[1][0])
+        if file_id not in expected
+    ]
 
 
-def _tree(box: BoxClient, folder_id: str) -> dict[str, tuple[str, BoxFile]]:
-    """{file id: (path, file)} of everything below a folder."""
+def _tree(box: BoxClient, folder_id: str) -> Tree:
+    """Everything below a folder."""
     found: dict[str, tuple[str, BoxFile]] = {}
     waiting = [(folder_id, "")]
     while waiting:
