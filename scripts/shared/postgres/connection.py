@@ -109,7 +109,7 @@ class Answer:
 
 
 class Deadline:
-    """The end of a wait; it comes earlier when the process is told to stop. seconds None: only then."""
+    """The end of a wait. A stop of the process brings it forward. seconds None: only a stop ends the wait."""
 
     def __init__(self, seconds: float | None, is_stopping: Callable[[], bool]) -> None:
         self._began_at = time.monotonic()
@@ -303,7 +303,7 @@ class Connection:
     def keeps_session(self) -> bool:
         """Whether a pooler leaves us the server's process between two transactions. When it does not, ours is
         free while we do nothing, and somebody who comes meanwhile is given it; or the next one of ours is
-        another. Whoever is given a process made for him, or none, has met no free one.
+        another. A client that gets a process made for it, or none, has met no free one.
         """
         began = self.execute("SELECT clock_timestamp()").rows[0][0]
         with ExitStack() as others:

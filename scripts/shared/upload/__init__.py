@@ -4,7 +4,7 @@ For the script: `uploader.Pass`, `progress.Progress`, `run_report.Report`; `rece
 Begin with `road.travel`: what happens to one campaign, from top to bottom.
 Within: `transfer` is one campaign's plan, `folders` its folders in Box, `copier` moves single files,
 `download` reads them, `workers` are the threads, `limiter` keeps Box's limits, `receipt` lies beside the
-files, `failures` knows which failures a person is told of. The SQL: `ledger` (what is in Box), `standing`
+files, `failures` knows which failures make a notice. The SQL: `ledger` (what is in Box), `standing`
 (where campaigns stand), `lasting_errors`, `buckets` (calls to Box).
 
 Modules are loaded when there is work: an idle run needs few of them.

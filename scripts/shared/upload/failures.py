@@ -1,4 +1,4 @@
-"""Campaigns that failed in a run: which of them a person is told of, and what they mean for the run's end."""
+"""Campaigns that failed in a run: which of them make a notice, and what they mean for the exit code."""
 
 from __future__ import annotations
 

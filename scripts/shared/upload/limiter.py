@@ -1,7 +1,7 @@
-"""The gate before Box: every thread of every run asks here before it calls.
+"""Box's limits of calls a minute. Every thread of every run asks here before it calls Box.
 
-The rule is `rate.take`; what it must remember stands in PostgreSQL, so that consecutive runs, and others
-beside them, share one minute. Leave is taken in small batches, so that it costs few statements.
+The rule is `rate.take`. Its state stands in PostgreSQL, so that all runs share one limit, also the runs of
+other hosts. A run takes permissions in small batches, so that they cost few statements.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shared.rules.rate import USE_WITHIN_SECONDS, Grant
 UPLOADS = "box_uploads"
 CALLS = "box_calls"
 BATCHES_PER_LIMIT = 60
-"""A batch is at most a sixtieth of the limit, a second's worth: what is taken and not used is lost."""
+"""A batch is at most a sixtieth of the limit: one second's calls. Permissions that are not used are lost."""
 
 
 STOP_POLL_SECONDS = 0.2
 
 
 def stoppable_sleep(is_stopping: Callable[[], bool]) -> Callable[[float], None]:
-    """A `time.sleep` that raises StoppedError soon after the run was told to stop, or when it has been."""
+    """A `time.sleep` that raises StoppedError as soon as the run is to stop."""
 
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -46,7 +46,7 @@ class RateLedger(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Leave in hand: how many calls, and until when (monotonic)."""
+    """Permissions that were taken: how many calls, and until when they are good (monotonic seconds)."""
 
     limit: int
     count: int = 0
@@ -98,7 +98,7 @@ class BoxGate:
             self._ledger.pause_calls(name, seconds)
 
     def _wait_for(self, name: str) -> None:
-        """Take one call from the batch in hand, or fetch a new one; those who wait do so in one queue."""
+        """Use one permission of the batch, or fetch a new batch. Waiting threads share one queue."""
         batch = self._batches[name]
         with self._lock:
             self._waiting += 1

@@ -1,6 +1,6 @@
-"""A campaign's road: from A1, with its files into Box, to A2. `travel` reads from top to bottom.
+"""What happens to one campaign, from A1 to A2. Begin with `travel` and read from top to bottom.
 
-It blocks where it waits, and raises what goes wrong. It knows one campaign and nothing of the run.
+The function blocks where it waits, and raises what goes wrong. It knows one campaign and nothing of the run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MOST_LOOKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a campaign needs on its road.
+    """What the work on a campaign needs.
 
     database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. check:
     raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once; raises
@@ -78,10 +78,10 @@ class Arrival:
 
 
 def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
-    """Take one campaign as far as it goes. known: by its row, or by its id alone.
+    """Take one campaign as far as it goes in this run. known: by its row, or by its id alone.
 
-    What answers 404 on the way may just have been deleted: the campaign is then begun anew, as the next run
-    would. Raises AppError, with the campaign it is about, and StoppedError before any file is on its way.
+    An item that answers 404 may just have been deleted. The campaign is then begun again, as the next run
+    would do it. Raises AppError with its campaign, and StoppedError as long as no file is being copied.
     """
     missing: set[str | None] = set()
     while True:
@@ -95,7 +95,7 @@ def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
             logger.info("campaign %s is looked at again: %s", known.id, exc)
 
 
-def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  # noqa: C901 - a road is long
+def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  # noqa: C901 - it is long on purpose: one campaign, one function
     settings, dam, database = context.settings, context.dam, context.database
 
     # The search only hints: the DAM's own record has the last word.

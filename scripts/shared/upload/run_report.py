@@ -27,7 +27,7 @@ class Report:
     differences: list[str] | None = None
     """What --verify found; None without it."""
     secrets: Collection[str] = field(default=(), repr=False)
-    """What must not be printed, whoever brought it into a message."""
+    """Texts that must never be printed, even if a message contains them."""
 
     def sort(self, campaign_ids: Sequence[str]) -> None:
         """Put the campaigns into this order; others come after them."""

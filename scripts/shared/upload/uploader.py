@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("uploader")
 
 CAMPAIGNS_AT_ONCE = 16
-"""How many campaigns are on their road at once: enough to keep all workers busy, few enough to be held."""
+"""How many campaigns a run works on at once: enough to keep all workers busy, few enough for the memory."""
 CAMPAIGNS_ASKED_ABOUT = 4
 """How many of them the DAM is asked about at once."""
 
@@ -123,7 +123,7 @@ class Pass:
         return self._failures.conclude(is_interrupted=self._is_interrupted, has_brought=self._has_brought)
 
     def _let_travel(self, states: Sequence[RetryStatus]) -> None:
-        """Send each campaign on its road, but those that are permanently failed."""
+        """Start each campaign in a thread of its own, except for the permanently failed ones."""
         travellers = [state for state in states if not state.permanently_failed]
         for state in states:
             if state.permanently_failed:
@@ -140,8 +140,8 @@ class Pass:
             raise self._ending
 
     def _is_promising(self, retry: RetryStatus) -> bool:
-        """Whether there will be something to upload, or so it seems: the campaign was never seen empty. The
-        search may also show one that has just been uploaded.
+        """Whether the campaign probably has something to upload: its folder was never seen empty. The search
+        index lags, so the row has a say too: a campaign that was just uploaded is not in A1 there.
         """
         is_in_a1 = retry.status in (None, self._settings.dam.status_a1)
         return is_in_a1 and not self._is_dry_run and not retry.retry_count
@@ -193,7 +193,7 @@ class Pass:
         self._entries.note(Arrival(campaign, outcome, retry.retry_count), error=str(failure.error))
 
     def _is_to_end(self) -> bool:
-        """Whether everything is to come to its end: the run was told to stop, or cannot go on."""
+        """Whether the run must end: somebody stopped it, or it cannot go on."""
         return self._ending is not None or self._is_stopping()
 
     def _check(self) -> None:
@@ -226,7 +226,7 @@ class Pass:
                 self._transfers -= 1
 
     def _on_notice(self) -> None:
-        """A notice waits in the outbox. While files are on their way it does not wait for the run's end."""
+        """A notice waits in the outbox. While files are being copied, send it at once, not at the end."""
         with self._lock:
             self._report.queued += 1
             is_urgent = self._transfers > 0

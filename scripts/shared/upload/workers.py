@@ -28,11 +28,11 @@ class Ticket:
 
 @dataclass(slots=True)
 class Budget:
-    """Who may take how many bytes. Pure bookkeeping; the pool's lock guards it.
+    """Which files may take how many bytes of memory. Pure; the pool's lock guards it.
 
-    Large files together leave `reserve` bytes to the small ones, and a large file that waits for its first
-    buffer is not overtaken by small ones for ever. What is larger than the whole budget may go alone. Nobody
-    waits while holding anything but what is on its way, so somebody can always go on.
+    Large files together leave `reserve` bytes to the small ones. Small files do not pass a large one that
+    waits for its first buffer. A file larger than the whole budget goes alone. A thread that waits holds no
+    memory but that of parts on their way, so one thread can always go on.
     """
 
     total: int
@@ -136,19 +136,19 @@ class Pool:
         return Lane(self, self._changed, self._budget, part_size)
 
     def queue_part(self, part: _PartJob) -> None:
-        """Have a part sent by whoever is free; to be called with the lock held."""
+        """Have a free worker send a part. Call it with the lock held."""
         self._parts.append(part)
         self._to_do.notify()
 
     def take_back(self, lane: Lane) -> int:
-        """Drop a lane's parts that nobody has begun to send; to be called with the lock held."""
+        """Drop a lane's parts that nobody has begun to send. Call it with the lock held."""
         dropped = [part for part in self._parts if part.lane is lane]
         for part in dropped:
             self._parts.remove(part)
         return len(dropped)
 
     def room_was_made(self) -> None:
-        """Wake whoever may go on now; to be called with the lock held."""
+        """Wake the threads that may go on now. Call it with the lock held."""
         self._changed.notify_all()
         if self._parts or self._turns:
             self._to_do.notify_all()
@@ -188,7 +188,7 @@ class Pool:
             if self._is_startable(key):
                 return self._start(key)
             if self._queues[key][0].size is not None:
-                break  # its turn has come: whoever is behind it waits for memory with it
+                break  # its turn has come: the campaigns behind it wait for memory with it
             self._turns.rotate(-1)  # a large file that must wait for a reader lets the others pass
         return None
 
@@ -225,7 +225,7 @@ class Pool:
             self.room_was_made()
 
     def help(self) -> bool:
-        """Send a part if one is ready and nobody is free for it; to be called with the lock held."""
+        """Send a part if one is ready and no worker is free for it. Call it with the lock held."""
         if self._idle or not self._parts:
             return False
         part = self._parts.popleft()
@@ -299,7 +299,7 @@ class Lane:
         return mmap.mmap(-1, self._part_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def send(self, buffer: mmap.mmap, work: Callable[[], None]) -> None:
-        """Have the buffer's part sent by whoever is free; `work` does it, the buffer is then used again."""
+        """Have a free worker send the buffer's part: `work` does it. The buffer is then used again."""
         with self._changed:
             self._in_flight += 1
             self._pool.queue_part(_PartJob(self, buffer, work))
@@ -319,7 +319,7 @@ class Lane:
             self._raise_error()
 
     def done(self, part: _PartJob, error: BaseException | None) -> None:
-        """A part was sent, or failed; called with the lock held."""
+        """A part was sent, or failed. Called with the lock held."""
         self._in_flight -= 1
         self._error = self._error or error
         if self._budget.waiting and self._held > 1:
@@ -338,7 +338,7 @@ class Lane:
         finally:
             self._budget.waiting.remove(ticket)
         self._budget.large += self._part_size
-        self._changed.notify_all()  # whoever asked next is the oldest now
+        self._changed.notify_all()  # the next in the queue is the oldest now
 
     def _raise_error(self) -> None:
         if self._error is not None:
