@@ -193,7 +193,7 @@ def test_folder_of_people__is_not_taken_over(world: World) -> None:
 
 
 def test_name__taken_by_our_own_file_at_the_last_try_is_not_changed(world: World) -> None:
-    """Try 1: the download breaks. Try 2: Box takes the file, its answer is lost. Try 3: the name is in use."""
+    """Try 1: the download breaks. Try 2: Box takes the file, but its answer is lost. Try 3: the conflict."""
     campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
     world.dam.fail(r"GET .*/contents", truncate=1, times=1)
     world.box.fail(r"POST .*/files/content", status=200, body=b"{not", effect=True, times=1)

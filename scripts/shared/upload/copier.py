@@ -116,30 +116,32 @@ class Copier:
         return file
 
     def _copy_patiently(self, errand: Errand, moving: Moving) -> BoxFile:
-        """Copy; on a fault that may pass, read and send the file again; on a name that is refused or somebody
-        else's, change it.
-
-        Bytes that came out different at the other end are taken back and moved once more from the start.
-        """
-        asset, place = errand.asset, errand.place
-        name = place.names[asset.id]
-        others = iter(other_names(name, asset.id))
-        existing = place.files_by_name.get(name)
+        """Copy under the planned name, or under another one when something that is not ours has it."""
+        name = errand.place.names[errand.asset.id]
+        others = iter(other_names(name, errand.asset.id))
         copy = _Copy(self, errand, self._dam, moving)
+        while True:
+            try:
+                return self._copy_as(name, copy, errand)
+            except (SomebodysFileError, NameTakenError) as exc:
+                name = self._other_name(errand, name, others, exc)
+
+    def _copy_as(self, name: str, copy: _Copy, errand: Errand) -> BoxFile:
+        """Copy under one name. After a fault that may pass, read and send the file again. Bytes that differ
+        at the other end are taken back and sent once more. Raises NameTakenError when the name is in use.
+        """
+        asset, existing = errand.asset, errand.place.files_by_name.get(name)
         tries = mismatches = 0
         while True:
             tries += 1
-            taken: BoxError | None = None
             try:
                 return copy.run(name, existing)
-            except SomebodysFileError as exc:
-                taken = exc
             except NameTakenError as exc:
                 known, existing = existing, self._file_that_has_the_name(exc)
                 if existing is not None and known is None:
                     tries -= 1  # no failure: the file may be ours, from a try whose answer was lost
                 elif not exc.is_file or exc.existing_id is None or tries == TRIES_PER_ASSET:
-                    taken = exc
+                    raise
             except (BoxError, DamError) as exc:
                 mismatches += exc.kind in MISMATCHES
                 if tries == TRIES_PER_ASSET or mismatches == 2:
@@ -149,9 +151,6 @@ class Copier:
                 elif exc.kind not in MISMATCHES and _was_repeated(exc):
                     raise
                 logger.info("asset %s, try %d: %s", asset.id, tries, exc)
-            if taken is not None:
-                name = self._other_name(errand, name, others, taken)
-                existing, tries = place.files_by_name.get(name), 0
 
     def _file_that_has_the_name(self, conflict: NameTakenError) -> BoxFile | None:
         """None: it is no file, or Box does not tell, or it is gone."""
