@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import prepare_streams, say
-from shared.http.ahead import attempt
+from shared.http.ahead import quietly
 from shared.settings import Settings, load_settings, read_environment
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
@@ -65,7 +65,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         # A faulty certificate is told of before anybody is called.
         dam = DamClient(settings.dam, now=clock(), wait=stop.wait)
         resources.callback(dam.close)
-        connecting = threading.Thread(target=attempt, args=(dam.connect,), daemon=True)
+        connecting = threading.Thread(target=quietly, args=(dam.connect,), daemon=True)
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
 
         from shared.database import UPLOADER_LOCK, Database

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 Item = TypeVar("Item")
 
 
-def attempt(work: Callable[[], object]) -> None:
+def quietly(work: Callable[[], object]) -> None:
     """Do what others will need; when it fails, whoever needs it will meet the failure, and tell of it."""
     try:
         work()

@@ -10,7 +10,7 @@ from typing import Self
 from shared.base.values import BoxSettings, TransferSettings
 from shared.box.client import BoxClient
 from shared.database import Database
-from shared.http.ahead import attempt
+from shared.http.ahead import quietly
 from shared.upload.buckets import Buckets
 from shared.upload.copier import Copier
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Source
@@ -53,7 +53,7 @@ class BoxSide:
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._pool = resources.enter_context(pool)
             self._resources = resources.pop_all()
-        self._pool.submit("", Job(0, partial(attempt, self._box.log_in)))  # beside what is done meanwhile
+        self._pool.submit("", Job(0, partial(quietly, self._box.log_in)))  # beside what is done meanwhile
 
     def __enter__(self) -> Self:
         return self

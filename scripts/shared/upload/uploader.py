@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shared.base.errors import AppError, CampaignLostError, DamError, ExitCode, StoppedError
 from shared.base.values import Campaign, Outcome, RetryStatus
 from shared.database import Database
-from shared.http.ahead import attempt
+from shared.http.ahead import quietly
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.settings import Settings
@@ -134,7 +134,7 @@ class Pass:
 
         with ThreadPoolExecutor(CAMPAIGNS_AT_ONCE, "campaign") as threads:
             if any(map(self._is_promising, travellers)):
-                threads.submit(attempt, self._made_box_side)  # logs in to Box while the DAM answers
+                threads.submit(quietly, self._made_box_side)  # logs in to Box while the DAM answers
             list(threads.map(self._travel, travellers))
         if self._ending is not None:
             raise self._ending
