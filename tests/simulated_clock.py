@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from shared.loop.wall_clock import WallClock
+from shared.loop.wall_clock import Action, WallClock
 
 Event = Callable[[], None]
 
@@ -45,10 +45,10 @@ class SimulatedClock(WallClock):
         """What a closed lid does."""
         self._offset += timedelta(seconds=seconds)
 
-    def wait(self, until: datetime | None, seconds: float | None) -> list[Hashable]:
-        keys = super().wait(None, 0.05 if self.is_busy() else 0)
-        if keys or self.is_busy():
-            return keys
+    def wait(self, until: datetime | None, seconds: float | None) -> list[Action]:
+        actions = super().wait(None, 0.05 if self.is_busy() else 0)
+        if actions or self.is_busy():
+            return actions
         now = self.now()
         targets = [now + timedelta(seconds=seconds)] if seconds is not None else []
         targets += [instant for instant in (until, self._end) if instant is not None]

@@ -25,9 +25,13 @@ import tzdata
 
 from heartbeat_server import kinds, watchman
 from sessions import end_sessions
+from shared.base.errors import gravest
 from shared.database import ORCHESTRATOR_LOCK, Database
-from shared.loop.journal import Journal
-from shared.loop.orchestrator import Orchestrator, Task, gravest
+from shared.loop import orchestrator
+from shared.loop.orchestrator import Orchestrator
+from shared.loop.tasks import Task
+from shared.loop.teller import Teller
+from shared.loop.wall_clock import Action
 from shared.rules.cadence import Daily, Interval
 from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
@@ -117,7 +121,7 @@ class Stage:
             environment={**os.environ, **(environment or {})},
             env_file=env_file,
         )
-        clock.is_busy = lambda: bool(loop._children())
+        clock.is_busy = lambda: bool(loop.running)
         assert loop.run_forever() == 0
         return clock
 
@@ -434,33 +438,40 @@ def test_loop__connection_cut_by_the_server_is_taken_up_again(stage: Stage) -> N
 
 def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage) -> None:
     """Frozen between the wait and the start, it wakes up with a run due by its memory, and no lock."""
-    clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
+    others: list[Database] = []
+
+    class Freeze(SimulatedClock):
+        """At the end of a wait the connection is lost and another one acts; the loop has seen neither."""
+
+        def wait(self, until: datetime | None, seconds: float | None) -> list[Action]:
+            actions = super().wait(until, seconds)
+            if others or loop.running:
+                return actions
+            assert end_sessions(stage.url, "a1_to_a2 orchestrator%") == 1
+            others.append(Database(stage.url, application_name="the other"))
+            assert others[0].take_run(ORCHESTRATOR_LOCK) is None
+            return []
+
+    clock = Freeze(rome("2026-01-28T10:00:00"), rome("2026-01-28T10:30:00"), [])
     loop = Orchestrator([stage.task()], stage.settings, clock=clock)
-    loop._journal = Journal(loop._open_database, 0.0, is_shared=False, commands=loop._settings.commands)
-    loop._attend_journal()
-    assert end_sessions(stage.url, "a1_to_a2 orchestrator%") == 1
-    with Database(stage.url, application_name="the other") as other:
-        assert other.take_run(ORCHESTRATOR_LOCK) is None
-        loop._start_due()
-        assert loop._children() == []
-        assert loop._journal.holder is not None
-        assert "the other" in loop._journal.holder
-    loop._journal.close()
-    clock.close()
-    assert stage.runs() == []
+    clock.is_busy = lambda: bool(loop.running)
+    loop.run_forever()
+    assert len(others) == 1
+    others[0].close()
+    assert stage.runs() == ["Wed 10:00"]
 
 
-def test_loop__a_stop_that_comes_while_it_connects_starts_nothing(stage: Stage) -> None:
+def test_loop__a_stop_that_comes_while_it_connects_starts_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_meanwhile(*arguments: Any, **options: Any) -> Database:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Database(*arguments, **options)
+
+    monkeypatch.setattr(orchestrator, "Database", stopped_meanwhile)
     for is_once in (False, True):
         clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
         loop = Orchestrator([stage.task()], stage.settings, clock=clock)
-        connect = loop._open_database
-
-        def stopped_meanwhile(connect: Callable[[], Database] = connect) -> Database:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return connect()
-
-        loop._open_database = stopped_meanwhile  # type: ignore[method-assign]
         assert (loop.run_once() if is_once else loop.run_forever()) == 0
         assert stage.runs() == []
 
@@ -684,7 +695,7 @@ def test_heartbeat__one_that_never_answers_holds_nothing_up(stage: Stage) -> Non
         stage.variables["HEARTBEAT_URL"] = url
         clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T10:04:00"), [])
         loop = Orchestrator([stage.task(has_heartbeat=True)], stage.settings, clock=clock)
-        clock.is_busy = lambda: bool(loop._children())
+        clock.is_busy = lambda: bool(loop.running)
         loop.run_forever()
         assert len(stage.runs()) == 2
         assert kinds(paths)[0] == "start"
@@ -697,7 +708,7 @@ def test_once__runs_what_is_due_and_says_how_it_went(stage: Stage) -> None:
     def once(at: str, *tasks: Task) -> int:
         clock = SimulatedClock(rome(at), rome("2026-02-28T10:00:00"), [])
         loop = Orchestrator(tasks, stage.settings, clock=clock)
-        clock.is_busy = lambda: bool(loop._children())
+        clock.is_busy = lambda: bool(loop.running)
         return loop.run_once()
 
     good, bad = stage.task(), stage.task("raise SystemExit(4)", name="bad")
@@ -713,7 +724,7 @@ def test_once__database_lost_before_anything_was_started(
     stage.url = own_server.url
     clock = SimulatedClock(rome("2026-01-28T10:00:05"), rome("2026-02-28T10:00:00"), [])
     loop = Orchestrator([stage.task()], stage.settings, clock=clock)
-    monkeypatch.setattr(loop, "_tell_of_round", lambda *_: own_server.stop())
+    monkeypatch.setattr(Teller, "round_began", lambda *_: own_server.stop())
     assert loop.run_once() == 75
 
 

@@ -26,7 +26,7 @@ from shared.base.values import (
     UploadTotals,
 )
 from shared.database import ORCHESTRATOR_LOCK, UPLOADER_LOCK, Database
-from shared.loop.journal import Journal, Role
+from shared.loop.journal import Journal
 from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
 from shared.upkeep.retention import prune
@@ -284,7 +284,7 @@ def test_journal__cut_off_stands_by_and_tells_nothing(database_url: str) -> None
     assert not first.save_alerts("task", {}, notice)
     first.check_connection()
     first.attend(1.0)
-    assert (first.role, second.role) == (Role.STANDING_BY, Role.ACTING)
+    assert (first.is_acting, second.is_acting) == (False, True)
     assert not first.save_alerts("task", {}, notice), "connected again, and still not its to write"
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM notices")

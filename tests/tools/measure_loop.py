@@ -15,8 +15,9 @@ import threading
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-from shared.loop.orchestrator import Orchestrator, Task
+from shared.loop.orchestrator import Orchestrator
 from shared.loop.task_process import Child
+from shared.loop.tasks import Task
 from shared.loop.wall_clock import WallClock
 from shared.rules.cadence import Daily, Interval
 from shared.settings import load_orchestrator_settings
@@ -58,7 +59,7 @@ def many_runs(task: Task, env: dict[str, str], runs: int) -> None:
         start, start + runs * minutes, [(start + first * minutes, lambda: figures.append(resident_mb()))]
     )
     loop = Orchestrator([task], lambda: load_orchestrator_settings(env), clock=clock)
-    clock.is_busy = lambda: bool(loop._children())
+    clock.is_busy = lambda: bool(loop.running)
     loop.run_forever()
     print(f"memory: {figures[0]:.1f} MB after {first} runs, {resident_mb():.1f} MB after {runs}")
 

@@ -269,10 +269,3 @@ def test_plan__the_night_the_clocks_go_back_has_one_report() -> None:
     last = LastRun(first.planned_at, first.at, first.at, 0)
     again = plan(schedule, last, rome("2026-10-25T02:30", fold=1), ROME, WINDOW)
     assert again.at.date() == date(2026, 10, 26)
-
-
-def test_plan__an_exempt_interval_ignores_the_window() -> None:
-    last = LastRun(rome("2026-01-31T03:00"), rome("2026-01-31T03:00"))
-    assert plan(Interval(7, is_exempt=True), last, rome("2026-01-31T03:01"), ROME, WINDOW).at == rome(
-        "2026-01-31T03:07"
-    )

@@ -16,7 +16,9 @@ from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import ORCHESTRATOR_LOCK, Database, readiness
-from shared.loop.orchestrator import STOPS, TASKS, Orchestrator
+from shared.loop.orchestrator import Orchestrator
+from shared.loop.signals import STOPS
+from shared.loop.tasks import TASKS
 from shared.rules.cadence import Daily, Schedule, timeline, whole_minute
 from shared.settings import (
     CadenceSettings,
@@ -92,7 +94,7 @@ def list_tasks() -> None:
 def _in_words(schedule: Schedule) -> tuple[str, str]:
     if isinstance(schedule, Daily):
         return f"daily at {schedule.at:%H:%M}", "unchanged"
-    return f"every {schedule.minutes} min", "unchanged" if schedule.is_exempt else "slower"
+    return f"every {schedule.minutes} min", "slower"
 
 
 def check_all(env_file: Path | None, *, is_online: bool) -> int:

@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from enum import Enum
 from typing import TypeVar
 
 from shared.base.commands import Commands
@@ -30,17 +29,10 @@ RECONNECT_SECONDS = 15.0
 MOST_UNWRITTEN_RUNS = 1000
 
 
-class Role(Enum):
-    """Whether this orchestrator starts tasks, or another one does."""
-
-    ACTING = "acting"
-    STANDING_BY = "standing by"
-
-
 class Journal:
-    """The loop's side of the database. is_shared: for `--once`, where several may act, each on its own tasks.
+    """The loop's side of the database.
 
-    role: ACTING while the database has not been reached yet: the tasks have locks of their own.
+    is_shared: for `--once`, where several orchestrators may act, each on its own tasks.
     """
 
     def __init__(
@@ -63,9 +55,8 @@ class Journal:
         self._has_late_mail = False
         self.trouble = ""
         """What the database was lost by, the last time."""
-        self.role = Role.ACTING
         self.holder: str | None = None
-        """Who acts, while this one stands by."""
+        """The other orchestrator that acts, while this one stands by."""
 
     @property
     def file(self) -> int | None:
@@ -73,9 +64,16 @@ class Journal:
         return None if self._database is None else self._database.file
 
     @property
+    def is_acting(self) -> bool:
+        """Whether this orchestrator starts tasks. It does so before the database has been reached, too: the
+        tasks have locks of their own.
+        """
+        return self.holder is None
+
+    @property
     def retry_at(self) -> float | None:
         """The monotonic second at which `attend` has something to do; None while all is well."""
-        is_settled = self._database is not None and self.role is Role.ACTING
+        is_settled = self._database is not None and self.is_acting
         return None if is_settled else self._retry_at
 
     def attend(self, now: float) -> bool:
@@ -87,33 +85,18 @@ class Journal:
             return False
         self._retry_at = now + self._reconnect_seconds
         try:
-            if self._database is None:
-                self._connect()
-            assert self._database is not None  # noqa: S101 - for the type checker
-            holder = (
-                self._database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
-                if self.is_shared
-                else self._database.take_run(ORCHESTRATOR_LOCK)
-            )
-            if holder is not None:
-                if self.role is Role.ACTING or self.holder is None:
-                    logger.info("standing by, another orchestrator acts: %s", holder)
-                self.role, self.holder = Role.STANDING_BY, holder
-                return False
-            if self.role is Role.STANDING_BY:
-                logger.info("taking over")
-            self.role, self.holder = Role.ACTING, None
-            while self._unwritten:
-                Memory(self._database).record_task_run(self._unwritten[0])
-                self._unwritten.popleft()
-            return True
+            self._database = self._database or self._connect()
+            self._heed(self._holder_of_lock(self._database))
+            if self.is_acting:
+                self._write_late_runs(self._database)
+            return self.is_acting
         except DbError as exc:
             if not self._was_reached and not exc.is_out_of_reach:
                 raise
             self._lose(exc)
             return False
 
-    def _connect(self) -> None:
+    def _connect(self) -> Database:
         database = self._open_database()
         try:
             pending = database.pending_migrations()
@@ -123,11 +106,30 @@ class Journal:
         if pending:
             database.close()
             raise ConfigError(self._commands.lacks(pending))
-        self._database = database
         self._was_reached = True
         if self._is_away_told:
             logger.info("the database is back")
             self._is_away_told = False
+        return database
+
+    def _holder_of_lock(self, database: Database) -> str | None:
+        """Take the orchestrator's lock; None when it is ours, else who holds it."""
+        if self.is_shared:
+            return database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
+        return database.take_run(ORCHESTRATOR_LOCK)
+
+    def _heed(self, holder: str | None) -> None:
+        """Act or stand by from now on; each change is logged once."""
+        if holder is not None and self.is_acting:
+            logger.info("standing by, another orchestrator acts: %s", holder)
+        elif holder is None and not self.is_acting:
+            logger.info("taking over")
+        self.holder = holder
+
+    def _write_late_runs(self, database: Database) -> None:
+        while self._unwritten:
+            Memory(database).record_task_run(self._unwritten[0])
+            self._unwritten.popleft()
 
     def check_connection(self) -> None:
         """See whether the server ended the connection, or gave the lock to somebody else."""
@@ -192,7 +194,7 @@ class Journal:
         """Write a task's alerts and the notice they brought, together; False when the database is away, or
         somebody else acts: then they are not ours to write.
         """
-        if self.role is not Role.ACTING:
+        if not self.is_acting:
             return False
 
         def write(database: Database) -> bool:

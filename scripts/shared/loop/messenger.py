@@ -18,30 +18,29 @@ MOST_WAITING = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """Something to be told. act: returns True when it is done; False, or an AppError, means: again later.
-
-    key: while an errand of this key waits, another one is needless. None: each counts.
-    """
-
-    act: Callable[[], bool]
-    key: str | None = None
+class _Errand:
+    act: Callable[[], object]
+    key: str | None
 
 
 class Messenger:
     """Runs errands in order in a thread of its own, and those that failed again each minute."""
 
     def __init__(self) -> None:
-        self._errands: queue.Queue[Errand | None] = queue.Queue(MOST_WAITING)
+        self._errands: queue.Queue[_Errand | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
         self._waiting: set[str] = set()
 
-    def send(self, errand: Errand) -> None:
-        """Hand over an errand; never waits."""
+    def send(self, act: Callable[[], object], *, key: str | None = None) -> None:
+        """Hand over an errand; never waits. act: when it returns False or raises AppError, it is run again.
+
+        key: while an errand of this key waits, another one is needless. None: each counts.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="messenger", daemon=True)
             self._thread.start()
+        errand = _Errand(act, key)
         if not self._is_needed(errand):
             return
         try:
@@ -50,7 +49,7 @@ class Messenger:
             logger.error("%d messages wait already; one more is dropped", MOST_WAITING)
 
     def close(self, seconds: float) -> None:
-        """Let what waits be tried once more, for so long at most."""
+        """Try what waits once more, for so long at most."""
         if self._thread is not None:
             try:
                 self._errands.put_nowait(None)
@@ -59,7 +58,7 @@ class Messenger:
             self._thread.join(seconds)
 
     def _work(self) -> None:
-        failed: list[Errand] = []
+        failed: list[_Errand] = []
         retry_at = 0.0
         while True:
             try:
@@ -77,7 +76,7 @@ class Messenger:
                 failed.append(errand)
                 retry_at = time.monotonic() + RETRY_SECONDS
 
-    def _is_needed(self, errand: Errand) -> bool:
+    def _is_needed(self, errand: _Errand) -> bool:
         with self._guard:
             if errand.key is None:
                 return True
@@ -85,12 +84,12 @@ class Messenger:
             self._waiting.add(errand.key)
             return is_new
 
-    def _is_over(self, errand: Errand) -> bool:
-        """Whether nothing is left to do; what is asked for from now on needs another try."""
+    def _is_over(self, errand: _Errand) -> bool:
+        """Run it; whether nothing is left to do. What is sent with its key from now on is a new errand."""
         with self._guard:
             self._waiting.discard(errand.key or "")
         try:
-            is_done = errand.act()
+            is_done = errand.act() is not False
         except AppError as exc:
             logger.warning("a message waits: %s", exc)
             is_done = False

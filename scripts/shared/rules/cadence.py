@@ -38,10 +38,9 @@ class OffHours:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Every so many minutes. is_exempt: off-hours do not slow it down."""
+    """Every so many minutes in office hours, slower outside them."""
 
     minutes: int
-    is_exempt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ def _earliest(
         off_hours_from = due + timedelta(minutes=window.extra_minutes)
     while True:
         wall = candidate.astimezone(zone)
-        if schedule.is_exempt or not is_off_hours(wall, window):
+        if not is_off_hours(wall, window):
             return PlannedRun(wall, "in_hours", wall)
         if wall.minute in window.run_minutes and candidate >= off_hours_from:
             return PlannedRun(wall, "off_hours", wall)

@@ -1,0 +1,58 @@
+"""The table of tasks: what the loop starts, when, and for how long a run may go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import time, timedelta
+from pathlib import Path
+
+from shared.base.errors import ExitCode
+from shared.rules.alerts import SILENCE_LIMIT
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Daily, Interval, Schedule
+from shared.settings import report_variables, uploader_variables
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row of the table.
+
+    script: below scripts/. limit: after which a run is asked to end; kill_after: how long it may then still
+    take, so that the file in hand is finished. has_heartbeat: whether its runs are pinged.
+    own_failures: exit codes of which the task itself has told people already. reads: the variables of ours
+    that its script reads, and of which alone it is shown; None: all but those of the loop. silence: how long
+    it may write nothing before people are told.
+    """
+
+    name: str
+    script: str
+    schedule: Schedule
+    limit: timedelta
+    kill_after: timedelta = timedelta(minutes=1)
+    arguments: tuple[str, ...] = ()
+    has_heartbeat: bool = False
+    own_failures: frozenset[int] = frozenset()
+    reads: frozenset[str] | None = None
+    silence: timedelta = SILENCE_LIMIT
+
+
+TASKS = (
+    Task(
+        "a1_to_a2",
+        "a1_to_a2_box_uploader.py",
+        Interval(A1_TO_A2_INTERVAL_MINUTES),
+        limit=timedelta(hours=12),
+        has_heartbeat=True,
+        own_failures=frozenset({ExitCode.SOME_FAILED}),
+        reads=uploader_variables(),
+    ),
+    Task(
+        "daily_report",
+        "daily_report.py",
+        Daily(time(19, 0)),
+        limit=timedelta(minutes=15),
+        reads=report_variables(),
+    ),
+)
+"""What the loop does. To add a task: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""

@@ -1,0 +1,175 @@
+"""What the loop tells people of its tasks: by e-mail when something is news, and by pings after each run.
+
+`rules/alerts` says what is news. The e-mails go through the outbox; with the database away, past it.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+from shared.base.errors import AppError, ExitCode, NotifyError
+from shared.base.logs import readable
+from shared.base.redaction import redact, spellings
+from shared.base.values import MailServer, Notice
+from shared.database import Database
+from shared.loop.context import Context
+from shared.loop.heartbeat import Signal, ping
+from shared.loop.messenger import Messenger
+from shared.loop.state_file import state_file
+from shared.loop.tasks import SCRIPTS, Task
+from shared.rules.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_silence, after_success
+
+logger = logging.getLogger("orchestrator")
+
+ROUND = "orchestrator --once"
+"""The name of a round of cron's in the e-mail about it."""
+LAST_WORDS_SECONDS = 20.0
+"""How long messages may still take when the loop ends."""
+
+
+class Teller:
+    """Knows the alerts of each task, and sends what they owe. Nothing here waits for a server."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._alerts: dict[str, Alerts] = {}
+        self._messenger = Messenger()
+
+    def close(self) -> None:
+        self._messenger.close(LAST_WORDS_SECONDS)
+
+    # E-mails about tasks
+
+    def learn(self, alerts: dict[str, Alerts]) -> None:
+        """{task: its alerts} by the database; what has been noted here meanwhile wins."""
+        self._alerts = alerts | {task: noted for task, noted in self._alerts.items() if noted}
+
+    def forget(self) -> None:
+        """Another orchestrator acts, and counts the failures from now on."""
+        self._alerts = {}
+
+    def run_ended(self, task: Task, code: int, ending: str, tail: Sequence[str]) -> None:
+        now, before = self._context.clock.now(), self._alerts.get(task.name, {})
+        if code == 0 or code in task.own_failures:
+            alerts, news = after_success(before, now)
+        else:
+            threshold = self._context.settings.alert_after_failures
+            alerts, news = after_failure(before, task.name, ending, now, threshold=threshold)
+        self._note(task, alerts, news, tail, now)
+        if code != 0:
+            self._deliver_outbox()  # in case the run did not come to it
+
+    def run_is_silent(self, task: Task, since: datetime, tail: Sequence[str]) -> None:
+        now = self._context.clock.now()
+        alerts, news = after_silence(self._alerts.get(task.name, {}), task.name, since, now)
+        self._note(task, alerts, news, tail, now)
+
+    def _note(
+        self, task: Task, alerts: Alerts, news: AlertNews | None, tail: Sequence[str], now: datetime
+    ) -> None:
+        """Keep the alerts of a task, and tell the news."""
+        if self._context.is_stopping():
+            return  # a run that a stop cut short says nothing of the task
+        before, self._alerts[task.name] = self._alerts.get(task.name, {}), alerts
+        if alerts == before or not self._context.still_acts():
+            return
+        notice = None if news is None else self._compose(news, tail, now)
+        is_saved = self._context.journal.save_alerts(task.name, alerts, notice)
+        if notice is None:
+            return
+        logger.warning("notice: %s", notice.subject, extra={"action": "task_alert"})
+        if is_saved:
+            self._deliver_outbox()
+        elif self._context.still_acts():  # the database is away
+            self._messenger.send(partial(_hand_over, self._context.settings.mail.server, notice))
+
+    def _compose(self, news: AlertNews, tail: Sequence[str], now: datetime) -> Notice:
+        from shared.notifier import task_alert
+
+        settings = self._context.settings
+        secrets = spellings(settings.secrets)
+        return task_alert(
+            news,
+            tail=[redact(line, secrets) for text in tail for line in readable(text).split("\n")],
+            host=self._context.host,
+            recipients=settings.mail.error_recipients,
+            timezone=settings.cadence.timezone,
+            now=now,
+        )
+
+    def _deliver_outbox(self) -> None:
+        settings, clock, is_stopping = (
+            self._context.settings, self._context.clock, self._context.is_stopping
+        )  # fmt: skip
+
+        def deliver() -> bool:
+            from shared.notices.delivery import deliver_due_notices
+            from shared.notifier import Mailer
+
+            name = "a1_to_a2 messenger"
+            with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
+                mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
+                counts = deliver_due_notices(database, mailer, clock.now(), timezone, settings.commands)
+            # A refused login stays refused until somebody acts: the next run tries again, and says so.
+            return counts.failed == 0 or bool(counts.faults)
+
+        self._messenger.send(deliver, key="outbox")
+
+    # E-mails about rounds (`--once`)
+
+    def round_began(self, code: int, trouble: str) -> None:
+        """Tell people that rounds find no database to work with: when that begins, once a day, and when it is
+        over. There is no outbox then, and no memory but a file. code: 0 when the database answers.
+        """
+        now = self._context.clock.now()
+        place = repr((SCRIPTS, str(self._context.env_file or "")))
+        name = f"once-{zlib.crc32(place.encode()):08x}.json"
+        with state_file(self._context.environment, name, is_made=code != 0) as memory:
+            before = {} if memory is None else memory.read(now)
+            if code == 0:
+                alerts, news = after_success(before, now)
+            else:
+                alerts, news = after_failure(before, ROUND, f"exit code {code}", now, threshold=1)
+            is_kept = memory is not None and (alerts == before or memory.write(alerts))
+            # What cannot be remembered is told once an hour: never silent, and never each minute.
+            if news is None or (not is_kept and now.minute):
+                return
+            try:
+                _hand_over(self._context.settings.mail.server, self._compose(news, [trouble], now))
+            except AppError as exc:
+                logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
+                if memory is not None:
+                    memory.write(before)
+
+    # Pings
+
+    def ping(self, kind: Signal, heartbeat_id: str, text: str = "") -> None:
+        """heartbeat_id: one for the start and the end of a run."""
+        if url := self._context.settings.heartbeat_url:
+            self._messenger.send(partial(ping, url, kind, heartbeat_id, text))
+
+    def ping_end(self, heartbeat_id: str, code: int, ending: str) -> None:
+        """Ping how a run ended. It is a success only while its e-mails go out."""
+        kind: Signal = "failure"
+        if code in (ExitCode.SOME_FAILED, ExitCode.TRY_LATER):
+            kind = "log"  # nobody has to act on the run itself
+        elif code == 0:
+            kind = "success"
+            late_before = self._context.clock.now() - LATE_NOTICE
+            if self._context.settings.heartbeat_url and self._context.journal.has_late_mail(late_before):
+                kind, ending = "log", f"{ending}; e-mails have waited for more than an hour"
+        self.ping(kind, heartbeat_id, ending)
+
+
+def _hand_over(server: MailServer, notice: Notice) -> None:
+    """Give a notice to the mail server, past the outbox. Raises NotifyError when nobody gets it."""
+    from shared.notifier import Mailer
+
+    with Mailer(server) as mailer:
+        refused = mailer.send(notice).refused
+    if len(refused) == len(notice.recipients):
+        raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
