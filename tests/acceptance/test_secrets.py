@@ -22,9 +22,9 @@ import pytest
 from psycopg2 import sql
 
 from conftest import Tls
+from shared.base.env_file import ENV_FILE_VARIABLE
 from shared.base.redaction import spellings
 from shared.settings import (
-    ENV_FILE_VARIABLE,
     environment_for,
     read_environment,
     report_variables,

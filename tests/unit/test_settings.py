@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.base.env_file import ENV_FILE_VARIABLE
 from shared.base.errors import ConfigError
 from shared.base.file_rights import fault_of
 from shared.settings import (
-    ENV_FILE_VARIABLE,
     Settings,
     load_orchestrator_settings,
     load_settings,
@@ -165,6 +165,12 @@ def test_dam_base_url__that_cannot_work_is_refused_and_shows_no_secret(
     assert "t0p-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["DAM_BASE_URL", "DAM_TOKEN_URL", "BOX_API_URL", "BOX_UPLOAD_URL"])
+def test_address__that_nobody_can_take_apart_is_a_fault_and_no_bug(least: dict[str, str], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: expected .*https"):
+        load_settings(least | {name: "https://[zz]/", "A1_TO_A2_ENV_FILE": ""})
+
+
 def test_file_name__may_begin_at_home_and_its_fault_is_told_once(
     least: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +253,7 @@ def test_unknown_name__of_the_process_must_look_like_ours(
 
 def test_no_settings_file__is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("shared.settings.REPOSITORY", tmp_path)
+    monkeypatch.setattr("shared.base.env_file.REPOSITORY", tmp_path)
     with pytest.raises(ConfigError) as caught:
         load_settings(read_environment(None, {}))
     first, *others = caught.value.faults

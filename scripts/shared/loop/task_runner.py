@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from shared.base.env_file import find_env_file
 from shared.base.errors import ConfigError, ExitCode
 from shared.base.logs import RUN_ID_VARIABLE, new_run_id, read_event
 from shared.loop.context import Context
@@ -18,7 +19,7 @@ from shared.loop.task_process import Child
 from shared.loop.tasks import SCRIPTS, Task
 from shared.loop.teller import Teller
 from shared.rules.cadence import Interval, LastRun, PlannedRun, next_run, plan
-from shared.settings import find_env_file, task_environment
+from shared.settings import task_environment
 
 logger = logging.getLogger("orchestrator")
 

@@ -1,0 +1,101 @@
+"""The file that settings stand in: which one it is, whether it may be trusted, what it says."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+import os
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.base.errors import ConfigError
+from shared.base.file_rights import UnsafeFileError, open_guarded
+from shared.base.logs import RUN_ID_VARIABLE
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
+
+logger = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+FOUND_HERE = Path(".env")
+"""The settings in the working folder, for which nobody has to name a file."""
+ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
+"""The path of the settings' file, for the commands that messages show; "" where it does not hold all of them.
+Set by `settings.read_environment`, and by the loop for its tasks, not by people; it is never opened.
+"""
+
+
+def is_task(process: Mapping[str, str]) -> bool:
+    """Whether the loop started this process, and handed it what it reads."""
+    return RUN_ID_VARIABLE in process and ENV_FILE_VARIABLE in process
+
+
+def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that settings are read from: the one given, else `.env` here, else in the repository.
+
+    A task of the loop reads none: it has been handed what it reads.
+    """
+    if given is not None:
+        return given
+    if is_task(process):
+        return None
+    return next((path for path in (FOUND_HERE, REPOSITORY / ".env") if path.is_file()), None)
+
+
+def read_env_file(env_file: Path | None) -> dict[str, str]:
+    """The variables of an env file; none without a file. Warns of names that are set twice, to two values.
+
+    Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
+    """
+    bindings = [] if env_file is None else _bindings(env_file)
+    unreadable = [one.original.line for one in bindings if one.error or (one.key and one.value is None)]
+    if unreadable:
+        raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
+    found: dict[str, str] = {}
+    for name, value, line in ((one.key, one.value or "", one.original.line) for one in bindings if one.key):
+        if found.setdefault(name, value) != value:
+            logger.warning(
+                "%s: %s is set more than once, and to different values; the last one counts, on line %d",
+                env_file, name, line, extra={"action": "set_twice"},
+            )  # fmt: skip
+            found[name] = value
+    return found
+
+
+def _bindings(env_file: Path) -> list[Binding]:
+    """The lines of the file, as python-dotenv reads them. Warns when others than its owner may open it."""
+    from dotenv.parser import parse_stream
+
+    # Root may stand in anybody's folder, and must not take their settings for its own.
+    is_foreign_ground = os.geteuid() == 0 and env_file == FOUND_HERE
+    trusted = (REPOSITORY.stat().st_uid,) if is_foreign_ground else None
+    try:
+        with open(open_guarded(env_file, trusted), "rb") as stream:  # noqa: PTH123 - a descriptor
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            bindings = list(parse_stream(io.StringIO(decoded(stream.read()), newline=None)))
+    except UnsafeFileError as exc:
+        raise ConfigError(f"the env file {exc}, or name another one with --env-file") from exc
+    except (OSError, ValueError) as exc:
+        said = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"{env_file.absolute()}: the env file cannot be read: {said}") from exc
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        logger.warning(
+            "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
+            env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
+        )  # fmt: skip
+    return bindings
+
+
+def decoded(data: bytes) -> str:
+    """UTF-8 text, less the mark that Windows editors put in front. Raises ValueError with the cure."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ValueError("it is UTF-16 text, or no text; save it as UTF-8")
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as exc:
+        raise ValueError("it is not UTF-8 text; save it as UTF-8") from exc
