@@ -22,8 +22,8 @@ from shared.loop.memory import Memory
 from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
-from shared.report.day import DayReport, ReportDay, report_day
-from shared.report.figures import Figures
+from shared.report.day import ReportDay, report_day
+from shared.report.figures import DayReport, Figures
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.settings import ReportSettings, load_report_settings, read_environment
 from shared.upkeep.retention import prune
@@ -34,26 +34,15 @@ logger = logging.getLogger("report")
 def read_report(
     database: Database, settings: ReportSettings, day: ReportDay, now: datetime, *, is_preview: bool
 ) -> DayReport:
-    """Everything the report of this day tells, with one statement a section."""
-    figures = Figures(database)
-    uploads, uploads_before = figures.uploads(day, is_preview=is_preview)
-    runs, runs_before = figures.runs(day)
-    alerts = (alert for of_task in Memory(database).task_alerts().values() for alert in of_task.values())
+    """Everything the report of this day tells."""
+    alerts = [alert for of_task in Memory(database).task_alerts().values() for alert in of_task.values()]
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
-    return DayReport(
-        day=day,
+    return Figures(database).report(
+        day,
+        status_a1=settings.status_a1,
         next_run_at=planned.at,
-        uploads=uploads,
-        uploads_before=uploads_before,
-        in_retry=figures.in_retry(settings.status_a1),
-        failed=figures.failed(),
-        failures=figures.failures(),
-        failures_over=figures.failures_over(day),
-        campaigns_failing=figures.campaigns_failing(),
-        alerts=tuple(alert for alert in alerts if alert.is_announced),
-        runs=runs,
-        runs_before=runs_before,
-        backlog=figures.backlog(day),
+        alerts=alerts,
+        is_preview=is_preview,
     )
 
 

@@ -21,7 +21,7 @@ from shared.rules.alerts import AlertNews
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-    from shared.report.day import DayReport
+    from shared.report.figures import DayReport
 
 __all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "digest", "task_alert"]
 

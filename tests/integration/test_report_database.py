@@ -27,8 +27,8 @@ from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.report import figures as report_figures
-from shared.report.day import SHOWN_ROWS, Backlog, ReportDay, TaskRuns, report_day
-from shared.report.figures import Figures
+from shared.report.day import ReportDay, report_day
+from shared.report.figures import SHOWN_ROWS, Backlog, Figures, TaskRuns
 from shared.settings import load_report_settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger

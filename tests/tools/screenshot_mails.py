@@ -21,7 +21,8 @@ from playwright.sync_api import sync_playwright
 from shared.base.commands import Commands
 from shared.base.values import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
 from shared.notifier import Composer, digest
-from shared.report.day import (
+from shared.report.day import report_day
+from shared.report.figures import (
     Backlog,
     DayReport,
     EmptyCampaign,
@@ -30,7 +31,6 @@ from shared.report.day import (
     TaskRuns,
     Upload,
     UploadSection,
-    report_day,
 )
 from shared.rules.alerts import TaskAlert
 

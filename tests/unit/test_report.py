@@ -16,19 +16,17 @@ from hypothesis import strategies as st
 from shared.base.commands import Commands
 from shared.base.values import Campaign, Notice, NoticeKind
 from shared.notifier import Composer, build_message
-from shared.report.day import (
+from shared.report.day import ReportDay, local_day, report_day
+from shared.report.figures import (
     SHOWN_ROWS,
     Backlog,
     DayReport,
     EmptyCampaign,
     LastingFailure,
-    ReportDay,
     Section,
     TaskRuns,
     Upload,
     UploadSection,
-    local_day,
-    report_day,
 )
 from shared.rules.alerts import TaskAlert
 

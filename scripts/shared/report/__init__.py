@@ -1,5 +1,5 @@
-"""The daily report: `figures` asks the database (its SQL), `day` holds what it tells, as values, `wording`
-puts it into words for the templates.
+"""The daily report: `day` says which time it covers, `figures` asks the database (its SQL) and holds what it
+tells, `wording` shows it to the templates. A new column is a matter of `figures` and a template.
 
 An idle run of the uploader loads none of this.
 """

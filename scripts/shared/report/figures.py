@@ -1,32 +1,33 @@
-"""The figures of the daily report: its SQL, and the mark that a date has its report.
+"""The figures of the daily report: of each the question (SQL) and the value that answers it, side by side.
 
 Each section of the report is one statement; of its rows SHOWN_ROWS at most are read, with the count of all.
+The templates show a value's fields by their names: a new column is one here, and its place in a template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime, timedelta
+from typing import Any, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
 from shared.base.errors import ExitCode
 from shared.base.values import MOST_DOUBTS, Campaign, NoticeKind
 from shared.database import Database
-from shared.report.day import (
-    LATE_AFTER,
-    LOST_AFTER,
-    SHOWN_ROWS,
-    Backlog,
-    EmptyCampaign,
-    LastingFailure,
-    ReportDay,
-    Row,
-    Section,
-    TaskRuns,
-    Upload,
-    UploadSection,
-)
+from shared.report.day import ReportDay
+from shared.rules.alerts import TaskAlert
+
+SHOWN_ROWS = 40
+"""Rows that a section of the e-mail shows at most: all sections full stay below what mail clients cut off."""
+LATE_AFTER = timedelta(seconds=60)
+"""A run that started longer than this after its planned minute was late."""
+LOST_AFTER = timedelta(days=1)
+"""A run without an end counts as lost after this, or as soon as the next run of its task has started."""
+
+Row = TypeVar("Row")
+
+# The mark that a date has its report
 
 DAILY_REPORT_QUEUED_AT = "SELECT queued_at FROM daily_reports WHERE report_date = %(report_date)s"
 
@@ -57,6 +58,22 @@ DELETE FROM daily_reports WHERE report_date > %(today)s;
 UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
 """
 
+
+@dataclass(frozen=True, slots=True)
+class Section(Generic[Row]):
+    """The first rows of a section, and how many there are in all."""
+
+    rows: tuple[Row, ...] = ()
+    total: int = 0
+
+    @property
+    def more(self) -> int:
+        """Rows that are not shown."""
+        return self.total - len(self.rows)
+
+
+# Uploads
+
 # The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
 # also shows those that the report would claim.
 REPORTED_UPLOADS = """
@@ -77,6 +94,32 @@ WHERE place <= %(limit)s
 ORDER BY is_before, place
 """
 
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A campaign that reached A2."""
+
+    campaign: Campaign
+    assets: int
+    size_bytes: int
+    started_at: datetime
+    completed_at: datetime
+
+    @property
+    def duration(self) -> timedelta:
+        return self.completed_at - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSection(Section[Upload]):
+    """Uploads with the totals of all of them, those not shown included."""
+
+    assets: int = 0
+    size_bytes: int = 0
+
+
+# Empty campaigns: in retry, and permanently failed
+
 CAMPAIGNS_IN_RETRY = """
 SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
        a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, '')
@@ -93,6 +136,19 @@ WHERE a1_permanently_failed
 ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
 """
 
+
+@dataclass(frozen=True, slots=True)
+class EmptyCampaign:
+    """A campaign in retry, or permanently failed. last_attempt_at None: the row was changed by hand."""
+
+    campaign: Campaign
+    attempts: int
+    last_attempt_at: datetime | None
+    reason: str
+
+
+# Failures that last, and those that are over
+
 # Those that a notice told of: what is still expected to heal by itself is none of them.
 LASTING_FAILURES = """
 SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
@@ -102,6 +158,17 @@ FROM (SELECT count(*) OVER () AS total, campaign_id, kind, message, began_at FRO
 LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY began_at DESC, campaign_id, kind
 """
+
+
+@dataclass(frozen=True, slots=True)
+class LastingFailure:
+    """A failure of a campaign that is not over."""
+
+    campaign: Campaign
+    kind: str
+    message: str
+    began_at: datetime
+
 
 FAILING_CAMPAIGNS = (
     "SELECT count(DISTINCT campaign_id) FROM campaign_errors WHERE last_notice_at > '-infinity'"
@@ -119,6 +186,8 @@ FROM (SELECT count(*) OVER () AS total, campaign_id
 LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY campaign_id
 """
+
+# Runs
 
 # Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
 # the next run of its task started, at the latest a day after its own start.
@@ -140,6 +209,37 @@ WHERE ended_at >= %(since)s AND ended_at < %(until)s
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 
+
+@dataclass(frozen=True, slots=True)
+class TaskRuns:
+    """The runs of a task that ended in a time, by how. failing: of those done, in how many some campaigns
+    failed. late: of all of them, whatever their end.
+    """
+
+    task: str
+    done: int = 0
+    failing: int = 0
+    late: int = 0
+    failed: int = 0
+    again: int = 0
+    lost: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.done + self.in_trouble
+
+    @property
+    def in_trouble(self) -> int:
+        """Those that are not done."""
+        return self.failed + self.again + self.lost
+
+    @property
+    def has_trouble(self) -> bool:
+        return bool(self.in_trouble or self.late)
+
+
+# E-mails that wait
+
 # doubts: at this many a mail is given up that may have arrived.
 OUTBOX_BACKLOG = """
 SELECT count(*), min(n.created_at),
@@ -150,6 +250,75 @@ SELECT count(*), min(n.created_at),
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """E-mails the mail server did not take: waiting, since when, and those that are not tried any more.
+
+    doubtful: given up, and they may have arrived.
+    """
+
+    waiting: int = 0
+    oldest_at: datetime | None = None
+    given_up: int = 0
+    doubtful: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayReport:
+    """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
+
+    alerts: of the tasks that keep failing, those that were announced. campaigns_failing: at present.
+    """
+
+    day: ReportDay
+    next_run_at: datetime
+    uploads: UploadSection = field(default_factory=UploadSection)
+    uploads_before: UploadSection = field(default_factory=UploadSection)
+    in_retry: Section[EmptyCampaign] = field(default_factory=Section)
+    failed: Section[EmptyCampaign] = field(default_factory=Section)
+    failures: Section[LastingFailure] = field(default_factory=Section)
+    failures_over: Section[Campaign] = field(default_factory=Section)
+    campaigns_failing: int = 0
+    alerts: tuple[TaskAlert, ...] = ()
+    runs: tuple[TaskRuns, ...] = ()
+    runs_before: tuple[TaskRuns, ...] = ()
+    backlog: Backlog = field(default_factory=Backlog)
+
+    @property
+    def all_runs(self) -> TaskRuns:
+        """The runs of the day, of all tasks together."""
+        kinds = [one.name for one in fields(TaskRuns) if one.name != "task"]
+        return TaskRuns("", **{kind: sum(getattr(task, kind) for task in self.runs) for kind in kinds})
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Something stays as it is until a person acts."""
+        return bool(
+            self.failed.total
+            or self.failures.total
+            or self.alerts
+            or self.backlog.given_up
+            or self.backlog.doubtful
+        )
+
+    @property
+    def has_trouble(self) -> bool:
+        """Something did not go as planned, and may heal by itself."""
+        runs = (*self.runs, *self.runs_before)
+        return bool(
+            self.in_retry.total
+            or self.failures_over.total
+            or self.backlog.waiting
+            or any(task.has_trouble for task in runs)
+        )
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing happened, and nothing stands: one line says it."""
+        has_news = self.uploads.total or self.uploads_before.total
+        return not (has_news or self.needs_somebody or self.has_trouble)
 
 
 class Figures:
@@ -187,6 +356,34 @@ class Figures:
             return False
         self._database.execute(ASSIGN_UPLOADS, values)
         return True
+
+    def report(
+        self,
+        day: ReportDay,
+        *,
+        status_a1: str,
+        next_run_at: datetime,
+        alerts: Iterable[TaskAlert],
+        is_preview: bool = False,
+    ) -> DayReport:
+        """Everything the report of this day tells. is_preview: with what the report would claim."""
+        uploads, uploads_before = self.uploads(day, is_preview=is_preview)
+        runs, runs_before = self.runs(day)
+        return DayReport(
+            day=day,
+            next_run_at=next_run_at,
+            uploads=uploads,
+            uploads_before=uploads_before,
+            in_retry=self.in_retry(status_a1),
+            failed=self.failed(),
+            failures=self.failures(),
+            failures_over=self.failures_over(day),
+            campaigns_failing=self.campaigns_failing(),
+            alerts=tuple(alert for alert in alerts if alert.is_announced),
+            runs=runs,
+            runs_before=runs_before,
+            backlog=self.backlog(day),
+        )
 
     def uploads(self, day: ReportDay, *, is_preview: bool) -> tuple[UploadSection, UploadSection]:
         """The uploads of the day, and those before it that no earlier report told of.

@@ -1,132 +1,88 @@
-"""The daily report as strings and numbers that are safe to stand in a line: what its templates are given."""
+"""The daily report as its templates see it: the values themselves, each text and time in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
 from shared.base.values import Campaign
 from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
-from shared.report.day import DayReport, EmptyCampaign, LastingFailure, Section, TaskRuns, Upload
+from shared.report.figures import DayReport
 
-# What the templates are given of a report: strings and numbers that are safe to stand in a line.
-_Row = dict[str, Any]
+LONGEST_TEXT = 300
 
 
-def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: datetime) -> _Row:
-    day = report.day
-    since, until = short_time(day.since, zone), day.until.astimezone(zone)
+def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: datetime) -> dict[str, Any]:
+    """What the templates of a report are given: its fields, and what belongs to none of them."""
+    day, until, words = report.day, report.day.until.astimezone(zone), _Words(zone, commands, report, now)
     return {
+        **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
+        "all_runs": report.all_runs,
         "date": day.date.isoformat(),
         "weekday": f"{day.date:%A} {day.date.day} {day.date:%B} {day.date.year}",
         "zone": str(zone),
         "until": "" if day.is_over else f"{until:%H:%M} {abbreviation(until)}",
-        "since": since if day.since < day.start else "",
+        "since": short_time(day.since, zone) if day.since < day.start else "",
         "is_quiet": report.is_quiet,
         "tone": "red" if report.needs_somebody else "amber" if report.has_trouble else "green",
-        "uploads": _section(report.uploads, [_upload_row(row, zone) for row in report.uploads.rows]),
-        "uploads_before": _section(
-            report.uploads_before, [_upload_row(row, zone) for row in report.uploads_before.rows]
-        ),
-        "uploaded_assets": report.uploads.assets,
-        "uploaded_size": human_size(report.uploads.size_bytes),
-        "in_retry": _section(
-            report.in_retry, [_empty_row(row, report, zone, now) for row in report.in_retry.rows]
-        ),
-        "next_run": short_time(report.next_run_at, zone),
-        "failed": _section(
-            report.failed,
-            [
-                _empty_row(row, report, zone, now) | {"command": commands.reset(row.campaign.id)}
-                for row in report.failed.rows
-            ],
-        ),
         "reset_all_command": commands.run("a1_retry.py", "reset", "--all-failed"),
-        "where": commands.where,
         "unsent_command": commands.run("a1_retry.py", "unsent"),
-        "failures": _section(
-            report.failures, [_failure_row(row, report, zone, now) for row in report.failures.rows]
-        ),
-        "failures_over": _section(
-            report.failures_over, [{"label": _label(campaign)} for campaign in report.failures_over.rows]
-        ),
-        "alerts": [
-            {
-                "task": one_line(alert.task),
-                "ending": one_line(alert.ending),
-                "failures": alert.failures,
-                "since": short_time(alert.began_at, zone),
-                "age": duration(now - alert.began_at),
+        "where": commands.where,
+        "rounded_size": rounded_size,
+        "human_size": human_size,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Puts values into words that can stand in a line of the e-mail."""
+
+    zone: ZoneInfo
+    commands: Commands
+    report: DayReport
+    now: datetime
+
+    def of(self, value: Any) -> Any:
+        """The value for a template, by its type; numbers and None stay."""
+        if isinstance(value, str):
+            return one_line(value, LONGEST_TEXT)
+        if isinstance(value, datetime):
+            age = duration(self.now - value)
+            return _Moment(short_time(value, self.zone), age, value >= self.report.day.since)
+        if isinstance(value, timedelta):
+            return duration(value)
+        if isinstance(value, tuple):
+            return [self.of(one) for one in value]
+        if isinstance(value, Campaign):
+            return {
+                "label": one_line(value.label, limit=120) or one_line(value.id),
+                "status": one_line(value.status or "", limit=40),
+                "reset_command": self.commands.reset(value.id),
             }
-            for alert in report.alerts
-        ],
-        "runs": [_runs_row(task) for task in report.runs],
-        "runs_before": [_runs_row(task) for task in report.runs_before],
-        "runs_total": sum(task.total for task in report.runs),
-        "runs_failing": sum(task.failing for task in report.runs),
-        "campaigns_failing": report.campaigns_failing + report.failures_over.total,
-        "runs_in_trouble": sum(task.total - task.done for task in report.runs),
-        "runs_late": sum(task.late for task in report.runs),
-        "waiting": report.backlog.waiting,
-        "waiting_since": short_time(report.backlog.oldest_at, zone) if report.backlog.oldest_at else "",
-        "given_up": report.backlog.given_up,
-        "doubtful": report.backlog.doubtful,
-    }
+        return _InWords(value, self) if is_dataclass(value) else value
 
 
-def _section(section: Section[Any], rows: Sequence[_Row]) -> _Row:
-    return {"rows": rows, "total": section.total, "more": section.more}
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A time in words. age: how long ago. is_new: since the report before this one."""
+
+    text: str
+    age: str
+    is_new: bool
+
+    def __str__(self) -> str:
+        return self.text
 
 
-def _label(campaign: Campaign) -> str:
-    """Number and name; the id when there is neither."""
-    return one_line(campaign.label, limit=120) or one_line(campaign.id)
+class _InWords:
+    """One of the report's values, whose fields come in words."""
 
+    def __init__(self, value: object, words: _Words) -> None:
+        self._value = value
+        self._words = words
 
-def _upload_row(upload: Upload, zone: ZoneInfo) -> _Row:
-    return {
-        "label": _label(upload.campaign),
-        "assets": upload.assets,
-        "size": rounded_size(upload.size_bytes),
-        "duration": duration(upload.completed_at - upload.started_at),
-        "at": short_time(upload.completed_at, zone),
-    }
-
-
-def _empty_row(row: EmptyCampaign, report: DayReport, zone: ZoneInfo, now: datetime) -> _Row:
-    last = row.last_attempt_at
-    return {
-        "label": _label(row.campaign),
-        "attempt": row.attempts,
-        "status": one_line(row.campaign.status or "", limit=40),
-        "at": short_time(last, zone) if last else "",
-        "age": duration(now - last) if last else "",
-        "is_new": last is not None and last >= report.day.since,
-        "reason": one_line(row.reason, limit=200),
-    }
-
-
-def _failure_row(row: LastingFailure, report: DayReport, zone: ZoneInfo, now: datetime) -> _Row:
-    return {
-        "label": _label(row.campaign),
-        "kind": one_line(row.kind, limit=80),
-        "message": one_line(row.message, limit=300),
-        "since": short_time(row.began_at, zone),
-        "age": duration(now - row.began_at),
-        "is_new": row.began_at >= report.day.since,
-    }
-
-
-def _runs_row(runs: TaskRuns) -> _Row:
-    return {
-        "task": one_line(runs.task, limit=60),
-        "done": runs.done,
-        "failing": runs.failing,
-        "late": runs.late,
-        "failed": runs.failed,
-        "again": runs.again,
-        "lost": runs.lost,
-    }
+    def __getattr__(self, name: str) -> Any:
+        return self._words.of(getattr(self._value, name))
