@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import quote, unquote, urlencode
@@ -176,7 +176,7 @@ def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
 
 def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
-    reader = _asked(_everything)
+    reader = _asked({}, Settings, OrchestratorSettings)
     secret_files = {f"{name}_FILE" for name in reader.secret_names}
     known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, RUN_ID_VARIABLE}
     suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
@@ -208,117 +208,82 @@ def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Se
 
     Raises ConfigError with every fault at once, each naming its variable, as do the four that follow.
     """
-    return _loaded(env, lambda reader: _uploader(reader, dam_auth))
+    return _loaded(Settings, {**env, "DAM_AUTH": dam_auth} if dam_auth else env)
 
 
 def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
-    return _loaded(env, _report)
+    return _loaded(ReportSettings, env)
 
 
 def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
-    return _loaded(env, _operator)
+    no_cadence = {} if env.get("ORCHESTRATOR_TIMEZONE", "").strip() else {"cadence": None}
+    return _loaded(OperatorSettings, env, **no_cadence)
 
 
 def load_cadence_settings(env: Mapping[str, str]) -> CadenceSettings:
-    return _loaded(env, _cadence)
+    return _loaded(CadenceSettings, env)
 
 
 def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
     # Whatever any script would keep secret; faults of variables that the loop does not read are theirs.
-    secrets = _asked(_everything, env).secrets
-    return _loaded(env, lambda reader: _orchestrator(reader, secrets))
+    secrets = _asked(env, Settings, OrchestratorSettings).secrets
+    return _loaded(OrchestratorSettings, env, secrets=tuple(secrets))
 
 
-def _loaded(env: Mapping[str, str], read: Callable[[Reader], T]) -> T:
+def _loaded(kind: type[T], env: Mapping[str, str], **given: object) -> T:
     reader = Reader(env)
-    settings = read(reader)
+    settings = _read(kind, reader, **given)
     reader.finish()
     return settings
 
 
-def _asked(read: Callable[[Reader], object], env: Mapping[str, str] | None = None) -> Reader:
-    """A reader that has been asked for all that this reads, faulty or not."""
-    reader = Reader(env or {})
-    read(reader)
+def _read(kind: type[T], reader: Reader, **given: object) -> T:
+    """Settings of this kind: each field that is not given is read by the function of its name."""
+    read: dict[str, Callable[[Reader], object]] = {
+        "database": _database,
+        "dam": _dam,
+        "box": _box,
+        "transfer": _transfer,
+        "mail": _mail,
+        "log": _log,
+        "max_retries": lambda reader: reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        "cadence": lambda reader: _read(CadenceSettings, reader),
+        "timezone": lambda reader: reader.zone("ORCHESTRATOR_TIMEZONE"),
+        "off_hours": _off_hours,
+        "status_a1": _status_a1,
+        "status_a2": _status_a2,
+        "master_assets_folder": _master_assets_folder,
+        "alert_after_failures": lambda reader: reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
+        "heartbeat_url": _heartbeat_url,
+        "stop_seconds": lambda reader: reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
+        "commands": _commands,
+        "secrets": lambda reader: tuple(reader.secrets),  # of the fields before it
+    }
+    names = (one.name for one in fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: given[name] if name in given else read[name](reader) for name in names})
+
+
+def _asked(env: Mapping[str, str], *kinds: type) -> Reader:
+    """A reader that has been asked for all that these kinds of settings need, faulty or not."""
+    reader = Reader(env)
+    for kind in kinds:
+        _read(kind, reader)
     return reader
-
-
-def _uploader(reader: Reader, dam_auth: DamAuth | None = None) -> Settings:
-    return Settings(
-        database=_database(reader),
-        dam=_dam(reader, dam_auth),
-        box=_box(reader),
-        transfer=_transfer(reader),
-        mail=_mail(reader),
-        log=_log(reader),
-        max_retries=_max_retries(reader),
-        timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
-        off_hours=_off_hours(reader),
-        commands=_commands(reader),
-        secrets=tuple(reader.secrets),
-    )
-
-
-def _report(reader: Reader) -> ReportSettings:
-    return ReportSettings(
-        database=_database(reader),
-        mail=_mail(reader),
-        log=_log(reader),
-        max_retries=_max_retries(reader),
-        timezone=reader.zone("ORCHESTRATOR_TIMEZONE"),
-        off_hours=_off_hours(reader),
-        status_a1=_status_a1(reader),
-        master_assets_folder=_master_assets_folder(reader),
-        commands=_commands(reader),
-        secrets=tuple(reader.secrets),
-    )
-
-
-def _operator(reader: Reader) -> OperatorSettings:
-    return OperatorSettings(
-        database=_database(reader),
-        log=_log(reader),
-        max_retries=_max_retries(reader),
-        status_a1=_status_a1(reader),
-        cadence=_cadence(reader) if reader.text("ORCHESTRATOR_TIMEZONE") else None,
-        commands=_commands(reader),
-        status_a2=_status_a2(reader),
-        secrets=tuple(reader.secrets),
-    )
-
-
-def _orchestrator(reader: Reader, secrets: Sequence[str] = ()) -> OrchestratorSettings:
-    return OrchestratorSettings(
-        database=_database(reader),
-        mail=_mail(reader),
-        log=_log(reader),
-        cadence=_cadence(reader),
-        alert_after_failures=reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
-        heartbeat_url=_heartbeat_url(reader),
-        stop_seconds=reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
-        commands=_commands(reader),
-        secrets=tuple(secrets),
-    )
-
-
-def _everything(reader: Reader) -> None:
-    _uploader(reader)
-    _orchestrator(reader)
 
 
 def variable_names() -> frozenset[str]:
     """Every variable that is read: what `.env.example` and the docs must list."""
-    return frozenset(_asked(_everything).names)
+    return frozenset(_asked({}, Settings, OrchestratorSettings).names)
 
 
 def uploader_variables() -> frozenset[str]:
     """What the uploader reads."""
-    return frozenset(_asked(_uploader).names)
+    return frozenset(_asked({}, Settings).names)
 
 
 def report_variables() -> frozenset[str]:
     """What the daily report reads: neither the DAM's secrets nor Box's."""
-    return frozenset(_asked(_report).names)
+    return frozenset(_asked({}, ReportSettings).names)
 
 
 def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -347,10 +312,6 @@ def task_environment(
 # What belongs to all
 
 
-def _max_retries(reader: Reader) -> int:
-    return reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000)
-
-
 def _commands(reader: Reader) -> Commands:
     """This installation, as commands to paste need it."""
     uid = os.geteuid()
@@ -365,10 +326,6 @@ def _log(reader: Reader) -> LogSettings:
 
 
 # The cadence
-
-
-def _cadence(reader: Reader) -> CadenceSettings:
-    return CadenceSettings(reader.zone("ORCHESTRATOR_TIMEZONE"), _off_hours(reader))
 
 
 def _off_hours(reader: Reader) -> OffHours:
@@ -511,7 +468,7 @@ def _quote_libpq(value: str) -> str:
 # The DAM
 
 
-def _dam(reader: Reader, auth_from_flag: DamAuth | None) -> DamSettings:
+def _dam(reader: Reader) -> DamSettings:
     base_url = reader.url("DAM_BASE_URL", hint="https://dam.example.com, the part before /otmmapi/v6")
     base_url = re.sub(r"(/+otmmapi(/+v6)?)?/*$", "", base_url, flags=re.IGNORECASE)
     if "/otmmapi" in base_url.lower():
@@ -520,10 +477,9 @@ def _dam(reader: Reader, auth_from_flag: DamAuth | None) -> DamSettings:
     if "{base}" not in token_url or not reader.is_faulty("DAM_BASE_URL"):
         token_url = token_url.replace("{base}", base_url)
         token_url = reader.checked_url("DAM_TOKEN_URL", token_url, "an https address")
-    way_in: DamAuth = reader.choice("DAM_AUTH", "pfx-v2", ("pfx-v2", "password"))
     settings = DamSettings(
         base_url=base_url,
-        auth=auth_from_flag or way_in,
+        auth=reader.choice("DAM_AUTH", "pfx-v2", ("pfx-v2", "password")),
         pfx_path=reader.readable_file("DAM_PFX_PATH"),
         pfx_password=reader.secret("DAM_PFX_PASSWORD"),
         client_id=reader.text("DAM_CLIENT_ID"),
