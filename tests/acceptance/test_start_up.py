@@ -30,7 +30,7 @@ def loaded(modules: str, among: str) -> list[str]:
 
 def test_idle_run__loads_only_what_it_needs() -> None:
     idle = "shared.dam.client shared.database shared.notices.delivery shared.upload.uploader"
-    late = "box_sdk_gen jinja2 smtplib requests cryptography shared.box shared.report shared.upload.copier"
+    late = "box_sdk_gen jinja2 smtplib cryptography shared.box shared.report shared.upload.copier"
     assert loaded(idle, late) == []
 
 

@@ -18,7 +18,7 @@ import pytest
 from shared.base.errors import BoxError, ConfigError
 from shared.base.values import BoxSettings
 from shared.box.client import BoxClient
-from shared.box.session import NameTakenError
+from shared.box.refusals import NameTakenError
 from simulators.box import BoxSimulator
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_jwt__goes_by_boxs_clock_when_ours_is_off(
     config = tmp_path / "jwt.json"
     config.write_text(json.dumps(box.jwt_config()))
     ours = SimpleNamespace(time=lambda: time.time() + off_seconds, sleep=time.sleep)
-    monkeypatch.setattr("shared.box.session.time", ours)
+    monkeypatch.setattr("shared.box.login.time", ours)
     client = BoxClient(settings_for(box, config), OpenGate())
     assert client.create_folder(box.root_id, "Summer")
     assert [call.status for call in box.calls("POST", "/oauth2/token")] == [400, 200]

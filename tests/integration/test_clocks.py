@@ -17,7 +17,7 @@ from shared.base.clocks import TOLERANCE, is_waiting
 from shared.base.commands import Commands
 from shared.base.values import Campaign, MailServer, Notice, NoticeKind, OpenUpload
 from shared.database import Database
-from shared.http.wire import LONGEST_WAIT_SECONDS
+from shared.http.patience import LONGEST_WAIT_SECONDS
 from shared.notices.delivery import deliver_due_notices, pause_after
 from shared.notices.outbox import Outbox
 from shared.notifier import Mailer

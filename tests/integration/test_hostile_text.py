@@ -26,10 +26,10 @@ from shared.base.commands import Commands
 from shared.base.errors import DamError
 from shared.base.logs import configure_logging
 from shared.base.values import Asset, Attempt, BoxFile, Campaign, DamFolder, DeliveryResult, Notice
-from shared.box.session import safe_id, storable
+from shared.box.refusals import safe_id, storable
 from shared.dam.answers import asset_of, clean_text, field_code, is_safe_id, items_of, size_of
 from shared.database import Database
-from shared.http.wire import json_object
+from shared.http.guards import json_object
 from shared.notices.delivery import deliver_due_notices
 from shared.notices.outbox import Outbox
 from shared.notices.wording import reset_sql

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
 what stands higher, never the other way.
 """
-PACKAGES = {"base": {"dotenv"}, "rules": set(), "http": {"certifi", "cryptography"}}
+PACKAGES = {"base": {"dotenv"}, "rules": set(), "http": {"requests", "urllib3", "certifi", "cryptography"}}
 """What these wings may import besides the standard library."""
 WITHOUT_ENVIRONMENT = {"dam", "box", "postgres", "database", "notices", "notifier"}
 """Given their settings: they read none themselves."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
-# Whom shared.http.wire can call; not imported from there, because the loop itself needs no HTTP.
+# Whom shared.http.guards lets be called; not imported from there, because the loop itself needs no HTTP.
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _MAIL_ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 

@@ -1,5 +1,6 @@
 """Box, and nothing else.
 
-For others: `client.BoxClient`, `client.Part`, `client.UploadSession`, and of `session` the `NameTakenError`
-and the `Gate` that a caller supplies.
+For others: `client.BoxClient`, `answers.Part`, `answers.UploadSession`, `refusals.NameTakenError`, and the
+`calls.Gate` that a caller supplies. Within: `calls` sends and tries again, `login` and `session` keep us
+logged in, `answers` and `refusals` read what comes back.
 """

@@ -5,55 +5,45 @@ What is documented about the API and what is not stands in MARKDOWN_DOCS/DAM_AND
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from shared.base.errors import BoxError
 from shared.base.values import BoxFile, BoxFolderListing, BoxSettings
-from shared.box.session import BoxSession, Gate, safe_id, storable
-from shared.http.wire import backoff_seconds
+from shared.box.answers import (
+    Part,
+    UploadSession,
+    digest,
+    endless,
+    entries_of,
+    file_of,
+    id_in,
+    in_path,
+    multipart,
+    only_file,
+    part_of,
+    text_in,
+    upload_session,
+)
+from shared.box.calls import Gate
+from shared.box.refusals import storable
+from shared.box.session import BoxSession
+from shared.http.patience import backoff_seconds
 
 logger = logging.getLogger(__name__)
 
 LISTING_PAGE = 1000
 MOST_PAGES = 1000
 """A listing that goes on for longer is none."""
-LARGEST_PART = 128 * 1024 * 1024
-"""Box's own parts are 8 to 64 MB; a buffer of a part's size is what an upload costs in memory."""
 SMALL_FILE_LIMIT = 64 * 1024 * 1024
 COMMIT_PATIENCE_SECONDS = 900.0
 PARTS_MISMATCH_TRIES = 6
 FILE_FIELDS = "id,type,name,size,sha1,file_version"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part that Box holds. sha1: hex."""
-
-    id: str
-    offset: int
-    size: int
-    sha1: str
-
-
-@dataclass(frozen=True, slots=True)
-class UploadSession:
-    """A large file on its way to Box. part_size: bytes of every part but the last, Box's choice."""
-
-    id: str
-    part_size: int
-    part_url: str
-    parts_url: str
-    commit_url: str
 
 
 class BoxClient:
@@ -94,14 +84,14 @@ class BoxClient:
 
     def folder_exists(self, folder_id: str) -> bool:
         """Whether the folder is there and not in the trash."""
-        url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,name"
+        url = f"{self._api}/folders/{in_path(folder_id)}?fields=id,name"
         return self._read_or_none(url, f"looking for Box folder {folder_id}") is not None
 
     def may_upload_to(self, folder_id: str) -> bool | None:
         """Whether we may write to a folder; None when Box does not tell. Raises BoxError, also when it is
         gone.
         """
-        url = f"{self._api}/folders/{_in_path(folder_id)}?fields=id,permissions"
+        url = f"{self._api}/folders/{in_path(folder_id)}?fields=id,permissions"
         found = self._session.call("GET", url, what=f"reading Box folder {folder_id}").mapping
         permissions = found.get("permissions")
         can_upload = permissions.get("can_upload") if isinstance(permissions, dict) else None
@@ -114,7 +104,7 @@ class BoxClient:
         answer = self._session.call(
             "POST", f"{self._api}/folders?fields=id,name", what=what, json_body=wanted
         )
-        return _id(answer.mapping, "id", what)
+        return id_in(answer.mapping, "id", what)
 
     def list_folder(self, folder_id: str) -> BoxFolderListing:
         """Everything in a folder, read by marker to the last page."""
@@ -122,35 +112,35 @@ class BoxClient:
         files: list[BoxFile] = []
         folders: dict[str, str] = {}
         address = (
-            f"{self._api}/folders/{_in_path(folder_id)}/items"
+            f"{self._api}/folders/{in_path(folder_id)}/items"
             f"?fields={FILE_FIELDS}&usemarker=true&limit={LISTING_PAGE}"
         )
         marker = ""
         for _ in range(MOST_PAGES):
             url = f"{address}&marker={quote(marker, safe='')}" if marker else address
             page = self._session.call("GET", url, what=what).mapping
-            for item in _entries(page, what):
+            for item in entries_of(page, what):
                 if item.get("type") == "file":
-                    files.append(_file(item, what))
+                    files.append(file_of(item, what))
                 elif item.get("type") == "folder":
-                    folders[_id(item, "id", what)] = _text(item, "name", what)
+                    folders[id_in(item, "id", what)] = text_in(item, "name", what)
             marker = storable(page.get("next_marker") or "")
             if not marker:
                 return BoxFolderListing(tuple(files), folders)
-        raise _endless(what)
+        raise endless(what)
 
     # Files
 
     def read_file(self, file_id: str) -> BoxFile | None:
         """The file as Box has it now; None when it is gone or in the trash."""
         what = f"reading Box file {file_id}"
-        found = self._read_or_none(f"{self._api}/files/{_in_path(file_id)}?fields={FILE_FIELDS}", what)
-        return None if found is None else _file(found, what)
+        found = self._read_or_none(f"{self._api}/files/{in_path(file_id)}?fields={FILE_FIELDS}", what)
+        return None if found is None else file_of(found, what)
 
     def read_content(self, file_id: str) -> bytes:
         """The bytes of a small file."""
         what = f"downloading Box file {file_id}"
-        url = f"{self._api}/files/{_in_path(file_id)}/content"
+        url = f"{self._api}/files/{in_path(file_id)}/content"
         answer = self._session.call("GET", url, what=what, limit=SMALL_FILE_LIMIT)
         if answer.status != 302:
             return answer.content
@@ -170,26 +160,19 @@ class BoxClient:
             url = f"{self._uploads}/files/content?fields={FILE_FIELDS}"
             what = f"uploading {name!r} to Box folder {folder_id}"
         else:
-            url = f"{self._uploads}/files/{_in_path(replaces)}/content?fields={FILE_FIELDS}"
+            url = f"{self._uploads}/files/{in_path(replaces)}/content?fields={FILE_FIELDS}"
             what = f"uploading {name!r} as a new version of Box file {replaces}"
-        boundary = secrets.token_hex(16)
-        # Box wants the attributes before the file.
-        before = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="attributes"\r\n\r\n'
-            f"{json.dumps(attributes)}\r\n"
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode()
+        kind, pieces = multipart(attributes, content)
         with self._telling_who_locked(replaces):
             answer = self._session.call(
                 "POST",
                 url,
                 what=what,
-                headers={"Content-Type": f"multipart/form-data; boundary={boundary}", "Content-MD5": sha1},
-                body=(before, content, f"\r\n--{boundary}--\r\n".encode()),
+                headers={"Content-Type": kind, "Content-MD5": sha1},
+                pieces=pieces,
                 is_upload=True,
             )
-        return _only_file(answer.mapping, what)
+        return only_file(answer.mapping, what)
 
     @contextmanager
     def _telling_who_locked(self, file_id: str | None) -> Iterator[None]:
@@ -204,7 +187,7 @@ class BoxClient:
 
     def _lock_holder(self, file_id: str) -> str:
         """` by NAME (LOGIN)`, or nothing when Box does not say."""
-        url = f"{self._api}/files/{_in_path(file_id)}?fields=id,lock"
+        url = f"{self._api}/files/{in_path(file_id)}?fields=id,lock"
         try:
             lock = (self._read_or_none(url, f"reading the lock of Box file {file_id}") or {}).get("lock")
         except BoxError as exc:
@@ -221,7 +204,7 @@ class BoxClient:
 
         Box makes an earlier version current by copying it on top; ours is deleted after that.
         """
-        url = f"{self._api}/files/{_in_path(file.id)}"
+        url = f"{self._api}/files/{in_path(file.id)}"
         what = f"taking back the bad copy {file.name!r} (Box file {file.id})"
         if before is None:
             self._session.call("DELETE", url, what=what)
@@ -229,7 +212,7 @@ class BoxClient:
         wanted = {"type": "file_version", "id": before.version_id}
         self._session.call("POST", f"{url}/versions/current", what=what, json_body=wanted)
         if file.version_id:
-            self._session.call("DELETE", f"{url}/versions/{_in_path(file.version_id)}", what=what)
+            self._session.call("DELETE", f"{url}/versions/{in_path(file.version_id)}", what=what)
 
     # Large files
 
@@ -243,7 +226,7 @@ class BoxClient:
             url = f"{self._uploads}/files/upload_sessions"
             what = f"opening an upload session for {name!r} in Box folder {folder_id}"
         else:
-            url = f"{self._uploads}/files/{_in_path(replaces)}/upload_sessions"
+            url = f"{self._uploads}/files/{in_path(replaces)}/upload_sessions"
             what = f"opening an upload session for {name!r} as a new version of Box file {replaces}"
         with self._telling_who_locked(replaces):
             answer = self._session.call("POST", url, what=what, json_body=wanted, is_upload=True)
@@ -252,7 +235,7 @@ class BoxClient:
     def read_session(self, session_id: str) -> UploadSession | None:
         """An upload session that was opened before; None when it is over."""
         what = f"reading the upload session {session_id}"
-        found = self._read_or_none(f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}", what)
+        found = self._read_or_none(f"{self._uploads}/files/upload_sessions/{in_path(session_id)}", what)
         return None if found is None else self._upload_session(found, what)
 
     def list_parts(self, session: UploadSession) -> dict[int, Part]:
@@ -261,12 +244,12 @@ class BoxClient:
         parts: dict[int, Part] = {}
         for _ in range(MOST_PAGES):
             url = f"{session.parts_url}?offset={len(parts)}&limit={LISTING_PAGE}"
-            entries = _entries(self._session.call("GET", url, what=what).mapping, what)
+            entries = entries_of(self._session.call("GET", url, what=what).mapping, what)
             known = len(parts)
-            parts |= {part.offset: part for part in (_part(entry, what) for entry in entries)}
+            parts |= {part.offset: part for part in (part_of(entry, what) for entry in entries)}
             if len(parts) == known:
                 return parts
-        raise _endless(what)
+        raise endless(what)
 
     def send_part(
         self, session: UploadSession, offset: int, content: memoryview, sha1: bytes, total_bytes: int
@@ -284,11 +267,11 @@ class BoxClient:
                 session.part_url,
                 what=what,
                 headers={
-                    "Digest": _digest(sha1),
+                    "Digest": digest(sha1),
                     "Content-Range": f"bytes {offset}-{last}/{total_bytes}",
                     "Content-Type": "application/octet-stream",
                 },
-                body=(content,),
+                pieces=(content,),
                 is_upload=self._parts_are_uploads,
             )
         except BoxError as exc:
@@ -299,7 +282,7 @@ class BoxClient:
                 raise
             return stored
         part = answer.mapping.get("part")
-        return _part(part if isinstance(part, dict) else {}, what)
+        return part_of(part if isinstance(part, dict) else {}, what)
 
     def commit(self, session: UploadSession, parts: Sequence[Part], sha1: bytes, name: str) -> BoxFile:
         """Turn the parts into the file; sha1 is the digest of the whole. Raises NameTakenError.
@@ -319,7 +302,7 @@ class BoxClient:
                     "POST",
                     session.commit_url,
                     what=what,
-                    headers={"Digest": _digest(sha1)},
+                    headers={"Digest": digest(sha1)},
                     json_body={"parts": listed},
                 )
             except BoxError as exc:
@@ -329,7 +312,7 @@ class BoxClient:
                 self._session.sleep(backoff_seconds(mismatches))
                 continue
             if answer.status != 202:
-                return _only_file(answer.mapping, what)
+                return only_file(answer.mapping, what)
             if time.monotonic() > give_up_at:
                 raise BoxError(
                     f"{what}: Box is still processing the parts after {COMMIT_PATIENCE_SECONDS:.0f} s",
@@ -340,7 +323,7 @@ class BoxClient:
 
     def abort(self, session_id: str) -> None:
         """Give a session back to Box; one that is over already is no error."""
-        url = f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}"
+        url = f"{self._uploads}/files/upload_sessions/{in_path(session_id)}"
         try:
             self._session.call("DELETE", url, what=f"aborting the upload session {session_id}")
         except BoxError as exc:
@@ -348,30 +331,7 @@ class BoxClient:
                 raise
 
     def _upload_session(self, found: Mapping[str, Any], what: str) -> UploadSession:
-        """The addresses are Box's; where it leaves one out, or names a stranger's, which our token must not
-        reach, the documented one stands in.
-        """
-        session_id = _id(found, "id", what)
-        part_size = _number(found, "part_size", what)
-        if not 1 <= part_size <= LARGEST_PART:
-            raise BoxError(
-                f"{what}: Box asks for parts of {part_size} bytes", kind="bad_answer", retryable=True
-            )
-        given = found.get("session_endpoints")
-        urls: Mapping[str, Any] = given if isinstance(given, dict) else {}
-        own = f"{self._uploads}/files/upload_sessions/{_in_path(session_id)}"
-
-        def address(name: str, documented: str) -> str:
-            url = urls.get(name)
-            return url if isinstance(url, str) and self._session.trusts(url) else documented
-
-        return UploadSession(
-            id=session_id,
-            part_size=part_size,
-            part_url=address("upload_part", own),
-            parts_url=address("list_parts", f"{own}/parts"),
-            commit_url=address("commit", f"{own}/commit"),
-        )
+        return upload_session(found, f"{self._uploads}/files/upload_sessions", self._session.trusts, what)
 
     def _read_or_none(self, url: str, what: str) -> dict[str, Any] | None:
         try:
@@ -380,74 +340,3 @@ class BoxClient:
             if exc.status_code in (404, 410):
                 return None
             raise
-
-
-def _in_path(item_id: str) -> str:
-    return quote(item_id, safe="")
-
-
-def _digest(sha1: bytes) -> str:
-    return f"sha={base64.b64encode(sha1).decode()}"
-
-
-def _senseless(what: str, lacks: str) -> BoxError:
-    return BoxError(f"{what}: Box's answer lacks {lacks}", kind="bad_answer", retryable=True)
-
-
-def _endless(what: str) -> BoxError:
-    return BoxError(f"{what}: Box's list has no end", kind="unfinished_listing", retryable=True)
-
-
-def _text(found: Mapping[str, Any], name: str, what: str) -> str:
-    value = found.get(name)
-    if value is None or isinstance(value, dict | list):
-        raise _senseless(what, f'"{name}"')
-    return storable(value)
-
-
-def _id(found: Mapping[str, Any], name: str, what: str) -> str:
-    value = safe_id(found.get(name))
-    if value is None:
-        raise _senseless(what, f'a usable "{name}"')
-    return value
-
-
-def _number(found: Mapping[str, Any], name: str, what: str) -> int:
-    try:
-        return int(found[name])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise _senseless(what, f'a number as "{name}"') from None
-
-
-def _entries(found: Mapping[str, Any], what: str) -> list[dict[str, Any]]:
-    entries = found.get("entries")
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _senseless(what, '"entries"')
-    return entries
-
-
-def _part(found: Mapping[str, Any], what: str) -> Part:
-    return Part(
-        _text(found, "part_id", what),
-        _number(found, "offset", what),
-        _number(found, "size", what),
-        _text(found, "sha1", what).lower(),
-    )
-
-
-def _file(found: Mapping[str, Any], what: str) -> BoxFile:
-    version = found.get("file_version")
-    return BoxFile(
-        id=_id(found, "id", what),
-        name=_text(found, "name", what),
-        size_bytes=_number(found, "size", what),
-        sha1=_text(found, "sha1", what).lower(),
-        version_id=safe_id(version.get("id")) or "" if isinstance(version, dict) else "",
-    )
-
-
-def _only_file(found: Mapping[str, Any], what: str) -> BoxFile:
-    entries = _entries(found, what)
-    if len(entries) != 1:
-        raise _senseless(what, "its one file")
-    return _file(entries[0], what)

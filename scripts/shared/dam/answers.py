@@ -1,12 +1,16 @@
-"""Reading the DAM's answers: what an item is, what a field holds, when a list has ended. Pure."""
+"""Reading the DAM's answers: what an item is, what a field holds, when a list has ended; and writing ids and
+JSON as its addresses and forms have them. Pure.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from shared.base.errors import DamError
 from shared.base.values import Asset, DamFolder
@@ -50,6 +54,18 @@ def _checked_id(value: object, what: str) -> str:
     if isinstance(value, str) and is_safe_id(value):
         return value
     raise DamError(f"{what}: the DAM answered with the id {value!r:.80}", kind="bad_answer", retryable=True)
+
+
+def in_path(item_id: str) -> str:
+    """An id as a step of a path. Raises DamError for one that would lead elsewhere (`--campaign ..`)."""
+    if not is_safe_id(item_id):
+        raise DamError(f"{item_id!r:.80} is no id of the DAM", kind="bad_id", hint="an id has 40 hex digits")
+    return quote(item_id, safe="")
+
+
+def compact(value: object) -> str:
+    """JSON without blanks, as it goes into a form or an address."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def as_list(value: object) -> list[Any]:

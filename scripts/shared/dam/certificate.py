@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.base.errors import ConfigError, DamError
 from shared.base.values import DamSettings
-from shared.http.wire import default_context
+from shared.http.trust import default_context
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12PrivateKeyTypes as PrivateKey

@@ -6,10 +6,8 @@ confirmed is a setting.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from copy import copy
@@ -17,37 +15,32 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import quote
 
 from shared.base.errors import DamError
 from shared.base.values import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 from shared.dam.answers import (
-    MOST_ITEMS,
     Page,
     all_pages,
-    as_list,
     asset_of,
     clean_text,
+    compact,
     field_code,
     field_ids,
+    in_path,
     is_folder,
     is_gone,
-    is_safe_id,
     items_of,
     mapping,
     search_page,
     size_of,
 )
-from shared.dam.session import AssetBody, DamSession
-from shared.http.ahead import MOST_AHEAD, Ahead, PagesAhead
+from shared.dam.download import AssetBody, Downloads
+from shared.dam.lock import CampaignLock
+from shared.dam.session import DamSession
+from shared.dam.tree import Child, Listings, assets_below
+from shared.http.ahead import Ahead, PagesAhead
 
 logger = logging.getLogger(__name__)
-
-Child = DamFolder | Asset
-Listings = Ahead[DamFolder, list[Child]]
-
-DEEPEST_FOLDER = 64
-"""How many sub-folders may lie in one another: more than people make, and an end to a trap."""
 
 
 class DamClient:
@@ -63,6 +56,8 @@ class DamClient:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._session = DamSession(settings, now=now, wait=wait)
+        self._downloads = Downloads(self._session)
+        self._lock = CampaignLock(settings, self._session)
         self._settings = settings
 
     def guarded(self, ensure_held: Callable[[], None]) -> DamClient:
@@ -71,6 +66,7 @@ class DamClient:
         """
         twin = copy(self)
         twin._session = self._session.guarded(ensure_held)
+        twin._lock = CampaignLock(self._settings, twin._session)
         return twin
 
     def close(self) -> None:
@@ -79,11 +75,11 @@ class DamClient:
 
     def connect(self) -> None:
         """Open a connection ahead of a call. May be called by any thread."""
-        self._session.connect()
+        self._session.calls.connect()
 
     def log_in(self) -> None:
         """Log in ahead of a call. Raises DamError, ConfigError."""
-        self._session.log_in()
+        self._session.login.ensure()
 
     # Campaigns
 
@@ -106,7 +102,7 @@ class DamClient:
             "load_type": "metadata",
             "level_of_detail": "slim",
             "metadata_to_return": f"{settings.status_field_id},{settings.number_field_id}",
-            "search_condition_list": _compact({"search_condition_list": {"search_condition": [condition]}}),
+            "search_condition_list": compact({"search_condition_list": {"search_condition": [condition]}}),
         }
         if not is_anywhere:
             form |= {"folder_filter": settings.campaigns_folder_id, "folder_filter_type": "all"}
@@ -159,7 +155,7 @@ class DamClient:
 
     def _read_folder(self, folder_id: str, what: str) -> dict[str, Any]:
         answer = self._session.read_json(
-            "GET", f"/folders/{_in_path(folder_id)}", what=what, item_id=folder_id,
+            "GET", f"/folders/{in_path(folder_id)}", what=what, item_id=folder_id,
             params={"load_type": "metadata", "level_of_detail": "slim"},
         )  # fmt: skip
         return mapping(mapping(answer, "folder_resource", what), "folder", what)
@@ -187,7 +183,7 @@ class DamClient:
         PATCH decides nothing: the DAM answers 404 to a save after which the folder is no longer visible, and
         a lost answer may have been a success. Raises DamError when the status did not become `new`.
         """
-        self._lock(campaign_id)
+        self._lock.take(campaign_id, self.read_campaign)
         refusal: DamError | None = None
         try:
             before = self.read_campaign(campaign_id)
@@ -198,7 +194,7 @@ class DamClient:
             except DamError as exc:
                 refusal = exc
         finally:
-            self._unlock(campaign_id)
+            self._lock.give_back(campaign_id)
         after = self.read_campaign(campaign_id)
         if after is not None and after.status == new:
             return after
@@ -217,9 +213,7 @@ class DamClient:
 
         Raises DamError when the lock is ours and stays: the campaign must be looked at again.
         """
-        if campaign.locked_by and campaign.locked_by == self._session.own_login():
-            logger.info("campaign %s was left locked by us; unlocking it", campaign.id)
-            self._set_lock(campaign.id, "unlock")
+        self._lock.release(campaign)
 
     # Master Assets
 
@@ -245,33 +239,7 @@ class DamClient:
         root = DamFolder(roots[0], name, None)
         children: Listings = Ahead(lambda folder: list(self._list_children(folder)))
         with closing(children):
-            return MasterAssets(root.id, self._assets_below(root, campaign_id, children))
-
-    def _assets_below(self, root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
-        """The tree's files, level by level; where folders wait, some are listed at once."""
-        assets: dict[str, Asset] = {}
-        seen = {root.id}
-        waiting = deque([(root, 0)])
-        while waiting:
-            if len(waiting) > 1:
-                for folder, _ in islice(waiting, MOST_AHEAD):
-                    children.expect(folder)
-            folder, depth = waiting.popleft()
-            if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
-                raise DamError(
-                    f"campaign {campaign_id} has more than {DEEPEST_FOLDER} folders in one another,"
-                    f" or more than {MOST_ITEMS} items",
-                    kind="unfinished_listing",
-                    hint=f'tidy its "{root.name}" folder',
-                    item_id=campaign_id,
-                )
-            for child in children(folder):
-                if isinstance(child, Asset):
-                    assets.setdefault(child.id, child)
-                elif child.id not in seen:
-                    seen.add(child.id)
-                    waiting.append((child, depth + 1))
-        return tuple(assets.values())
+            return MasterAssets(root.id, assets_below(root, campaign_id, children))
 
     def open_asset(
         self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
@@ -280,14 +248,14 @@ class DamClient:
 
         size_bytes: of the whole, as the DAM declares it; what has another one is looked at twice.
         """
-        what = f"downloading asset {_in_path(asset_id)}"
-        return self._session.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
+        what = f"downloading asset {in_path(asset_id)}"
+        return self._downloads.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
 
     def _list_children(self, folder: DamFolder, *, is_campaign: bool = False) -> Generator[Child]:
         """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
         page_size = self._settings.page_size
         what = f"listing folder {folder.id}"
-        path = f"/folders/{_in_path(folder.id)}/children"
+        path = f"/folders/{in_path(folder.id)}/children"
         load = {"data_load_request": {"load_asset_content_info": True}}
         live_only = {"asset_filter_request_param": {"asset_filter_request": {"exclude_deleted_assets": True}}}
 
@@ -302,8 +270,8 @@ class DamClient:
             params = {
                 "load_type": "custom",
                 "level_of_detail": "full",
-                "data_load_request": _compact(load),
-                "asset_filter_request": _compact(live_only),
+                "data_load_request": compact(load),
+                "asset_filter_request": compact(live_only),
                 "after": str(after),
                 "limit": str(page_size),
             }
@@ -321,66 +289,6 @@ class DamClient:
 
     # Writing
 
-    def _lock(self, campaign_id: str) -> None:
-        try:
-            self._set_lock(campaign_id, "lock")
-        except DamError as exc:
-            campaign = self.read_campaign(campaign_id)
-            if campaign is None or not campaign.locked_by:
-                raise
-            if campaign.locked_by == self._session.own_login():
-                logger.info("campaign %s was left locked by an earlier run of ours", campaign_id)
-                return
-            raise DamError(
-                f"campaign {campaign_id} is locked in the DAM by {campaign.locked_by}",
-                kind="locked",
-                hint="its status is set as soon as the lock is gone",
-                retryable=True,
-                item_id=campaign_id,
-            ) from exc
-
-    def _unlock(self, campaign_id: str) -> None:
-        try:
-            self._set_lock(campaign_id, "unlock")
-        except DamError as exc:
-            logger.warning("campaign %s could not be unlocked: %s", campaign_id, exc)
-
-    def _set_lock(self, campaign_id: str, action: str) -> None:
-        """Lock or unlock a folder: through the asset service, with the folder's id, as OpenText's UI does."""
-        if self._settings.lock_style == "none":
-            return
-        what = f"{action}ing campaign {campaign_id}"
-        if self._settings.lock_style == "single":
-            path = f"/assets/{_in_path(campaign_id)}/state"
-            self._session.write("PUT", path, what=what, item_id=campaign_id, data={"action": action})
-            return
-        context = {
-            "asset_ids": [campaign_id],
-            "type": "com.artesia.asset.selection.AssetIdsSelectionContext",
-            "include_descendants": "NONE",
-            "child_type": "ASSETS",
-        }
-        selection = _compact({"selection_context_param": {"selection_context": context}})
-        answer = self._session.write(
-            "PUT",
-            "/assets/state",
-            what=what,
-            item_id=campaign_id,
-            data={"action": action, "selection_context": selection},
-        )
-        representation = answer.get("bulk_asset_result_representation")
-        result = representation.get("bulk_asset_result") if isinstance(representation, dict) else None
-        if not isinstance(result, dict):
-            return
-        failed = as_list(result.get("failed_object_list"))
-        if failed or campaign_id not in as_list(result.get("successful_object_list")):
-            raise DamError(
-                f"{what}: the DAM refused: {_compact(failed):.200}",
-                kind="locked",
-                retryable=True,
-                item_id=campaign_id,
-            )
-
     def _patch_status(self, campaign_id: str, new: str) -> None:
         is_folder = self._settings.patch_resource == "folders"
         field = {
@@ -390,19 +298,8 @@ class DamClient:
         }
         self._session.write(
             "PATCH",
-            f"/{self._settings.patch_resource}/{_in_path(campaign_id)}",
+            f"/{self._settings.patch_resource}/{in_path(campaign_id)}",
             what=f"setting campaign {campaign_id} to {new}",
             item_id=campaign_id,
             json_body={"edited_folder" if is_folder else "edited_asset": {"data": {"metadata": [field]}}},
         )
-
-
-def _in_path(item_id: str) -> str:
-    """An id as a step of a path. Raises DamError for one that would lead elsewhere (`--campaign ..`)."""
-    if not is_safe_id(item_id):
-        raise DamError(f"{item_id!r:.80} is no id of the DAM", kind="bad_id", hint="an id has 40 hex digits")
-    return quote(item_id, safe="")
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

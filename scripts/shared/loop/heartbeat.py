@@ -15,16 +15,17 @@ Signal = Literal["start", "success", "failure", "log"]
 
 def ping(url: str, signal: Signal, run_id: str, text: str = "") -> None:
     """Send one signal. run_id: a UUID that joins the start of a run with its end. Never raises."""
-    from shared.http.wire import NoAnswerError, Wire
+    from shared.http.client import Http
+    from shared.http.guards import NoAnswerError
 
     address = f"{url}{SUFFIXES[signal]}?rid={run_id}"
-    headers = {"User-Agent": "a1-to-a2", "Content-Type": "text/plain; charset=utf-8"}
-    wire = Wire(None, PING_TIMEOUT_SECONDS)
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    http = Http(None, PING_TIMEOUT_SECONDS)
     try:
-        with wire.send("POST", address, headers, text.encode()) as reply:
+        with http.call("POST", address, headers, text.encode()) as reply:
             if reply.status >= 300:
                 logger.warning("the heartbeat %s was answered with HTTP %d", signal, reply.status)
     except NoAnswerError as exc:
-        logger.warning("the heartbeat %s could not be sent: %s", signal, type(exc).__name__)
+        logger.warning("the heartbeat %s could not be sent: %s", signal, type(exc.reason).__name__)
     finally:
-        wire.close()
+        http.close()

@@ -16,8 +16,9 @@ from typing import Protocol
 
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
 from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
-from shared.box.client import BoxClient, Part, UploadSession
-from shared.box.session import NameTakenError
+from shared.box.answers import Part, UploadSession
+from shared.box.client import BoxClient
+from shared.box.refusals import NameTakenError
 from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from shared.base.errors import BoxError
 from shared.base.values import Asset, BoxFolderListing, Campaign, DamFolder, LedgerEntry, MasterAssets
 from shared.box.client import BoxClient
-from shared.box.session import NameTakenError
+from shared.box.refusals import NameTakenError
 from shared.rules.names import legal_name, other_names, plan_names
 from shared.upload.ledger import Ledger
 from shared.upload.places import Place

@@ -15,7 +15,7 @@ from typing import Any
 from shared.base.errors import BoxError, DamError
 from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, MasterAssets, ReceiptEntry
 from shared.box.client import SMALL_FILE_LIMIT, BoxClient
-from shared.box.session import NameTakenError
+from shared.box.refusals import NameTakenError
 from shared.rules.names import SHORT_ID_LENGTH, distinguish
 from shared.upload.download import Source, read_sha1
 from shared.upload.places import Place

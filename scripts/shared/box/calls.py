@@ -1,0 +1,171 @@
+"""One call to Box: tried a few times, with an end to every wait."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPMessage
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from shared.base.errors import BoxError, ConfigError
+from shared.base.values import BoxSettings
+from shared.http.client import Http, Pieces
+from shared.http.guards import ANSWER_LIMIT, NoAnswerError, Reply, UnfitError, json_object
+from shared.http.patience import LONGEST_WAIT_SECONDS, backoff_seconds, retry_after_seconds
+from shared.http.proxies import ProxyError, ProxyTroubleError
+from shared.http.trust import certificate_fault, default_context, validity
+
+logger = logging.getLogger(__name__)
+
+MOST_TRIES = 4
+
+
+class Gate(Protocol):
+    """What keeps our calls within Box's limits, for all threads and runs together."""
+
+    def wait(self, *, is_upload: bool) -> None:
+        """Return when one call may go out."""
+
+    def pause(self, seconds: float) -> None:
+        """Box asked for silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked. body: of a call; pieces: bytes of files, sent in their place."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = b""
+    pieces: Pieces = ()
+    limit: int = ANSWER_LIMIT
+    """Bytes of the longest answer that is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, read to its end."""
+
+    status: int
+    headers: HTTPMessage
+    content: bytes
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """The JSON object that came, {} when none did."""
+        return json_object(self.content) or {}
+
+
+class BoxCalls:
+    """Calls to Box. Every method may be called by any thread. sleep: pauses; may raise StoppedError.
+
+    A `Retry-After` that comes with a 429 holds up everybody, through the gate. Raises BoxError for what Box
+    does, ConfigError for what somebody must change.
+    """
+
+    def __init__(self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None]) -> None:
+        try:
+            context = default_context(settings.ca_bundle) if settings.ca_bundle else None
+        except ValueError as exc:
+            raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
+        self._http = Http(context, settings.timeout_seconds)
+        self._gate = gate
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._http.close()
+
+    def connect(self, url: str) -> None:
+        """Open a connection ahead of a call."""
+        try:
+            self._http.connect(url)
+        except NoAnswerError as exc:
+            raise _no_answer(exc, f"connecting to {_host(url)}", url) from exc
+
+    def ask(
+        self,
+        what: str,
+        request: Callable[[], Request],
+        *,
+        may_pass: Callable[[Answer], bool],
+        most_tries: int = MOST_TRIES,
+    ) -> Answer:
+        """The answer, whatever it says; made anew and sent again while it may pass: the one place."""
+        tries = 0
+        while True:
+            tries += 1
+            made = request()
+            answer = None
+            try:
+                answer = self._exchange(made)
+                if tries >= most_tries or not may_pass(answer):
+                    return answer
+            except NoAnswerError as exc:
+                error = _no_answer(exc, what, made.url)
+                if tries >= most_tries or error.kind != "out_of_reach":
+                    raise error from exc
+                logger.debug("%s: no answer, try %d: %r", what, tries, exc.reason)
+            self._wait(answer, tries, what)
+
+    def _exchange(self, request: Request) -> Answer:
+        method, url, headers = request.method, request.url, request.headers
+        if request.pieces:
+            reply = self._http.transfer(method, url, headers, request.pieces)
+        else:
+            reply = self._http.call(method, url, headers, request.body)
+        return Answer(reply.status, reply.headers, _content(reply, request.limit))
+
+    def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
+        """Pause before the next try: as long as Box asks for, else doubling. After a 429 for everybody."""
+        asked = retry_after_seconds(answer.headers, datetime.now(UTC)) if answer else None
+        wait = backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+        status = answer.status if answer else 0
+        logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
+        if status == 429:
+            self._gate.pause(wait)
+        self._sleep(wait)
+
+
+def _content(reply: Reply, limit: int) -> bytes:
+    """The body of an answer; of a failure that says too much, nothing: its status tells enough."""
+    try:
+        return reply.read(limit)
+    except UnfitError:
+        if 200 <= reply.status < 300:
+            raise
+        return b""
+
+
+def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigError:
+    """The error for a call that got no answer; only what is out of reach heals by waiting."""
+    reason, host = exc.reason, _host(url)
+    if isinstance(exc, ProxyError):
+        return ConfigError(str(exc))
+    if isinstance(exc, UnfitError):
+        return BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True)
+    detail = type(reason).__name__
+    if isinstance(exc, ProxyTroubleError):
+        detail = str(exc)
+    elif isinstance(reason, ssl.SSLCertVerificationError):
+        why = certificate_fault(reason)
+        if why == "name":
+            return ConfigError(
+                f"BOX_API_URL, BOX_UPLOAD_URL: {host} shows a certificate made for another name"
+            )
+        if why == "authority":
+            return ConfigError(
+                f"BOX_CA_BUNDLE: the certificate of {host} is signed by no known CA"
+                f" ({reason.verify_message}); name the file with your CA's certificate"
+            )
+        detail = f"{reason.verify_message}{validity(url)}"
+    return BoxError(f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc

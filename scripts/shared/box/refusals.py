@@ -1,0 +1,182 @@
+"""Box's refusals: what they mean in plain words, and who can do what about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.base.errors import BoxError
+from shared.base.redaction import redact, spellings
+
+OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+PASSING_STATUSES = (408, 425, 429)
+LONGEST_TEXT = 2000
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+
+
+class NameTakenError(BoxError):
+    """The name is in use in that folder. existing_id and item_type tell by what, as far as Box said."""
+
+    def __init__(self, message: str, *, existing_id: str | None, item_type: str) -> None:
+        super().__init__(message, kind="name_taken", retryable=True, status_code=409)
+        self.existing_id = existing_id
+        self.is_folder = item_type == "folder"
+        self.is_file = item_type == "file"
+
+
+def error_of(status: int, body: Mapping[str, Any], what: str, secrets: Sequence[str]) -> BoxError:
+    """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
+    what has not the form of a code is none. secrets: what no message may hold.
+    """
+    code = code_of(body)
+    if "temporar" not in code:
+        code = CODES.get(status, code)
+    request_id = _slug(body.get("request_id"))
+    refusal = _refusal(status, code)
+    said = f"HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+    said = f"{what}: {refusal.words} ({said})" if refusal else f"{what}: {said}"
+    if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
+        described = storable(body.get("error_description", ""))
+        shown = redact(described, spellings(secrets))[:200]
+        return BoxError(
+            f"{what}: Box refused the credentials ({code}: {shown})",
+            kind="login_refused",
+            hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
+            " and that the app is authorised in Box's admin console",
+            retryable="jti" in described,
+            status_code=status,
+        )
+    if status == 409 and code == "item_name_in_use":
+        context = body.get("context_info")
+        conflicts = context.get("conflicts") if isinstance(context, dict) else None
+        conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
+        found = conflict if isinstance(conflict, dict) else {}
+        kind = found.get("type")
+        return NameTakenError(
+            said,
+            existing_id=safe_id(found.get("id")),
+            item_type=kind if isinstance(kind, str) else "file",
+        )
+    if status in OUT_OF_REACH_STATUSES:
+        kind = "out_of_reach"
+    elif status == 401:
+        kind = "not_logged_in"
+    else:
+        kind = code or ("forbidden" if status == 403 else "not_found" if status == 404 else "box_error")
+    return BoxError(
+        said,
+        kind=kind,
+        hint=refusal.cure if refusal else "",
+        retryable=status >= 500
+        or status in (401, 409, 412, *PASSING_STATUSES)
+        or code in ("bad_digest", "digest_mismatch"),
+        status_code=status,
+    )
+
+
+def may_pass(status: int, body: Mapping[str, Any]) -> bool:
+    """Whether the same call may do better a little later, without anybody's help."""
+    is_passing = status in PASSING_STATUSES or status >= 500
+    return is_passing or (status in (403, 409, 423) and "temporar" in code_of(body))
+
+
+def code_of(body: Mapping[str, Any]) -> str:
+    """Box's own code for a failure: a short word, "" for anything else."""
+    return _slug(body.get("code") or body.get("error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a refusal of Box means in plain words, and who can do what about it.
+
+    mark: what Box's code for it contains. Not all of its codes are documented.
+    """
+
+    mark: str
+    words: str
+    cure: str
+
+
+REFUSALS = (
+    Refusal(
+        "temporar",
+        "Box is busy with another operation on that folder",
+        "nobody needs to do anything: the next run tries again",
+    ),
+    Refusal(
+        "locked", "the file is locked in Box", "unlock it there, or delete it; the next run then uploads it"
+    ),
+    Refusal(
+        "retention",
+        "a retention policy in Box forbids to change it",
+        "the Box administrator can end the policy, or move the file away; the next run then uploads it",
+    ),
+    Refusal(
+        "legal_hold",
+        "a legal hold in Box forbids to change it",
+        "the Box administrator can end the hold, or move the file away; the next run then uploads it",
+    ),
+    Refusal(
+        "policy",
+        "a security policy in Box (Shield, for example) forbids it",
+        "the Box administrator can allow it to our service account",
+    ),
+    Refusal(
+        "storage_limit_exceeded",
+        "the Box account is full",
+        "the Box administrator can free or buy space; the next run then goes on",
+    ),
+    Refusal(
+        "file_size_limit_exceeded",
+        "the file is larger than the Box account takes",
+        "the Box administrator can raise the limit; or put a smaller file into the DAM",
+    ),
+    Refusal(
+        "item_name_in_use",
+        "something else has that name there",
+        "rename, move or delete that in Box; the next run then uploads it",
+    ),
+)
+FORBIDDEN = Refusal(
+    "",
+    "our service account may not do that",
+    "the owner of the folder in Box can make it an editor there; or a setting of the Box account forbids it,"
+    " which the Box administrator can tell",
+)
+GONE = Refusal(
+    "",
+    "it is not there any more, or our service account may not see it",
+    "restore it in Box, or make our service account an editor of the folder",
+)
+
+
+CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
+"""What a status means whatever its code, from a gateway, say."""
+
+
+def _refusal(status: int, code: str) -> Refusal | None:
+    if 400 <= status < 500:
+        for refusal in REFUSALS:
+            if refusal.mark in code:
+                return refusal
+    return FORBIDDEN if status == 403 else GONE if status in (404, 410) else None
+
+
+def safe_id(value: object) -> str | None:
+    """An id of Box that is safe in an address; None for anything else."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if _ID.fullmatch(text) else None
+
+
+def storable(value: object) -> str:
+    """Text of Box's as it can be stored anywhere: no NUL, no half characters."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)[:LONGEST_TEXT])
+
+
+def _slug(value: object) -> str:
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""

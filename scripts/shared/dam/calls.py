@@ -1,0 +1,220 @@
+"""One call to the DAM: tried a few times, with an end to every wait."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPMessage
+from typing import Any, TypeVar
+
+from shared.base.errors import DamError
+from shared.base.redaction import redact, spellings
+from shared.base.values import DamSettings
+from shared.dam.answers import clean_text
+from shared.dam.certificate import client_context, dam_context
+from shared.dam.faults import no_answer, refused
+from shared.http.client import Http
+from shared.http.guards import NoAnswerError, Reply, UnfitError, json_object, origin_of
+from shared.http.patience import LONGEST_WAIT_SECONDS, backoff_seconds, retry_after_seconds
+
+T = TypeVar("T")
+
+API = "/otmmapi/v6"
+MOST_TRIES = 3
+RETRIED_STATUSES = (429, 500, 502, 503, 504)
+REDIRECTS = (301, 302, 303, 307, 308)
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def nothing() -> None:
+    """For calls before whose tries there is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked. what: what is being done, for errors; item_id: with which item.
+
+    is_at_home: whether our credentials may be shown; False once a redirection led away. before_try: called
+    before each try, which does not go out when it raises.
+    """
+
+    method: str
+    url: str
+    what: str
+    item_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    is_repeatable: bool = True
+    is_at_home: bool = True
+    before_try: Callable[[], None] = nothing
+
+    def may_heal(self, reason: BaseException) -> bool:
+        """Whether the same call may do better after it got no answer."""
+        if isinstance(reason, ssl.SSLError):  # what TLS refuses stays refused
+            return isinstance(reason, ssl.SSLEOFError)
+        # A lock that got no answer in time may still be taken, after everything that we do next.
+        return not (self.method == "PUT" and isinstance(reason, TimeoutError))
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """headers: what shows the DAM who we are. secrets: what no answer may bring into a message."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that was read to its end. secrets: what it must not bring into a message."""
+
+    status: int
+    headers: HTTPMessage
+    body: bytes
+    secrets: tuple[str, ...] = field(repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def is_html(self) -> bool:
+        """Whether it is a page for people, whatever it is called: JSON never begins so."""
+        return "html" in (self.headers.get("Content-Type") or "").lower() or self.body.lstrip()[:1] == b"<"
+
+    @property
+    def is_session_over(self) -> bool:
+        """401, or a login page in one of its disguises: a redirect, or HTML where JSON was due."""
+        return self.status in (401, *REDIRECTS) or (self.is_success and self.is_html)
+
+    @property
+    def mapping(self) -> dict[str, Any] | None:
+        """The JSON object that the answer is, or None."""
+        return json_object(self.body)
+
+    @property
+    def exception_body(self) -> dict[str, Any] | None:
+        """An error that OTMM itself tells, under whatever status."""
+        body = (self.mapping or {}).get("exception_body")
+        return body if isinstance(body, dict) else None
+
+    @property
+    def said(self) -> str:
+        """The DAM's own words on a failure, our secrets taken out."""
+        words = clean_text((self.exception_body or {}).get("message"))
+        return redact(words, spellings(self.secrets))[:300]
+
+    def raise_for_status(self, what: str, item_id: str | None) -> None:
+        """Raises DamError for a status that is no success."""
+        if not self.is_success:
+            page = "an HTML page in place of JSON, as a proxy sends it"
+            raise refused(self.status, page if self.is_html else self.said, what, item_id)
+
+    def raise_for_failure(self, what: str, item_id: str | None) -> None:
+        """Raises DamError for that, and for an error with the status of a success."""
+        self.raise_for_status(what, item_id)
+        if self.exception_body is not None:
+            raise DamError(
+                f"{what}: HTTP {self.status} carrying an error: {self.said}",
+                kind="dam_error",
+                retryable=True,
+                item_id=item_id,
+                status_code=self.status,
+            )
+
+
+class Calls:
+    """Calls to the DAM, and to where it leads. Every method may be called by any thread.
+
+    wait: lets so many seconds pass before the next try, fewer when the run is to stop. Raises DamError for
+    what the DAM does, ConfigError for what somebody must change.
+    """
+
+    def __init__(
+        self,
+        settings: DamSettings,
+        now: datetime,
+        wait: Callable[[float], object],
+    ) -> None:
+        self._settings = settings
+        self._wait = wait
+        # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
+        # CA counts everywhere, beside the public ones: files may lie in a public cloud.
+        bundle = settings.ca_bundle
+        self._elsewhere = Http(
+            dam_context(bundle) if bundle else None, settings.timeout_seconds, trusts_system=True
+        )
+        self._home = self._elsewhere
+        if settings.auth == "pfx-v2":
+            context = client_context(settings, now)
+            self._home = Http(context, settings.timeout_seconds, trusts_system=bundle is not None)
+        self._origin = origin_of(settings.base_url)
+
+    def is_dam(self, url: str) -> bool:
+        """Whether an address is the DAM's own."""
+        return origin_of(url) == self._origin
+
+    def connect(self) -> None:
+        """Open a connection ahead of a call."""
+        url = self._settings.base_url
+        try:
+            self._home.connect(url)
+        except NoAnswerError as exc:
+            raise no_answer(self._settings, exc, url, "connecting", None) from exc
+
+    def ask(self, call: Call, credentials: Credentials) -> Answer:
+        """The whole answer; one that breaks off is one that did not come."""
+        return self._send(call, credentials, lambda reply: _whole(reply, credentials), is_json=True)
+
+    def open(self, call: Call, credentials: Credentials) -> Reply:
+        """An answer whose body is bytes and still to come."""
+        return self._send(call, credentials, lambda reply: reply, is_json=False)
+
+    def read(self, call: Call, reply: Reply, credentials: Credentials) -> Answer:
+        """What is left of an answer that was opened."""
+        try:
+            return _whole(reply, credentials)
+        except NoAnswerError as exc:
+            raise no_answer(self._settings, exc, call.url, call.what, call.item_id) from exc
+
+    def _send(self, call: Call, credentials: Credentials, take: Callable[[Reply], T], *, is_json: bool) -> T:
+        """What is taken of the answer. Here alone is tried again what may pass, where that can do no harm."""
+        is_ours = call.is_at_home and self.is_dam(call.url)
+        http = self._home if is_ours else self._elsewhere
+        headers = {**credentials.headers, **call.headers} if is_ours else call.headers
+        for tries in range(1, MOST_TRIES + 1):
+            is_last = tries == MOST_TRIES or not call.is_repeatable
+            call.before_try()
+            asked = None
+            try:
+                if is_json:
+                    reply = http.call(call.method, call.url, headers, call.body)
+                else:
+                    reply = http.transfer(call.method, call.url, headers)
+                if is_last or reply.status not in RETRIED_STATUSES:
+                    return take(reply)
+                asked = retry_after_seconds(reply.headers, datetime.now(UTC))
+                reply.close()
+            except NoAnswerError as exc:
+                if is_last or isinstance(exc, UnfitError) or not call.may_heal(exc.reason):
+                    raise no_answer(self._settings, exc, call.url, call.what, call.item_id) from exc
+            self._wait(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._home.close()
+        self._elsewhere.close()
+
+
+def _whole(reply: Reply, credentials: Credentials) -> Answer:
+    """Of a failure that says too much nothing is read: its status tells enough."""
+    try:
+        body = reply.read()
+    except UnfitError:
+        if 200 <= reply.status < 300:
+            raise
+        body = b""
+    return Answer(reply.status, reply.headers, body, credentials.secrets)

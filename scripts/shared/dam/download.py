@@ -1,0 +1,194 @@
+"""An asset's bytes: found where the DAM leads, and told apart from a login page that stands in for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.client import HTTPMessage
+from urllib.parse import urljoin
+
+from shared.base.errors import ConfigError, DamError
+from shared.dam.calls import REDIRECTS, Call
+from shared.dam.faults import not_logged_in, unfit
+from shared.dam.session import DamSession
+from shared.http.guards import NoAnswerError, Reply, UnfitError, origin_of
+
+LONGEST_REDIRECTION = 5
+SKIP_BLOCK = 1024 * 1024
+
+
+class AssetBody:
+    """An asset's bytes, or the rest of them, as they arrive.
+
+    size: of the whole, as the answer declares it; None when it does not.
+    """
+
+    def __init__(self, reply: Reply, what: str, asset_id: str) -> None:
+        self._reply = reply
+        self._what = what
+        self._asset_id = asset_id
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view as far as the bytes go; 0 at their end. Raises DamError for what breaks meanwhile."""
+        try:
+            return self._reply.readinto(view)
+        except UnfitError as exc:
+            raise unfit(exc, self._what, self._asset_id) from exc
+        except NoAnswerError as exc:
+            raise DamError(
+                f"{self._what}: the connection broke before the end ({type(exc.reason).__name__})",
+                kind="broken_download",
+                retryable=True,
+                item_id=self._asset_id,
+            ) from exc
+
+    @property
+    def size(self) -> int | None:
+        return _whole_size(self._reply)
+
+    def skip(self, count: int) -> None:
+        """Read so many bytes and drop them."""
+        scratch = memoryview(bytearray(min(SKIP_BLOCK, count)))
+        while count:
+            got = self.readinto(scratch[:count])
+            if not got:
+                return
+            count -= got
+
+
+class Downloads:
+    """Opens assets on a session. May be used by any thread."""
+
+    def __init__(self, session: DamSession) -> None:
+        self._session = session
+
+    @contextmanager
+    def stream(
+        self, asset_id: str, *, what: str, size_bytes: int | None, start: int = 0
+    ) -> Iterator[AssetBody]:
+        """An asset's bytes from `start` on. A connection that breaks while they arrive, or ends too soon,
+        raises DamError (retryable). size_bytes: of the whole, as far as it is known.
+
+        Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
+        tells: a 206 begins there; after a 200 the bytes before are read and dropped.
+        """
+        headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
+        call = Call("GET", self._session.url(f"/assets/{asset_id}/contents"), what, asset_id, headers)
+        with self._open(call, asset_id, size_bytes) as reply:
+            if reply.status == 206 and start and _range_start(reply.headers) != start:
+                raise DamError(
+                    f"{what}: asked for the bytes from {start} on, the DAM sent others"
+                    f" ({reply.headers.get('Content-Range')!r:.80})",
+                    kind="bad_answer",
+                    retryable=True,
+                    item_id=asset_id,
+                    status_code=206,
+                )
+            body = AssetBody(reply, what, asset_id)
+            if reply.status != 206:
+                body.skip(start)
+            yield body
+
+    def _open(self, call: Call, asset_id: str, size_bytes: int | None) -> Reply:
+        """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
+
+        A page may be the asset, or the login page that a session's end brings, with status 200 or by a
+        redirection, at whose end anything may be. So a page, an answer of another length than the asset, and
+        a failure elsewhere are believed only when the session proves to be valid still.
+        """
+        session, status = self._session, 0
+        for _ in range(2):
+            login = session.login.ensure()
+            credentials = session.login.credentials
+            first = session.calls.open(call, credentials)
+            try:
+                reply = self._follow(first, call)
+            except (ConfigError, DamError):
+                if self._is_logged_in_still(login, call, asset_id):
+                    raise
+                continue
+            status, is_elsewhere = reply.status, reply is not first
+            is_success = 200 <= status < 300
+            is_doubtful = _is_doubtful(reply, size_bytes, is_elsewhere) if is_success else is_elsewhere
+            try:
+                if not is_elsewhere and status in (401, *REDIRECTS):
+                    session.login.forget(login)
+                elif not is_doubtful or self._is_logged_in_still(login, call, asset_id):
+                    if is_success:
+                        return reply
+                    session.calls.read(call, reply, credentials).raise_for_status(call.what, asset_id)
+            except BaseException:
+                reply.close()
+                raise
+            reply.close()
+        raise not_logged_in(call.what, asset_id, status)
+
+    def _is_logged_in_still(self, login: int, call: Call, asset_id: str) -> bool:
+        """Whether login number `login` is the valid one: asked by reading the asset's record, which renews a
+        session that is over.
+        """
+        self._session.read_json("GET", f"/assets/{asset_id}", what=call.what, item_id=asset_id)
+        return self._session.login.ensure() == login
+
+    def _follow(self, reply: Reply, call: Call) -> Reply:
+        """The reply at the end of the redirections (to an object store, say). Raises DamError, ConfigError.
+
+        Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
+        """
+        calls = self._session.calls
+        for _ in range(LONGEST_REDIRECTION):
+            location = reply.headers.get("Location")
+            if reply.status not in REDIRECTS or not location:
+                break
+            reply.close()
+            url = _redirected(call, location)
+            call = replace(call, url=url, is_at_home=call.is_at_home and calls.is_dam(url))
+            reply = calls.open(call, self._session.login.credentials)
+        return reply
+
+
+def _redirected(call: Call, location: str) -> str:
+    """Where a redirection leads; never out of TLS, so that nobody in between chooses what is copied."""
+    refusal = ""
+    try:
+        target = urljoin(call.url, location)
+        scheme, host, _ = origin_of(target)
+    except (ValueError, UnfitError):
+        refusal = f"a redirection to {location!r:.200}"
+    else:
+        if scheme != "https" and origin_of(call.url)[0] == "https":
+            refusal = f"a redirection out of https to {host}"
+    if refusal:
+        raise DamError(
+            f"{call.what}: the DAM sent {refusal}", kind="bad_answer", retryable=True, item_id=call.item_id
+        )
+    return target
+
+
+def _range_start(headers: HTTPMessage) -> int | None:
+    """Where the bytes of a 206 begin."""
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
+    return int(found[1]) if found else None
+
+
+def _is_doubtful(reply: Reply, size_bytes: int | None, is_elsewhere: bool) -> bool:
+    """Whether an answer may be something else than the asset of this size. The DAM itself may not tell how
+    long it is.
+    """
+    is_page = "html" in (reply.headers.get("Content-Type") or "").lower()
+    expected = (size_bytes,) if is_elsewhere else (None, size_bytes)
+    return is_page or (size_bytes is not None and _whole_size(reply) not in expected)
+
+
+def _whole_size(reply: Reply) -> int | None:
+    """The size of the whole that an answer brings, or a part of; None when it does not tell."""
+    if "Content-Encoding" in reply.headers:
+        return None
+    declared = (
+        (reply.headers.get("Content-Range") or "").rpartition("/")[2]
+        if reply.status == 206
+        else reply.headers.get("Content-Length") or ""
+    )
+    return int(declared) if re.fullmatch("[0-9]{1,18}", declared) else None

@@ -1,0 +1,120 @@
+"""The DAM's failures in words: what somebody must change, and what heals by waiting."""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import urlsplit
+
+from shared.base.errors import ConfigError, DamError
+from shared.base.values import DamSettings
+from shared.http.guards import NoAnswerError, UnfitError, origin_of
+from shared.http.proxies import ProxyError, ProxyTroubleError
+from shared.http.trust import certificate_fault, validity
+
+OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+
+_REFUSED_CERTIFICATE_ALERTS = (
+    "CERTIFICATE_REQUIRED",
+    "UNKNOWN_CA",
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN",
+    "ACCESS_DENIED",
+    "HANDSHAKE_FAILURE",
+)
+
+
+def no_answer(
+    settings: DamSettings, exc: NoAnswerError, url: str, what: str, item_id: str | None
+) -> DamError | ConfigError:
+    """The error for a call that got no answer; only some heal by waiting."""
+    if isinstance(exc, ProxyError):
+        return ConfigError(str(exc))
+    if isinstance(exc, UnfitError):
+        return unfit(exc, what, item_id)
+    reason = exc.reason
+    fault = _tls_fault(settings, reason, url) if isinstance(reason, ssl.SSLError) else None
+    if fault is not None:
+        return ConfigError(fault)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        detail = f"{reason.verify_message}{validity(url)}"
+    elif isinstance(exc, ProxyTroubleError):
+        detail = str(exc)
+    elif isinstance(reason, TimeoutError):
+        detail = f"no answer within {settings.timeout_seconds:g} s"
+    else:
+        detail = type(reason).__name__
+    host = urlsplit(url).netloc
+    return DamError(
+        f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True, item_id=item_id
+    )
+
+
+def _tls_fault(settings: DamSettings, reason: ssl.SSLError, url: str) -> str | None:
+    """What somebody must change before TLS is spoken with a host; None for what heals by waiting."""
+    host = urlsplit(url).netloc
+    is_dam = origin_of(url) == origin_of(settings.base_url)
+    is_token = origin_of(url) == origin_of(settings.token_url)
+    named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        why = certificate_fault(reason)
+        if why == "dates":
+            return None
+        if why == "name":
+            return f"{named}: {host} shows a certificate made for another name"
+        known, cure = "known CA", "name the file with your CA's certificate"
+        if settings.ca_bundle:
+            known = f"CA in DAM_CA_BUNDLE ({settings.ca_bundle}) or of the system"
+            cure = "add your CA's certificate to it"
+        said = reason.verify_message
+        return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({said}); {cure}"
+    if not any(alert in str(reason) for alert in _REFUSED_CERTIFICATE_ALERTS):
+        return None
+    alert = reason.reason or reason
+    if is_dam and settings.auth == "pfx-v2":
+        return f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({alert})"
+    cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
+    return f"{named}: {host} asks for a client certificate, it seems ({alert}); {cure}"
+
+
+def unfit(why: object, what: str, item_id: str | None) -> DamError:
+    """An answer or address that is not dealt with, and would be no better the next time."""
+    return DamError(
+        f"{what}: the DAM sent {why}",
+        kind="bad_answer",
+        hint="if it is a listing that is too large, lower DAM_PAGE_SIZE",
+        retryable=True,
+        item_id=item_id,
+    )
+
+
+def not_logged_in(what: str, item_id: str | None, status: int) -> DamError:
+    """A session that is over right after a login."""
+    return DamError(
+        f"{what}: the DAM asks for a login again right after one (HTTP {status})",
+        kind="not_logged_in",
+        retryable=True,
+        item_id=item_id,
+        status_code=status,
+    )
+
+
+def refused(status: int, said: str, what: str, item_id: str | None) -> DamError:
+    """An answer of a status that is no success. said: the DAM's own words."""
+    if status in OUT_OF_REACH_STATUSES:
+        kind = "out_of_reach"
+    else:
+        kind = {403: "forbidden", 404: "not_found"}.get(status, "refused" if status < 500 else "dam_error")
+    hints = {
+        403: "the DAM user needs permission to see and edit it",
+        404: "it does not exist, or the DAM user may not see it",
+    }
+    return DamError(
+        f"{what}: HTTP {status}{f', {said}' if said else ''}",
+        kind=kind,
+        hint=hints.get(status, ""),
+        retryable=status >= 500 or status == 429,
+        item_id=item_id,
+        status_code=status,
+    )

@@ -1,0 +1,182 @@
+"""Logging in to the DAM: a token or a session login, its cookies, and why it may be refused."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Mapping
+from http.client import HTTPMessage
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from shared.base.errors import AppError, DamError
+from shared.base.values import DamSettings
+from shared.dam.answers import mapping
+from shared.dam.calls import API, FORM, Answer, Call, Calls, Credentials
+
+logger = logging.getLogger(__name__)
+
+LONGEST_COOKIES = 8192
+"""What all cookies together may take; servers refuse more in one request."""
+
+_LOGIN_REFUSAL = r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
+"""In the words of an error 500: some versions answer so to a wrong password."""
+_COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
+
+
+class Login:
+    """Our login at the DAM, shared by all threads: made when it is needed, and once for all who need it."""
+
+    def __init__(self, settings: DamSettings, calls: Calls) -> None:
+        self._settings = settings
+        self._calls = calls
+        self._lock = threading.Lock()
+        self._number = 0
+        self._is_valid = False
+        self._headers: dict[str, str] = {}
+        self._cookies: dict[str, str] = {}
+
+    def ensure(self) -> int:
+        """Log in unless we are; the number of the login that is valid. Raises DamError, ConfigError."""
+        with self._lock:
+            if not self._is_valid:
+                self._headers, self._cookies = {}, {}
+                if self._settings.auth == "password":
+                    self._headers = {"X-Requested-By": self._open_session()}
+                else:
+                    self._headers = {"Authorization": f"Bearer {self._fetch_token()}"}
+                self._number += 1
+                self._is_valid = True
+            return self._number
+
+    def forget(self, number: int) -> None:
+        """That login has ended; nothing happens when there is a newer one."""
+        with self._lock:
+            self._is_valid = self._is_valid and self._number != number
+
+    @property
+    def credentials(self) -> Credentials:
+        """What calls go out with."""
+        settings, cookies = self._settings, self._cookies
+        known = (settings.client_secret, settings.password, settings.pfx_password)
+        live = [word for text in (*self._headers.values(), *cookies.values()) for word in text.split()]
+        line = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        return Credentials(
+            self._headers | ({"Cookie": line} if line else {}),
+            tuple(secret for secret in (*known, *live) if secret),
+        )
+
+    def remember_cookies(self, headers: HTTPMessage) -> None:
+        """Cookies make a session login; with a token they may still tie us to one node of a cluster.
+
+        What would not be one cookie in one line is dropped, and so is what would make requests too long.
+        """
+        for line in headers.get_all("Set-Cookie") or ():
+            pair = str(line).partition(";")[0].strip()
+            name, _, value = pair.partition("=")
+            cookies = {**self._cookies, name: value}
+            if _COOKIE.fullmatch(pair) and sum(map(len, (*cookies, *cookies.values()))) <= LONGEST_COOKIES:
+                self._cookies = cookies
+
+    def log_out(self) -> None:
+        """End a session login, which the DAM would keep open for long."""
+        if self._number and self._settings.auth == "password":
+            call = Call(
+                "DELETE", f"{self._settings.base_url}{API}/sessions", "logging out", is_repeatable=False
+            )
+            try:
+                self._calls.ask(call, self.credentials)
+            except AppError as exc:
+                logger.debug("%s", exc)
+
+    def _fetch_token(self) -> str:
+        settings = self._settings
+        form = {"client_id": settings.client_id, "client_secret": settings.client_secret or ""}
+        if settings.username:
+            form |= {
+                "grant_type": "password",
+                "username": settings.username,
+                "password": settings.password or "",
+            }
+        else:
+            form["grant_type"] = "client_credentials"
+        answer = self._logged_in(settings.token_url, form)
+        token_info = answer.get("token_info")
+        oauth_token = token_info.get("oauth_token") if isinstance(token_info, dict) else None
+        found = (
+            oauth_token.get("accessToken") if isinstance(oauth_token, dict) else answer.get("access_token")
+        )
+        if not isinstance(found, str) or not found:
+            raise DamError(
+                f"{_shown_url(settings.token_url)} answered without an access token",
+                kind="bad_answer",
+                hint=f"check {self._address_variable}",
+            )
+        return found
+
+    def _open_session(self) -> str:
+        """The id of a new session."""
+        form = {"username": self._settings.username, "password": self._settings.password or ""}
+        answer = self._logged_in(f"{self._settings.base_url}{API}/sessions", form)
+        session = mapping(mapping(answer, "session_resource", "logging in"), "session", "logging in")
+        return str(session.get("id", ""))
+
+    def _logged_in(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
+        """The JSON object that answers a login."""
+        what = f"logging in at {_shown_url(url)}"
+        answer = self._calls.ask(
+            Call("POST", url, what, headers=FORM, body=urlencode(form).encode()), self.credentials
+        )
+        if self._calls.is_dam(url):
+            self.remember_cookies(answer.headers)
+        status, said = answer.status, answer.said
+        # Some versions answer 500 to a wrong password, and gateways send their login page.
+        is_refusal = status in (400, 403) or answer.is_session_over
+        if is_refusal or (answer.exception_body is not None and re.search(_LOGIN_REFUSAL, said)):
+            shown = "its login page" if answer.is_html else f"HTTP {status}"
+            where = f", and {self._address_variable}" if answer.is_html else ""
+            raise DamError(
+                f"{what}: the DAM refused the credentials ({shown}{f', {said}' if said else ''})",
+                kind="login_refused",
+                hint=f"check {self._credential_variables(answer)}{where}",
+                status_code=status,
+            )
+        if status in (404, 405, 410):
+            raise DamError(
+                f"{what}: HTTP {status}, there is no DAM at this address",
+                kind="bad_answer",
+                hint=f"check {self._address_variable}",
+                status_code=status,
+            )
+        answer.raise_for_status(what, None)
+        found = answer.mapping
+        if found is None or answer.exception_body is not None:
+            raise DamError(
+                f"{what}: HTTP {status}, {said or 'without JSON, as a proxy would answer'}",
+                kind="bad_answer",
+                hint=f"check {self._address_variable}",
+                retryable=True,
+            )
+        return found
+
+    @property
+    def _address_variable(self) -> str:
+        """What says where to log in."""
+        settings = self._settings
+        is_default = settings.token_url.startswith(f"{settings.base_url}/") or settings.auth == "password"
+        return "DAM_BASE_URL" if is_default else "DAM_TOKEN_URL"
+
+    def _credential_variables(self, refusal: Answer) -> str:
+        """What may be wrong: OAuth tells the client from the user."""
+        user, client = "DAM_USERNAME and DAM_PASSWORD", "DAM_CLIENT_ID and DAM_CLIENT_SECRET"
+        if self._settings.auth == "password":
+            return user
+        if not self._settings.username or b"invalid_client" in refusal.body:
+            return client
+        return user if b"invalid_grant" in refusal.body else f"{user}, {client}"
+
+
+def _shown_url(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"

@@ -1,0 +1,197 @@
+"""The one HTTP client: `requests` for calls, urllib3 for bytes, over the same pools of connections.
+
+Neither library follows a redirection, repeats a call, unpacks a body, keeps a cookie or widens the context's
+trust.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, TypeVar
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager, ProxyManager
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
+
+from shared.http.connections import OPTIONS, GuardedHttp, GuardedHttps
+from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, root_of
+from shared.http.proxies import proxy_for
+from shared.http.trust import default_context, load_system_authorities, shows_unknown_authority
+
+SHARED_PACKET = 64 * 1024
+"""A body up to here goes out in one piece."""
+AGENT = {"User-Agent": "a1-to-a2"}
+NO_RETRY = Retry(total=False, redirect=False)
+
+T = TypeVar("T")
+Pieces = Sequence[bytes | memoryview]
+"""What goes out in a row as one body."""
+
+
+class Http:
+    """Calls to any host, over connections that are kept. Every method may be called by any thread.
+
+    context: how TLS is spoken; None: as `default_context` has it, with the system's authorities.
+    trusts_system: the system's authorities are trusted beside those of the context. They are loaded when a
+    host shows a certificate that the context's did not sign: that takes as long as a fifth of an idle run.
+    timeout_seconds: the longest silence while something is sent or waited for.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext | None, timeout_seconds: float, *, trusts_system: bool = False
+    ) -> None:
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings show whole addresses
+        self._context = context
+        self._lacks_system = trusts_system and context is not None
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[str, str], HTTPConnectionPool] = {}
+        self._session = _Session(_Adapter(self.way))
+
+    def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
+        """Ask by `requests`; the reply's body is not read yet. Raises NoAnswerError, among them UnfitError
+        for an address that is none.
+        """
+        checked(url)  # `requests` would mend it
+        headers = {**AGENT, **headers}
+        answer = self._trusting(
+            lambda: self._session.request(
+                method, url, headers=headers, data=body, stream=True, timeout=self._timeout_seconds
+            )
+        )
+        return Reply(answer.raw)
+
+    def transfer(self, method: str, url: str, headers: Mapping[str, str], pieces: Pieces = ()) -> Reply:
+        """The same by urllib3 alone, for bytes: `requests` costs several times the processor time."""
+        size = sum(map(len, pieces))
+        headers = {**AGENT, **headers}
+        if pieces:
+            headers["Content-Length"] = str(size)
+        body: Any = (pieces if size > SHARED_PACKET else b"".join(pieces)) if pieces else None
+        pool, target = self.way(url)
+        answer = self._trusting(
+            lambda: pool.urlopen(
+                method,
+                target,
+                body=body,
+                headers=headers,
+                retries=NO_RETRY,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        )
+        return Reply(answer)
+
+    def connect(self, url: str) -> None:
+        """Open a connection ahead of the request that it is for. Raises what `call` raises."""
+        pool, _ = self.way(url)
+        to: Any = pool.proxy or pool
+
+        def connected() -> Any:
+            connection = pool.ConnectionCls(
+                to.host, to.port, timeout=pool.timeout.connect_timeout, **pool.conn_kw
+            )
+            if pool.proxy and pool.scheme == "https":
+                connection.set_tunnel(pool.host, pool.port, pool.proxy_headers)
+            connection.connect()
+            return connection
+
+        connection = self._trusting(connected)
+        if pool.pool is not None:
+            pool.pool.put_nowait(connection)
+
+    def close(self) -> None:
+        """Drop the connections, and those in use when they come back."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.close()
+
+    def way(self, url: str) -> tuple[HTTPConnectionPool, str]:
+        """The connections that lead to an address, and what is asked for there."""
+        parts = checked(url)
+        with self._lock:
+            origin = (parts.scheme, parts.netloc)
+            pool = self._pools.get(origin)
+            if pool is None:
+                pool = self._pools[origin] = self._pool(url, is_tls=parts.scheme == "https")
+        if pool.proxy and pool.scheme == "http":
+            return pool, url
+        return pool, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    def _pool(self, url: str, *, is_tls: bool) -> HTTPConnectionPool:
+        options: dict[str, Any] = {**OPTIONS, "timeout": self._timeout_seconds}
+        if is_tls:
+            self._context = options["ssl_context"] = self._context or default_context(None)
+        proxy = proxy_for(url)
+        manager = (
+            ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
+            if proxy
+            else PoolManager(**options)
+        )
+        pool = manager.connection_from_url(url)
+        pool.ConnectionCls = GuardedHttps if is_tls else GuardedHttp
+        while pool.pool and not pool.pool.empty():  # urllib3 fills it with blanks; `connect` needs the place
+            pool.pool.get_nowait()
+        return pool
+
+    def _trusting(self, ask: Callable[[], T]) -> T:
+        """What is asked; asked anew when it took the system's authorities to trust the host."""
+        lacked_system = self._lacks_system
+        try:
+            return ask()
+        except (OSError, HTTPError, HTTPException, ValueError) as exc:
+            reason = root_of(exc)
+            if not (lacked_system and shows_unknown_authority(reason)):
+                if isinstance(reason, ValueError) and not isinstance(reason, ssl.SSLError):
+                    raise UnfitError("the address or a header cannot be sent") from exc
+                raise NoAnswerError(reason) from exc
+        with self._lock:
+            if self._lacks_system and self._context is not None:
+                load_system_authorities(self._context)
+                self._lacks_system = False
+        return self._trusting(ask)
+
+
+class _Session(requests.Session):
+    """One that takes nothing from the environment (proxies, .netrc, CA variables) and keeps no cookies."""
+
+    def __init__(self, adapter: HTTPAdapter) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: `requests` reads the whole body of a redirection, even one that it is not to follow."""
+        return None
+
+
+class _Adapter(HTTPAdapter):
+    """Leads `requests` to our connections."""
+
+    def __init__(self, way: Callable[[str], tuple[HTTPConnectionPool, str]]) -> None:
+        super().__init__()
+        self._way = way
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *_: Any, **__: Any
+    ) -> HTTPConnectionPool:
+        return self._way(request.url or "")[0]
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        return self._way(request.url or "")[1]
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Trust is the context's alone: `requests` would add certifi's authorities."""

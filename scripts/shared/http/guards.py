@@ -1,0 +1,206 @@
+"""Guards around answers: an end to their bytes and their time, nothing unpacked, the declared length kept.
+
+http.client itself bounds a head: 100 lines of 64 KiB.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from urllib3 import BaseHTTPResponse
+
+ANSWER_LIMIT = 16 * 1024 * 1024
+"""Bytes of the longest answer that is read into memory as a whole, unless more is asked for."""
+MOST_VALUES = 1_000_000
+"""How many values a JSON answer may hold: each costs some 80 bytes, however few it took to send."""
+DRAIN_LIMIT = 256 * 1024
+"""An answer that nobody reads is read up to here to keep its connection; a longer one is cut off."""
+BUFFER = 64 * 1024
+
+_UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+
+
+class NoAnswerError(Exception):
+    """The other side cannot be reached, hangs up, or is too slow. reason: Python's or OpenSSL's exception."""
+
+    def __init__(self, reason: BaseException | str) -> None:
+        super().__init__(str(reason))
+        self.reason = reason if isinstance(reason, BaseException) else self
+
+
+class UnfitError(NoAnswerError):
+    """An address that cannot be sent, or an answer that is not read: too large, encoded.
+
+    To be caught before NoAnswerError where it matters that repetition does not help.
+    """
+
+
+class Incoming(io.RawIOBase):
+    """What comes on a socket for one answer. A silence ends by the socket's time-out, and a drip by twice
+    that: for the head, and then for whatever is read at a time.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._file = sock.makefile("rb", buffering=0)  # keeps it open when its connection lets go
+        self._receive = sock.recv_into
+        self._patience = 2 * (sock.gettimeout() or 0.0)
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on the next piece is waited for."""
+        self._give_up_at = time.monotonic() + self._patience
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """How http.client asks for the stream."""
+        return io.BufferedReader(self, BUFFER)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """A large view is filled as a whole: TLS brings 16 KiB at a time, and going through the reader for
+        each costs a quarter more processor time.
+        """
+        view = memoryview(buffer)
+        wanted = len(view) if len(view) > BUFFER else 1
+        at = 0
+        while at < wanted and (count := self._receive(view[at:])):
+            at += count
+            if time.monotonic() > self._give_up_at:
+                raise TimeoutError(f"not at its end after {self._patience:.0f} s")
+        return at
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class Answer(http.client.HTTPResponse):
+    """http.client's response, read from a guarded stream."""
+
+    def __init__(self, sock: socket.socket, **options: Any) -> None:
+        self.incoming = Incoming(sock)
+        super().__init__(self.incoming, **options)  # type: ignore[arg-type] # makefile is all it asks for
+
+
+class Reply:
+    """An answer whose body is still on its way. To be closed, or read to the end.
+
+    The body is read from http.client's response: urllib3's own copies once more what is read into a view.
+    """
+
+    def __init__(self, raw: BaseHTTPResponse) -> None:
+        connection: Any = raw.connection
+        answer: Answer = connection.answer
+        self._raw, self._answer = raw, answer
+        self.status, self.headers = answer.status, answer.headers
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, limit: int = ANSWER_LIMIT) -> bytes:
+        """All that is left of the body. Raises UnfitError when that is more than `limit` bytes."""
+        answer, whole = self._answer, bytearray()
+        with self._reading():
+            if (answer.length or 0) > limit:
+                raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
+            while piece := answer.read(BUFFER):  # never as much at once as a length promises
+                whole += piece
+                if len(whole) > limit:
+                    raise UnfitError(f"an answer of more than {limit} bytes")
+            self._refuse_early_end()
+        self.close()
+        return bytes(whole)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the view as far as the body goes; 0 at its end. Raises NoAnswerError when the connection ended
+        sooner than that.
+        """
+        with self._reading():
+            count = self._answer.readinto(view)
+            if not count:
+                self._refuse_early_end()
+        return count
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        encoding = self.headers.get("Content-Encoding") or "identity"
+        try:
+            if encoding.strip().lower() != "identity":  # a bomb stays packed
+                raise UnfitError(f"an answer packed as {encoding!r:.40}, which was not asked for")
+            self._answer.incoming.begin()
+            yield
+        except BaseException as exc:
+            self._raw.close()
+            if isinstance(exc, OSError | http.client.HTTPException):
+                raise NoAnswerError(exc) from exc
+            raise
+
+    def _refuse_early_end(self) -> None:
+        if self._answer.length:
+            raise http.client.IncompleteRead(b"", self._answer.length)
+
+    def close(self) -> None:
+        """Give the connection back; closed, unless little enough of the body is left."""
+        answer = self._answer
+        if not answer.isclosed() and answer.length is not None and answer.length <= DRAIN_LIMIT:
+            with suppress(OSError, http.client.HTTPException):
+                answer.incoming.begin()
+                while answer.read(BUFFER):
+                    pass
+        if not answer.isclosed():
+            self._raw.close()
+        self._raw.release_conn()
+
+
+def root_of(exc: BaseException) -> BaseException:
+    """What `requests` and urllib3 wrapped: Python's own exception, or the innermost of theirs."""
+    while True:
+        inner = exc.__cause__ or next((arg for arg in exc.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            return exc
+        exc = inner
+
+
+def checked(url: str) -> SplitResult:
+    """The parts of an address that can be called. Raises UnfitError."""
+    try:
+        parts = urlsplit(url)
+        is_fit = parts.port != 0
+    except ValueError as exc:
+        raise UnfitError(f"the address {url!r:.200} cannot be read") from exc
+    is_fit = is_fit and parts.scheme in ("http", "https") and bool(_HOST_AND_PORT.fullmatch(parts.netloc))
+    if not is_fit or _UNFIT_FOR_A_LINE.search(url):
+        raise UnfitError(f"the address {url!r:.200} cannot be sent")
+    return parts
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port) of an address: whom it would reach. Raises UnfitError when nobody."""
+    parts = checked(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that an answer is; None when it is none, is nested too deep, or has too many values."""
+    if content.count(b",") >= MOST_VALUES:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,41 @@
+"""How long to wait before a call is tried again."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+
+LONGEST_WAIT_SECONDS = 60.0
+BACKOFF_SECONDS = 0.5
+
+
+def backoff_seconds(tries: int) -> float:
+    """How long to wait after so many failed tries: doubling, with jitter."""
+    return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - jitter, no secret
+
+
+def retry_after_seconds(headers: Message, now: datetime) -> float | None:
+    """An answer's `Retry-After` in either form, as seconds from now; None when it is missing or senseless.
+
+    A date counts from the answer's own `Date`, for want of one from ours: clocks differ.
+    """
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        until, sent = date_in(value), date_in(headers.get("Date")) or now
+        return None if until is None else max(0.0, (until - sent).total_seconds())
+    return max(0.0, seconds) if seconds < float("inf") else None
+
+
+def date_in(value: str | None) -> datetime | None:
+    """The moment that a header such as Date tells; None when it tells none."""
+    try:
+        date = parsedate_to_datetime(value or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
