@@ -212,7 +212,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1, other_openss
             "idle",
             "idle run, TLS to the DAM",
             _against("imports", Task(NOTHING, tls=True)),
-            (Bar("CPU ÷ import requests, psycopg2", 1.5, ratio("cpu_s", "ours", "imports")),),
+            (Bar("CPU ÷ import requests, psycopg2", 1.8, ratio("cpu_s", "ours", "imports")),),
             rounds=15,
         ),
         Case(
