@@ -51,9 +51,11 @@ def test_proxy__is_taken_from_the_environment(tls: Tls, monkeypatch: pytest.Monk
         monkeypatch.setenv("https_proxy", f"http://user:pass%20word@{proxy}")
         monkeypatch.setenv("http_proxy", f"http://user:pass%20word@{proxy}")
         http = Http(default_context(str(tls.ca_path)), 5)
+        http.connect(box.url)
         for _ in range(2):
             with http.call("GET", f"{box.url}/2.0/users/me", {}) as reply:
                 assert reply.status == 401
+        assert len(heads) == 1, "one tunnel, opened ahead"
         assert [call.headers.get("proxy-authorization") for call in box.requests] == [None, None]
         with http.call("GET", "http://plain.example.com/x", {}) as reply:
             assert reply.read() == b"proxy"

@@ -21,13 +21,11 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from shared.http.connections import OPTIONS, GuardedHttp, GuardedHttps
+from shared.http.connections import LARGE_PIECE, OPTIONS, GuardedHttp, GuardedHttps
 from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, root_of
 from shared.http.proxies import proxy_for
 from shared.http.trust import default_context, load_system_authorities, shows_unknown_authority
 
-SHARED_PACKET = 64 * 1024
-"""A body up to here goes out in one piece."""
 AGENT = {"User-Agent": "a1-to-a2"}
 NO_RETRY = Retry(total=False, redirect=False)
 
@@ -73,9 +71,10 @@ class Http:
         """The same by urllib3 alone, for bytes: `requests` costs several times the processor time."""
         size = sum(map(len, pieces))
         headers = {**AGENT, **headers}
+        body: Any = None
         if pieces:
             headers["Content-Length"] = str(size)
-        body: Any = (pieces if size > SHARED_PACKET else b"".join(pieces)) if pieces else None
+            body = pieces if size > LARGE_PIECE else b"".join(pieces)
         pool, target = self.way(url)
         answer = self._trusting(
             lambda: pool.urlopen(
@@ -133,12 +132,11 @@ class Http:
         if is_tls:
             self._context = options["ssl_context"] = self._context or default_context(None)
         proxy = proxy_for(url)
-        manager = (
-            ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
-            if proxy
-            else PoolManager(**options)
-        )
-        pool = manager.connection_from_url(url)
+        if proxy is None:
+            pool = PoolManager(**options).connection_from_url(url)
+        else:
+            through = ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
+            pool = through.connection_from_url(url)
         pool.ConnectionCls = GuardedHttps if is_tls else GuardedHttp
         while pool.pool and not pool.pool.empty():  # urllib3 fills it with blanks; `connect` needs the place
             pool.pool.get_nowait()

@@ -15,6 +15,7 @@ from shared.http.proxies import fault_of
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 LARGE_PIECE = 64 * 1024
+"""Bytes; a body up to here goes out in one piece, a piece above in full packets."""
 OPTIONS = {
     "maxsize": 64,  # connections to one host that wait for the next call
     "socket_options": HTTPConnection.default_socket_options,  # urllib3 takes none with a proxy: 40 ms a call
