@@ -54,11 +54,11 @@ GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
     campaign_uploads, run_epochs, campaign_epochs TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
-    orchestrator_task_alerts, notice_bundles TO :"role";
+    orchestrator_task_alerts TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.
 GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
 -- What is older than its stated life is removed (scripts/shared/upkeep/retention.py); deliveries go with their notice.
-GRANT DELETE ON notices, notice_bundles, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
+GRANT DELETE ON notices, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
 
 -- Where default privileges give it to nobody.
 GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";

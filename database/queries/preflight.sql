@@ -166,7 +166,6 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('rate_buckets', '011_create_rate_buckets', 'SELECT, INSERT, UPDATE'),
     ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
-    ('notice_bundles', '016_create_notice_bundles', 'SELECT, INSERT, UPDATE, DELETE'),
     ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE')
 ),
 
@@ -250,7 +249,6 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('orchestrator_task_alerts', 'ending', 'text', 255, 'value', ''),
     ('orchestrator_task_alerts', 'failures', 'integer', 4, 'value', ''),
     ('orchestrator_task_alerts', 'began_at', 'timestamp with time zone', NULL, 'value', ''),
-    ('orchestrator_task_alerts', 'last_failed_at', 'timestamp with time zone', NULL, 'value', ''),
     ('orchestrator_task_alerts', 'is_announced', 'boolean', NULL, 'value', ''),
     ('orchestrator_task_alerts', 'last_notice_at', 'timestamp with time zone', NULL, 'null', ''),
     ('daily_reports', 'report_date', 'date', NULL, 'value', ''),
@@ -263,7 +261,6 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('upload_sessions', 'size_bytes', 'bigint', 8, 'value', ''),
     ('upload_sessions', 'folder_id', 'text', 20, 'value', ''),
     ('upload_sessions', 'replaces', 'text', 20, 'null', ''),
-    ('upload_sessions', 'part_size', 'bigint', 4, 'value', ''),
     ('upload_sessions', 'created_at', 'timestamp with time zone', NULL, 'default', ''),
     ('upload_sessions', 'run_id', 'text', 36, 'value', ''),
     ('rate_buckets', 'bucket', 'text', 100, 'value', ''),
@@ -281,14 +278,6 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('run_epochs', 'epoch', 'bigint', 8, 'value', ''),
     ('run_epochs', 'holder', 'text', 63, 'value', ''),
     ('run_epochs', 'taken_at', 'timestamp with time zone', NULL, 'value', ''),
-    ('notice_bundles', 'id', 'uuid', NULL, 'value', ''),
-    ('notice_bundles', 'kind', 'text', 50, 'value', ''),
-    ('notice_bundles', 'recipient', 'text', 254, 'value', ''),
-    ('notice_bundles', 'notices', 'integer', 4, 'value', ''),
-    ('notice_bundles', 'subject', 'text', NULL, 'value', ''),
-    ('notice_bundles', 'body_text', 'text', NULL, 'value', ''),
-    ('notice_bundles', 'body_html', 'text', NULL, 'value', ''),
-    ('notice_bundles', 'created_at', 'timestamp with time zone', NULL, 'value', ''),
     ('campaign_epochs', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_epochs', 'epoch', 'bigint', 8, 'value', ''),
     ('campaign_epochs', 'holder', 'text', 63, 'value', ''),
@@ -312,7 +301,6 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('rate_buckets', '{bucket}', ''),
     ('campaign_uploads', '{campaign_id,completed_at}', ''),
     ('run_epochs', '{lock}', ''),
-    ('notice_bundles', '{id}', ''),
     ('campaign_epochs', '{campaign_id}', '')
 ),
 

@@ -364,7 +364,7 @@ def test_role__a_table_of_notices_that_is_refused_ends_no_run(
             refused = own.upload(SMTP_PORT="1")
             assert "permission denied" not in refused.stderr
             assert len(refused.outcomes) == 22
-    assert world.sql("SELECT count(*) AS n FROM notice_bundles") == [{"n": 0}]
+    assert world.sql("SELECT count(*) AS n FROM notices WHERE campaign_id = ''") == [{"n": 0}]
 
 
 @pytest.mark.parametrize("is_granted", [False, True])

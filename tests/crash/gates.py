@@ -185,21 +185,41 @@ STATEMENTS = (
     (r"BEGIN", "SQL begin"),
     (r"COMMIT", "SQL commit"),
     (r"ROLLBACK", "SQL rollback"),
-    (rf"SELECT pg_(try_)?advisory_(un)?lock\({MAIL_LOCK_CLASS},", "SQL mail lock"),
-    (r"(WITH \w+ AS [^(]*\(\s*)?SELECT pg_try_advisory_lock", "SQL run lock"),
-    (r"INSERT INTO notices|INSERT INTO notice_deliveries", "SQL outbox write"),
-    (r"UPDATE notice_deliveries", "SQL mail marked"),
-    (r"WITH chosen|(INSERT INTO|UPDATE|DELETE FROM) notice_bundles", "SQL bundle"),
-    (r"(INSERT INTO|UPDATE) campaign_status|UPDATE campaign_status", "SQL row update"),
-    (r"INSERT INTO campaign_epochs", "SQL campaign taken"),
-    (r"INSERT INTO campaign_assets", "SQL ledger write"),
-    (r"INSERT INTO upload_sessions|DELETE FROM upload_sessions", "SQL session noted"),
-    (r"INSERT INTO campaign_uploads", "SQL upload recorded"),
-    (r"(INSERT INTO|DELETE FROM) campaign_errors", "SQL errors"),
-    (r"(INSERT INTO|UPDATE) rate_buckets", "SQL rate limit"),
-    (r"(INSERT INTO|DELETE FROM) orchestrator_\w+", "SQL task run"),
-    (r"(INSERT INTO|UPDATE) (daily_reports|campaign_uploads)", "SQL daily report"),
+    (rf".*advisory_(un)?lock\({MAIL_LOCK_CLASS},", "SQL mail lock"),
+    (r"(?s).*pg_try_advisory_lock", "SQL run lock"),
 )
+WRITES = {
+    "INSERT INTO notices": "SQL outbox write",
+    "INSERT INTO notice_deliveries": "SQL outbox write",
+    "UPDATE notice_deliveries": "SQL mail marked",
+    "DELETE FROM notices": "SQL digest dropped",
+    "campaign_status": "SQL row update",
+    "campaign_epochs": "SQL campaign taken",
+    "campaign_assets": "SQL ledger write",
+    "upload_sessions": "SQL session noted",
+    "INSERT INTO campaign_uploads": "SQL upload recorded",
+    "UPDATE campaign_uploads": "SQL daily report",
+    "campaign_errors": "SQL errors",
+    "rate_buckets": "SQL rate limit",
+    "orchestrator_task_runs": "SQL task run",
+    "orchestrator_task_alerts": "SQL task run",
+    "daily_reports": "SQL daily report",
+}
+"""{what is written, alone or with the way: kind of statement}."""
+
+_WRITE = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+
+
+def kind_of_statement(text: str) -> str:
+    """What a statement does, whatever it looks like: the table that it writes, or the lock that it takes."""
+    other = _kind_of(text, STATEMENTS, "")
+    if other:
+        return other
+    for way, table in _WRITE.findall(text):
+        kind = WRITES.get(f"{way} {table}") or WRITES.get(table)
+        if kind:
+            return kind
+    return "SQL read"
 
 
 _HOLDING = re.compile(r"SELECT (hold_\w+\([^)]*\)[,;]\s*)+")
@@ -222,7 +242,7 @@ class PostgresProxy(Proxy):
                 server.sendall(message)
                 return
             text = message[5:].rstrip(b"\0").decode(errors="replace").strip()
-            name = whose + _kind_of(_HOLDING.sub("", text), STATEMENTS, "SQL read")
+            name = whose + kind_of_statement(_HOLDING.sub("", text))
             client.sendall(pass_through(self.watch, name, lambda sent=message: _executed(server, sent)))
 
     @staticmethod

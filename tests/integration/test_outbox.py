@@ -31,11 +31,12 @@ from shared.base.values import (
     NoticeKind,
     UploadTotals,
 )
-from shared.database import Database
+from shared.database import Database, migration_files
 from shared.notices.delivery import CROWD, GIVE_UP_AFTER, deliver_due_notices, late_notices
 from shared.notices.digest import DIGEST_LINES
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
+from shared.upkeep.migrator import Migrator
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")
@@ -130,8 +131,8 @@ class Stage:
 
     def assert_each_notice_in_one_mail(self, *, repeated: int = 0) -> None:
         """By the database and the inbox together; repeated: mails that came once more, the very same."""
-        rows = self.sql("SELECT mail_id, recipient, count(*), bool_and(sent_at IS NOT NULL)"
-                        " FROM notice_deliveries GROUP BY 1, 2")  # fmt: skip
+        rows = self.sql("SELECT coalesce(mail_id, notice_id), recipient, count(*),"
+                        " bool_and(sent_at IS NOT NULL) FROM notice_deliveries GROUP BY 1, 2")  # fmt: skip
         assert all(mail_id is not None and is_sent for mail_id, _, _, is_sent in rows)
         arrived = Counter(
             (id_of(mail), recipient) for mail in self.sink.messages for recipient in mail.envelope_to
@@ -166,7 +167,7 @@ def test_crowd__the_limit_is_still_told_one_by_one(stage: Stage) -> None:
     stage.queue(NoticeKind.ERROR, 2)
     assert stage.deliver() == DeliveryCounts(sent=CROWD + 2)
     assert len(stage.inbox) == CROWD + 2
-    assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)]
+    assert stage.sql("SELECT count(*) FROM notices WHERE campaign_id = ''") == [(0,)]
     stage.assert_each_notice_in_one_mail()
 
 
@@ -301,7 +302,9 @@ def test_server_away__what_comes_meanwhile_goes_along(stage: Stage) -> None:
     for run in range(40):
         stage.queue(NoticeKind.RETRY, 1, first=run, at=NOW + run * 3 * MINUTE)
         assert stage.deliver(NOW + run * 3 * MINUTE).sent == 0
-    assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)], "nothing is settled while nothing goes"
+    assert stage.sql("SELECT count(*) FROM notices WHERE campaign_id = ''") == [(0,)], (
+        "nothing is settled while nothing goes"
+    )
     stage.sink.start()
     assert stage.deliver(NOW + 40 * 3 * MINUTE) == DeliveryCounts(sent=40)
     assert Counter(stage.inbox) == {
@@ -431,6 +434,48 @@ def test_table_gone__its_notices_are_told_anew(
     assert stage.deliver() == DeliveryCounts()
 
 
+def test_upgrade__a_table_that_was_begun_goes_on_under_its_message_id(
+    empty_database_url: str, mail: MailSink
+) -> None:
+    """Migration 022 on the outbox of the version before: a table that may have arrived, and one that did."""
+    before, after = (
+        [path for path in migration_files() if (path.name < "022") is is_before]
+        for is_before in (True, False)
+    )
+    begun, done = "00000000-0000-0000-0000-0000000000aa", "00000000-0000-0000-0000-0000000000bb"
+    with Database(empty_database_url) as database:
+        for path in before:
+            Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
+        for number, (table, sent_at) in enumerate(((begun, None), (begun, None), (done, NOW))):
+            values = {"id": f"{number:032x}", "mail": table, "at": NOW, "sent": sent_at}
+            database.execute(
+                "INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at)"
+                " VALUES (%(id)s, 'a1_to_a2_error', 'c', 'alone', 't', 'h', %(at)s)", values,
+            )  # fmt: skip
+            database.execute(
+                "INSERT INTO notice_deliveries (notice_id, recipient, tries, doubts, next_try_at, mail_id,"
+                " sent_at) VALUES (%(id)s, 'support@example.com', 1, 1, %(at)s, %(mail)s, %(sent)s)", values,
+            )  # fmt: skip
+        for table in (begun, done):
+            database.execute(
+                "INSERT INTO notice_bundles VALUES (%(id)s, 'a1_to_a2_error', 'support@example.com', 2,"
+                " 'together', 't', 'h', %(at)s)", {"id": table, "at": NOW},
+            )  # fmt: skip
+        for path in [*after, *after]:
+            Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
+    stage = Stage(empty_database_url, mail)
+    with closing(stage.database):
+        stage.queue(NoticeKind.ERROR, CROWD)
+        assert stage.deliver() == DeliveryCounts(sent=CROWD + 2)
+        assert stage.inbox[0] == ("together", (SUPPORT,))
+        assert id_of(mail.messages[0]) == begun
+        assert [subject for subject, _ in stage.inbox].count("together") == 1
+        assert {str(row[0]) for row in stage.sql("SELECT id FROM notices WHERE subject = 'together'")} == {
+            begun,
+            done,
+        }
+
+
 def test_frozen_process__holds_its_own_mail_and_no_other(stage: Stage) -> None:
     stage.queue(NoticeKind.RETRY, 1)
 
@@ -474,7 +519,7 @@ def test_login_refused__is_a_fault_of_every_run_and_costs_no_pause(database_url:
             assert ["refused the login of robot" in fault for fault in counts.faults] == [True]
         (errors,) = stage.sql("SELECT count(*) FROM notice_deliveries WHERE last_error LIKE '%535%'")
         assert errors == (2 * CROWD + 3,)
-        assert stage.sql("SELECT count(*) FROM notice_bundles") == [(0,)]
+        assert stage.sql("SELECT count(*) FROM notices WHERE campaign_id = ''") == [(0,)]
         mended = Mailer(replace(server, password="right"))
         at = NOW + 36 * MINUTE
         assert deliver_due_notices(stage.database, mended, at, ROME, COMMANDS) == DeliveryCounts(

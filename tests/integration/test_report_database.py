@@ -278,14 +278,10 @@ def test_standing__retry_failed_errors_and_backlog(database: Database) -> None:
     for age in (5, 120):
         one = notice(NoticeKind.RETRY, "c", NOW - age * HOUR)
         Outbox(database).queue(one)
-        database.execute(
-            "UPDATE notice_deliveries SET mail_id = notice_id WHERE notice_id = %(id)s", {"id": one.id}
-        )
         assert Outbox(database).claim_mail(one.id, NOW - HOUR, pauses=[HOUR], doubt_pauses=[HOUR]) is not None
-        for recipient in one.recipients:
-            Outbox(database).record_refused(
-                one.id, recipient, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
-            )
+        Outbox(database).record_refused(
+            one.id, one.recipients, "450 later", NOW - HOUR, give_up_before=NOW - 99 * HOUR
+        )
     assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 1)
     database.execute("UPDATE notice_deliveries SET doubts = 10 WHERE gave_up_at IS NOT NULL")
     assert Figures(database).backlog(day) == Backlog(1, NOW - 5 * HOUR, 0, 1)

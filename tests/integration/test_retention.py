@@ -28,11 +28,10 @@ DAY = timedelta(days=1)
 # A row of each table, of the age that is asked for: what makes it old, and nothing that keeps it.
 ROWS = {
     "notices": "INSERT INTO notices VALUES (%(uuid)s, 'k', '', '', '', '', %(at)s)",
-    "notice_bundles": "INSERT INTO notice_bundles VALUES (%(uuid)s, 'k', 'a', 1, '', '', '', %(at)s)",
     "orchestrator_task_runs": "INSERT INTO orchestrator_task_runs"
     " (run_id, task, planned_at, started_at, host) VALUES (%(key)s, 't', %(at)s, %(at)s, 'h')",
     "orchestrator_task_alerts": "INSERT INTO orchestrator_task_alerts"
-    " VALUES ('t', %(key)s, 3, %(at)s, %(at)s, TRUE, %(at)s)",
+    " VALUES ('t', %(key)s, 3, %(at)s, TRUE, %(at)s)",
     "campaign_errors": "INSERT INTO campaign_errors VALUES (%(key)s, 'k', '', %(at)s, %(at)s, %(at)s)",
     "campaign_assets": "INSERT INTO campaign_assets"
     " VALUES (%(key)s, 'a', '', '1', 1, '', '1', '', %(at)s, 'r')",
@@ -90,10 +89,10 @@ def test_row__goes_after_its_life_and_not_before(database: Database, table: str)
     assert only(prune(database, NOW - 4 * DAY)) == {}
 
 
-def test_notice__that_somebody_is_still_to_get_stays_with_its_table(database: Database) -> None:
+def test_notice__that_somebody_is_still_to_get_stays_with_its_digest(database: Database) -> None:
     for number, ending in enumerate(("sent_at", "gave_up_at", None), start=1):
         add(database, "notices", number, 900 * DAY)
-        add(database, "notice_bundles", 100 + number, 900 * DAY)
+        add(database, "notices", 100 + number, 900 * DAY)
         ended = {} if ending is None else {ending: NOW - 800 * DAY}
         columns = "".join(f", {column}" for column in ended)
         places = "".join(f", %({column})s" for column in ended)
@@ -102,7 +101,9 @@ def test_notice__that_somebody_is_still_to_get_stays_with_its_table(database: Da
             f"{columns}) VALUES (%(id)s, 'a', now(), %(mail)s{places})",
             {"id": f"{number:032x}", "mail": f"{100 + number:032x}", **ended},
         )
-    assert only(prune(database, NOW)) == {"notices": 2, "notice_bundles": 2}
+    assert only(prune(database, NOW)) == {"notices": 2}
+    assert only(prune(database, NOW)) == {"notices": 2}, "their digests"
+    assert only(prune(database, NOW)) == {}
     assert count(database, "notice_deliveries") == 1
 
 
@@ -239,9 +240,6 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
             FROM generate_series(1, 20000) n;
         INSERT INTO notice_deliveries (notice_id, recipient, tries, next_try_at, sent_at, mail_id)
             SELECT id, 'a', 1, created_at, created_at, id FROM notices;
-        INSERT INTO notice_bundles
-            SELECT gen_random_uuid(), 'k', 'a', 1, '', '', '', now() - n * interval '1 hour'
-            FROM generate_series(1, 20000) n;
         INSERT INTO daily_reports SELECT now()::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
         INSERT INTO a1_resets
             (campaign_id, reset_at, reset_by, reason, retry_count_before, was_permanently_failed)
@@ -259,7 +257,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
             (database_module, ("RETRY_STATES",)),
             (standing, ("LEFT_BEHIND",)),
             (ledger, ("STALE_UPLOADS", "UPLOADED_ASSETS", "UPLOAD_TOTALS")),
-            (outbox, ("IS_NOTICE_DUE", "BEGUN_MAIL", "CROWD", "BEGIN_SINGLE")),
+            (outbox, ("IS_NOTICE_DUE", "NEXT_MAIL", "CROWD")),
             (memory, ("LAST_TASK_RUNS",)),
         )
         for name in names

@@ -57,7 +57,7 @@ WRITES: dict[str, Callable[[Database], object]] = {
         "c", Asset("a", "a", DamFolder("f", "f", None), 1, "1"), BoxFile("b", "b", 1, "0" * 40), "run"
     ),
     "campaign upload": lambda db: Ledger(db).record_campaign_upload("c", UploadTotals(1, 1), "run", NOW),
-    "session": lambda db: Ledger(db).remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), 1, "run"),
+    "session": lambda db: Ledger(db).remember_upload(OpenUpload("c", "a", "s", "1", 1, "f", None), "run"),
     "session over": lambda db: Ledger(db).forget_upload("s"),
     "leave to call": lambda db: Buckets(db).take_calls("calls", 1, 60),
     "pause": lambda db: Buckets(db).pause_calls("calls", 1),
@@ -68,12 +68,14 @@ WRITES: dict[str, Callable[[Database], object]] = {
     ),
     "task run": lambda db: Memory(db).record_task_run(TaskRun("r", "t", NOW, NOW, "host")),
     "prune": lambda db: prune(db, NOW),
-    "single mail": lambda db: Outbox(db).begin_single(NOW),
+    "digest": lambda db: Outbox(db).supersede(
+        [], Notice(str(uuid4()), NoticeKind.RETRY, "", "s", "t", "h", ("a@example.com",), NOW), NOW
+    ),
     "mail claimed": lambda db: Outbox(db).claim_mail(str(uuid4()), NOW, pauses=[PAUSE], doubt_pauses=[PAUSE]),
     "mails postponed": lambda db: Outbox(db).postpone_due(NOW, "away", pauses=[PAUSE]),
     "mails given up": lambda db: Outbox(db).give_up_doubtful(NOW, 1),
     "mail sent": lambda db: Outbox(db).record_sent(str(uuid4()), ["a@example.com"], NOW),
-    "mail refused": lambda db: Outbox(db).record_refused(str(uuid4()), "a@example.com", "550", NOW),
+    "mail refused": lambda db: Outbox(db).record_refused(str(uuid4()), ["a@example.com"], "550", NOW),
     "mails late": lambda db: Outbox(db).tell_late(NOW, NOW),
 }
 

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from playwright.sync_api import sync_playwright
 
 from shared.base.commands import Commands
-from shared.base.values import Attempt, Bundle, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
+from shared.base.values import DIGEST_KINDS, Attempt, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
 from shared.notifier import Composer, digest
 from shared.report.day import report_day
 from shared.report.figures import (
@@ -89,31 +89,29 @@ def sample_notices() -> dict[str, Notice]:
     ]
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
     tables = {
-        "digest_retry": digest(bundle(NoticeKind.RETRY, 24), ROME, COMMANDS),
-        "digest_permanent": digest(bundle(NoticeKind.PERMANENT, 40), ROME, COMMANDS),
-        "digest_error": digest(bundle(NoticeKind.ERROR, 24), ROME, COMMANDS),
-        "digest_success": digest(bundle(NoticeKind.SUCCESS, 24), ROME, COMMANDS),
+        f"digest_{DIGEST_KINDS[kind]}": digest(
+            kind, "support@example.com", lines_of(kind), ROME, COMMANDS, NOW
+        )
+        for kind in DIGEST_KINDS
     }
     return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet} | tables
 
 
-def bundle(kind: NoticeKind, count: int) -> Bundle:
-    """So many campaigns, of which the first six are shown."""
+def lines_of(kind: NoticeKind) -> list[NoticeLine]:
+    """Six campaigns."""
     names = ("Summer Launch", "Größe & Übergröße", "Café Crème", "Back to School", "Easter", "Winter Magic")
     details = {
         NoticeKind.ERROR: "Box refused to create the campaign's folder: 403 (invite the service account)",
         NoticeKind.SUCCESS: "14 assets, 73.4 MB",
     }
-    lines = tuple(
+    return [
         NoticeLine(
             sample(f"C-{1001 + n}", name).id, f"C-{1001 + n}", name,
             3 if kind is NoticeKind.PERMANENT else 1, 3,
             details.get(kind, EMPTY) if n % 2 else details.get(kind, EMPTY).replace("403", "404"),
         )
         for n, name in enumerate(names)
-    )  # fmt: skip
-    mail_id = "5d6bf9a9-cfe2-40ce-8a8f-024435a9b477"
-    return Bundle(mail_id, kind, "support@example.com", count, count, 3, lines, NOW)
+    ]  # fmt: skip
 
 
 def quiet_day() -> DayReport:
@@ -159,7 +157,7 @@ def busy_day() -> DayReport:
             1,
         ),
         failures_over=Section((sample("C-1001", "Summer Launch"),), 1),
-        alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5, REPORT_AT),),
+        alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5),),
         runs=(
             TaskRuns("a1_to_a2", done=270, late=2, failed=1, again=9, lost=1),
             TaskRuns("daily_report", done=1),

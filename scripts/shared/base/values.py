@@ -176,8 +176,15 @@ class NoticeKind(StrEnum):
     TASK_ALERT = "orchestrator_task_alert"
 
 
-BUNDLED_KINDS = (NoticeKind.RETRY, NoticeKind.PERMANENT, NoticeKind.SUCCESS, NoticeKind.ERROR)
-"""What comes once a campaign, and so in numbers: many at once are told in one e-mail."""
+DIGEST_KINDS = {
+    NoticeKind.RETRY: "retry",
+    NoticeKind.PERMANENT: "permanent",
+    NoticeKind.SUCCESS: "success",
+    NoticeKind.ERROR: "error",
+}
+"""What comes once a campaign, and so in numbers: many at once are told in a digest. {kind: the word for it in
+the digest's template}.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,34 +200,10 @@ class NoticeLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Many notices of a kind for one recipient, that go as one e-mail.
-
-    notices, campaigns: how many of each. max_attempts: the most any of them had. lines: the first of the
-    notices, in the order in which they came. created_at: when the bundle was made up.
-    """
-
-    id: str
-    kind: NoticeKind
-    recipient: str
-    notices: int
-    campaigns: int
-    max_attempts: int
-    lines: tuple[NoticeLine, ...]
-    created_at: datetime
-
-    @property
-    def more(self) -> int:
-        """How many notices are not among the lines."""
-        return self.notices - len(self.lines)
-
-
-@dataclass(frozen=True, slots=True)
 class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
-    campaign_id: "" when it is about no campaign. line: how a table of many tells it; None for what is never
-    told in one.
+    campaign_id: "" when it is about no campaign. line: how a digest tells it; None for what no digest tells.
     """
 
     id: str

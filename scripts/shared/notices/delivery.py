@@ -3,8 +3,8 @@
 Claim, commit, send, settle: no transaction is open while the mail server is spoken to. An e-mail is held by
 an advisory lock, and counted as tried before it goes out. So two processes never send the same one; a killed
 process's e-mail goes out again at once, under the same Message-ID; and one whose end can never be noted goes
-out a few times, with growing pauses, and is then given up. Many notices of a kind for one recipient go as one
-e-mail with a table.
+out a few times, with growing pauses, and is then given up. Many notices of a kind for one recipient go as a
+digest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 from zoneinfo import ZoneInfo
@@ -22,7 +23,7 @@ from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
 from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
 from shared.database import Database
-from shared.notices.digest import DIGEST_LINES, digest
+from shared.notices.digest import digest
 from shared.notices.outbox import DueMail, Outbox
 from shared.rules.alerts import LATE_NOTICE
 
@@ -89,132 +90,131 @@ def deliver_due_notices(
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
     times. commands: those of this installation, for people to paste. is_stopping: asked before each e-mail.
     """
-    counts, outbox = DeliveryCounts(), Outbox(database)
+    outbox = Outbox(database)
     if not outbox.is_due(now):
-        return counts
+        return DeliveryCounts()
     for notice_id, recipient, why in outbox.give_up_doubtful(now, MOST_DOUBTS):
         logger.error("notice %s to %s is given up: it %s", notice_id, recipient, why)
     with mailer as sender:
+        delivering = _Round(database, outbox, sender, now, timezone, commands)
         try:
             sender.connect()
         except NotifyError as exc:
             pauses = PAUSES[:1] if _is_fault(exc) else PAUSES
-            _tell_trouble(exc, outbox.postpone_due(now, str(exc), pauses=pauses), counts)
-            return counts
-        passed: set[str] = set()
-        while not is_stopping():
-            mail_id = _next_mail(database, now, timezone, commands, passed)
-            if mail_id is None:
-                break
-            with outbox.mail_lock(mail_id) as is_ours:
-                due = _claim(database, mail_id, now) if is_ours else None
-                if due is None:
-                    passed.add(mail_id)
-                elif not _deliver(database, sender, due, now, counts, passed):
-                    break
-    return counts
-
-
-def _next_mail(
-    database: Database, now: datetime, timezone: ZoneInfo, commands: Commands, passed: set[str]
-) -> str | None:
-    """Settle what goes out next, and commit it; None when nothing is due."""
-    from uuid import uuid4  # an idle run does without
-
-    outbox = Outbox(database)
-    with database.transaction():
-        left = outbox.begun_mail(now, passed)
-        if left is not None:
-            return left
-        bundle = outbox.begin_bundle(str(uuid4()), now, more_than=CROWD, most_lines=DIGEST_LINES)
-        if bundle is not None:
-            outbox.save_bundle(bundle, digest(bundle, timezone, commands))
-            return bundle.id
-        return outbox.begin_single(now)
-
-
-def _claim(database: Database, mail_id: str, now: datetime) -> DueMail | None:
-    with database.transaction():
-        return Outbox(database).claim_mail(mail_id, now, pauses=PAUSES, doubt_pauses=DOUBT_PAUSES)
-
-
-def _deliver(
-    database: Database,
-    sender: Sender,
-    due: DueMail,
-    now: datetime,
-    counts: DeliveryCounts,
-    passed: set[str],
-) -> bool:
-    """Hand over a claimed e-mail and note what became of it; False: the mail server takes no more now."""
-    trouble: NotifyError | None = None
-    try:
-        result = sender.send(due.notice, before_handover=database.ensure_alive)
-    except NotifyError as exc:
-        trouble = exc
-        _tell_trouble(exc, due.count, counts)
-    try:
-        if trouble is None:
-            _settle(database, due, result, now, counts)
+            delivering.tell_trouble(exc, outbox.postpone_due(now, str(exc), pauses=pauses))
         else:
-            _postpone(database, due, trouble, now)
-    except DbError as exc:
-        if exc.ends_run:
-            raise
-        passed.add(due.notice.id)
-        counts.failed += due.count
-        logger.warning(
-            "the end of e-mail %s could not be noted, it may come once more: %s", due.notice.id, exc
-        )
-    return trouble is None
+            while not is_stopping() and delivering.deliver_next():
+                pass
+    return delivering.counts
 
 
-def _postpone(database: Database, due: DueMail, trouble: NotifyError, now: datetime) -> None:
-    for recipient in due.notice.recipients:
-        Outbox(database).record_refused(
-            due.notice.id, recipient, str(trouble), now, may_have_arrived=trouble.may_have_arrived,
-            next_try_at=now if _is_fault(trouble) else None,
+@dataclass
+class _Round:
+    """One e-mail after the other, through a mail server that is connected."""
+
+    database: Database
+    outbox: Outbox
+    sender: Sender
+    now: datetime
+    timezone: ZoneInfo
+    commands: Commands
+    counts: DeliveryCounts = field(default_factory=DeliveryCounts)
+    passed: set[str] = field(default_factory=set)
+    """E-mails that are not looked at again in this round."""
+
+    def deliver_next(self) -> bool:
+        """Send the next e-mail; False when none is due, or the mail server takes no more now."""
+        mail_id = self._next_mail()
+        if mail_id is None:
+            return False
+        with self.outbox.mail_lock(mail_id) as is_ours:
+            pauses = {"pauses": PAUSES, "doubt_pauses": DOUBT_PAUSES}
+            due = self.outbox.claim_mail(mail_id, self.now, **pauses) if is_ours else None
+            if due is not None:
+                return self._deliver(due)
+        self.passed.add(mail_id)
+        return True
+
+    def _next_mail(self) -> str | None:
+        """The e-mail that goes out next; many notices of a kind for one recipient become a digest first."""
+        found = self.outbox.next_mail(self.now, self.passed)
+        if found is None:
+            return None
+        mail_id, is_begun = found
+        crowd = None if is_begun else self.outbox.crowd(self.now, more_than=CROWD)
+        if crowd is None:
+            return mail_id
+        with self.database.transaction():
+            lines = self.outbox.crowd_lines(*crowd)
+            if not lines:  # another process is about to send them
+                return mail_id
+            made = digest(*crowd, list(lines.values()), self.timezone, self.commands, self.now)
+            self.outbox.supersede(lines, made, self.now)
+        return made.id
+
+    def _deliver(self, due: DueMail) -> bool:
+        """Hand over a claimed e-mail and note what became of it; False: the mail server takes no more now."""
+        trouble: NotifyError | None = None
+        try:
+            result = self.sender.send(due.notice, before_handover=self.database.ensure_alive)
+        except NotifyError as exc:
+            trouble = exc
+            self.tell_trouble(exc, due.count)
+        try:
+            if trouble is None:
+                self._settle(due, result)
+            else:
+                self.outbox.record_refused(
+                    due.notice.id, due.notice.recipients, str(trouble), self.now,
+                    may_have_arrived=trouble.may_have_arrived,
+                    next_try_at=self.now if _is_fault(trouble) else None,
+                )  # fmt: skip
+        except DbError as exc:
+            if exc.ends_run:
+                raise
+            self.passed.add(due.notice.id)
+            self.counts.failed += due.count
+            logger.warning(
+                "the end of e-mail %s could not be noted, it may come once more: %s", due.notice.id, exc
+            )
+        return trouble is None
+
+    def _settle(self, due: DueMail, result: DeliveryResult) -> None:
+        mail_id = due.notice.id
+        if result.accepted:
+            self.outbox.record_sent(mail_id, result.accepted, self.now)
+        for recipient, (code, text) in result.refused.items():
+            # A 5xx is not final at once: a relay set up wrongly refuses everybody so.
+            error, too_old = f"{code} {text}".strip(), self.now - GIVE_UP_AFTER
+            is_final = self.outbox.record_refused(
+                mail_id, [recipient], error, self.now, give_up_before=too_old
+            )
+            logger.log(
+                logging.ERROR if is_final else logging.WARNING,
+                "the mail server refused %s for %d notices in e-mail %s: %s %s; %s",
+                recipient, due.count, mail_id, code, text,
+                "given up" if is_final else f"tried again until they are {GIVE_UP_AFTER.days} days old",
+                extra={"action": "recipient_refused"},
+            )  # fmt: skip
+        if result.refused:
+            self.counts.failed += due.count
+        else:
+            self.counts.sent += self.outbox.digest_done(mail_id) if due.is_digest else 1
+
+    def tell_trouble(self, trouble: NotifyError, notices: int) -> None:
+        """Log what the mail server is in trouble with, and count the notices that stay because of it."""
+        self.counts.failed += notices
+        if _is_fault(trouble):
+            self.counts.faults.append(str(trouble))
+        logger.log(
+            logging.ERROR if _is_fault(trouble) else logging.WARNING,
+            "%d notices stay in the outbox: %s", notices, trouble, extra={"action": "mail_trouble"},
         )  # fmt: skip
 
 
 def _is_fault(trouble: NotifyError) -> bool:
     """Whether the mail server will take nothing until somebody changes something: each run says so."""
     return trouble.exit_code is ExitCode.BAD_CONFIG
-
-
-def _tell_trouble(trouble: NotifyError, notices: int, counts: DeliveryCounts) -> None:
-    counts.failed += notices
-    if _is_fault(trouble):
-        counts.faults.append(str(trouble))
-    logger.log(
-        logging.ERROR if _is_fault(trouble) else logging.WARNING,
-        "%d notices stay in the outbox: %s", notices, trouble, extra={"action": "mail_trouble"},
-    )  # fmt: skip
-
-
-def _settle(
-    database: Database, due: DueMail, result: DeliveryResult, now: datetime, counts: DeliveryCounts
-) -> None:
-    notice, outbox = due.notice, Outbox(database)
-    if result.accepted:
-        outbox.record_sent(notice.id, result.accepted, now)
-    # A 5xx is not final at once: a relay set up wrongly refuses everybody so, and must not cost a notice.
-    give_up_before = now - GIVE_UP_AFTER
-    is_final = not due.is_bundle and notice.created_at < give_up_before
-    for recipient, (code, text) in result.refused.items():
-        logger.log(
-            logging.ERROR if is_final else logging.WARNING,
-            "the mail server refused %s for %d notices in e-mail %s: %s %s; %s",
-            recipient, due.count, notice.id, code, text,
-            "given up" if is_final else f"tried again until they are {GIVE_UP_AFTER.days} days old",
-            extra={"action": "recipient_refused"},
-        )  # fmt: skip
-        error = f"{code} {text}".strip()
-        outbox.record_refused(notice.id, recipient, error, now, give_up_before=give_up_before)
-    if result.refused:
-        counts.failed += due.count
-    else:
-        counts.sent += outbox.bundle_done(notice.id) if due.is_bundle else 1
 
 
 def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands: Commands) -> list[str]:

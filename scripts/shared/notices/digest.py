@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
-from shared.base.values import Bundle, Notice, NoticeKind
+from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine
 from shared.notices.wording import local_time, one_line, rendered, reset_digest_sql
 
 if TYPE_CHECKING:
@@ -14,20 +16,22 @@ if TYPE_CHECKING:
 DIGEST_LINES: Final = 200
 """The most lines in a table of many notices; it tells how the rest is listed. No e-mail is megabytes."""
 
-_ABOUT: Final = {
-    NoticeKind.RETRY: "retry",
-    NoticeKind.PERMANENT: "permanent",
-    NoticeKind.SUCCESS: "success",
-    NoticeKind.ERROR: "error",
-}
 
+def digest(
+    kind: NoticeKind,
+    recipient: str,
+    lines: Sequence[NoticeLine],
+    timezone: ZoneInfo,
+    commands: Commands,
+    now: datetime,
+) -> Notice:
+    """Many notices of a kind as one. kind: one of DIGEST_KINDS. lines: each notice, in order of time."""
+    from uuid import uuid4  # an idle run does without
 
-def digest(bundle: Bundle, timezone: ZoneInfo, commands: Commands) -> Notice:
-    """Many notices of a kind as one e-mail, under the bundle's id. bundle.kind: one of BUNDLED_KINDS."""
-    details = {one_line(line.detail, limit=300) for line in bundle.lines}
-    is_said_once = len(details) == 1 and not bundle.more and bundle.kind is not NoticeKind.SUCCESS
+    digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
+    details = {one_line(line.detail, limit=300) for line in lines}
+    is_said_once = len(details) == 1 and kind is not NoticeKind.SUCCESS
     same_detail = details.pop() if is_said_once else ""
-    is_permanent = bundle.kind is NoticeKind.PERMANENT
     rows = [
         {
             "number": one_line(line.number, limit=60) or "(none)",
@@ -35,23 +39,22 @@ def digest(bundle: Bundle, timezone: ZoneInfo, commands: Commands) -> Notice:
             "attempt": line.attempt,
             "max_attempts": line.max_attempts,
             "detail": one_line(line.detail, limit=300),
-            "reset_command": commands.reset(line.campaign_id) if is_permanent else "",
+            "reset_command": commands.reset(line.campaign_id) if kind is NoticeKind.PERMANENT else "",
         }
-        for line in bundle.lines
+        for line in shown
     ]
     values: dict[str, Any] = {
-        "about": _ABOUT[bundle.kind],
-        "campaigns": bundle.campaigns,
-        "notices": bundle.notices,
-        "max_attempts": bundle.max_attempts,
+        "about": DIGEST_KINDS[kind],
+        "campaigns": len({line.campaign_id for line in lines}),
+        "notices": len(lines),
+        "max_attempts": max(line.max_attempts for line in lines),
         "rows": rows,
-        "more": bundle.more,
+        "more": len(lines) - len(shown),
         "same_detail": same_detail.rstrip("."),
-        "reset_all_command": commands.run("a1_retry.py", "reset", "--digest", bundle.id),
+        "reset_all_command": commands.run("a1_retry.py", "reset", "--digest", digest_id),
         "where": commands.where,
-        "reset_all_sql": reset_digest_sql(bundle.id),
-        "list_command": commands.run("a1_retry.py", "told", bundle.id),
-        "sent": local_time(bundle.created_at, timezone),
+        "reset_all_sql": reset_digest_sql(digest_id),
+        "list_command": commands.run("a1_retry.py", "told", digest_id),
+        "sent": local_time(now, timezone),
     }
-    recipients = (bundle.recipient,)
-    return rendered(bundle.kind, "", recipients, values, bundle.created_at, bundle.id, "notice_digest")
+    return rendered(kind, "", (recipient,), values, now, digest_id, "notice_digest")

@@ -1,8 +1,12 @@
 """The outbox in PostgreSQL: what is owed to whom, which e-mail carries it, and what became of each try.
 
-A notice is queued in the transaction of what it reports. Which e-mail carries what is settled, and committed,
-before it goes out; so a process that is killed in between leaves behind what may have arrived, under the
-Message-ID under which it may have arrived.
+A notice is queued in the transaction of what it reports, with a delivery for each recipient. A delivery is
+owed until it is sent or given up. It goes out as the e-mail of its own notice, or of the digest that
+`mail_id` names: a notice that tells one recipient what many others tell.
+
+What an e-mail carries is committed before it goes out, and so is `doubts`, which says that it may have
+arrived. A process that is killed in between leaves both behind: the same goes out again, under the same
+Message-ID.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared.base.errors import DbError
-from shared.base.values import BUNDLED_KINDS, Bundle, Notice, NoticeKind, NoticeLine
+from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine
 from shared.database import MAIL_LOCK_CLASS, Database
 
 logger = logging.getLogger(__name__)
 
-QUEUE_NOTICE = """
+STORE_NOTICE = """
 INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
                      campaign_name, attempt, max_attempts, detail)
 VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
@@ -71,67 +75,44 @@ SELECT count(DISTINCT notice_id), min(created_at),
 FROM late
 """
 
-# An e-mail that was begun and not brought to its end: it is the first to be sent again.
-BEGUN_MAIL = """
-SELECT mail_id FROM notice_deliveries
-WHERE mail_id IS NOT NULL AND mail_id <> ALL(%(passed)s::uuid[])
-  AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-ORDER BY next_try_at, mail_id LIMIT 1
+# The e-mail that goes out next: one that was begun before all others, then the oldest. TRUE: it was begun, so
+# what it carries is settled.
+NEXT_MAIL = """
+SELECT coalesce(d.mail_id, d.notice_id), d.mail_id IS NOT NULL OR d.doubts > 0 AS is_begun
+FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
+  AND coalesce(d.mail_id, d.notice_id) <> ALL(%(passed)s::uuid[])
+ORDER BY is_begun DESC, n.created_at, 1 LIMIT 1
 """
 
 # A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
-# What an outage put off counts too: it would otherwise come one by one within the hour.
+# What an outage put off counts too: it would otherwise come one by one within the hour. What may have arrived
+# does not: it keeps its e-mail.
 CROWD = """
 SELECT n.kind, d.recipient
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.kind = ANY(%(kinds)s)
+WHERE d.mail_id IS NULL AND d.doubts = 0 AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+  AND n.kind = ANY(%(kinds)s)
 GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_try_at <= %(now)s)
 ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
 """
 
-BEGIN_BUNDLE = """
-WITH chosen AS (
-    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-    WHERE d.mail_id IS NULL AND d.sent_at IS NULL AND d.gave_up_at IS NULL
-      AND n.kind = %(kind)s AND d.recipient = %(recipient)s
-    FOR UPDATE OF d SKIP LOCKED)
-UPDATE notice_deliveries d SET mail_id = %(id)s, next_try_at = least(d.next_try_at, %(now)s)
-FROM chosen WHERE d.notice_id = chosen.notice_id AND d.recipient = %(recipient)s
-"""
-
-BUNDLE_TOTALS = """
-SELECT count(*), count(DISTINCT n.campaign_id), coalesce(max(n.max_attempts), %(max)s)
-FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = %(id)s
-"""
-
-# Notices from before 016 do not know their campaign's name; its row does.
-BUNDLE_LINES = """
-SELECT n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
+# The crowd's notices, each as a line of a table. What another process holds is left out. Notices from before
+# 016 do not know their campaign's name; its row does.
+CROWD_LINES = """
+SELECT n.id, n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
        coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
        coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
-WHERE d.mail_id = %(id)s ORDER BY n.created_at, n.campaign_id, n.id LIMIT %(limit)s
+WHERE d.mail_id IS NULL AND d.doubts = 0 AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+  AND n.kind = %(kind)s AND d.recipient = %(recipient)s
+ORDER BY n.created_at, n.campaign_id, n.id FOR UPDATE OF d SKIP LOCKED
 """
 
-SAVE_BUNDLE = """
-INSERT INTO notice_bundles (id, kind, recipient, notices, subject, body_text, body_html, created_at)
-VALUES (%(id)s, %(kind)s, %(recipient)s, %(notices)s, %(subject)s, %(body_text)s, %(body_html)s,
-        %(created_at)s)
-"""
-
-# The oldest notice that is due goes as an e-mail of its own, to everybody to whom it is due.
-BEGIN_SINGLE = """
-UPDATE notice_deliveries d SET mail_id = d.notice_id
-FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE mail_id IS NULL AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
-        AND notice_id = (SELECT o.notice_id FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
-                         WHERE o.mail_id IS NULL AND o.sent_at IS NULL AND o.gave_up_at IS NULL
-                           AND o.next_try_at <= %(now)s
-                         ORDER BY n.created_at, n.id FOR UPDATE OF o SKIP LOCKED LIMIT 1)
-      FOR UPDATE SKIP LOCKED) chosen
-WHERE d.notice_id = chosen.notice_id AND d.recipient = chosen.recipient
-RETURNING d.notice_id
+SUPERSEDE = """
+UPDATE notice_deliveries SET mail_id = %(id)s, next_try_at = least(next_try_at, %(now)s)
+WHERE notice_id = ANY(%(superseded)s::uuid[]) AND recipient = %(recipient)s
 """
 
 # Before an e-mail goes out: it counts as tried, and as perhaps arrived, until its end is noted. What somebody
@@ -142,18 +123,18 @@ SET tries = d.tries + 1, doubts = d.doubts + 1,
     next_try_at = %(now)s + greatest((%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
                                      (%(doubt_pauses)s)[least(d.doubts + 1, cardinality(%(doubt_pauses)s))])
 FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      WHERE coalesce(mail_id, notice_id) = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
+        AND next_try_at <= %(now)s
       FOR UPDATE SKIP LOCKED) due
 WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
 RETURNING d.notice_id, d.recipient
 """
 
-READ_MAIL = """
-SELECT kind, '', subject, body_text, body_html, created_at, TRUE FROM notice_bundles WHERE id = %(id)s
-UNION ALL
-SELECT kind, campaign_id, subject, body_text, body_html, created_at, FALSE FROM notices WHERE id = %(id)s
+READ_NOTICE = """
+SELECT kind, campaign_id, subject, body_text, body_html, created_at FROM notices WHERE id = %(id)s
 """
 
+# Somebody has removed the digest by hand.
 FREE_MAIL = """
 UPDATE notice_deliveries SET mail_id = NULL, doubts = 0
 WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
@@ -186,20 +167,21 @@ RETURNING d.notice_id, d.recipient, d.last_error
 
 MARK_SENT = """
 UPDATE notice_deliveries SET sent_at = %(now)s, last_error = NULL
-WHERE mail_id = %(id)s AND recipient = ANY(%(recipients)s) AND sent_at IS NULL AND gave_up_at IS NULL
+WHERE coalesce(mail_id, notice_id) = %(id)s AND recipient = ANY(%(recipients)s)
+  AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
-# The notices of a bundle that nobody owes to anybody any more.
-BUNDLE_DONE = """
+# The notices of a digest that are owed to nobody any more.
+DIGEST_DONE = """
 SELECT count(*) FROM notice_deliveries d
 WHERE d.mail_id = %(id)s
   AND NOT EXISTS (SELECT FROM notice_deliveries o
                   WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 """
 
-# Not taken. What surely did not arrive, in this try and in those before it, is free to be told otherwise.
-# What is too old is given up; nothing is with give_up_before NULL. next_try_at NULL: as the claim has set it.
-# In no case is it due again in the same round.
+# Not taken. What a digest carried that surely did not arrive, in this try and in those before it, is free to
+# go alone or in another digest. What is too old is given up; with give_up_before NULL nothing is. next_try_at
+# NULL: as the claim has set it. In no case is it due again in the same round.
 MARK_REFUSED = """
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
@@ -207,8 +189,16 @@ SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
     next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
     gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
 FROM notices n
-WHERE n.id = d.notice_id AND d.mail_id = %(id)s AND d.recipient = %(recipient)s
+WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND d.recipient = ANY(%(recipients)s)
   AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+RETURNING d.gave_up_at IS NOT NULL
+"""
+
+# A digest that carries nothing any more.
+DROP_DIGEST = """
+DELETE FROM notices n
+WHERE n.id = %(id)s
+  AND NOT EXISTS (SELECT FROM notice_deliveries d WHERE d.notice_id = n.id OR d.mail_id = n.id)
 """
 
 
@@ -227,7 +217,7 @@ class DueMail:
 
     notice: Notice
     count: int
-    is_bundle: bool
+    is_digest: bool
 
 
 class Outbox:
@@ -238,6 +228,12 @@ class Outbox:
 
     def queue(self, notice: Notice) -> None:
         """Put a notice into the outbox, in the transaction of what it reports."""
+        self._store(notice)
+        values = {"id": notice.id, "recipients": list(notice.recipients), "created_at": notice.created_at}
+        self._database.execute(QUEUE_DELIVERIES, values)
+
+    def _store(self, notice: Notice) -> None:
+        line = notice.line
         values = {
             "id": notice.id,
             "kind": notice.kind.value,
@@ -246,15 +242,13 @@ class Outbox:
             "body_text": notice.text,
             "body_html": notice.html,
             "created_at": notice.created_at,
-            "recipients": list(notice.recipients),
-            "campaign_number": notice.line and notice.line.number,
-            "campaign_name": notice.line and notice.line.name,
-            "attempt": notice.line and notice.line.attempt,
-            "max_attempts": notice.line and notice.line.max_attempts,
-            "detail": notice.line and notice.line.detail,
+            "campaign_number": line and line.number,
+            "campaign_name": line and line.name,
+            "attempt": line and line.attempt,
+            "max_attempts": line and line.max_attempts,
+            "detail": line and line.detail,
         }
-        self._database.execute(QUEUE_NOTICE, values)
-        self._database.execute(QUEUE_DELIVERIES, values)
+        self._database.execute(STORE_NOTICE, values)
 
     def is_due(self, now: datetime) -> bool | None:
         """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
@@ -274,55 +268,32 @@ class Outbox:
             late = self._database.row(TELL_LATE_NOTICES, {"before": before, "now": now})
         return LateNotices(*late) if late[0] else None
 
-    def begun_mail(self, now: datetime, passed: Collection[str]) -> str | None:
-        """The id of an e-mail that was begun, may have arrived, and is due to be sent again; none of those
-        passed by.
+    def next_mail(self, now: datetime, passed: Collection[str]) -> tuple[str, bool] | None:
+        """The id of the e-mail that goes out next, and whether it was begun before; None when nothing is due.
+        passed: ids that are left out.
         """
-        rows = self._database.rows(BEGUN_MAIL, {"now": now, "passed": list(passed)})
-        return rows[0][0] if rows else None
+        rows = self._database.rows(NEXT_MAIL, {"now": now, "passed": list(passed)})
+        return rows[0] if rows else None
 
-    def begin_bundle(
-        self, bundle_id: str, now: datetime, *, more_than: int, most_lines: int
-    ) -> Bundle | None:
-        """Settle that all a recipient is owed of a kind goes as one e-mail, where that is more than so many
-        notices; None when there is no such crowd. To be saved in the same transaction (save_bundle).
+    def crowd(self, now: datetime, *, more_than: int) -> tuple[NoticeKind, str] | None:
+        """A kind of notice of which a recipient is owed more than so many, and the recipient."""
+        values = {"now": now, "kinds": list(DIGEST_KINDS), "more_than": more_than}
+        rows = self._database.rows(CROWD, values)
+        return (NoticeKind(rows[0][0]), rows[0][1]) if rows else None
+
+    def crowd_lines(self, kind: NoticeKind, recipient: str) -> dict[str, NoticeLine]:
+        """{id: line} of all that a recipient is owed of a kind, held until the end of the transaction."""
+        values = {"kind": kind.value, "recipient": recipient, "max": self._database.max_retries}
+        return {row[0]: NoticeLine(*row[1:]) for row in self._database.rows(CROWD_LINES, values)}
+
+    def supersede(self, superseded: Collection[str], digest: Notice, now: datetime) -> None:
+        """Let these notices go to the digest's one recipient in it, and not alone; in the transaction of
+        `crowd_lines`.
         """
-        crowd = self._database.rows(CROWD, {"now": now, "kinds": list(BUNDLED_KINDS), "more_than": more_than})
-        if not crowd:
-            return None
-        kind, recipient = crowd[0]
-        values = {
-            "id": bundle_id,
-            "kind": kind,
-            "recipient": recipient,
-            "now": now,
-            "max": self._database.max_retries,
-            "limit": most_lines,
-        }
-        if self._database.execute(BEGIN_BUNDLE, values) == 0:  # another process is about to send them
-            return None
-        notices, campaigns, max_attempts = self._database.row(BUNDLE_TOTALS, values)
-        lines = tuple(NoticeLine(*row) for row in self._database.rows(BUNDLE_LINES, values))
-        return Bundle(bundle_id, NoticeKind(kind), recipient, notices, campaigns, max_attempts, lines, now)
-
-    def save_bundle(self, bundle: Bundle, mail: Notice) -> None:
-        """Keep the bundle as the e-mail that it goes out as."""
-        values = {
-            "id": bundle.id,
-            "kind": bundle.kind.value,
-            "recipient": bundle.recipient,
-            "notices": bundle.notices,
-            "subject": mail.subject,
-            "body_text": mail.text,
-            "body_html": mail.html,
-            "created_at": bundle.created_at,
-        }
-        self._database.execute(SAVE_BUNDLE, values)
-
-    def begin_single(self, now: datetime) -> str | None:
-        """Settle that the oldest notice that is due goes as an e-mail of its own; its id, None: none is."""
-        rows = self._database.rows(BEGIN_SINGLE, {"now": now})
-        return rows[0][0] if rows else None
+        self._store(digest)
+        (recipient,) = digest.recipients
+        values = {"id": digest.id, "superseded": list(superseded), "recipient": recipient, "now": now}
+        self._database.execute(SUPERSEDE, values)
 
     @contextmanager
     def mail_lock(self, mail_id: str) -> Iterator[bool]:
@@ -354,18 +325,20 @@ class Outbox:
         one counts.
         """
         values = {"id": mail_id, "now": now, "pauses": list(pauses), "doubt_pauses": list(doubt_pauses)}
-        claimed = self._database.rows(CLAIM_MAIL, values)
-        if not claimed:
-            return None
-        found = self._database.rows(READ_MAIL, values)
-        if not found:
-            count = self._database.execute(FREE_MAIL, values)
-            logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
-            return None
-        kind, campaign_id, subject, text, html, created_at, is_bundle = found[0]
+        with self._database.transaction():
+            claimed = self._database.rows(CLAIM_MAIL, values)
+            if not claimed:
+                return None
+            found = self._database.rows(READ_NOTICE, values)
+            if not found:
+                count = self._database.execute(FREE_MAIL, values)
+                logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
+                return None
+        kind, campaign_id, subject, text, html, created_at = found[0]
         recipients = tuple(sorted({recipient for _, recipient in claimed}))
         notice = Notice(mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at)
-        return DueMail(notice, len({notice_id for notice_id, _ in claimed}), is_bundle)
+        carried = {notice_id for notice_id, _ in claimed}
+        return DueMail(notice, len(carried), is_digest=carried != {mail_id})
 
     def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
         """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
@@ -380,31 +353,34 @@ class Outbox:
         """The mail server took the e-mail for these."""
         self._database.execute(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
 
-    def bundle_done(self, bundle_id: str) -> int:
-        """How many notices of a bundle nobody waits for any more."""
-        return int(self._database.row(BUNDLE_DONE, {"id": bundle_id})[0])
+    def digest_done(self, digest_id: str) -> int:
+        """How many notices of a digest nobody waits for any more."""
+        return int(self._database.row(DIGEST_DONE, {"id": digest_id})[0])
 
     def record_refused(
         self,
         mail_id: str,
-        recipient: str,
+        recipients: Sequence[str],
         error: str,
         now: datetime,
         *,
         may_have_arrived: bool = False,
         give_up_before: datetime | None = None,
         next_try_at: datetime | None = None,
-    ) -> None:
-        """The mail server did not take the e-mail for this recipient. give_up_before: what was created
-        earlier is not tried again. next_try_at: None: as it was claimed.
+    ) -> bool:
+        """The mail server did not take the e-mail for these; whether all that it carried is given up now.
+
+        give_up_before: what was created earlier is not tried again. next_try_at: None: as it was claimed.
         """
         values = {
             "id": mail_id,
-            "recipient": recipient,
+            "recipients": list(recipients),
             "error": error,
             "now": now,
             "certain": int(not may_have_arrived),
             "give_up_before": give_up_before,
             "next_try_at": next_try_at,
         }
-        self._database.execute(MARK_REFUSED, values)
+        are_given_up = all(row[0] for row in self._database.rows(MARK_REFUSED, values))
+        self._database.execute(DROP_DIGEST, values)
+        return are_given_up

@@ -26,22 +26,15 @@ MOST_SECONDS = 60.0
 # A row is old when both clocks say so, ours and the server's: one that runs ahead removes nothing. The oldest
 # rows are found by an index; OFFSET 0 keeps the planner from joining whole tables instead.
 
-# With the notice go its deliveries. What somebody is still to get stays.
+# With the notice go its deliveries. What somebody is still to get stays, and a digest while it carries any.
 NOTICES = """
 DELETE FROM notices WHERE ctid = ANY (ARRAY(
     SELECT n.ctid FROM notices n
     WHERE n.created_at < least(now(), %(now)s) - %(kept)s
       AND NOT EXISTS (SELECT FROM notice_deliveries d
                       WHERE d.notice_id = n.id AND d.sent_at IS NULL AND d.gave_up_at IS NULL OFFSET 0)
+      AND NOT EXISTS (SELECT FROM notice_deliveries d WHERE d.mail_id = n.id AND d.notice_id <> n.id OFFSET 0)
     ORDER BY n.created_at LIMIT %(limit)s))
-"""
-
-BUNDLES = """
-DELETE FROM notice_bundles WHERE ctid = ANY (ARRAY(
-    SELECT b.ctid FROM notice_bundles b
-    WHERE b.created_at < least(now(), %(now)s) - %(kept)s
-      AND NOT EXISTS (SELECT FROM notice_deliveries d WHERE d.mail_id = b.id OFFSET 0)
-    ORDER BY b.created_at LIMIT %(limit)s))
 """
 
 TASK_RUNS = """
@@ -53,8 +46,8 @@ DELETE FROM orchestrator_task_runs WHERE ctid = ANY (ARRAY(
 # Of a task that is no longer run. The table is small: a row a task and way of failing.
 TASK_ALERTS = """
 DELETE FROM orchestrator_task_alerts WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM orchestrator_task_alerts WHERE last_failed_at < least(now(), %(now)s) - %(kept)s
-    LIMIT %(limit)s))
+    SELECT ctid FROM orchestrator_task_alerts
+    WHERE greatest(began_at, last_notice_at) < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
 """
 
 # A failure that lasts is seen by each run. The table is small: a row a campaign that fails.
@@ -107,7 +100,6 @@ class Life:
 LIVES: Mapping[str, Life] = MappingProxyType(
     {
         "notices": Life(timedelta(days=180), NOTICES),
-        "notice_bundles": Life(timedelta(days=180), BUNDLES),
         "orchestrator_task_runs": Life(timedelta(days=35), TASK_RUNS),
         "orchestrator_task_alerts": Life(timedelta(days=35), TASK_ALERTS),
         "campaign_errors": Life(timedelta(days=35), ERRORS),
