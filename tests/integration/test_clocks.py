@@ -171,7 +171,7 @@ def test_upload_session__is_gone_on_with_until_its_campaign_left(
 ) -> None:
     Standing(database).record_in_a1(Campaign("c", "C-1", "Summer", "A1"))
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
-    Ledger(database).remember_upload(upload, 1, "run")
+    Ledger(database).remember_upload(upload, "run")
     database.execute("UPDATE upload_sessions SET created_at = now() + %(ahead)s", {"ahead": ahead})
     assert Ledger(database).open_upload("c", "a") == upload
     assert Ledger(database).stale_uploads("A1") == []
@@ -247,7 +247,7 @@ def test_report__a_clock_that_was_set_back_sends_none_again(database: Database) 
 
 @AHEAD
 def test_alert__reminds_goes_on_from_now_and_is_forgotten(ahead: timedelta) -> None:
-    from_the_future = TaskAlert("a1_to_a2", "exit code 75", 9, NOW + ahead, NOW + ahead, True, NOW + ahead)
+    from_the_future = TaskAlert("a1_to_a2", "exit code 75", 9, NOW + ahead, True, NOW + ahead)
     alerts, news = after_failure(
         {"exit code 75": from_the_future}, "a1_to_a2", "exit code 75", NOW, threshold=3
     )

@@ -294,7 +294,7 @@ def test_upload_session__outlives_a_crash_of_the_server(private_postgres: Embedd
     private_postgres.restart("fast")
     upload = OpenUpload("c", "a", "s", "1", 1, "f", None)
     with contextlib.suppress(DbError), Database(url, waits_for_disk=False) as database:
-        Ledger(database).remember_upload(upload, 1, "run")
+        Ledger(database).remember_upload(upload, "run")
         private_postgres.restart("immediate")
     with Database(url) as after:
         assert Ledger(after).open_upload("c", "a") == upload

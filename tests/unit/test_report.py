@@ -62,7 +62,7 @@ def busy(campaign: Campaign = CAMPAIGN, text: str = EMPTY, task: str = "a1_to_a2
         failed=Section((EmptyCampaign(campaign, 3, NOW - 76 * HOUR, text),), 1),
         failures=Section((LastingFailure(campaign, text, text, NOW - 25 * HOUR),), 1),
         failures_over=Section((campaign,), 1),
-        alerts=(TaskAlert(task, text, 4, NOW - HOUR / 5, NOW),),
+        alerts=(TaskAlert(task, text, 4, NOW - HOUR / 5),),
         runs=(TaskRuns(task, done=270, late=2, failed=1, again=9, lost=3),),
         runs_before=(TaskRuns(task, done=61),),
         backlog=Backlog(waiting=2, oldest_at=NOW - HOUR / 2, given_up=1),

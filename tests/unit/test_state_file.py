@@ -15,7 +15,7 @@ from shared.loop.state_file import state_file
 from shared.rules.alerts import Alerts, TaskAlert
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
-ALERT = TaskAlert("round", "exit code 75", 3, NOW - timedelta(hours=2), NOW, True, NOW - timedelta(hours=2))
+ALERT = TaskAlert("round", "exit code 75", 3, NOW - timedelta(hours=2), True, NOW - timedelta(hours=2))
 ALERTS: Alerts = {ALERT.ending: ALERT}
 NAME = "once.json"
 

@@ -28,17 +28,14 @@ ON CONFLICT (run_id) DO UPDATE SET
 """
 
 TASK_ALERTS = """
-SELECT task, ending, failures, began_at, last_failed_at, is_announced, last_notice_at
-FROM orchestrator_task_alerts
+SELECT task, ending, failures, began_at, is_announced, last_notice_at FROM orchestrator_task_alerts
 """
 
 DELETE_TASK_ALERTS = "DELETE FROM orchestrator_task_alerts WHERE task = %(task)s"
 
 INSERT_TASK_ALERT = """
-INSERT INTO orchestrator_task_alerts (task, ending, failures, began_at, last_failed_at, is_announced,
-                                      last_notice_at)
-VALUES (%(task)s, %(ending)s, %(failures)s, %(began_at)s, %(last_failed_at)s, %(is_announced)s,
-        %(last_notice_at)s)
+INSERT INTO orchestrator_task_alerts (task, ending, failures, began_at, is_announced, last_notice_at)
+VALUES (%(task)s, %(ending)s, %(failures)s, %(began_at)s, %(is_announced)s, %(last_notice_at)s)
 """
 
 

@@ -23,7 +23,7 @@ from shared.rules.alerts import Alerts, TaskAlert
 
 FOLDER_NAME = "a1-to-a2"
 MOST_BYTES = 65536
-_TIMES = ("began_at", "last_failed_at", "last_notice_at")
+_TIMES = ("began_at", "last_notice_at")
 
 
 class StateFile:

@@ -1,7 +1,7 @@
-"""When a task's failures are worth an e-mail: when they begin to last, once a day, when they are over. Pure.
+"""When failures of a campaign or a task are worth an e-mail: once, then daily while they last. Pure.
 
-A way of failing (`ending`) is announced at most once a day, however often good runs come in between, so that
-a task that flaps costs no more mail than one that is down.
+A task's way of failing (`ending`) is announced at most once a day, however often good runs come in between,
+so that a task that flaps costs no more mail than one that is down. Its end is told as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class TaskAlert:
     ending: str
     failures: int
     began_at: datetime
-    last_failed_at: datetime
     is_announced: bool = False
     last_notice_at: datetime | None = None
 
@@ -61,18 +60,36 @@ Alerts = Mapping[str, TaskAlert]
 """{ending: alert} of one task."""
 
 
+def is_young(began_at: datetime, now: datetime, patience: timedelta) -> bool:
+    """Whether a failure has not outlasted the patience that one has with it."""
+    return now - began_at < patience
+
+
+def is_notice_due(
+    began_at: datetime, last_notice_at: datetime | None, now: datetime, patience: timedelta = timedelta()
+) -> bool:
+    """Whether a failure is to be told now: when it has outlasted its patience, and then once a day.
+
+    last_notice_at: when it was last told; None: not yet.
+    """
+    return not (_is_told(last_notice_at, now) or is_young(began_at, now, patience))
+
+
+def _is_told(last_notice_at: datetime | None, now: datetime) -> bool:
+    return last_notice_at is not None and is_waiting(last_notice_at, REMINDER_INTERVAL, now)
+
+
 def after_failure(
     alerts: Alerts, task: str, ending: str, now: datetime, *, threshold: int
 ) -> tuple[Alerts, AlertNews | None]:
     """A run failed: the alerts from now on, and the notice owed. threshold: failures that make one."""
     known = alerts.get(ending)
     if known is None:
-        alert = TaskAlert(task, ending, 1, began_at=now, last_failed_at=now)
+        alert = TaskAlert(task, ending, 1, began_at=now)
     else:
         began_at = min(known.began_at, now) if known.failures else now
-        alert = replace(known, failures=known.failures + 1, began_at=began_at, last_failed_at=now)
-    is_due = alert.last_notice_at is None or not is_waiting(alert.last_notice_at, REMINDER_INTERVAL, now)
-    if alert.failures < threshold or not is_due:
+        alert = replace(known, failures=known.failures + 1, began_at=began_at)
+    if alert.failures < threshold or not is_notice_due(alert.began_at, alert.last_notice_at, now):
         return {**alerts, ending: alert}, None
     news = AlertNews(
         "reminder" if alert.is_announced else "began", task, (ending,), alert.failures, alert.began_at
@@ -94,7 +111,7 @@ def after_success(alerts: Alerts, now: datetime) -> tuple[Alerts, AlertNews | No
     remembered = {
         ending: replace(alert, failures=0, is_announced=False)
         for ending, alert in alerts.items()
-        if alert.last_notice_at is not None and is_waiting(alert.last_notice_at, REMINDER_INTERVAL, now)
+        if _is_told(alert.last_notice_at, now)
     }
     if not announced:
         return remembered, None

@@ -319,7 +319,7 @@ class _Copy:
         upload = OpenUpload(
             campaign_id, asset.id, session.id, asset.revision, asset.size_bytes, folder_id, replaces
         )
-        ledger.remember_upload(upload, session.part_size, self._copier.run_id)
+        ledger.remember_upload(upload, self._copier.run_id)
         return session, {}
 
     def _send_parts(

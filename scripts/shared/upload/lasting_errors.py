@@ -6,26 +6,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared.database import Database
-from shared.rules.alerts import REMINDER_INTERVAL
+from shared.rules.alerts import is_notice_due, is_young
 
-# A failure of a campaign: RETURNING tells since when, whether a notice is owed now and whether it is a later
-# one, and whether the failure is too young for one. Until the first notice last_notice_at is -infinity. What
-# RETURNING selects is the row as it was before.
+# A failure of a campaign: since when it lasts, when it was last told (-infinity: not yet), and what time it
+# is by the server's clock, which writes both.
 NOTE_ERROR = """
 INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
-VALUES (%(campaign_id)s, %(kind)s, %(message)s,
-        CASE WHEN %(patience)s > interval '0' THEN '-infinity' ELSE now() END)
+VALUES (%(campaign_id)s, %(kind)s, %(message)s, '-infinity')
 ON CONFLICT (campaign_id, kind) DO UPDATE SET
-    message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now(),
-    last_notice_at = CASE WHEN e.last_notice_at > now() - %(reminder_interval)s
-                               AND e.last_notice_at <= now() + interval '5 minutes' THEN e.last_notice_at
-                          WHEN least(e.began_at, now()) > now() - %(patience)s THEN e.last_notice_at
-                          ELSE now() END
-RETURNING began_at, last_notice_at = now(),
-          EXISTS (SELECT FROM campaign_errors before
-                  WHERE before.campaign_id = e.campaign_id AND before.kind = e.kind
-                    AND before.last_notice_at > '-infinity'),
-          began_at > now() - %(patience)s
+    message = EXCLUDED.message, began_at = least(e.began_at, now()), last_seen_at = now()
+RETURNING began_at, nullif(last_notice_at, '-infinity'), now()
+"""
+
+MARK_TOLD = """
+UPDATE campaign_errors SET last_notice_at = now() WHERE campaign_id = %(campaign_id)s AND kind = %(kind)s
 """
 
 CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
@@ -58,14 +52,12 @@ class LastingErrors:
 
         patience: how long the failure may last before the first notice.
         """
-        values = {
-            "campaign_id": campaign_id,
-            "kind": kind,
-            "message": message,
-            "reminder_interval": REMINDER_INTERVAL,
-            "patience": patience,
-        }
-        return LastingError(*self._database.row(NOTE_ERROR, values))
+        values = {"campaign_id": campaign_id, "kind": kind, "message": message}
+        began_at, last_notice_at, now = self._database.row(NOTE_ERROR, values)
+        is_due = is_notice_due(began_at, last_notice_at, now, patience)
+        if is_due:
+            self._database.execute(MARK_TOLD, values)
+        return LastingError(began_at, is_due, last_notice_at is not None, is_young(began_at, now, patience))
 
     def clear(self, campaign_id: str) -> None:
         """The campaign's failures are over."""

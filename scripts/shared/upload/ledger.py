@@ -45,13 +45,13 @@ WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO on"
 
 REMEMBER_UPLOAD = """
 INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces,
-                             part_size, run_id)
+                             run_id)
 VALUES (%(campaign_id)s, %(asset_id)s, %(session_id)s, %(revision)s, %(size_bytes)s, %(folder_id)s,
-        %(replaces)s, %(part_size)s, %(run_id)s)
+        %(replaces)s, %(run_id)s)
 ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
     session_id = EXCLUDED.session_id, revision = EXCLUDED.revision, size_bytes = EXCLUDED.size_bytes,
-    folder_id = EXCLUDED.folder_id, replaces = EXCLUDED.replaces, part_size = EXCLUDED.part_size,
-    run_id = EXCLUDED.run_id, created_at = now()
+    folder_id = EXCLUDED.folder_id, replaces = EXCLUDED.replaces, run_id = EXCLUDED.run_id,
+    created_at = now()
 """
 
 FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
@@ -155,15 +155,13 @@ class Ledger:
         rows = self._database.rows(OPEN_UPLOAD, {"campaign_id": campaign_id, "asset_id": asset_id})
         return OpenUpload(*rows[0]) if rows else None
 
-    def remember_upload(self, upload: OpenUpload, part_size: int, run_id: str) -> None:
+    def remember_upload(self, upload: OpenUpload, run_id: str) -> None:
         """Enter a session before its first part, so that a run killed from then on can be continued. On the
         disk in any case: Box lists no sessions, so one that a crash of the server made us forget is lost.
         """
         with self._database.transaction():
             self._database.execute(WAIT_FOR_DISK)
-            self._database.execute(
-                REMEMBER_UPLOAD, asdict(upload) | {"part_size": part_size, "run_id": run_id}
-            )
+            self._database.execute(REMEMBER_UPLOAD, asdict(upload) | {"run_id": run_id})
 
     def forget_upload(self, session_id: str) -> None:
         """The session is over: committed, aborted or ended by Box."""
