@@ -128,7 +128,9 @@ def _reset_shown(
         "who": arguments.by,
         "reason": arguments.reason,
     }
-    done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", values))}
+    with database.transaction():
+        ((ids,),) = database.run_query("reset_note", values)[1]
+        done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)

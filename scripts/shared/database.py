@@ -7,7 +7,6 @@ loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 import zlib
@@ -20,6 +19,7 @@ from typing import Any
 
 from shared.base.commands import here
 from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
+from shared.base.queries import defaults, query
 from shared.base.redaction import escape_line
 from shared.base.values import (
     Attempt,
@@ -47,9 +47,6 @@ MAIL_LOCK_CLASS = 0xA1A4
 
 _READ = re.compile(r"\s*SELECT\b")
 """A statement that stands alone and begins otherwise is taken for a write."""
-
-_PSQL_LINE = r"(?m)^\\.*$"
-_PSQL_DEFAULT = r"(?m)^\\if .*\\set (\w+) (\S+)"
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
@@ -101,14 +98,6 @@ ON CONFLICT (campaign_id) DO UPDATE SET
 WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
 RETURNING a1_retry_count, a1_permanently_failed
 """
-
-RESET_A1_RETRY = """
-UPDATE campaign_status
-SET a1_retry_count = 0, a1_last_retry_at = NULL, a1_permanently_failed = FALSE, a1_failure_reason = NULL,
-    updated_at = now()
-WHERE campaign_id = %(campaign_id)s
-"""
-
 
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
@@ -381,7 +370,7 @@ class Database:
 
     def reset_a1_retry(self, campaign_id: str) -> bool:
         """Put the campaign back to attempt zero; False when it has no row."""
-        return self.execute(RESET_A1_RETRY, {"campaign_id": campaign_id}) == 1
+        return self.execute(query("reset"), {"ids": [campaign_id]}) == 1
 
     # Operators
 
@@ -391,14 +380,8 @@ class Database:
         return [Difference(*row) for row in self.run_query("preflight", values)[1]]
 
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows.
-
-        Of psql's own lines, which begin with a backslash, a `\\set` gives the default of a value.
-        """
-        text = (DATABASE_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8")
-        defaults = dict(re.findall(_PSQL_DEFAULT, text))
-        sql = re.sub(r":'(\w+)'", r"%(\1)s", re.sub(_PSQL_LINE, "", text).replace("%", "%%"))
-        answer = self._answer(sql, {**defaults, **values})
+        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
+        answer = self._answer(query(name), {**defaults(name), **values})
         return answer.columns, answer.rows
 
     # Asking

@@ -30,7 +30,7 @@ HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
 REASON = 'the folder "Master Assets" holds no live assets'
 RESET = (
     "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"
-    " a1_permanently_failed = FALSE, a1_failure_reason = NULL WHERE campaign_id = "
+    " a1_permanently_failed = FALSE, a1_failure_reason = NULL, updated_at = now() WHERE campaign_id = "
 )
 ORDINARY_NAMES = [
     "Summer Launch",

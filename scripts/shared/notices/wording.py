@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shared.base.queries import query
 from shared.base.values import Notice, NoticeKind, UploadTotals
 
 if TYPE_CHECKING:
@@ -42,21 +43,21 @@ def one_line(text: str, limit: int = 500) -> str:
 
 def reset_sql(campaign_id: str) -> str:
     """The statement that resets this campaign, on one line, for people to paste into psql."""
-    return (
-        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
-        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
-        f" WHERE campaign_id = {_sql_literal(campaign_id)};"
-    )
+    return f"{_reset()} WHERE campaign_id = {_sql_literal(campaign_id)};"
 
 
 def reset_digest_sql(mail_id: str) -> str:
-    """The statement that resets the failed campaigns of one table, on one line."""
+    """The statement that resets the failed campaigns of one digest, on one line."""
     return (
-        "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"  # noqa: S608  # nosec B608 - quoted below
-        " a1_permanently_failed = FALSE, a1_failure_reason = NULL"
-        " WHERE a1_permanently_failed AND campaign_id IN (SELECT n.campaign_id FROM notice_deliveries d"
-        f" JOIN notices n ON n.id = d.notice_id WHERE d.mail_id = {_sql_literal(mail_id)});"
+        f"{_reset()} WHERE a1_permanently_failed AND campaign_id IN"  # noqa: S608  # nosec B608 - quoted below
+        " (SELECT n.campaign_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id"
+        f" WHERE d.mail_id = {_sql_literal(mail_id)});"
     )
+
+
+def _reset() -> str:
+    """A reset, up to the campaigns that it is for."""
+    return " ".join(query("reset").partition("WHERE")[0].split())
 
 
 def _sql_literal(value: str) -> str:
