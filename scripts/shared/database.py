@@ -7,6 +7,7 @@ loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import zlib

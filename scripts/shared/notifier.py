@@ -1,7 +1,7 @@
 """A fact becomes a notice. Pure: templates and the arguments; time is an argument.
 
 What the e-mails are made of lies in notices.wording, how they go out in notices.mailer and notices.delivery.
-`Mailer`, `build_message` and `digest` can be had from here too.
+`Mailer` and `build_message` can be had from here too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
 from shared.base.values import Attempt, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
-from shared.notices.digest import digest
-from shared.notices.mailer import Mailer, build_message
+from shared.notices.mailer import Mailer
+from shared.notices.message import build_message
 from shared.notices.wording import assets_and_size, human_size, local_time, one_line, rendered, reset_sql
 from shared.rules.alerts import AlertNews
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from shared.report.figures import DayReport
 
-__all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "digest", "task_alert"]
+__all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from playwright.sync_api import sync_playwright
 
 from shared.base.commands import Commands
 from shared.base.values import DIGEST_KINDS, Attempt, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
-from shared.notifier import Composer, digest
+from shared.notices.digest import digest
+from shared.notifier import Composer
 from shared.report.day import report_day
 from shared.report.figures import (
     Backlog,
