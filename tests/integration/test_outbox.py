@@ -324,6 +324,7 @@ def test_refused_recipient__never_costs_the_others_a_second_mail(stage: Stage) -
         stage.queue(NoticeKind.PERMANENT, 1, first=100 + run, at=NOW + run * 60 * MINUTE)
         stage.deliver(NOW + run * 60 * MINUTE)
     assert Counter(to for _, to in stage.inbox) == {(SUPPORT,): 6}
+    assert stage.sql("SELECT count(*) FROM notices WHERE campaign_id = ''") == [(1,)], "the one that arrived"
     stage.sink.reset()
     stage.deliver(NOW + timedelta(days=1))
     assert stage.inbox == [("❌ PERMANENTLY FAILED - 35 Campaigns (No Assets After 3 Attempts)", (ONCALL,))]

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from shared.rules.alerts import SILENCE, Alerts, after_failure, after_silence, after_success
+from shared.rules.alerts import (
+    HEALING_PATIENCE,
+    SILENCE,
+    Alerts,
+    after_failure,
+    after_silence,
+    after_success,
+    is_notice_due,
+)
 
 START = datetime(2026, 1, 28, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+
+
+def test_failure__is_told_when_it_outlasts_its_patience_and_then_daily() -> None:
+    assert is_notice_due(START, None, START)
+    assert not is_notice_due(START, None, START + HEALING_PATIENCE / 2, HEALING_PATIENCE)
+    assert is_notice_due(START, None, START + HEALING_PATIENCE, HEALING_PATIENCE)
+    assert not is_notice_due(START, START + HOUR, START + 24 * HOUR)
+    assert is_notice_due(START, START + HOUR, START + 25 * HOUR)
+    assert is_notice_due(START, START + 9 * HOUR, START + HOUR), "told by a clock that ran ahead"
 
 
 def test_silence__is_told_at_once_then_once_a_day_and_its_end_once() -> None:

@@ -13,17 +13,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
-from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult, Notice
+from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult
 from shared.database import Database
 from shared.notices.digest import digest
+from shared.notices.mailer import Mailer
 from shared.notices.outbox import DueMail, Outbox
 from shared.rules.alerts import LATE_NOTICE
 
@@ -34,22 +34,9 @@ GIVE_UP_AFTER: Final = timedelta(days=5)
 
 Counted from the notice's creation; the five days are the customary life of a mail in a server's queue.
 """
-
-
-def pause_after(tries: int) -> timedelta:
-    """How long to wait after this many failed tries of one delivery.
-
-    Nothing after each of the first three, so that the next run tries again; then 2, 4, 8, … minutes, at
-    most an hour.
-    """
-    if tries <= 3:
-        return timedelta()
-    return min(timedelta(minutes=2 ** min(tries - 3, 6)), timedelta(hours=1))
-
-
 CROWD = 20
 """So many notices of a kind still go to a recipient one by one in a round; more go as one e-mail."""
-PAUSES = tuple(pause_after(tries) for tries in range(1, 10))
+PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 0, 2, 4, 8, 16, 32, 60))
 """Until the next try, after one, two, … tries; the last one repeats."""
 DOUBT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 15, 60, 360))
 """The same, after tries of which nobody knows the end: a repeat may be a second copy."""
@@ -61,23 +48,9 @@ QUIET_SECONDS = 3.0
 """Nothing new must come for so long before notices go out beside the transfers: many go as one e-mail."""
 
 
-class Sender(Protocol):
-    """What sends one e-mail to all of its recipients, and tells who was refused. before_handover: called
-    when the server is ready for it; what it raises keeps the e-mail from going out.
-    """
-
-    def connect(self) -> None:
-        """Be ready to send. Raises NotifyError when the mail server takes nothing at all."""
-
-    def send(self, notice: Notice, *, before_handover: Callable[[], None]) -> DeliveryResult: ...
-
-
-Mailers = AbstractContextManager[Sender]
-
-
 def deliver_due_notices(
     database: Database,
-    mailer: Mailers,
+    mailer: Mailer,
     now: datetime,
     timezone: ZoneInfo,
     commands: Commands,
@@ -114,7 +87,7 @@ class _Round:
 
     database: Database
     outbox: Outbox
-    sender: Sender
+    sender: Mailer
     now: datetime
     timezone: ZoneInfo
     commands: Commands
@@ -241,7 +214,7 @@ class Delivery:
     def __init__(
         self,
         open_database: Callable[[], Database],
-        mailer: Callable[[], Mailers],
+        mailer: Callable[[], Mailer],
         clock: Callable[[], datetime],
         timezone: ZoneInfo,
         commands: Commands,

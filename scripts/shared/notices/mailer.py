@@ -17,7 +17,6 @@ from shared.notices.message import build_message, is_sendable
 if TYPE_CHECKING:
     import smtplib
     import socket
-    from types import TracebackType
 
 GOODBYE_SECONDS: Final = 5.0
 
@@ -39,9 +38,7 @@ class Mailer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

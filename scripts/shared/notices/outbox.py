@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 STORE_NOTICE = """
 INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
                      campaign_name, attempt, max_attempts, detail)
-VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(body_text)s, %(body_html)s, %(created_at)s,
-        %(campaign_number)s, %(campaign_name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
+VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(text)s, %(html)s, %(created_at)s, %(number)s,
+        %(name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
 """
 
 QUEUE_DELIVERIES = """
@@ -233,21 +233,9 @@ class Outbox:
         self._database.execute(QUEUE_DELIVERIES, values)
 
     def _store(self, notice: Notice) -> None:
-        line = notice.line
-        values = {
-            "id": notice.id,
-            "kind": notice.kind.value,
-            "campaign_id": notice.campaign_id,
-            "subject": notice.subject,
-            "body_text": notice.text,
-            "body_html": notice.html,
-            "created_at": notice.created_at,
-            "campaign_number": line and line.number,
-            "campaign_name": line and line.name,
-            "attempt": line and line.attempt,
-            "max_attempts": line and line.max_attempts,
-            "detail": line and line.detail,
-        }
+        values = {name: getattr(notice, name) for name in Notice.__slots__}
+        told = ("number", "name", "attempt", "max_attempts", "detail")
+        values |= {name: getattr(notice.line, name, None) for name in told}
         self._database.execute(STORE_NOTICE, values)
 
     def is_due(self, now: datetime) -> bool | None:
