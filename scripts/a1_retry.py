@@ -22,7 +22,7 @@ from uuid import UUID
 from shared.base.errors import ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
-from shared.base.script import exit_code_of, prepare_streams, say
+from shared.base.script import exit_code_of, prepare_streams, say, say_table
 from shared.database import Database
 from shared.loop.memory import Memory
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
@@ -74,6 +74,10 @@ def reset(database: Database, arguments: argparse.Namespace, settings: OperatorS
         return _reset_digest(database, arguments, settings)
     if arguments.all_failed:
         return _reset_all_failed(database, arguments, settings)
+    return _reset_named(database, arguments, settings)
+
+
+def _reset_named(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
     ids = list(dict.fromkeys(arguments.campaign_ids))
     tables = {one: database.run_query("status_one", {"campaign_id": one}) for one in ids}
     for campaign_id in (one for one, table in tables.items() if not table[1]):
@@ -134,23 +138,29 @@ def _reset_shown(
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)
+    skipped = [row for row in worth_it if row["campaign_id"] not in done]
     for row in shown:
-        after = done.get(row["campaign_id"])
-        if after is not None:
-            said = f"reset {_named(row)}: {outlook(after['status'], settings.status_a1, when)}"
-        elif row in worth_it:
+        if row["campaign_id"] in done:
+            status = done[row["campaign_id"]]["status"]
+            said = f"reset {_named(row)}: {outlook(status, settings.status_a1, when)}"
+        elif row in skipped:
             said = (
                 f"skipped {_named(row)}: it was changed meanwhile; look at it and reset it again if need be"
             )
         else:
             said = f"{_named(row)}: nothing to reset, no attempt is spent"
-        if row.get("error"):
-            said += (
-                f"; it has failed with an error since {_plain(row['error_since'])}, which a reset does not"
-                f" cure: {escape_line(row['error'])}"
-            )
-        say(said + "\n")
-    return [row for row in worth_it if row["campaign_id"] not in done]
+        say(f"{said}{_error_beside(row)}\n")
+    return skipped
+
+
+def _error_beside(row: Row) -> str:
+    """An error of the campaign that a reset does not cure, for the end of a sentence; "" for none."""
+    if not row.get("error"):
+        return ""
+    return (
+        f"; it has failed with an error since {_plain(row['error_since'])}, which a reset does not"
+        f" cure: {escape_line(row['error'])}"
+    )
 
 
 def _named(row: Row) -> str:
@@ -211,10 +221,7 @@ def _print(arguments: argparse.Namespace, table: Table) -> int:
         columns,
         *([escape_line("" if cell is None else str(_plain(cell))) for cell in row] for row in rows),
     ]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    for line in cells:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        say("  ".join(padded).rstrip() + "\n")
+    say_table(cells)
     return ExitCode.OK
 
 

@@ -41,6 +41,14 @@ class RunLockedError(Exception):
     """Another run is at work; the message says which."""
 
 
+def _stop_event() -> threading.Event:
+    """Set by the first signal that asks to stop."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> ExitCode:
     """Read the settings, take the lock, work, and deliver what the outbox owes."""
     settings = load_settings(read_environment(arguments.env_file), arguments.dam_auth)
@@ -51,9 +59,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         run_id=report.run_id,
         secrets=settings.secrets,
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_event()
     progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
     for handler in logging.getLogger().handlers:
         handler.addFilter(progress.make_room)  # a log line never runs into the live line

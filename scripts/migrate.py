@@ -6,7 +6,7 @@ import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Pytho
 import argparse
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.base.errors import ConfigError, DbError, ExitCode
@@ -51,11 +51,7 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
         return ExitCode.TRY_LATER
     applied, migrator = database.applied_migrations(), Migrator(database)
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in migration_files()}
-    edited = [path.name for path, digest in digests.items() if (applied.get(path.stem) or digest) != digest]
-    if edited:
-        raise ConfigError(
-            f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
-        )
+    _refuse_edited(digests, applied)
     if not applied and migrator.encoding != "UTF8":
         raise ConfigError(
             f"the database has the encoding {migrator.encoding}, which cannot store every name and e-mail;"
@@ -75,6 +71,15 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
     logger.info("the database is up to date")
     _warn_of_differences(database, settings)
     return ExitCode.OK
+
+
+def _refuse_edited(digests: Mapping[Path, str], applied: Mapping[str, str | None]) -> None:
+    """digests: of the files as they are; applied: as they were, by name, None where that is not known."""
+    edited = [path.name for path, digest in digests.items() if (applied.get(path.stem) or digest) != digest]
+    if edited:
+        raise ConfigError(
+            f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
+        )
 
 
 def _warn_of_differences(database: Database, settings: OperatorSettings) -> None:

@@ -400,14 +400,14 @@ def _database(reader: Reader) -> DatabaseSettings:
 def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
     """libpq's options by which it makes sure of the server, beside those that the URL has."""
     mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
-    bundle = reader.ca_bundle("DB_CA_BUNDLE")
-    is_remote = any(one not in LOOPBACK_HOSTS and not one.startswith(("/", "@")) for one in hosts if one)
+    bundle = reader.ca_bundle("DB_CA_BUNDLE") or options.get("sslrootcert")
+    is_remote = not all(map(_is_this_host, hosts))
     if mode == "default":
         mode = "verify-full" if is_remote else "prefer"
     mode = options.get("sslmode", mode)
     wanted = {"sslmode": mode}
     if bundle or mode.startswith("verify-"):
-        wanted["sslrootcert"] = bundle or options.get("sslrootcert") or _system_bundle()
+        wanted["sslrootcert"] = bundle or _system_bundle()
     if is_remote and mode != "verify-full":
         wanted["require_auth"] = "!password"  # no clear text to a server that may be anybody
         reader.warn(
@@ -415,6 +415,11 @@ def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str
             " with DB_CA_BUNDLE for a private CA"
         )
     return {option: value for option, value in wanted.items() if option not in options}
+
+
+def _is_this_host(host: str) -> bool:
+    """Whether libpq calls this machine, by its loopback or by a Unix socket (a path, or @ and a name)."""
+    return host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@"))
 
 
 def _read_database_url(reader: Reader, url: str) -> tuple[list[str], dict[str, str]]:

@@ -53,11 +53,11 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
     Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
     """
     bindings = [] if env_file is None else _bindings(env_file)
-    unreadable = [one.original.line for one in bindings if one.error or (one.key and one.value is None)]
+    unreadable = [one.original.line for one in bindings if one.value is None]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
     found: dict[str, str] = {}
-    for name, value, line in ((one.key, one.value or "", one.original.line) for one in bindings if one.key):
+    for name, value, line in ((one.key or "", one.value or "", one.original.line) for one in bindings):
         if found.setdefault(name, value) != value:
             logger.warning(
                 "%s: %s is set more than once, and to different values; the last one counts, on line %d",
@@ -68,7 +68,10 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
 
 
 def _bindings(env_file: Path) -> list[Binding]:
-    """The lines of the file, as python-dotenv reads them. Warns when others than its owner may open it."""
+    """The lines that are no comment, as python-dotenv reads them: without a value where it cannot.
+
+    Warns when others than the file's owner may open it.
+    """
     from dotenv.parser import parse_stream
 
     # Root may stand in anybody's folder, and must not take their settings for its own.
@@ -77,7 +80,7 @@ def _bindings(env_file: Path) -> list[Binding]:
     try:
         with open(open_guarded(env_file, trusted), "rb") as stream:  # noqa: PTH123 - a descriptor
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            bindings = list(parse_stream(io.StringIO(decoded(stream.read()), newline=None)))
+            lines = list(parse_stream(io.StringIO(decoded(stream.read()), newline=None)))
     except UnsafeFileError as exc:
         raise ConfigError(f"the env file {exc}, or name another one with --env-file") from exc
     except (OSError, ValueError) as exc:
@@ -88,7 +91,7 @@ def _bindings(env_file: Path) -> list[Binding]:
             "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
             env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
         )  # fmt: skip
-    return bindings
+    return [one for one in lines if one.key or one.error]
 
 
 def decoded(data: bytes) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from shared.base.redaction import escape_json, escape_line, redact, spellings
 
@@ -50,16 +50,9 @@ def new_run_id(environment: Mapping[str, str] = os.environ) -> str:
 
 def read_event(line: str) -> logging.LogRecord | None:
     """The event that a line of one of the formatters below tells; None for any other line."""
-    if line.startswith("{"):
-        try:
-            fields = json.loads(line, parse_constant=str)
-        except (ValueError, RecursionError):
-            return None
-    elif match := re.fullmatch(_TEXT_EVENT, line):
-        fields = dict(zip(("at", "level", "logger", "message"), match.groups(), strict=True))
-    else:
-        return None
-    at, level, origin, message = said = [fields.get(name) for name in ("at", "level", "logger", "message")]
+    fields = _fields_of(line)
+    said: list[Any] = [fields.get(name) for name in ("at", "level", "logger", "message")]
+    at, level, origin, message = said
     if not all(isinstance(text, str) for text in said) or level not in LEVELS:
         return None
     try:
@@ -75,6 +68,17 @@ def read_event(line: str) -> logging.LogRecord | None:
             "name": origin, "msg": message, "exc_text": traceback if isinstance(traceback, str) else None,
         }
     )  # fmt: skip
+
+
+def _fields_of(line: str) -> Mapping[str, Any]:
+    """The fields of an event, by name; none for a line that is no event."""
+    if line.startswith("{"):
+        try:
+            return dict(json.loads(line, parse_constant=str))
+        except (ValueError, RecursionError):
+            return {}
+    match = re.fullmatch(_TEXT_EVENT, line)
+    return dict(zip(("at", "level", "logger", "message"), match.groups(), strict=True)) if match else {}
 
 
 def readable(line: str) -> str:

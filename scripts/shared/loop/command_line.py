@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
-from shared.base.script import exit_code_of, prepare_streams, say
+from shared.base.script import exit_code_of, prepare_streams, say, say_table
 from shared.database import ORCHESTRATOR_LOCK, Database, readiness
 from shared.loop.orchestrator import Orchestrator
 from shared.loop.signals import STOPS
@@ -85,10 +85,7 @@ def list_tasks() -> None:
         (task.name, *_in_words(task.schedule), str(task.limit), " ".join((task.script, *task.arguments)))
         for task in TASKS
     ]
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        say("  ".join(cells).rstrip() + "\n")
+    say_table([header, *rows])
 
 
 def _in_words(schedule: Schedule) -> tuple[str, str]:
@@ -142,7 +139,7 @@ def check(env_file: Path | None) -> ExitCode:
     """Look at everything that can be seen without touching the DAM, Box or the mail server."""
     faults: list[str] = []
 
-    def attempt(load: Callable[[dict[str, str]], object]) -> object:
+    def loaded(load: Callable[[dict[str, str]], object]) -> object:
         try:
             return load(environment)
         except ConfigError as exc:
@@ -150,12 +147,12 @@ def check(env_file: Path | None) -> ExitCode:
             return None
 
     environment = read_environment(env_file)
-    settings = attempt(load_settings)
-    own = attempt(load_orchestrator_settings)
+    settings = loaded(load_settings)
+    own = loaded(load_orchestrator_settings)
     if isinstance(settings, Settings) and settings.dam.auth == "pfx-v2":
         from shared.dam.certificate import client_context
 
-        attempt(lambda _: client_context(settings.dam, datetime.now(UTC)))
+        loaded(lambda _: client_context(settings.dam, datetime.now(UTC)))
     if faults:
         raise ConfigError(faults)
     assert isinstance(settings, Settings)  # noqa: S101 - no faults

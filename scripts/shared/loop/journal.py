@@ -145,22 +145,19 @@ class Journal:
         log("the database is away, going on from memory: %s", exc, extra={"action": "database_away"})
         self._is_away_told = True
         self.trouble = str(exc)
-        self._drop()
-
-    def _drop(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        self.close()
 
     def close(self) -> None:
         """Give the connection back, and with it the locks."""
-        self._drop()
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def reopen(self, open_database: Callable[[], Database]) -> None:
         """Use another way to the database from now on."""
         self._open_database = open_database
         self._retry_at = 0.0
-        self._drop()
+        self.close()
 
     def lock_task(self, task: str) -> bool:
         """Take the task's lock; False when another process has it, or the database is away."""

@@ -139,16 +139,20 @@ def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) 
         yield Finding(search.subject, ConfigError(told))
     for variable, field_id in fields.items():
         is_refused_for_it = is_refused and variable == "DAM_STATUS_FIELD_ID"
-        if field_id in shown:
-            yield Finding(f"field {field_id}")
-        elif samples or is_refused_for_it:
-            where = (
-                f"none of {samples} folders looked at has it" if samples else "the DAM refuses to search it"
-            )
-            told = f"{variable}: no field {field_id!r} in the DAM, it seems: {where}"
-            yield Finding(f"field {field_id}", ConfigError(told))
-        else:
-            yield Finding(f"{variable}: there is no campaign to show the field", is_open=True)
+        yield _field_finding(variable, field_id, field_id in shown, samples, is_refused=is_refused_for_it)
+
+
+def _field_finding(
+    variable: str, field_id: str, is_shown: bool, samples: int, *, is_refused: bool
+) -> Finding:
+    """Whether campaigns have a field. samples: folders looked at. is_refused: the DAM does not search it."""
+    if is_shown:
+        return Finding(f"field {field_id}")
+    if not samples and not is_refused:
+        return Finding(f"{variable}: there is no campaign to show the field", is_open=True)
+    where = f"none of {samples} folders looked at has it" if samples else "the DAM refuses to search it"
+    told = f"{variable}: no field {field_id!r} in the DAM, it seems: {where}"
+    return Finding(f"field {field_id}", ConfigError(told))
 
 
 # Box

@@ -32,7 +32,7 @@ LAST_WORDS_SECONDS = 20.0
 
 
 class Teller:
-    """Knows the alerts of each task, and sends what they owe. Nothing here waits for a server."""
+    """Knows the alerts of each task, and sends what they owe. Only `round_began` waits for a server."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -134,16 +134,23 @@ class Teller:
                 alerts, news = after_success(before, now)
             else:
                 alerts, news = after_failure(before, ROUND, f"exit code {code}", now, threshold=1)
-            is_kept = memory is not None and (alerts == before or memory.write(alerts))
+            if alerts == before:
+                return
+            is_kept = memory is not None and memory.write(alerts)
             # What cannot be remembered is told once an hour: never silent, and never each minute.
             if news is None or (not is_kept and now.minute):
                 return
-            try:
-                _hand_over(self._context.settings.mail.server, self._compose(news, [trouble], now))
-            except AppError as exc:
-                logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
-                if memory is not None:
-                    memory.write(before)
+            if not self._is_told(news, trouble, now) and memory is not None:
+                memory.write(before)
+
+    def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
+        """Whether the mail server took the news; it is waited for."""
+        try:
+            _hand_over(self._context.settings.mail.server, self._compose(news, [trouble], now))
+        except AppError as exc:
+            logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
+            return False
+        return True
 
     # Pings
 

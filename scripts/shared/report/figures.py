@@ -27,8 +27,6 @@ LOST_AFTER = timedelta(days=1)
 
 Row = TypeVar("Row")
 
-# The mark that a date has its report
-
 DAILY_REPORT_QUEUED_AT = "SELECT queued_at FROM daily_reports WHERE report_date = %(report_date)s"
 
 PREVIOUS_DAILY_REPORT = """
@@ -71,8 +69,6 @@ class Section(Generic[Row]):
         """Rows that are not shown."""
         return self.total - len(self.rows)
 
-
-# Uploads
 
 # The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
 # also shows those that the report would claim.
@@ -118,8 +114,6 @@ class UploadSection(Section[Upload]):
     size_bytes: int = 0
 
 
-# Empty campaigns: in retry, and permanently failed
-
 CAMPAIGNS_IN_RETRY = """
 SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
        a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, '')
@@ -146,8 +140,6 @@ class EmptyCampaign:
     last_attempt_at: datetime | None
     reason: str
 
-
-# Failures that last, and those that are over
 
 # Those that a notice told of: what is still expected to heal by itself is none of them.
 LASTING_FAILURES = """
@@ -186,8 +178,6 @@ FROM (SELECT count(*) OVER () AS total, campaign_id
 LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY campaign_id
 """
-
-# Runs
 
 # Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
 # the next run of its task started, at the latest a day after its own start.
@@ -237,8 +227,6 @@ class TaskRuns:
     def has_trouble(self) -> bool:
         return bool(self.in_trouble or self.late)
 
-
-# E-mails that wait
 
 # doubts: at this many a mail is given up that may have arrived.
 OUTBOX_BACKLOG = """
@@ -390,16 +378,11 @@ class Figures:
 
         is_preview: with those that the report would claim, did it not only look.
         """
-        rows = self._database.rows(
-            REPORTED_UPLOADS,
-            {
-                "report_date": day.date,
-                "start": day.start,
-                "until": day.until,
-                "is_preview": is_preview,
-                "limit": SHOWN_ROWS,
-            },
-        )
+        values = {
+            "report_date": day.date, "start": day.start, "until": day.until, "is_preview": is_preview,
+            "limit": SHOWN_ROWS,
+        }  # fmt: skip
+        rows = self._database.rows(REPORTED_UPLOADS, values)
 
         def section(wanted: bool) -> UploadSection:
             chosen = [row for row in rows if row[0] is wanted]
@@ -432,11 +415,8 @@ class Figures:
     def failures_over(self, day: ReportDay) -> Section[Campaign]:
         """Campaigns that an error notice was about in the report's time, and that fail no more."""
         values = {
-            "kind": NoticeKind.ERROR.value,
-            "since": day.since,
-            "until": day.until,
-            "limit": SHOWN_ROWS,
-        }
+            "kind": NoticeKind.ERROR.value, "since": day.since, "until": day.until, "limit": SHOWN_ROWS,
+        }  # fmt: skip
         rows = self._database.rows(FAILURES_OVER, values)
         return _section(rows, [_campaign(row) for row in rows])
 

@@ -187,24 +187,21 @@ def timeline(
     Every interval task is taken as last planned at `after`; daily tasks appear at their times, without
     catching up.
     """
-    start = whole_minute(after).astimezone(zone)
-    upcoming: dict[str, PlannedRun] = {}
-    for name, schedule in schedules.items():
+
+    def following(schedule: Schedule, last: datetime) -> PlannedRun:
         if isinstance(schedule, Daily):
-            upcoming[name] = _following_daily(schedule, start, zone)
-        else:
-            upcoming[name] = _earliest(start, start, schedule, zone, window)
+            return _following_daily(schedule, last, zone)
+        return _earliest(last, last, schedule, zone, window)
+
+    start = whole_minute(after).astimezone(zone)
+    upcoming = {name: following(schedule, start) for name, schedule in schedules.items()}
     while upcoming:
         name = min(upcoming, key=lambda task: upcoming[task].at.astimezone(UTC))
         run = upcoming[name]
         if run.at.astimezone(UTC) > until.astimezone(UTC):
             return
         yield name, run
-        schedule = schedules[name]
-        if isinstance(schedule, Daily):
-            upcoming[name] = _following_daily(schedule, run.at, zone)
-        else:
-            upcoming[name] = _earliest(run.at, run.at, schedule, zone, window)
+        upcoming[name] = following(schedules[name], run.at)
 
 
 def _following_daily(schedule: Daily, after: datetime, zone: ZoneInfo) -> PlannedRun:
