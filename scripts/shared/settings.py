@@ -271,19 +271,14 @@ def _asked(env: Mapping[str, str], *kinds: type) -> Reader:
     return reader
 
 
+def variables_of(*kinds: type) -> frozenset[str]:
+    """The variables that these kinds of settings are read from."""
+    return frozenset(_asked({}, *kinds).names)
+
+
 def variable_names() -> frozenset[str]:
     """Every variable that is read: what `.env.example` and the docs must list."""
-    return frozenset(_asked({}, Settings, OrchestratorSettings).names)
-
-
-def uploader_variables() -> frozenset[str]:
-    """What the uploader reads."""
-    return frozenset(_asked({}, Settings).names)
-
-
-def report_variables() -> frozenset[str]:
-    """What the daily report reads: neither the DAM's secrets nor Box's."""
-    return frozenset(_asked({}, ReportSettings).names)
+    return variables_of(Settings, OrchestratorSettings)
 
 
 def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -291,7 +286,7 @@ def environment_for(reads: Collection[str] | None, environment: Mapping[str, str
 
     What is not ours stays: a path, a proxy, a locale.
     """
-    unread = variable_names() - set(uploader_variables() if reads is None else reads)
+    unread = variable_names() - set(variables_of(Settings) if reads is None else reads)
     return {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in unread}
 
 

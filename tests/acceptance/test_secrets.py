@@ -25,10 +25,11 @@ from conftest import Tls
 from shared.base.env_file import ENV_FILE_VARIABLE
 from shared.base.redaction import spellings
 from shared.settings import (
+    ReportSettings,
+    Settings,
     environment_for,
     read_environment,
-    report_variables,
-    uploader_variables,
+    variables_of,
 )
 from simulators.dam import DamSimulator
 from simulators.mail import MailSink
@@ -285,9 +286,9 @@ def test_secrets__come_out_nowhere(marked: World, postgres: PostgresServer, data
 
 def test_child__is_shown_what_it_reads() -> None:
     env = {name: "x" for name in (*SECRETS, "DAM_PASSWORD_FILE", "DATABASE_URL_FILE", "PATH", "https_proxy")}
-    report = environment_for(report_variables(), env)
+    report = environment_for(variables_of(ReportSettings), env)
     assert set(report) == {"DB_PASSWORD", "SMTP_PASSWORD", "DATABASE_URL_FILE", "PATH", "https_proxy"}
-    uploader = environment_for(uploader_variables(), env)
+    uploader = environment_for(variables_of(Settings), env)
     assert set(env) - set(uploader) == {"HEARTBEAT_URL"}
     assert set(env) - set(environment_for(None, env)) == {"HEARTBEAT_URL"}
 

@@ -81,10 +81,7 @@ def _instant(text: str, zone: ZoneInfo) -> datetime:
 def list_tasks() -> None:
     """Print the table of tasks."""
     header = ("TASK", "RUNS", "OFF-HOURS", "LIMIT", "SCRIPT")
-    rows = [
-        (task.name, *_in_words(task.schedule), str(task.limit), " ".join((task.script, *task.arguments)))
-        for task in TASKS
-    ]
+    rows = [(task.name, *_in_words(task.schedule), str(task.limit), task.script) for task in TASKS]
     say_table([header, *rows])
 
 

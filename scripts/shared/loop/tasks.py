@@ -9,7 +9,7 @@ from pathlib import Path
 from shared.base.errors import ExitCode
 from shared.rules.alerts import SILENCE_LIMIT
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Daily, Interval, Schedule
-from shared.settings import report_variables, uploader_variables
+from shared.settings import ReportSettings, Settings, variables_of
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,6 @@ class Task:
     schedule: Schedule
     limit: timedelta
     kill_after: timedelta = timedelta(minutes=1)
-    arguments: tuple[str, ...] = ()
     has_heartbeat: bool = False
     own_failures: frozenset[int] = frozenset()
     reads: frozenset[str] | None = None
@@ -45,14 +44,14 @@ TASKS = (
         limit=timedelta(hours=12),
         has_heartbeat=True,
         own_failures=frozenset({ExitCode.SOME_FAILED}),
-        reads=uploader_variables(),
+        reads=variables_of(Settings),
     ),
     Task(
         "daily_report",
         "daily_report.py",
         Daily(time(19, 0)),
         limit=timedelta(minutes=15),
-        reads=report_variables(),
+        reads=variables_of(ReportSettings),
     ),
 )
 """What the loop does. To add a task: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""

@@ -6,7 +6,7 @@ The templates show a value's fields by their names: a new column is one here, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -395,18 +395,15 @@ class Figures:
 
     def in_retry(self, status: str) -> Section[EmptyCampaign]:
         """Campaigns in this status that have spent an attempt and will be looked at again."""
-        rows = self._database.rows(CAMPAIGNS_IN_RETRY, {"status": status, "limit": SHOWN_ROWS})
-        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
+        return self._section(EmptyCampaign, CAMPAIGNS_IN_RETRY, {"status": status})
 
     def failed(self) -> Section[EmptyCampaign]:
         """Every permanently failed campaign, the latest first."""
-        rows = self._database.rows(FAILED_CAMPAIGNS, {"limit": SHOWN_ROWS})
-        return _section(rows, [EmptyCampaign(_campaign(row), *row[5:]) for row in rows])
+        return self._section(EmptyCampaign, FAILED_CAMPAIGNS)
 
     def failures(self) -> Section[LastingFailure]:
         """Failures of campaigns that are not over, the latest first."""
-        rows = self._database.rows(LASTING_FAILURES, {"limit": SHOWN_ROWS})
-        return _section(rows, [LastingFailure(_campaign(row), *row[5:]) for row in rows])
+        return self._section(LastingFailure, LASTING_FAILURES)
 
     def campaigns_failing(self) -> int:
         """How many campaigns fail at present, however many failures each has."""
@@ -414,11 +411,8 @@ class Figures:
 
     def failures_over(self, day: ReportDay) -> Section[Campaign]:
         """Campaigns that an error notice was about in the report's time, and that fail no more."""
-        values = {
-            "kind": NoticeKind.ERROR.value, "since": day.since, "until": day.until, "limit": SHOWN_ROWS,
-        }  # fmt: skip
-        rows = self._database.rows(FAILURES_OVER, values)
-        return _section(rows, [_campaign(row) for row in rows])
+        values = {"kind": NoticeKind.ERROR.value, "since": day.since, "until": day.until}
+        return self._section(lambda campaign: campaign, FAILURES_OVER, values)
 
     def runs(self, day: ReportDay) -> tuple[tuple[TaskRuns, ...], tuple[TaskRuns, ...]]:
         """The runs that ended in the day, by task, and those that ended since the report before it."""
@@ -435,6 +429,15 @@ class Figures:
         on_the_day = tuple(TaskRuns(*row[1:]) for row in rows if not row[0])
         return on_the_day, tuple(TaskRuns(*row[1:]) for row in rows if row[0])
 
+    def _section(
+        self, made: Callable[..., Row], question: str, values: Mapping[str, object] | None = None
+    ) -> Section[Row]:
+        """The rows of an answer. Each begins with the count of all; then come the columns of its campaign, and
+        the others, of which a value is made.
+        """
+        rows = self._database.rows(question, {**(values or {}), "limit": SHOWN_ROWS})
+        return Section(tuple(made(_campaign(row), *row[5:]) for row in rows), total=rows[0][0] if rows else 0)
+
     def backlog(self, day: ReportDay) -> Backlog:
         """E-mails that the mail server has been given and did not take."""
         values = {"since": day.since, "until": day.until, "doubts": MOST_DOUBTS}
@@ -444,8 +447,3 @@ class Figures:
 def _campaign(row: tuple[Any, ...]) -> Campaign:
     """The campaign of a row that begins with a count and then has id, number, name and status."""
     return Campaign(*row[1:5])
-
-
-def _section(rows: list[tuple[Any, ...]], parsed: Sequence[Row]) -> Section[Row]:
-    """The parsed rows, with the count of all of them that each row begins with."""
-    return Section(tuple(parsed), rows[0][0] if rows else 0)
