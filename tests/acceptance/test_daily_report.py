@@ -59,8 +59,8 @@ def fill(world: World) -> dict[str, str]:
                ('3', 'daily_report', now(), now(), NULL, NULL, 'h')""")
     world.sql("""
         INSERT INTO orchestrator_task_alerts
-        VALUES ('a1_to_a2', 'exit code 4', 5, now() - interval '25 hours', now(), TRUE, now()),
-               ('a1_to_a2', 'exit code 3', 1, now(), now(), FALSE, NULL)""")
+        VALUES ('a1_to_a2', 'exit code 4', 5, now() - interval '25 hours', TRUE, now()),
+               ('a1_to_a2', 'exit code 3', 1, now(), FALSE, NULL)""")
     return ids
 
 
