@@ -34,16 +34,16 @@ test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of 
 	$(VENV_PYTHON) -m pytest -n 4 $(PYTEST_ARGS)
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
-	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/test_cadence.py
+	$(VENV_PYTHON) -m pytest -n 2 -m zones tests/unit/rules/test_cadence.py
 
 test-migrations: $(INSTALLED) ## the migrations on five million rows in use: nobody waits 200 ms
-	$(VENV_PYTHON) -m pytest -m migrations -s tests/integration/test_migrations.py
+	$(VENV_PYTHON) -m pytest -m migrations -s tests/integration/upkeep/test_migrations.py
 
 test-calm: $(INSTALLED) ## a simulated month of 1,000 stuck campaigns, a run every 3 minutes, with outages
-	$(VENV_PYTHON) -m pytest -m calm tests/integration/test_calm.py
+	$(VENV_PYTHON) -m pytest -m calm tests/integration/upload/test_calm.py
 
 test-single-run: $(INSTALLED) ## 200 rounds of 32 processes and 25 of real uploaders, frozen and cut off
-	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/test_single_run.py
+	$(VENV_PYTHON) -m pytest -s -m single_run tests/single_run tests/acceptance/upload/test_single_run.py
 
 test-crash: $(INSTALLED) ## kill the programs 2,000 times, at every step; CRASH_ARGS="--seed 2 --kills 100"
 	$(VENV_PYTHON) -m pytest -s -m crash tests/crash $(CRASH_ARGS)

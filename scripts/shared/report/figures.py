@@ -432,8 +432,8 @@ class Figures:
     def _section(
         self, made: Callable[..., Row], question: str, values: Mapping[str, object] | None = None
     ) -> Section[Row]:
-        """The rows of an answer. Each begins with the count of all. Then come its campaign's columns, and those
-        of which a value is made.
+        """The rows of an answer. Each begins with the count of all. Then come its campaign's columns, and
+        those of which a value is made.
         """
         rows = self._database.rows(question, {**(values or {}), "limit": SHOWN_ROWS})
         return Section(tuple(made(_campaign(row), *row[5:]) for row in rows), total=rows[0][0] if rows else 0)

@@ -23,7 +23,7 @@ from shared.upkeep.migrator import Migrator
 from shared.upkeep.statements import LOCK_PATIENCE, index_of, statements
 from simulators.postgres import PostgresServer
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 RELEASED = ("001", "002", "003", "004", "005", "006", "007")
 """What 0.1.0 brought."""
 BEFORE_US = """

@@ -16,7 +16,7 @@ from conftest import PASSWORD, _temporary_folder
 from shared.database import Database, Difference
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
-PREFLIGHT = Path(__file__).resolve().parents[2] / "database" / "queries" / "preflight.sql"
+PREFLIGHT = Path(__file__).resolve().parents[3] / "database" / "queries" / "preflight.sql"
 
 MADE_COLUMNS = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod)

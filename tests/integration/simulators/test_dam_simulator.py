@@ -21,7 +21,7 @@ from pyxecm.otmm import OTMM
 from simulators.dam import DamSimulator, GeneratedContent
 
 API = "/otmmapi/v6"
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulators" / "dam.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "simulators" / "dam.py"
 PRODUCTS, UNITS = "OTMM.DOMAIN.OTM_PRODUCT", "OTMM.DOMAIN.OTM_BUSINESS_UNIT.LU"
 UNIT_TABLE, PRODUCT_TABLE = "OTMM.FIELD.BUSINESS_UNIT.TAB", "OTM.TABLE.PRODUCT_TABLE_FIELD"
 

@@ -17,7 +17,7 @@ from simulators.mail import MailSink
 if TYPE_CHECKING:
     from conftest import Tls
 
-MAIL_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "simulators" / "mail.py"
+MAIL_SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "simulators" / "mail.py"
 SENDER = "robot@example.com"
 TIMEOUT_SECONDS = 5
 

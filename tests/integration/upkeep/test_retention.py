@@ -21,7 +21,7 @@ from shared.upload import ledger, standing
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 

@@ -39,7 +39,7 @@ from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
 
 ROME = ZoneInfo("Europe/Rome")
-MIGRATIONS = Path(__file__).resolve().parents[2] / "database" / "migrations"
+MIGRATIONS = Path(__file__).resolve().parents[3] / "database" / "migrations"
 
 
 def rome(text: str) -> datetime:

@@ -41,7 +41,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from simulators.box import BoxSimulator
 from simulators.box_store import RefusedError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulators" / "box.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "simulators" / "box.py"
 PART = 256 * 1024
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 BOUNDARY = "frontier"

@@ -20,7 +20,7 @@ from shared.settings import load_settings, read_environment, variable_names
 
 ROME = ZoneInfo("Europe/Rome")
 WINDOW = OffHours(True, time(22), time(5), frozenset({5, 6}), 30, frozenset({0, 30}))
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ROOT = DamFolder("f", "Master Assets", None)
 FULL = MasterAssets("f", (Asset("a", "a.jpg", ROOT, 1, "1"),))
 

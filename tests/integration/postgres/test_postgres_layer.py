@@ -17,7 +17,7 @@ import pytest
 
 from simulators.postgres import EmbeddedPostgres, PostgresError, PostgresServer, find_binaries
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 # Never stopped by its own code: it stands for a pytest or a demo that is killed.
 START_AND_SLEEP = """
