@@ -32,6 +32,8 @@ HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
+FILE_COPY_SINCE = 150000
+"""Server versions that copy a database through the write-ahead log unless they are asked not to."""
 PROGRAM_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.01
 PORT_ATTEMPTS = 5
@@ -194,10 +196,13 @@ class PostgresServer:
 
         Raises psycopg2.Error, for example when it exists already.
         """
-        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        self.execute(statement)
+        with self._maintained() as connection, connection.cursor() as cursor:
+            statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+            if template is not None:
+                statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            if connection.server_version >= FILE_COPY_SINCE:
+                statement += sql.SQL(" STRATEGY file_copy")  # through the log it takes seven times as long
+            cursor.execute(statement)
         return self.url_for(name)
 
     def drop_database(self, name: str) -> None:
@@ -206,12 +211,17 @@ class PostgresServer:
 
     def execute(self, statement: str | sql.Composable) -> None:
         """Run one statement in autocommit mode on the maintenance database. Raises psycopg2.Error."""
+        with self._maintained() as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    @contextlib.contextmanager
+    def _maintained(self) -> Iterator[psycopg2.extensions.connection]:
+        """A connection to the maintenance database, in autocommit mode."""
         database = self._maintenance_database
         url = self.url if database is None else self.url_for(database)
         with contextlib.closing(psycopg2.connect(url, connect_timeout=10)) as connection:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
+            yield connection
 
     def _libpq_environment(self, database: str | None) -> dict[str, str]:
         url = self.url if database is None else self.url_for(database)
