@@ -7,7 +7,7 @@ import os
 import sys
 
 PYTHON = (3, 11)
-PACKAGES = ("certifi", "cryptography", "dotenv", "jinja2", "jwt", "psycopg2")
+PACKAGES = ("certifi", "cryptography", "dotenv", "jinja2", "jwt", "psycopg2", "requests", "urllib3")
 """What the scripts import of requirements.txt."""
 
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
