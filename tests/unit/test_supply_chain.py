@@ -65,7 +65,7 @@ def test_license__is_there_and_named() -> None:
 
 def test_promises__name_tests_that_exist() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:unit|integration|acceptance|crash)/\w+\.py)(?:::(\w+))?`", page)
+    named = re.findall(r"`((?:unit|integration|acceptance|crash)/(?:\w+/)?\w+\.py)(?:::(\w+))?`", page)
     assert len(named) > 40
     for path, test in named:
         source = (REPOSITORY / "tests" / path).read_text(encoding="utf-8")

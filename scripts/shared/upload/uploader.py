@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, CampaignLostError, DamError, ExitCode, StoppedError
@@ -150,23 +151,25 @@ class Pass:
 
     def _travel(self, retry: RetryStatus) -> None:
         known = _known(retry)
-        with self._on_the_road(known, retry) as context:
+
+        def work(context: Context) -> None:
             arrival = travel(context, known, retry)
             self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
             self._entries.note(arrival)
 
-    @contextmanager
-    def _on_the_road(self, known: Campaign, retry: RetryStatus) -> Iterator[Context]:
-        """Take the campaign, so that nobody else works on it; its failure never stops the next one.
+        self._work_on(known, retry, work)
 
-        In the context each write and each effect outside holds the campaign.
+    def _work_on(self, known: Campaign, retry: RetryStatus, work: Callable[[Context], None]) -> None:
+        """Take the campaign, so that nobody else works on it, and work. A failure never stops the next one.
+
+        With the context that `work` gets, each write and each effect outside holds the campaign.
         """
         context = self._context
         try:
             if not self._is_dry_run:
                 held = self._database.take_campaign(known.id)
                 context = replace(context, database=held, dam=self._dam.guarded(held.ensure_held))
-            yield context
+            work(context)
         except StoppedError:
             self._is_interrupted = True
         except CampaignLostError as exc:
@@ -276,16 +279,17 @@ class Pass:
                 self._is_interrupted = True
                 return
             retry = states.get(left.campaign_id, RetryStatus(left.campaign_id))
-            known = _known(retry)
-            with self._on_the_road(known, retry) as context:
-                try:
-                    self._follow(context, left, known)
-                except DamError as exc:
-                    logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
+            self._work_on(_known(retry), retry, partial(self._follow_patiently, left, _known(retry)))
             if self._ending is not None:
                 raise self._ending
 
-    def _follow(self, context: Context, left: LeftBehind, known: Campaign) -> None:
+    def _follow_patiently(self, left: LeftBehind, known: Campaign, context: Context) -> None:
+        try:
+            self._follow(left, known, context)
+        except DamError as exc:
+            logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
+
+    def _follow(self, left: LeftBehind, known: Campaign, context: Context) -> None:
         """Let one campaign's row say where it is. known: by its row."""
         status_a1 = self._settings.dam.status_a1
         campaign = context.dam.read_campaign(left.campaign_id)

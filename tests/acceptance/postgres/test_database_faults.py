@@ -123,6 +123,27 @@ def test_read_only_server__is_tried_again_later(world: World) -> None:
     assert "target_session_attrs=read-write" in world.upload().stderr
 
 
+def test_campaign_number__held_by_a_forgotten_transaction_costs_its_campaign(world: World) -> None:
+    """The number is taken before anything is done for the campaign."""
+    held = world.add_full_campaign("Held", "C-1")
+    other = world.add_full_campaign("Other", "C-2")
+    left = world.dam.add_campaign("Left", "C-3")
+    assert world.upload("--campaign", left).exit_code == 0
+    world.dam.set_status(left, "A7")
+    statement = (
+        "INSERT INTO campaign_epochs VALUES (%s, 9, 'somebody', now());"
+        " UPDATE campaign_epochs SET epoch = epoch + 1 WHERE campaign_id = %s"
+    )
+    with forgotten(world, statement, held, left):
+        run = world.upload()
+    assert (run.exit_code, run.outcomes[held], run.outcomes[other]) == (0, "postponed", "uploaded")
+    assert "DBeaver" in run.stderr
+    assert world.row(left)["status"] == "A1"
+    run = world.upload()
+    assert (run.exit_code, run.outcomes[held]) == (0, "uploaded")
+    assert world.row(left)["status"] == "A7"
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Values that a table does not take
 
