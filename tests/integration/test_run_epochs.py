@@ -213,35 +213,21 @@ def test_campaign__of_a_run_that_lost_its_lock_is_lost_with_it(pair: tuple[Datab
             attempt()
 
 
-def test_campaign__take_over_waits_for_a_write_that_is_under_way(pair: tuple[Database, Database]) -> None:
+@pytest.mark.parametrize("lost", ["run", "campaign"])
+def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Database], lost: str) -> None:
     first, second = pair
-    held = first.take_campaign("c")
+    held = first if lost == "run" else first.take_campaign("c")
     order: list[str] = []
 
     def take() -> None:
-        second.take_campaign("c")
+        if lost == "run":
+            assert second.take_run(UPLOADER_LOCK) is None
+        else:
+            second.take_campaign("c")
         order.append("taken")
 
     with held.transaction():
         Standing(held).request_a2("c")
-        thread = threading.Thread(target=take)
-        thread.start()
-        thread.join(0.3)
-        order.append("committed")
-    thread.join()
-    assert order == ["committed", "taken"]
-
-
-def test_takeover__waits_for_a_write_that_is_under_way(pair: tuple[Database, Database]) -> None:
-    first, second = pair
-    order: list[str] = []
-
-    def take() -> None:
-        assert second.take_run(UPLOADER_LOCK) is None
-        order.append("taken")
-
-    with first.transaction():
-        Standing(first).request_a2("c")
         thread = threading.Thread(target=take)
         thread.start()
         thread.join(0.3)
