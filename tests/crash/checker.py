@@ -11,7 +11,9 @@ from crash.stage import MAX_ATTEMPTS, Played, Stage
 
 RECEIPT = "_manifest.json"
 DIGEST_LINE = r"^- .* \| "
-"""A notice in a digest's text; none of the scenes is so large that some are left out."""
+"""A notice in a digest's text."""
+DIGEST_REST = r"^and (\d+) more\. All"
+"""How many notices of a large digest have no line of their own."""
 CAMPAIGN_NOTICES = ("a1_to_a2_no_assets_retry", "a1_to_a2_permanent_failure")
 SUCCESS = "a1_to_a2_success"
 ERROR = "a1_to_a2_error"
@@ -201,7 +203,8 @@ class Checker:
         )
         owed = [(subject, recipient) for _, subject, recipient, _, _ in mails]
         for _, subject, recipient, text, carried in mails:
-            told = max(1, len(re.findall(DIGEST_LINE, text, re.MULTILINE)))
+            rest = re.search(DIGEST_REST, text, re.MULTILINE)
+            told = max(1, len(re.findall(DIGEST_LINE, text, re.MULTILINE)) + int(rest[1] if rest else 0))
             if told != carried:
                 yield f"{subject!r} to {recipient} tells of {told} notices and carries {carried}"
         unsent = self._stage.rows("SELECT notice_id FROM notice_deliveries WHERE sent_at IS NULL")
