@@ -34,6 +34,7 @@ START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 FILE_COPY_SINCE = 150000
 """Server versions that copy a database through the write-ahead log unless they are asked not to."""
+PATIENCE_SECONDS = 10.0
 PROGRAM_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.01
 PORT_ATTEMPTS = 5
@@ -207,7 +208,17 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it is there, ending the connections that are still open on it."""
-        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self.execute(statement)
+            except psycopg2.errors.InsufficientPrivilege:  # a superuser's session is just ending there
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return
 
     def execute(self, statement: str | sql.Composable) -> None:
         """Run one statement in autocommit mode on the maintenance database. Raises psycopg2.Error."""
