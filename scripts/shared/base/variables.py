@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
-# Whom shared.http.guards lets be called; not imported from there, because the loop itself needs no HTTP.
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+"""What may stand between the slashes of an address. shared.http calls nothing else."""
 _MAIL_ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 
 Option = TypeVar("Option", bound=str)
@@ -249,7 +249,7 @@ def _parts_of_address(value: str) -> SplitResult | None:
     """
     try:
         parts = urlsplit(value)
-        is_host = parts.port != 0 and _HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
+        is_host = parts.port != 0 and HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
     except ValueError:
         return None
     is_address = is_host and value.isascii() and not re.search(r"[?#\s]", value)

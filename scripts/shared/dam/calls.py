@@ -28,10 +28,6 @@ REDIRECTS = (301, 302, 303, 307, 308)
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-def nothing() -> None:
-    """For calls before whose tries there is nothing to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """What is asked. what: what is being done, for errors; item_id: with which item.
@@ -48,7 +44,7 @@ class Call:
     body: bytes = b""
     is_repeatable: bool = True
     is_at_home: bool = True
-    before_try: Callable[[], None] = nothing
+    before_try: Callable[[], None] = lambda: None
 
     def may_heal(self, reason: BaseException) -> bool:
         """Whether the same call may do better after it got no answer."""

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from shared.base.errors import DamError
 from shared.base.values import DamSettings
 from shared.dam.answers import mapping
-from shared.dam.calls import API, FORM, Answer, Call, Calls, nothing
+from shared.dam.calls import API, FORM, Answer, Call, Calls
 from shared.dam.faults import not_logged_in
 from shared.dam.login import Login
 
@@ -40,7 +40,7 @@ class DamSession:
         self.calls = Calls(settings, now, wait)
         self.login = Login(settings, self.calls)
         self._at_once = threading.Semaphore(MOST_CALLS_AT_ONCE)
-        self._ensure_held: Callable[[], None] = nothing
+        self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> DamSession:
         """The same session. ensure_held is called before each try of a write, which does not go out when it

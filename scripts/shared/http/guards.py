@@ -18,6 +18,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from urllib3 import BaseHTTPResponse
 
+from shared.base.variables import HOST_AND_PORT
+
 ANSWER_LIMIT = 16 * 1024 * 1024
 """Bytes of the longest answer that is read into memory as a whole, unless more is asked for."""
 MOST_VALUES = 1_000_000
@@ -27,7 +29,6 @@ DRAIN_LIMIT = 256 * 1024
 BUFFER = 64 * 1024
 
 _UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class NoAnswerError(Exception):
@@ -182,7 +183,7 @@ def checked(url: str) -> SplitResult:
         is_fit = parts.port != 0
     except ValueError as exc:
         raise UnfitError(f"the address {url!r:.200} cannot be read") from exc
-    is_fit = is_fit and parts.scheme in ("http", "https") and bool(_HOST_AND_PORT.fullmatch(parts.netloc))
+    is_fit = is_fit and parts.scheme in ("http", "https") and bool(HOST_AND_PORT.fullmatch(parts.netloc))
     if not is_fit or _UNFIT_FOR_A_LINE.search(url):
         raise UnfitError(f"the address {url!r:.200} cannot be sent")
     return parts

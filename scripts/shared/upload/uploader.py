@@ -189,7 +189,7 @@ class Pass:
     def _fail(self, failure: Failure) -> None:
         try:
             outcome = self._failures.note(failure)
-        except AppError as exc:  # the database cannot be used any more, or somebody else has the campaign
+        except AppError as exc:  # the database cannot be used any more
             self._ending = self._ending or exc
             return
         campaign, retry = failure.campaign, failure.retry
