@@ -12,9 +12,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,10 @@ WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
 RETURNING a1_retry_count, a1_permanently_failed
 """
 
+# PostgreSQL ends a session, and its locks, a moment after the connection: a run that is started at once must
+# not find the lock of the one before.
+UNLOCK_ALL = "SELECT pg_advisory_unlock_all()"
+
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
 
@@ -154,10 +158,13 @@ class Database:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.epoch is not None and not self.is_closed:
+            with suppress(DbError):
+                self.execute(UNLOCK_ALL)
         self.close()
 
     def close(self) -> None:
-        """Give the connection back, and with it any advisory lock."""
+        """Give the connection back, and with it any advisory lock, a moment later."""
         self._connection.close()
 
     @property
@@ -245,7 +252,7 @@ class Database:
         rows = self.rows(TAKE_RUN, keys)
         if not rows:
             return _who(self.rows(LOCK_HOLDER, keys))
-        self._fence = self._fence.with_run(lock, rows[0][0])
+        self._fence = replace(self._fence, run=(lock, rows[0][0]))
         return None
 
     def take_campaign(self, campaign_id: str) -> Database:
@@ -254,7 +261,7 @@ class Database:
         From then on a write of those who worked on it before raises CampaignLostError.
         """
         epoch = self.row(TAKE_CAMPAIGN, {"campaign_id": campaign_id})[0]
-        return self._with(self._fence.with_campaign(campaign_id, epoch))
+        return self._with(replace(self._fence, campaign=(campaign_id, epoch)))
 
     def holding(self, holder: Database) -> Database:
         """The same connection, whose writes hold what another connection of this process holds."""
@@ -268,7 +275,7 @@ class Database:
     @property
     def epoch(self) -> int | None:
         """The number under which this connection holds its run; None when it holds none."""
-        return self._fence.epoch
+        return self._fence.run[1] if self._fence.run else None
 
     def ensure_held(self) -> None:
         """To be called right before an effect outside the database. Raises LockLostError when another run may

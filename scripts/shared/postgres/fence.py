@@ -6,8 +6,7 @@ is so refused at its next write (MARKDOWN_DOCS/SINGLE_RUN.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Final
 
 from shared.base.errors import CampaignLostError, DbError, LockLostError
@@ -39,20 +38,20 @@ _IS_CAMPAIGN_HELD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The numbers that a connection holds. epoch: of its run; None without one."""
+    """What a connection holds. run: (lock, number); campaign: (campaign id, number)."""
 
-    epoch: int | None = None
-    campaign_id: str | None = None
-    values: Mapping[str, object] = field(default_factory=dict)
+    run: tuple[int, int] | None = None
+    campaign: tuple[str, int] | None = None
 
-    def with_run(self, lock: int, epoch: int) -> Fence:
-        """The fence that holds this run as well."""
-        return replace(self, epoch=epoch, values={**self.values, "held_lock": lock, "held_epoch": epoch})
-
-    def with_campaign(self, campaign_id: str, epoch: int) -> Fence:
-        """The fence that holds this campaign as well."""
-        held = {"held_campaign": campaign_id, "held_campaign_epoch": epoch}
-        return replace(self, campaign_id=campaign_id, values={**self.values, **held})
+    @property
+    def values(self) -> dict[str, object]:
+        """What the statements below are sent with."""
+        values: dict[str, object] = {}
+        if self.run is not None:
+            values["held_lock"], values["held_epoch"] = self.run
+        if self.campaign is not None:
+            values["held_campaign"], values["held_campaign_epoch"] = self.campaign
+        return values
 
     @property
     def before_write(self) -> str:
@@ -76,8 +75,8 @@ class Fence:
         return run_lost() if lost[0] == "run" else campaign_lost()
 
     def _of_each(self, run: str, campaign: str) -> list[str]:
-        held = ((run, self.epoch), (campaign, self.campaign_id))
-        return [text for text, one in held if one is not None]
+        """The texts of those that are held."""
+        return [text for text, held in ((run, self.run), (campaign, self.campaign)) if held is not None]
 
 
 def run_lost() -> LockLostError:

@@ -528,6 +528,16 @@ def test_pooler__that_shares_sessions_is_refused(
         take(database, UPLOADER_LOCK)
 
 
+def test_run__that_is_over_keeps_no_lock_from_the_next_one(database_url: str) -> None:
+    """PostgreSQL ends the session of a closed connection a moment later: too late for a run begun at once."""
+    with Database(database_url) as waiting:
+        for _ in range(50):
+            with Database(database_url) as run:
+                assert run.take_run(UPLOADER_LOCK) is None
+            assert waiting.take_run(UPLOADER_LOCK) is None
+            waiting.execute("SELECT pg_advisory_unlock_all()")
+
+
 def test_direct_connection__costs_no_second_one(database_url: str, sent_statements: list[str]) -> None:
     with Database(database_url) as database:
         assert not database._connection.is_pooled
