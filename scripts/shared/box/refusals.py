@@ -14,19 +14,23 @@ OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
 PASSING_STATUSES = (408, 425, 429)
 LONGEST_TEXT = 2000
 
+MOST_CONFLICTS = 3
+"""So often is a name tried before it counts as somebody else's. What has it may be ours, from a call whose
+answer was lost, and an answer that denies it may be wrong.
+"""
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
 class NameTakenError(BoxError):
-    """The name is in use in that folder. existing_id and item_type tell by what, as far as Box said."""
+    """The name is in use in that folder. file_id or folder_id: of what has it, as far as Box said."""
 
     def __init__(self, message: str, *, existing_id: str | None, item_type: str) -> None:
         super().__init__(message, kind="name_taken", retryable=True, status_code=409)
-        self.existing_id = existing_id
-        self.is_folder = item_type == "folder"
-        self.is_file = item_type == "file"
+        self.file_id = existing_id if item_type == "file" else None
+        self.folder_id = existing_id if item_type == "folder" else None
 
 
 def error_of(status: int, body: Mapping[str, Any], what: str, secrets: Sequence[str]) -> BoxError:

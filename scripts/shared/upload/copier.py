@@ -18,7 +18,7 @@ from shared.base.errors import AppError, BoxError, DamError, StoppedError
 from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
 from shared.box.answers import Part, UploadSession
 from shared.box.client import BoxClient
-from shared.box.refusals import NameTakenError
+from shared.box.refusals import MOST_CONFLICTS, NameTakenError
 from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1
@@ -132,18 +132,17 @@ class Copier:
         at the other end are taken back and sent once more. Raises NameTakenError when the name is in use.
         """
         asset, existing = errand.asset, errand.place.files_by_name.get(name)
-        tries = mismatches = 0
+        tries = conflicts = mismatches = 0
         while True:
-            tries += 1
             try:
                 return copy.run(name, existing)
             except NameTakenError as exc:
-                known, existing = existing, self._file_that_has_the_name(exc)
-                if existing is not None and known is None:
-                    tries -= 1  # no failure: the file may be ours, from a try whose answer was lost
-                elif not exc.is_file or exc.existing_id is None or tries == TRIES_PER_ASSET:
+                conflicts += 1
+                if exc.file_id is None or conflicts == MOST_CONFLICTS:
                     raise
+                existing = self.box.read_file(exc.file_id)
             except (BoxError, DamError) as exc:
+                tries += 1
                 mismatches += exc.kind in MISMATCHES
                 if tries == TRIES_PER_ASSET or mismatches == 2:
                     raise
@@ -152,12 +151,6 @@ class Copier:
                 elif exc.kind not in MISMATCHES and _was_repeated(exc):
                     raise
                 logger.info("asset %s, try %d: %s", asset.id, tries, exc)
-
-    def _file_that_has_the_name(self, conflict: NameTakenError) -> BoxFile | None:
-        """None: it is no file, or Box does not tell, or it is gone."""
-        if conflict.existing_id is None or not conflict.is_file:
-            return None
-        return self.box.read_file(conflict.existing_id)
 
     def _other_name(self, errand: Errand, name: str, others: Iterator[str], taken: BoxError) -> str:
         """The next name to try when something that is not ours has this one. Raises BoxError at the last."""

@@ -65,11 +65,11 @@ class CampaignFolders:
         try:
             return Place.of(self._box.create_folder(self._root_folder_id, name), "", BoxFolderListing())
         except NameTakenError as exc:
-            if not exc.is_folder or exc.existing_id is None:
+            if exc.folder_id is None:
                 return None
-            if exc.existing_id == remembered:
+            if exc.folder_id == remembered:
                 return Place.of(remembered, "", self._box.list_folder(remembered))
-            return self._taken_over(exc.existing_id, name)
+            return self._taken_over(exc.folder_id, name)
         except BoxError as exc:
             if exc.kind in NAME_REFUSALS:
                 return None
@@ -152,9 +152,9 @@ class CampaignFolders:
                 if folder_id is None:
                     return Place.of(box.create_folder(place.folder_id, candidate), path, BoxFolderListing())
             except NameTakenError as exc:
-                if not exc.is_folder or exc.existing_id is None:
+                if exc.folder_id is None:
                     continue
-                folder_id = exc.existing_id
+                folder_id = exc.folder_id
             except BoxError as exc:
                 if exc.kind not in NAME_REFUSALS:
                     raise

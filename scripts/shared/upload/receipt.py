@@ -15,7 +15,7 @@ from typing import Any
 from shared.base.errors import BoxError, DamError
 from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, MasterAssets, ReceiptEntry
 from shared.box.client import SMALL_FILE_LIMIT, BoxClient
-from shared.box.refusals import NameTakenError
+from shared.box.refusals import MOST_CONFLICTS, NameTakenError
 from shared.rules.names import SHORT_ID_LENGTH, distinguish
 from shared.upload.download import Source, read_sha1
 from shared.upload.places import Place
@@ -62,15 +62,19 @@ class Receipt:
 
 
 def read_receipt(box: BoxClient, file: BoxFile) -> Receipt | None:
-    """What a file says, if it is a receipt of any campaign. Raises BoxError."""
+    """What a file says, if it is a receipt of any campaign. An answer may be wrong, so what is none is read
+    twice. Raises BoxError.
+    """
     if file.size_bytes > SMALL_FILE_LIMIT:
         return None
-    try:
-        document = json.loads(box.read_content(file.id))
-        assets = {str(entry["dam_id"]): dict(entry) for entry in document["assets"]}
-        return Receipt(file, str(document["campaign"]["id"]), assets)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    for _ in range(2):
+        try:
+            document = json.loads(box.read_content(file.id))
+            assets = {str(entry["dam_id"]): dict(entry) for entry in document["assets"]}
+            return Receipt(file, str(document["campaign"]["id"]), assets)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return None
 
 
 def find_receipt(box: BoxClient, folder: Place, campaign_id: str) -> Receipt | None:
@@ -108,7 +112,7 @@ def _written_as(
     """The receipt under one name; None when the name is taken by what is not our receipt. ours: our files."""
     existing = folder.files_by_name.get(name)
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    for _ in range(2):  # the listing may be older than what is there
+    for _ in range(MOST_CONFLICTS):  # the listing may be older than what is there
         if existing is not None:
             earlier = None if existing.id in ours else read_receipt(box, existing)
             if earlier is None or earlier.campaign_id != campaign_id:
@@ -117,11 +121,9 @@ def _written_as(
         try:
             file = box.upload_file(folder.folder_id, name, content, sha1, replaces=replaces)
         except NameTakenError as exc:
-            if existing is not None or exc.existing_id is None or not exc.is_file:
+            if exc.file_id is None:
                 return None
-            existing = box.read_file(exc.existing_id)
-            if existing is None:
-                return None
+            existing = box.read_file(exc.file_id)
         else:
             return _verified(box, name, file, (len(content), sha1))
     return None

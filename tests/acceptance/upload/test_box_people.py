@@ -192,27 +192,6 @@ def test_folder_of_people__is_not_taken_over(world: World) -> None:
     }
 
 
-def test_name__taken_by_our_own_file_at_the_last_try_is_not_changed(world: World) -> None:
-    """Try 1: the download breaks. Try 2: Box takes the file, but its answer is lost. Try 3: the conflict."""
-    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
-    world.dam.fail(r"GET .*/contents", truncate=1, times=1)
-    world.box.fail(r"POST .*/files/content", status=200, body=b"{not", effect=True, times=1)
-    run = world.upload()
-    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
-    assert {file.name for file in world.box.files()} == {"film.jpg", "_manifest.json"}
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_folder__whose_making_got_no_answer_is_ours_despite_a_wrong_answer(world: World, status: int) -> None:
-    """Box made it, the answer was lost; asked what is in it, Box denies once that we may see it."""
-    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
-    world.box.fail(r"POST .*/folders\b", status=500, effect=True, times=1)
-    world.box.fail(r"GET .*/folders/\d+/items", status=status, times=1)
-    run = world.upload()
-    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
-    assert [folder.name for folder in world.box.folders() if folder.parent_id == world.box_root] == [ROOT]
-
-
 def test_folder__that_is_empty_is_taken_over(world: World) -> None:
     campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
     empty = world.box.add_folder(world.box_root, ROOT)
@@ -271,6 +250,82 @@ def test_sub_folder__name_of_a_persons_file_is_left_to_it(world: World) -> None:
     assert contents["Web/W.jpg"] == b"a person's, too"
     assert sorted(contents.values(), key=str)[-5:].count(b"pdf") == 1
     assert list(contents.values()).count(b"web") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is ours, and one answer denies it
+
+ASKED_FOR = r"GET .*/files/\d+\?fields="
+
+
+def lose_answer_of_upload(world: World, number: int) -> None:
+    """Box takes the file, and what it says about that cannot be read."""
+    world.box.fail(r"POST .*/files/content", status=200, body=b"{not", effect=True, times=1, skip=number - 1)
+
+
+@pytest.mark.parametrize("is_denied", [False, True], ids=["Box tells", "Box denies it once"])
+def test_name__taken_by_our_own_file_at_the_last_try_is_not_changed(world: World, is_denied: bool) -> None:
+    """Try 1: the download breaks. Try 2: Box takes the file, but its answer is lost. Try 3: the conflict."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    world.dam.fail(r"GET .*/contents", truncate=1, times=1)
+    lose_answer_of_upload(world, 1)
+    denied = world.box.fail(ASKED_FOR, status=404, times=int(is_denied))
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert denied.hits == int(is_denied)
+    assert {file.name for file in world.box.files()} == {"film.jpg", "_manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body"),
+    [
+        pytest.param(ASKED_FOR, 404, None, id="gone"),
+        pytest.param(r"GET .*/files/\d+/content", 200, b"<html>Sign in</html>", id="no receipt"),
+    ],
+)
+def test_receipt__whose_upload_got_no_answer_is_ours_despite_a_wrong_answer(
+    world: World, answer: str, status: int, body: bytes | None
+) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    world.box.fail(r"POST .*/files/content", status=500, effect=True, times=1, skip=1)
+    wrong = world.box.fail(answer, status=status, body=body, times=1)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert wrong.hits
+    assert {file.name for file in world.box.files()} == {"film.jpg", "_manifest.json"}
+
+
+def test_receipt__that_reads_as_nonsense_once_gets_a_new_version(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    world.dam.set_status(campaign, "A1")
+    wrong = world.box.fail(r"GET .*/files/\d+/content", status=200, body=b"<html>Sign in</html>", times=1)
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    assert wrong.hits
+    assert {file.name: file.versions for file in world.box.files()} == {"film.jpg": 1, "_manifest.json": 2}
+
+
+def test_folder__with_our_receipt_is_ours_although_it_reads_as_nonsense_once(world: World) -> None:
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    world.sql("DELETE FROM campaign_assets")
+    world.sql("DELETE FROM campaign_status")
+    world.dam.set_status(campaign, "A1")
+    wrong = world.box.fail(r"GET .*/files/\d+/content", status=200, body=b"<html>Sign in</html>", times=1)
+    assert world.upload().outcomes == {campaign: "uploaded"}
+    assert wrong.hits
+    assert [folder.name for folder in world.box.folders() if folder.parent_id == world.box_root] == [ROOT]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_folder__whose_making_got_no_answer_is_ours_despite_a_wrong_answer(world: World, status: int) -> None:
+    """Box made it, the answer was lost; asked what is in it, Box denies once that we may see it."""
+    campaign = world.add_full_campaign("Summer", "C-1", [("film.jpg", b"film")])
+    world.box.fail(r"POST .*/folders\b", status=500, effect=True, times=1)
+    world.box.fail(r"GET .*/folders/\d+/items", status=status, times=1)
+    run = world.upload()
+    assert (run.exit_code, run.outcomes) == (0, {campaign: "uploaded"}), run.stderr
+    assert [folder.name for folder in world.box.folders() if folder.parent_id == world.box_root] == [ROOT]
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def test_name_taken__says_by_what(box: BoxSimulator, client: BoxClient) -> None:
     existing = box.add_file(box.root_id, "A.BIN", b"x")
     with pytest.raises(NameTakenError) as caught:
         client.upload_file(box.root_id, "a.bin", CONTENT, SHA1, replaces=None)
-    assert (caught.value.existing_id, caught.value.is_folder) == (existing, False)
+    assert (caught.value.file_id, caught.value.folder_id) == (existing, None)
 
 
 def test_content__is_read_where_box_points_to_without_our_token(box: BoxSimulator, client: BoxClient) -> None:
