@@ -56,9 +56,11 @@ GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, 
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.
-GRANT SELECT, INSERT ON notices, a1_resets, daily_reports TO :"role";
+GRANT SELECT, INSERT ON notices, daily_reports TO :"role";
 -- What is older than its stated life is removed (scripts/shared/upkeep/retention.py); deliveries go with their notice.
-GRANT DELETE ON notices, campaign_assets, campaign_uploads, daily_reports, a1_resets TO :"role";
+GRANT DELETE ON notices, campaign_assets, campaign_uploads, daily_reports TO :"role";
+-- The history is written by triggers, with the rights of their owner.
+GRANT SELECT, DELETE ON campaign_events TO :"role";
 
 -- Where default privileges give it to nobody.
 GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";

@@ -53,7 +53,7 @@ def show_failed(database: Database, arguments: argparse.Namespace, settings: Ope
 
 
 def show_near_failure(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    values = {"max_retries": str(settings.max_retries), "status_a1": settings.status_a1}
+    values = {"max_retries": str(settings.retry.max_retries), "status_a1": settings.status_a1}
     return _print(arguments, database.run_query("near_failure", values))
 
 
@@ -130,6 +130,7 @@ def _reset_shown(
         "ids": [row["campaign_id"] for row in worth_it],
         "seen": [row["a1_last_retry_at"] for row in worth_it],
         "who": arguments.by,
+        "source": "a1_retry.py",
         "reason": arguments.reason,
     }
     with database.transaction():

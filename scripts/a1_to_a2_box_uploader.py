@@ -81,7 +81,10 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
 
         database = resources.enter_context(
             Database(
-                settings.database.dsn, settings.max_retries, application_name=name, is_stopping=stop.is_set
+                settings.database.dsn,
+                settings.retry.max_retries,
+                application_name=name,
+                is_stopping=stop.is_set,
             )
         )
         pending = database.pending_migrations()
@@ -96,7 +99,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             return verify(arguments.verify, settings, database, dam, report, progress)
 
         def connect_beside() -> Database:
-            return Database(settings.database.dsn, settings.max_retries, application_name=name).holding(
+            return Database(settings.database.dsn, settings.retry.max_retries, application_name=name).holding(
                 database
             )
 

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         raise ConfigError(f"--date: {chosen} is in the future; today is {today} in {settings.timezone}")
     composer = Composer(
         timezone=settings.timezone,
-        max_attempts=settings.max_retries,
+        max_attempts=settings.retry.max_retries,
         folder_name=settings.master_assets_folder,
         commands=settings.commands,
         error_recipients=settings.mail.error_recipients,
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         report_recipients=settings.mail.report_recipients,
     )
     name = f"a1_to_a2 daily report {run_id}"
-    with Database(settings.database.dsn, settings.max_retries, application_name=name) as database:
+    with Database(settings.database.dsn, settings.retry.max_retries, application_name=name) as database:
         pending = database.pending_migrations()
         if pending:
             raise ConfigError(settings.commands.lacks(pending))

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
     name = "a1_to_a2 migrate"
     with Database(
-        settings.database.dsn, settings.max_retries, application_name=name, answer_seconds=None
+        settings.database.dsn, settings.retry.max_retries, application_name=name, answer_seconds=None
     ) as database:
         return (show_status if arguments.status else apply_pending)(database, settings)
 

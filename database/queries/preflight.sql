@@ -158,7 +158,6 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('notices', '004_create_outbox', 'SELECT, INSERT, DELETE'),
     ('notice_deliveries', '004_create_outbox', 'SELECT, INSERT, UPDATE'),
     ('campaign_errors', '005_create_campaign_errors', 'SELECT, INSERT, UPDATE, DELETE'),
-    ('a1_resets', '007_create_a1_resets', 'SELECT, INSERT, DELETE'),
     ('orchestrator_task_runs', '008_create_orchestrator_task_runs', 'SELECT, INSERT, UPDATE, DELETE'),
     ('orchestrator_task_alerts', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT, DELETE'),
     ('daily_reports', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT, DELETE'),
@@ -166,7 +165,8 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('rate_buckets', '011_create_rate_buckets', 'SELECT, INSERT, UPDATE'),
     ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
-    ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE')
+    ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE'),
+    ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE')
 ),
 
 -- Every column, as the migrations make it.
@@ -192,6 +192,10 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_status', 'a2_requested_at', 'timestamp with time zone', NULL, 'null', '006_add_transfer_tracking'),
     ('campaign_status', 'left_search_at', 'timestamp with time zone', NULL, 'null', '006_add_transfer_tracking'),
     ('campaign_status', 'lock_doubted_at', 'timestamp with time zone', NULL, 'null', '017_add_lock_doubt'),
+    ('campaign_status', 'a1_max_retries', 'integer', 2, 'null', '023_create_campaign_events'),
+    ('campaign_status', 'a1_snoozed_until', 'timestamp with time zone', NULL, 'null', '023_create_campaign_events'),
+    ('campaign_status', 'a1_cycle', 'integer', 4, 'default', '023_create_campaign_events'),
+    ('campaign_status', 'a1_auto_resets', 'integer', 2, 'default', '023_create_campaign_events'),
     ('campaign_assets', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_assets', 'asset_id', 'text', 40, 'value', ''),
     ('campaign_assets', 'asset_name', 'text', NULL, 'value', ''),
@@ -214,6 +218,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notices', 'attempt', 'integer', 2, 'null', '016_create_notice_bundles'),
     ('notices', 'max_attempts', 'integer', 2, 'null', '016_create_notice_bundles'),
     ('notices', 'detail', 'text', NULL, 'null', '016_create_notice_bundles'),
+    ('notices', 'cycle', 'integer', 4, 'null', '023_create_campaign_events'),
     ('notice_deliveries', 'notice_id', 'uuid', NULL, 'value', ''),
     ('notice_deliveries', 'recipient', 'text', 254, 'value', ''),
     ('notice_deliveries', 'tries', 'integer', 4, 'default', ''),
@@ -230,13 +235,6 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_errors', 'began_at', 'timestamp with time zone', NULL, 'default', ''),
     ('campaign_errors', 'last_seen_at', 'timestamp with time zone', NULL, 'default', ''),
     ('campaign_errors', 'last_notice_at', 'timestamp with time zone', NULL, 'default', ''),
-    ('a1_resets', 'id', 'bigint', 4, 'never', ''),
-    ('a1_resets', 'campaign_id', 'text', 40, 'value', ''),
-    ('a1_resets', 'reset_at', 'timestamp with time zone', NULL, 'default', ''),
-    ('a1_resets', 'reset_by', 'text', 255, 'value', ''),
-    ('a1_resets', 'reason', 'text', NULL, 'value', ''),
-    ('a1_resets', 'retry_count_before', 'integer', 2, 'value', ''),
-    ('a1_resets', 'was_permanently_failed', 'boolean', NULL, 'value', ''),
     ('orchestrator_task_runs', 'run_id', 'text', 36, 'value', ''),
     ('orchestrator_task_runs', 'task', 'text', 50, 'value', ''),
     ('orchestrator_task_runs', 'planned_at', 'timestamp with time zone', NULL, 'value', ''),
@@ -281,7 +279,16 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_epochs', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_epochs', 'epoch', 'bigint', 8, 'value', ''),
     ('campaign_epochs', 'holder', 'text', 63, 'value', ''),
-    ('campaign_epochs', 'taken_at', 'timestamp with time zone', NULL, 'value', '')
+    ('campaign_epochs', 'taken_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('campaign_events', 'id', 'bigint', 4, 'never', ''),
+    ('campaign_events', 'campaign_id', 'text', 40, 'value', ''),
+    ('campaign_events', 'at', 'timestamp with time zone', NULL, 'value', ''),
+    ('campaign_events', 'kind', 'text', 50, 'value', ''),
+    ('campaign_events', 'cycle', 'integer', 4, 'null', ''),
+    ('campaign_events', 'actor', 'text', 255, 'value', ''),
+    ('campaign_events', 'source', 'text', 63, 'value', ''),
+    ('campaign_events', 'reason', 'text', NULL, 'value', ''),
+    ('campaign_events', 'detail', 'jsonb', NULL, 'value', '')
 ),
 
 -- What must not be there twice: each ON CONFLICT, and what else the code relies on.
@@ -293,7 +300,6 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('notices', '{id}', ''),
     ('notice_deliveries', '{notice_id,recipient}', ''),
     ('campaign_errors', '{campaign_id,kind}', ''),
-    ('a1_resets', '{id}', ''),
     ('orchestrator_task_runs', '{run_id}', ''),
     ('orchestrator_task_alerts', '{task,ending}', ''),
     ('daily_reports', '{report_date}', ''),
@@ -301,7 +307,8 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('rate_buckets', '{bucket}', ''),
     ('campaign_uploads', '{campaign_id,completed_at}', ''),
     ('run_epochs', '{lock}', ''),
-    ('campaign_epochs', '{campaign_id}', '')
+    ('campaign_epochs', '{campaign_id}', ''),
+    ('campaign_events', '{id}', '')
 ),
 
 -- What goes before each write of a run.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,28 +77,36 @@ ORDER BY s.nspname LIMIT 1
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """
 SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
-       a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
+       a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
+       a1_max_retries, a1_snoozed_until, a1_cycle, a1_auto_resets
 FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 
-# Count one attempt: never past the maximum, never on a campaign that is permanently failed.
+# Count one attempt: never past the maximum, never on a campaign that is permanently failed. A limit of the
+# campaign's own that was set at or below the count makes this attempt the last one. `rules.retry.count` is
+# the same rule.
 INCREMENT_A1_RETRY = """
 INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
                                   a1_last_retry_at, a1_permanently_failed, a1_failure_reason)
 VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s,
-        1, now(), %(max)s <= 1, %(reason)s)
+        1, coalesce(%(at)s, now()), %(max)s <= 1, %(reason)s)
 ON CONFLICT (campaign_id) DO UPDATE SET
     campaign_number = EXCLUDED.campaign_number,
     campaign_name = EXCLUDED.campaign_name,
     status = EXCLUDED.status,
     a1_retry_count = greatest(coalesce(c.a1_retry_count, 0),
-                              least(coalesce(c.a1_retry_count, 0) + 1, %(max)s)),
-    a1_last_retry_at = now(),
-    a1_permanently_failed = coalesce(c.a1_retry_count, 0) + 1 >= %(max)s,
+                              least(coalesce(c.a1_retry_count, 0) + 1, coalesce(c.a1_max_retries, %(max)s))),
+    a1_last_retry_at = EXCLUDED.a1_last_retry_at,
+    a1_permanently_failed = coalesce(c.a1_retry_count, 0) + 1 >= coalesce(c.a1_max_retries, %(max)s),
     a1_failure_reason = EXCLUDED.a1_failure_reason,
     updated_at = now()
 WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
-RETURNING a1_retry_count, a1_permanently_failed
+RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s), a1_cycle
+"""
+
+ACT_AS = """
+SELECT set_config('a1_to_a2.actor', %(actor)s, TRUE), set_config('a1_to_a2.source', %(source)s, TRUE),
+       set_config('a1_to_a2.reason', %(reason)s, TRUE)
 """
 
 # PostgreSQL ends a session, and its locks, a moment after the connection: a run that is started at once must
@@ -354,11 +363,19 @@ class Database:
         return {row[0]: RetryStatus(*row) for row in rows}
 
     def increment_a1_retry(
-        self, campaign_id: str, campaign_number: str, campaign_name: str, reason: str, *, status: str = "A1"
+        self,
+        campaign_id: str,
+        campaign_number: str,
+        campaign_name: str,
+        reason: str,
+        *,
+        status: str = "A1",
+        at: datetime | None = None,
     ) -> Attempt:
         """Count one attempt, atomically; the attempt that reaches the maximum marks the campaign as failed.
 
-        A campaign that is permanently failed already is left as it is (counted is False).
+        A campaign that is permanently failed already is left as it is (counted is False). at: when the run
+        began, None: now.
         """
         rows = self.rows(
             INCREMENT_A1_RETRY,
@@ -369,16 +386,22 @@ class Database:
                 "status": status,
                 "reason": reason,
                 "max": self.max_retries,
+                "at": at,
             },
         )
         if rows:
-            return Attempt(number=rows[0][0], counted=True, permanently_failed=rows[0][1])
+            return Attempt(*rows[0])
         standing = self.get_a1_retry_status(campaign_id)
-        return Attempt(standing.retry_count, counted=False, permanently_failed=True)
+        limit = standing.max_retries or self.max_retries
+        return Attempt(standing.retry_count, False, True, limit, standing.cycle)
 
     def reset_a1_retry(self, campaign_id: str) -> bool:
         """Put the campaign back to attempt zero; False when it has no row."""
         return self.execute(query("reset"), {"ids": [campaign_id]}) == 1
+
+    def act_as(self, actor: str, source: str, reason: str) -> None:
+        """Say who makes the changes of this transaction, by what and why, for the history (migration 023)."""
+        self.row(ACT_AS, {"actor": actor, "source": source, "reason": reason})
 
     # Operators
 

@@ -12,7 +12,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
-from shared.base.values import Attempt, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
+from shared.base.values import (
+    Attempt,
+    Campaign,
+    Notice,
+    NoticeKind,
+    NoticeLine,
+    RetryStatus,
+    UploadTotals,
+)
 from shared.notices.mailer import Mailer
 from shared.notices.message import build_message
 from shared.notices.wording import assets_and_size, human_size, local_time, one_line, rendered, reset_sql
@@ -30,7 +38,8 @@ __all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_al
 class Composer:
     """Turns facts into notices. Holds what all of them share; time is an argument.
 
-    timezone: the zone people read times in. max_attempts: attempts a cycle. folder_name: the folder that
+    timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
+    folder_name: the folder that
     must hold the files. commands: those of this installation, for people to paste.
     """
 
@@ -43,19 +52,36 @@ class Composer:
     report_recipients: tuple[str, ...] = ()
 
     def retry(
-        self, campaign: Campaign, attempt: Attempt, *, reason: str, next_run_at: datetime, now: datetime
+        self,
+        campaign: Campaign,
+        attempt: Attempt,
+        *,
+        reason: str,
+        next_run_at: datetime,
+        ahead: Sequence[datetime] = (),
+        now: datetime,
     ) -> Notice:
-        """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows."""
+        """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows.
+
+        ahead: when the attempts that remain would count, as far as they were looked ahead.
+        """
+        remaining = max(0, (attempt.max_attempts or self.max_attempts) - attempt.number)
+        next_attempt_at = ahead[0] if ahead else next_run_at
+        give_up_at = ahead[-1] if ahead and len(ahead) == remaining else None
         return self._notice(
             NoticeKind.RETRY,
             campaign,
             self.error_recipients,
             now,
             attempt=attempt.number,
-            remaining=max(0, self.max_attempts - attempt.number),
+            max_attempts=attempt.max_attempts,
+            cycle=attempt.cycle,
+            remaining=remaining,
             reason=one_line(reason),
             detail=one_line(reason),
             next_run=local_time(next_run_at, self.timezone),
+            next_attempt="" if next_attempt_at == next_run_at else local_time(next_attempt_at, self.timezone),
+            give_up=local_time(give_up_at, self.timezone) if give_up_at else "",
         )
 
     def permanent(self, campaign: Campaign, attempt: Attempt, *, reason: str, now: datetime) -> Notice:
@@ -66,6 +92,8 @@ class Composer:
             self.error_recipients,
             now,
             attempt=attempt.number,
+            max_attempts=attempt.max_attempts,
+            cycle=attempt.cycle,
             reason=one_line(reason),
             detail=one_line(reason),
             reset_sql=reset_sql(campaign.id),
@@ -74,7 +102,7 @@ class Composer:
         )
 
     def success(
-        self, campaign: Campaign, totals: UploadTotals, *, box_folder_id: str, now: datetime
+        self, campaign: Campaign, totals: UploadTotals, *, box_folder_id: str, cycle: int = 1, now: datetime
     ) -> Notice | None:
         """A campaign that reached A2. None when nobody asked for success notices. No folder id, no link."""
         if not self.success_recipients:
@@ -90,6 +118,7 @@ class Composer:
             assets=totals.assets,
             size=human_size(totals.size_bytes),
             attempt=0,
+            cycle=cycle,
             detail=assets_and_size(totals),
             box_url=f"https://app.box.com/folder/{folder}" if folder else "",
         )
@@ -103,12 +132,12 @@ class Composer:
         kind: str,
         began_at: datetime,
         is_reminder: bool,
-        counted_attempts: int,
+        retry: RetryStatus,
         now: datetime,
     ) -> Notice:
         """A failure that a person must look at. hint: the cure, "" when none is known.
 
-        began_at: when this kind of failure began. counted_attempts: spent so far; this failure spent none.
+        began_at: when this kind of failure began. retry: this failure spent no attempt.
         """
         return self._notice(
             NoticeKind.ERROR,
@@ -120,7 +149,9 @@ class Composer:
             error_kind=one_line(kind),
             began=local_time(began_at, self.timezone),
             is_reminder=is_reminder,
-            attempt=counted_attempts,
+            attempt=retry.retry_count,
+            max_attempts=retry.max_retries,
+            cycle=retry.cycle,
             detail=("still: " if is_reminder else "") + one_line(f"{message} ({hint})" if hint else message),
         )
 
@@ -143,22 +174,25 @@ class Composer:
         now: datetime,
         *,
         attempt: int,
+        max_attempts: int | None = None,
+        cycle: int,
         detail: str,
         **facts: str | int,
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
+        most = max_attempts or self.max_attempts
         values: dict[str, Any] = {
             "name": one_line(campaign.name) or number or campaign_id,
             "number": number or "(none)",
             "campaign_id": campaign_id,
             "folder": one_line(self.folder_name),
             "attempt": attempt,
-            "max_attempts": self.max_attempts,
+            "max_attempts": most,
             "sent": local_time(now, self.timezone),
             **facts,
         }
-        line = NoticeLine(campaign.id, number, values["name"], attempt, self.max_attempts, detail)
-        return replace(rendered(kind, campaign.id, recipients, values, now), line=line)
+        line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
+        return replace(rendered(kind, campaign.id, recipients, values, now), line=line, cycle=cycle)
 
 
 EXIT_CODE_MEANINGS: Final = {

@@ -22,13 +22,14 @@ from shared.base.logs import RUN_ID_VARIABLE
 from shared.base.values import BoxSettings, DamSettings, MailServer, TransferSettings
 from shared.base.variables import LOOPBACK_HOSTS, Reader
 from shared.rules.cadence import OffHours
-from shared.rules.retry import DEFAULT_MAX_RETRIES
+from shared.rules.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DamAuth = Literal["pfx-v2", "password"]
 
+MOST_DELAY_MINUTES = 7 * 24 * 60
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
@@ -88,7 +89,7 @@ class Settings:
     transfer: TransferSettings
     mail: MailSettings
     log: LogSettings
-    max_retries: int
+    retry: RetryPolicy
     timezone: ZoneInfo
     off_hours: OffHours
     commands: Commands
@@ -102,7 +103,7 @@ class ReportSettings:
     database: DatabaseSettings
     mail: MailSettings
     log: LogSettings
-    max_retries: int
+    retry: RetryPolicy
     timezone: ZoneInfo
     off_hours: OffHours
     status_a1: str
@@ -117,7 +118,7 @@ class OperatorSettings:
 
     database: DatabaseSettings
     log: LogSettings
-    max_retries: int
+    retry: RetryPolicy
     status_a1: str
     cadence: CadenceSettings | None
     commands: Commands
@@ -246,7 +247,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "transfer": _transfer,
         "mail": _mail,
         "log": _log,
-        "max_retries": lambda reader: reader.whole_number("A1_MAX_RETRIES", DEFAULT_MAX_RETRIES, 1, 1000),
+        "retry": _retry,
         "cadence": lambda reader: _read(CadenceSettings, reader),
         "timezone": lambda reader: reader.zone("ORCHESTRATOR_TIMEZONE"),
         "off_hours": _off_hours,
@@ -317,6 +318,19 @@ def _log(reader: Reader) -> LogSettings:
     return LogSettings(
         format=reader.choice("LOG_FORMAT", "text", ("text", "json")),
         level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+    )
+
+
+# The retry rule
+
+
+def _retry(reader: Reader) -> RetryPolicy:
+    usual = RetryPolicy()
+    return RetryPolicy(
+        max_retries=reader.whole_number("A1_MAX_RETRIES", usual.max_retries, 1, 1000),
+        delays=reader.minutes("A1_RETRY_DELAYS", 1, MOST_DELAY_MINUTES),
+        auto_reset_days=reader.whole_number("A1_AUTO_RESET_DAYS", usual.auto_reset_days, 0, 365),
+        auto_reset_cycles=reader.whole_number("A1_AUTO_RESET_CYCLES", usual.auto_reset_cycles, 1, 1000),
     )
 
 

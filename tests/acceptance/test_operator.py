@@ -56,9 +56,8 @@ def test_reset_all__takes_what_was_shown_and_nothing_else(world: World) -> None:
     assert process.returncode == 0
     failed = world.sql("SELECT campaign_id FROM campaign_status WHERE a1_permanently_failed ORDER BY 1")
     assert [row["campaign_id"] for row in failed] == ["c3", "c4"]
-    assert world.sql("SELECT campaign_id, reset_by, retry_count_before FROM a1_resets") == [
-        {"campaign_id": "c1", "reset_by": "me", "retry_count_before": 3}
-    ]
+    noted = "SELECT campaign_id FROM campaign_events WHERE kind = 'reset' AND actor = 'me'"
+    assert world.sql(noted) == [{"campaign_id": "c1"}]
     assert "reset c1 (C-1 Summer): will be tried again from attempt 1" in said
     assert sorted(re.findall(r"skipped (\w+) .*changed meanwhile", said)) == ["c2", "c3"]
     assert "c4" not in said
@@ -90,7 +89,8 @@ def test_reset_digest__takes_what_was_failed_when_it_looked(
     arguments = a1_retry.parse_arguments(["reset", "--digest", mail, "--by", "me"])
     with Meanwhile(world.database_url) as database:
         assert a1_retry.reset(database, arguments, load_operator_settings(world.env)) == 0
-    assert [row["campaign_id"] for row in world.sql("SELECT campaign_id FROM a1_resets")] == ["c1"]
+    noted = "SELECT campaign_id FROM campaign_events WHERE kind = 'reset' AND actor = 'me'"
+    assert world.sql(noted) == [{"campaign_id": "c1"}]
     assert world.row("c2")["a1_permanently_failed"]
     assert "c2" not in capsys.readouterr().out
 
@@ -113,7 +113,8 @@ def test_reset__by_psql_is_the_same_statement(world: World, postgres: PostgresSe
     for file, resets in (("reset_one", 1), ("reset_all_failed", 3), ("reset_all_failed", 3)):
         done = postgres.psql("-v", "campaign_id=c'1", "-f", queries / f"{file}.sql", database=name)
         assert done.returncode == 0, done.stderr
-        assert world.sql("SELECT count(*) AS n FROM a1_resets WHERE reason = 'by psql'") == [{"n": resets}]
+        noted = "SELECT count(*) AS n FROM campaign_events WHERE kind = 'reset' AND source = 'psql'"
+        assert world.sql(noted) == [{"n": resets}]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_reset__of_one_that_needs_none_says_so(world: World) -> None:
         done.stdout
     )
     assert "HTTP 403" in done.stdout
-    assert (done.exit_code, world.sql("SELECT * FROM a1_resets")) == (4, [])
+    assert (done.exit_code, world.sql("SELECT * FROM campaign_events WHERE kind = 'reset'")) == (4, [])
     assert "no campaign unknown" in done.stderr
 
 

@@ -68,7 +68,7 @@ def test_increment__after_half_a_reset_counts_no_further(database_url: str) -> N
         with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
             cursor.execute("UPDATE campaign_status SET a1_permanently_failed = FALSE")
         connection.close()
-        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(2, True, True)
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(2, True, True, 2)
 
 
 def test_states__of_many_campaigns_cost_one_statement(database_url: str, sent_statements: list[str]) -> None:
@@ -241,8 +241,11 @@ def test_operators__queries_and_tool_agree(database_url: str, postgres: Postgres
     with Database(database_url) as database:
         states = database.get_a1_retry_states(["failed", "near", "fresh"])
         assert [states[key].retry_count for key in ("failed", "near", "fresh")] == [0, 0, 1]
-        noted = database.rows("SELECT campaign_id, was_permanently_failed FROM a1_resets ORDER BY id")
-        assert noted == [("failed", True), ("near", False)], "by psql as by the tool"
+        noted = database.rows(
+            "SELECT campaign_id, (detail ->> 'permanently_failed')::boolean, source FROM campaign_events"
+            " WHERE kind = 'reset' ORDER BY id"
+        )
+        assert noted == [("failed", True, "a1_retry.py"), ("near", False, "psql")]
 
 
 def test_docs__sql_blocks_run(database_url: str) -> None:

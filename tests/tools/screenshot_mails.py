@@ -19,7 +19,16 @@ from zoneinfo import ZoneInfo
 from playwright.sync_api import sync_playwright
 
 from shared.base.commands import Commands
-from shared.base.values import DIGEST_KINDS, Attempt, Campaign, Notice, NoticeKind, NoticeLine, UploadTotals
+from shared.base.values import (
+    DIGEST_KINDS,
+    Attempt,
+    Campaign,
+    Notice,
+    NoticeKind,
+    NoticeLine,
+    RetryStatus,
+    UploadTotals,
+)
 from shared.notices.digest import digest
 from shared.notifier import Composer
 from shared.report.day import report_day
@@ -83,7 +92,7 @@ def sample_notices() -> dict[str, Notice]:
             kind="forbidden",
             began_at=NOW - timedelta(hours=25),
             is_reminder=True,
-            counted_attempts=1,
+            retry=RetryStatus("c", retry_count=1),
             now=NOW,
         ),
         composer.daily_report(busy_day(), notice_id="busy", now=REPORT_AT),

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.base.commands import Commands, shell_word
-from shared.base.values import Attempt, Campaign, Notice, NoticeKind, UploadTotals
+from shared.base.values import Attempt, Campaign, Notice, NoticeKind, RetryStatus, UploadTotals
 from shared.notices.delivery import GIVE_UP_AFTER, PAUSES
 from shared.notices.wording import TEMPLATES, one_line, reset_sql
 from shared.notifier import Composer, build_message
@@ -106,7 +106,7 @@ def error(
         kind=kind,
         began_at=NOW - timedelta(hours=25),
         is_reminder=is_reminder,
-        counted_attempts=1,
+        retry=RetryStatus("c", retry_count=1),
         now=NOW,
     )
 

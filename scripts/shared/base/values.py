@@ -79,7 +79,9 @@ class MasterAssets:
 class RetryStatus:
     """Where a campaign stands in its retry cycle; a campaign without a row stands at zero.
 
-    status: where its row says that it is; None without a row.
+    status: where its row says that it is; None without a row. max_retries: this campaign's own limit, None:
+    that of all. snoozed_until: no attempt counts before. cycle: the number of the attempts between two
+    resets. auto_resets: how often the product itself has reset it since a person did.
     """
 
     campaign_id: str
@@ -90,15 +92,24 @@ class RetryStatus:
     campaign_number: str = ""
     campaign_name: str = ""
     status: str | None = None
+    max_retries: int | None = None
+    snoozed_until: datetime | None = None
+    cycle: int = 1
+    auto_resets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What counting an attempt did. counted is False when the campaign was already permanently failed."""
+    """What counting an attempt did. counted is False when the campaign was already permanently failed.
+
+    max_attempts: of this campaign; None: as many as a campaign has usually. cycle: that of the attempt.
+    """
 
     number: int
     counted: bool
     permanently_failed: bool
+    max_attempts: int | None = None
+    cycle: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +215,7 @@ class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
     campaign_id: "" when it is about no campaign. line: how a digest tells it; None for what no digest tells.
+    cycle: of the campaign; the notices of one cycle make one thread of e-mails.
     """
 
     id: str
@@ -215,6 +227,7 @@ class Notice:
     recipients: tuple[str, ...]
     created_at: datetime
     line: NoticeLine | None = None
+    cycle: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +260,8 @@ class Outcome(StrEnum):
 
     UPLOADED = "uploaded"
     EMPTY = "empty"
+    WAITING = "waiting"
+    SNOOZED = "snoozed"
     FOLDER_MISSING = "folder_missing"
     PERMANENTLY_FAILED = "permanently_failed"
     SKIPPED_PERMANENTLY_FAILED = "skipped_permanently_failed"

@@ -127,6 +127,15 @@ class Reader:
             return default
         return int(value)
 
+    def minutes(self, name: str, low: int, high: int) -> tuple[int, ...]:
+        """Whole minutes, separated by commas; none when unset or empty."""
+        found = self.items(name, "")
+        for item in found:
+            if not re.fullmatch(r"[0-9]{1,9}", item) or not low <= int(item) <= high:
+                self.fault(name, f"expected whole minutes from {low} to {high} such as 3,10, got {item!r}")
+                return ()
+        return tuple(map(int, found))
+
     def seconds(self, name: str, default: float) -> float:
         more_than_0 = r"(?=.*[1-9])[0-9]{1,6}(\.[0-9]+)?"
         return float(self._matched(name, str(default), more_than_0, "seconds greater than 0"))

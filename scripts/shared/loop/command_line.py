@@ -161,7 +161,7 @@ def check(env_file: Path | None) -> ExitCode:
 def _check_database(settings: Settings) -> ExitCode:
     """Print what is not as the product needs it. Raises ConfigError for pending migrations."""
     dsn = settings.database.dsn
-    with Database(dsn, settings.max_retries, application_name="a1_to_a2 check") as database:
+    with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
         for difference in found:
             say(f"{difference}\n")

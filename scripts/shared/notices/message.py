@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from shared.base.values import Notice
@@ -29,7 +30,11 @@ def build_message(notice: Notice, sender: str) -> EmailMessage:
     message["From"] = sender
     message["To"] = ", ".join(one_line(recipient) for recipient in notice.recipients)
     message["Date"] = notice.created_at
-    message["Message-ID"] = f"<{notice.id}@{parseaddr(sender)[1].rpartition('@')[2] or 'localhost'}>"
+    domain = parseaddr(sender)[1].rpartition("@")[2] or "localhost"
+    message["Message-ID"] = f"<{notice.id}@{domain}>"
+    if notice.cycle is not None:  # no e-mail has this id: it stands for the cycle, and is the thread's first
+        thread = sha256(notice.campaign_id.encode("utf-8", "replace")).hexdigest()[:32]
+        message["References"] = f"<{thread}.{notice.cycle}@{domain}>"
     message["Auto-Submitted"] = "auto-generated"
     message["X-Auto-Response-Suppress"] = "All"  # Exchange's word for the line above
     if notice.campaign_id:

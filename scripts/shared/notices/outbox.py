@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 STORE_NOTICE = """
 INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, campaign_number,
-                     campaign_name, attempt, max_attempts, detail)
+                     campaign_name, attempt, max_attempts, detail, cycle)
 VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(text)s, %(html)s, %(created_at)s, %(number)s,
-        %(name)s, %(attempt)s, %(max_attempts)s, %(detail)s)
+        %(name)s, %(attempt)s, %(max_attempts)s, %(detail)s, %(cycle)s)
 """
 
 QUEUE_DELIVERIES = """
@@ -131,7 +131,7 @@ RETURNING d.notice_id, d.recipient
 """
 
 READ_NOTICE = """
-SELECT kind, campaign_id, subject, body_text, body_html, created_at FROM notices WHERE id = %(id)s
+SELECT kind, campaign_id, subject, body_text, body_html, created_at, cycle FROM notices WHERE id = %(id)s
 """
 
 # Somebody has removed the digest by hand.
@@ -322,9 +322,11 @@ class Outbox:
                 count = self._database.execute(FREE_MAIL, values)
                 logger.warning("e-mail %s is not on record; its %d notices go out again", mail_id, count)
                 return None
-        kind, campaign_id, subject, text, html, created_at = found[0]
+        kind, campaign_id, subject, text, html, created_at, cycle = found[0]
         recipients = tuple(sorted({recipient for _, recipient in claimed}))
-        notice = Notice(mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at)
+        notice = Notice(
+            mail_id, NoticeKind(kind), campaign_id, subject, text, html, recipients, created_at, cycle=cycle
+        )
         carried = {notice_id for notice_id, _ in claimed}
         return DueMail(notice, len(carried), is_digest=carried != {mail_id})
 

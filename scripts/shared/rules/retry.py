@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import Enum
 
 from shared.base.values import Attempt, MasterAssets, NoticeKind, RetryStatus
 
 DEFAULT_MAX_RETRIES = 3
 """Attempts a cycle when A1_MAX_RETRIES does not say otherwise: the one place of this number."""
+DEFAULT_AUTO_RESET_CYCLES = 3
+LONGEST_SNOOZE = timedelta(days=90)
+_HALF_A_MINUTE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How empty looks are counted.
+
+    max_retries: attempts of a cycle, unless the campaign has a limit of its own. delays: minutes that attempt
+    2, 3, … waits after the one before, the last for all that follow; empty: each empty look counts.
+    auto_reset_days: after so many days a permanently failed campaign begins a new cycle by itself; 0: never.
+    auto_reset_cycles: so many times at most, until a person resets it.
+    """
+
+    max_retries: int = DEFAULT_MAX_RETRIES
+    delays: tuple[int, ...] = ()
+    auto_reset_days: int = 0
+    auto_reset_cycles: int = DEFAULT_AUTO_RESET_CYCLES
+
+    def limit(self, status: RetryStatus) -> int:
+        """The attempts of one cycle of this campaign."""
+        return self.max_retries if status.max_retries is None else status.max_retries
 
 
 class Action(Enum):
@@ -15,19 +40,87 @@ class Action(Enum):
 
     UPLOAD = "upload"
     COUNT_ATTEMPT = "count an attempt"
+    WAIT = "too early to count"
+    SNOOZE = "files are promised"
     SKIP = "skip until reset"
 
 
-def decide(status: RetryStatus, found: MasterAssets | None) -> Action:
+def decide(status: RetryStatus, found: MasterAssets | None, policy: RetryPolicy, now: datetime) -> Action:
     """Decide on one campaign from its retry state and what its folder *proved* to hold.
 
     found is None before the DAM was asked: a permanently failed campaign is skipped without asking.
     A listing that could not be finished never gets here, because it raised; so nothing but a proven
-    empty or missing folder spends an attempt.
+    empty or missing folder spends an attempt. now: when the run began; it is the time of its attempts.
     """
     if status.permanently_failed or found is None:
         return Action.SKIP
-    return Action.UPLOAD if found.assets else Action.COUNT_ATTEMPT
+    if found.assets:
+        return Action.UPLOAD
+    if status.snoozed_until is not None and now < status.snoozed_until:
+        return Action.SNOOZE
+    return Action.COUNT_ATTEMPT if counts_from(status, policy, now) is None else Action.WAIT
+
+
+def counts_from(status: RetryStatus, policy: RetryPolicy, now: datetime) -> datetime | None:
+    """The minute from which an empty look counts again; None: it counts now.
+
+    Whole planned minutes are compared: an attempt is made some seconds into its run, and a wait of 3 minutes
+    would otherwise outlast the run 3 minutes later. A time of the last attempt that lies in the future was
+    written by a clock that ran ahead; nobody waits for it.
+    """
+    if not policy.delays or status.retry_count == 0 or status.last_retry_at is None:
+        return None
+    last, this_minute = _planned_minute(status.last_retry_at), _planned_minute(now)
+    delay = policy.delays[min(status.retry_count, len(policy.delays)) - 1]
+    due = last + timedelta(minutes=delay)
+    return due if last <= this_minute < due else None
+
+
+def _planned_minute(instant: datetime) -> datetime:
+    """The minute that a run was planned for, from when it began: clocks differ by some seconds, both ways."""
+    return (instant + _HALF_A_MINUTE).replace(second=0, microsecond=0)
+
+
+def count(status: RetryStatus, policy: RetryPolicy, now: datetime) -> tuple[RetryStatus, Attempt]:
+    """One attempt more, as `Database.increment_a1_retry` counts it in PostgreSQL.
+
+    A limit at or below the count makes this attempt the last one, and the count stays.
+    """
+    limit = policy.limit(status)
+    if status.permanently_failed:
+        return status, Attempt(status.retry_count, False, True, limit, status.cycle)
+    number = max(status.retry_count, min(status.retry_count + 1, limit))
+    is_last = status.retry_count + 1 >= limit
+    counted = replace(status, retry_count=number, last_retry_at=now, permanently_failed=is_last)
+    return counted, Attempt(number, True, is_last, limit, status.cycle)
+
+
+def reset(status: RetryStatus, *, is_automatic: bool) -> RetryStatus:
+    """Back to attempt zero of the next cycle, as the reset statement and its trigger do it in PostgreSQL."""
+    return replace(
+        status,
+        retry_count=0,
+        last_retry_at=None,
+        permanently_failed=False,
+        failure_reason=None,
+        cycle=status.cycle + 1,
+        auto_resets=status.auto_resets + 1 if is_automatic else 0,
+    )
+
+
+def auto_reset_at(status: RetryStatus, policy: RetryPolicy) -> datetime | None:
+    """When a permanently failed campaign begins a new cycle by itself, in office hours; None: never."""
+    if not (status.permanently_failed and policy.auto_reset_days) or status.last_retry_at is None:
+        return None
+    if status.auto_resets >= policy.auto_reset_cycles:
+        return None
+    return _planned_minute(status.last_retry_at) + timedelta(days=policy.auto_reset_days)
+
+
+def is_auto_reset_due(status: RetryStatus, policy: RetryPolicy, now: datetime, *, is_off_hours: bool) -> bool:
+    """Whether the run that began now resets this campaign by itself."""
+    due = auto_reset_at(status, policy)
+    return due is not None and not is_off_hours and due <= _planned_minute(now)
 
 
 def notice_for(attempt: Attempt) -> NoticeKind | None:

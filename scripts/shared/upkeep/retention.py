@@ -82,10 +82,15 @@ DELETE FROM daily_reports WHERE ctid = ANY (ARRAY(
     ORDER BY report_date LIMIT %(limit)s))
 """
 
-RESETS = """
-DELETE FROM a1_resets WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM a1_resets WHERE reset_at < least(now(), %(now)s) - %(kept)s
-    ORDER BY reset_at LIMIT %(limit)s))
+# A campaign that is stuck keeps its whole history: it says why.
+EVENTS = """
+DELETE FROM campaign_events WHERE ctid = ANY (ARRAY(
+    SELECT e.ctid FROM campaign_events e
+    WHERE e.at < least(now(), %(now)s) - %(kept)s
+      AND NOT EXISTS (SELECT FROM campaign_status c WHERE c.campaign_id = e.campaign_id
+                        AND (c.a1_permanently_failed OR c.a1_snoozed_until > now()) OFFSET 0)
+      AND NOT EXISTS (SELECT FROM campaign_errors f WHERE f.campaign_id = e.campaign_id OFFSET 0)
+    ORDER BY e.at LIMIT %(limit)s))
 """
 
 
@@ -106,7 +111,7 @@ LIVES: Mapping[str, Life] = MappingProxyType(
         "campaign_assets": Life(timedelta(days=730), LEDGER),
         "campaign_uploads": Life(timedelta(days=730), UPLOADS),
         "daily_reports": Life(timedelta(days=730), REPORTS),
-        "a1_resets": Life(timedelta(days=730), RESETS),
+        "campaign_events": Life(timedelta(days=730), EVENTS),
     }
 )
 """{table: life}, in the order in which they are pruned: what others refer to comes after them."""

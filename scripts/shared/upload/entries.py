@@ -28,7 +28,8 @@ class Entries:
 
     def note(self, arrival: Arrival, *, error: str | None = None) -> None:
         """Enter a campaign's end into the report and the log."""
-        campaign, outcome, most = arrival.campaign, arrival.outcome, self.settings.max_retries
+        campaign, outcome = arrival.campaign, arrival.outcome
+        most = arrival.max_attempts or self.settings.retry.max_retries
         self.report.campaigns.append(
             CampaignResult(
                 campaign_id=campaign.id,
@@ -55,7 +56,8 @@ class Entries:
 
     def skip(self, campaign: Campaign, retry: RetryStatus) -> None:
         """Enter a permanently failed campaign, which nothing is done for."""
-        self.note(Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, retry.retry_count))
+        limit = self.settings.retry.limit(retry)
+        self.note(Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, retry.retry_count, limit))
         if not self.is_chosen:
             return
         since = retry.last_retry_at

@@ -118,7 +118,7 @@ def _remember(failure: Failure) -> bool:
                 kind=kind,
                 began_at=lasting.began_at,
                 is_reminder=lasting.is_reminder,
-                counted_attempts=failure.retry.retry_count,
+                retry=failure.retry,
                 now=context.clock(),
             )
             Outbox(context.database).queue(notice)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
-from shared.rules.retry import Action, decide, notice_for, reason_for
+from shared.rules.outlook import attempts_ahead
+from shared.rules.retry import Action, count, decide, notice_for, reason_for
 from shared.settings import Settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
@@ -44,7 +45,8 @@ MOST_LOOKS = 4
 class Context:
     """What the work on a campaign needs.
 
-    database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. check:
+    database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. began:
+    when the run began, which is the time of its attempts. check:
     raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once; raises
     StoppedError when the run has ended. copier: of that database, asked for when the first files are to go.
     wait: waits for some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of
@@ -56,6 +58,7 @@ class Context:
     dam: DamClient
     composer: Composer
     clock: Clock
+    began: datetime
     run_id: str
     is_dry_run: bool
     check: Callable[[], None]
@@ -68,11 +71,12 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How far a campaign has come in this run."""
+    """How far a campaign has come in this run. max_attempts: None: as many as a campaign has usually."""
 
     campaign: Campaign
     outcome: Outcome
     attempt: int = 0
+    max_attempts: int | None = None
     assets: int = 0
     size_bytes: int = 0
 
@@ -116,11 +120,12 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
             found = dam.list_master_assets(campaign.id)
 
         # Nothing but a proven empty or missing folder spends an attempt.
-        if decide(retry, found) is Action.COUNT_ATTEMPT:
-            return _count_attempt(context, campaign, found, retry)
+        action = decide(retry, found, settings.retry, context.began)
+        if action is not Action.UPLOAD:
+            return _empty(context, campaign, found, retry, action)
         if context.is_dry_run:
-            size = found.size_bytes
-            return Arrival(campaign, Outcome.WOULD_UPLOAD, retry.retry_count, len(found.assets), size)
+            would = Arrival(campaign, Outcome.WOULD_UPLOAD, retry.retry_count, settings.retry.limit(retry))
+            return replace(would, assets=len(found.assets), size_bytes=found.size_bytes)
 
         # Copy until the folder shows just what was copied. Once all files are there, a stop waits for A2.
         context.check()
@@ -141,8 +146,9 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
                         again = dam.list_master_assets(campaign.id)
                     if transfer.is_settled_by(again):
                         break
-                    if decide(retry, again) is Action.COUNT_ATTEMPT:
-                        return _count_attempt(context, campaign, again, retry)
+                    action = decide(retry, again, settings.retry, context.began)
+                    if action is not Action.UPLOAD:
+                        return _empty(context, campaign, again, retry, action)
                     logger.info("campaign %s shows other assets than were copied", campaign.id)
                     found = again
                 else:
@@ -174,31 +180,53 @@ def _about(campaign: Campaign) -> Iterator[None]:
         raise
 
 
-def _count_attempt(context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> Arrival:
-    """Count the attempt and queue its one notice, in one transaction."""
+def _empty(
+    context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus, action: Action
+) -> Arrival:
+    """The folder is empty or missing. Count an attempt and queue its one notice, in one transaction, unless
+    it is too early to count, or files are promised.
+    """
     settings, database, composer = context.settings, context.database, context.composer
+    limit = settings.retry.limit(retry)
+    if action is not Action.COUNT_ATTEMPT:
+        if not context.is_dry_run:
+            LastingErrors(database).clear(campaign.id)  # the folder could be listed: what failed is over
+        outcome = Outcome.SNOOZED if action is Action.SNOOZE else Outcome.WAITING
+        return Arrival(campaign, outcome, retry.retry_count, limit)
     outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
     if context.is_dry_run:
-        return Arrival(campaign, outcome, min(retry.retry_count + 1, settings.max_retries))
+        return Arrival(campaign, outcome, count(retry, settings.retry, context.began)[1].number, limit)
     reason = reason_for(found, settings.dam.master_assets_folder)
     now = context.clock()
     with database.transaction():
         attempt = database.increment_a1_retry(
-            campaign.id, campaign.number, campaign.name, reason, status=campaign.status or ""
+            campaign.id,
+            campaign.number,
+            campaign.name,
+            reason,
+            status=campaign.status or "",
+            at=context.began,
         )
-        LastingErrors(database).clear(campaign.id)  # the folder could be listed: what failed before is over
+        LastingErrors(database).clear(campaign.id)
         if notice_for(attempt) is None:
-            return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number)
+            return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number, attempt.max_attempts)
         if attempt.permanently_failed:
+            outcome = Outcome.PERMANENTLY_FAILED
             notice = composer.permanent(campaign, attempt, reason=reason, now=now)
         else:
-            planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
-            notice = composer.retry(campaign, attempt, reason=reason, next_run_at=planned.at, now=now)
+            counted = replace(retry, retry_count=attempt.number, last_retry_at=context.began)
+            ahead = attempts_ahead(
+                counted, settings.retry, context.began, settings.timezone, settings.off_hours
+            )
+            planned = next_run(
+                A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours
+            )
+            notice = composer.retry(
+                campaign, attempt, reason=reason, next_run_at=planned.at, ahead=tuple(ahead), now=now
+            )
         Outbox(database).queue(notice)
     context.on_notice()
-    return Arrival(
-        campaign, Outcome.PERMANENTLY_FAILED if attempt.permanently_failed else outcome, attempt.number
-    )
+    return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
 
 
 def leave(
@@ -222,16 +250,19 @@ def leave(
         LastingErrors(database).clear(campaign.id)
         if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
             return left
+        database.act_as("", "upload", "its assets are in Box")
         database.reset_a1_retry(campaign.id)
         totals = Ledger(database).upload_totals(campaign.id)
         Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
         folder_id = followed.box_folder_id or ""
-        notice = context.composer.success(campaign, totals, box_folder_id=folder_id, now=context.clock())
+        notice = context.composer.success(
+            campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, now=context.clock()
+        )
         if notice is not None:
             Outbox(database).queue(notice)
     if notice is not None:
         context.on_notice()
-    return Arrival(campaign, Outcome.UPLOADED, 0, totals.assets, totals.size_bytes)
+    return Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
 
 
 def _keeps_changing(campaign: Campaign, difference: str) -> DamError:

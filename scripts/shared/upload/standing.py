@@ -51,7 +51,7 @@ SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_
 FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
       WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
 WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id
+RETURNING before.a2_requested_at, c.box_folder_id, c.a1_cycle
 """
 
 REQUEST_A2 = """
@@ -68,6 +68,7 @@ class Followed:
 
     a2_requested_at: datetime | None
     box_folder_id: str | None
+    cycle: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,9 @@ def test_persistent__three_attempts_then_peace_until_reset(world: World, way: st
     else:
         reset = world.run("a1_retry.py", "reset", campaign, "--by", "support", "--reason", "files promised")
         assert reset.exit_code == 0, reset.stderr
-        assert world.sql("SELECT reset_by, reason, retry_count_before FROM a1_resets") == [
-            {"reset_by": "support", "reason": "files promised", "retry_count_before": 3}
-        ]
+        noted = world.sql("SELECT actor, reason, detail FROM campaign_events WHERE kind = 'reset'")
+        detail = {"attempts": 3, "permanently_failed": True, "next_cycle": 2}
+        assert noted == [{"actor": "support", "reason": "files promised", "detail": detail}]
     again = world.upload()
     assert again.outcomes[campaign] == ("uploaded" if way == "sql" else "folder_missing")
     if way == "tool":

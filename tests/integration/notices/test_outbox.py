@@ -29,6 +29,7 @@ from shared.base.values import (
     MailServer,
     Notice,
     NoticeKind,
+    RetryStatus,
     UploadTotals,
 )
 from shared.database import Database, migration_files
@@ -111,7 +112,7 @@ class Stage:
             return made
         return self.composer.error(
             campaign, message=f"folder {number} is locked", hint="unlock it", kind="Box/locked", began_at=at,
-            is_reminder=False, counted_attempts=0, now=at,
+            is_reminder=False, retry=RetryStatus(campaign.id), now=at,
         )  # fmt: skip
 
     def deliver(self, at: datetime = NOW) -> DeliveryCounts:
@@ -576,7 +577,9 @@ def test_reset__of_a_table_resets_its_campaigns_and_no_others(
     if way == "tool":
         assert a1_retry.main([*command[1].split(), "--by", "me"]) == 0
         assert capsys.readouterr().out.count("tried again from attempt 1") == CROWD + 1
-        assert stage.sql("SELECT count(*), min(reset_by) FROM a1_resets") == [(CROWD + 1, "me")]
+        assert stage.sql("SELECT count(*), min(actor) FROM campaign_events WHERE kind = 'reset'") == [
+            (CROWD + 1, "me")
+        ]
         assert a1_retry.main(command[1].split()) == 0
         assert "none of its campaigns" in capsys.readouterr().out
         assert a1_retry.main(["reset", "--digest", "0" * 32]) == 4

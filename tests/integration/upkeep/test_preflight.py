@@ -180,8 +180,8 @@ ALTER TABLE campaign_status DROP COLUMN updated_at; ALTER TABLE campaign_status 
     NOT NULL
   fault: updated_at is bigint
   cure: USING to_timestamp(updated_at), ALTER COLUMN updated_at SET DEFAULT now()
-ALTER TABLE a1_resets ALTER COLUMN id DROP IDENTITY
-  fault: a1_resets.id is NOT NULL without a default
+ALTER TABLE campaign_events ALTER COLUMN id DROP IDENTITY
+  fault: campaign_events.id is NOT NULL without a default
   cure: ADD GENERATED ALWAYS AS IDENTITY; SELECT setval(
 CREATE DOMAIN code AS text CHECK (VALUE <> 'GONE'); ALTER TABLE campaign_status ALTER COLUMN status TYPE
     code

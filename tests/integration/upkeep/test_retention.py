@@ -37,8 +37,8 @@ ROWS = {
     " VALUES (%(key)s, 'a', '', '1', 1, '', '1', '', %(at)s, 'r')",
     "campaign_uploads": "INSERT INTO campaign_uploads VALUES (%(key)s, %(at)s, %(at)s, 1, 1, 'r', %(at)s)",
     "daily_reports": "INSERT INTO daily_reports VALUES (%(at)s, %(uuid)s, %(at)s)",
-    "a1_resets": "INSERT INTO a1_resets (campaign_id, reset_at, reset_by, reason, retry_count_before,"
-    " was_permanently_failed) VALUES (%(key)s, %(at)s, 'me', '', 0, FALSE)",
+    "campaign_events": "INSERT INTO campaign_events (campaign_id, at, kind, actor, source)"
+    " VALUES (%(key)s, %(at)s, 'reset', 'me', 'psql')",
 }  # fmt: skip
 
 
@@ -199,18 +199,20 @@ def test_report__removes_what_is_old_and_does_not_fail_with_it(
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     name = urlsplit(role).username
-    database.execute(f"REVOKE DELETE ON a1_resets FROM {name}")
+    database.execute(f"REVOKE DELETE ON campaign_events FROM {name}")
     add(database, "notices", 1, 200 * DAY)
-    add(database, "a1_resets", 1, 900 * DAY)
+    add(database, "campaign_events", 1, 900 * DAY)
     arguments = daily_report.parse_arguments([])
     monkeypatch.setenv("DATABASE_URL", role)
     assert daily_report.run(arguments, "test", NOW) == 0
     told = capsys.readouterr().err
-    assert "stay until the next report: PostgreSQL: permission denied for table a1_resets" in told
-    assert (count(database, "notices"), count(database, "a1_resets")) == (1, 1), "the report is a notice too"
+    assert "stay until the next report: PostgreSQL: permission denied for table campaign_events" in told
+    assert (count(database, "notices"), count(database, "campaign_events")) == (1, 1), (
+        "the report is a notice too"
+    )
     monkeypatch.setenv("DATABASE_URL", database_url)
     assert daily_report.run(arguments, "test", NOW) == 0
-    assert count(database, "a1_resets") == 0
+    assert count(database, "campaign_events") == 0
     assert len(mail.messages) == 1
 
 
@@ -241,9 +243,8 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
         INSERT INTO notice_deliveries (notice_id, recipient, tries, next_try_at, sent_at, mail_id)
             SELECT id, 'a', 1, created_at, created_at, id FROM notices;
         INSERT INTO daily_reports SELECT now()::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
-        INSERT INTO a1_resets
-            (campaign_id, reset_at, reset_by, reason, retry_count_before, was_permanently_failed)
-            SELECT 'c' || n, now() - n * interval '1 hour', '', '', 0, FALSE FROM generate_series(1, 20000) n;
+        INSERT INTO campaign_events (campaign_id, at, kind, actor, source)
+            SELECT 'c' || n, now() - n * interval '1 hour', 'reset', '', '' FROM generate_series(1, 20000) n;
     """)
     database.execute("ANALYZE")
     values: dict[str, Any] = {

@@ -206,7 +206,7 @@ def month(database_url: str, mail: MailSink) -> Iterator[Month]:
     )
     logging.getLogger("uploader").setLevel(logging.ERROR)
     logging.getLogger("shared").setLevel(logging.ERROR)
-    with closing(Database(database_url, settings.max_retries)) as database:
+    with closing(Database(database_url, settings.retry.max_retries)) as database:
         assert database.take_run(UPLOADER_LOCK) is None
         yield Month(database, settings, mail, StuckDam([]))
     for name in ("uploader", "shared"):

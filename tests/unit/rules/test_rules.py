@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import ConfigError
-from shared.base.values import Asset, Attempt, DamFolder, MasterAssets, NoticeKind, RetryStatus
+from shared.base.values import Asset, DamFolder, MasterAssets
 from shared.rules.cadence import OffHours, next_run
 from shared.rules.names import MAX_UNITS, legal_name, name_key, plan_names
-from shared.rules.retry import Action, decide, notice_for
 from shared.settings import load_settings, read_environment, variable_names
 
 ROME = ZoneInfo("Europe/Rome")
@@ -23,26 +22,6 @@ WINDOW = OffHours(True, time(22), time(5), frozenset({5, 6}), 30, frozenset({0, 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROOT = DamFolder("f", "Master Assets", None)
 FULL = MasterAssets("f", (Asset("a", "a.jpg", ROOT, 1, "1"),))
-
-
-@pytest.mark.parametrize(
-    ("failed", "found", "wanted"),
-    [
-        pytest.param(True, None, Action.SKIP, id="failed: not even asked"),
-        pytest.param(True, FULL, Action.SKIP, id="failed: files change nothing"),
-        pytest.param(False, FULL, Action.UPLOAD, id="files"),
-        pytest.param(False, MasterAssets("f"), Action.COUNT_ATTEMPT, id="empty"),
-        pytest.param(False, MasterAssets(None), Action.COUNT_ATTEMPT, id="no folder"),
-    ],
-)
-def test_decide__table(failed: bool, found: MasterAssets | None, wanted: Action) -> None:
-    assert decide(RetryStatus("c", permanently_failed=failed), found) is wanted
-
-
-def test_notice_for__one_kind_each() -> None:
-    assert notice_for(Attempt(1, counted=True, permanently_failed=False)) is NoticeKind.RETRY
-    assert notice_for(Attempt(3, counted=True, permanently_failed=True)) is NoticeKind.PERMANENT
-    assert notice_for(Attempt(3, counted=False, permanently_failed=True)) is None
 
 
 @pytest.mark.parametrize(
