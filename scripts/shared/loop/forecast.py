@@ -55,6 +55,8 @@ COLUMNS = {
 }
 """{title of the table: the figures that stand below it}."""
 DAY_WIDTH = 14
+ABSENT = "-"
+EMPTY = "(empty)"
 OF_EVENT = {
     Kind.ATTEMPT: "attempts",
     Kind.PERMANENT_FAILURE: "permanent_failures",
@@ -266,7 +268,7 @@ def differences(here: Forecast, there: Forecast) -> list[tuple[str, str, str]]:
     """
     ours, others = _lines(here), _lines(there)
     return [
-        (name, ours.get(name, "-"), others.get(name, "-"))
+        (name, ours.get(name, ABSENT), others.get(name, ABSENT))
         for name in {**ours, **others}
         if ours.get(name) != others.get(name)
     ]
@@ -279,7 +281,7 @@ def say_differences(found: Sequence[tuple[str, str, str]], other: Path) -> None:
         say(f"no difference between this environment and {name[-50:]}\n")
         return
     for line, here, there in [("", "HERE", name[-28:]), *found]:
-        say(f"{_cut(line, 38):<40}{_cut(here, 28):<30}{_cut(there, 28)}".rstrip() + "\n")
+        say(f"{_cut(line, 38):<40}{_cut(here or EMPTY, 28):<30}{_cut(there or EMPTY, 28)}\n")
 
 
 def _lines(forecast: Forecast) -> dict[str, str]:
@@ -300,7 +302,7 @@ def _settings(policy: PolicySettings) -> dict[str, str]:
     retry, window = policy.retry, policy.cadence.off_hours
     return {
         "A1_MAX_RETRIES": str(retry.max_retries),
-        "A1_RETRY_DELAYS": ",".join(map(str, retry.delays)) or "none",
+        "A1_RETRY_DELAYS": ",".join(map(str, retry.delays)),
         "A1_AUTO_RESET_DAYS": str(retry.auto_reset_days),
         "A1_AUTO_RESET_CYCLES": str(retry.auto_reset_cycles),
         "ORCHESTRATOR_TIMEZONE": str(policy.cadence.timezone),

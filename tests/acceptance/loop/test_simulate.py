@@ -82,12 +82,13 @@ def test_diff__only_what_differs(tmp_path: Path) -> None:
     question = ("--stuck", "1", "--days", "2", *MONDAY, "--diff", other)
     shown = simulated(*question, **ZONE).stdout.splitlines()
     assert max(map(len, shown)) <= 100
+    assert shown[1].split() == ["A1_RETRY_DELAYS", "(empty)", "3,10"]
     assert [line.split("  ")[0] for line in shown[1:]] == [
         "A1_RETRY_DELAYS", "A1_AUTO_RESET_DAYS", "A1_AUTO_RESET_CYCLES",
         "first, cycle 1: attempt 3", "first, cycle 1: given up",
     ]  # fmt: skip
     found = json.loads(simulated(*question, "--json", **ZONE).stdout)["differences"]
-    assert found[0] == {"line": "A1_RETRY_DELAYS", "here": "none", "there": "3,10"}
+    assert found[0] == {"line": "A1_RETRY_DELAYS", "here": "", "there": "3,10"}
     assert len(found) == len(shown) - 1
     same = simulated(*question, **CALM)
     assert same.stdout.startswith("no difference between this environment and ")
