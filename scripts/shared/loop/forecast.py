@@ -26,7 +26,6 @@ from shared.rules.simulation import Event, Kind, Stuck, simulate
 from shared.settings import DAY_NAMES, OperatorSettings, PolicySettings
 
 UPLOADER = TASKS[0].name
-REPORTS = tuple(task.name for task in TASKS[1:])
 
 A1_CAMPAIGNS = """
 SELECT campaign_id FROM campaign_status WHERE status = %(status_a1)s ORDER BY campaign_number, campaign_id
@@ -40,20 +39,10 @@ FIGURES = {
     "auto_resets": "automatic resets",
     "emails_retry": "e-mails: retry",
     "emails_permanent": "e-mails: permanent failure",
-    **{f"emails_{name}": f"e-mails: {name}" for name in REPORTS},
 }
-"""{figure: what it counts, in words}; e-mails are those that each recipient gets."""
-COLUMNS = {
-    "IN HOURS": ["runs_in_hours"],
-    "OFF HOURS": ["runs_off_hours"],
-    "ATTEMPTS": ["attempts"],
-    "GIVEN UP": ["permanent_failures"],
-    "RESETS": ["auto_resets"],
-    "RETRY": ["emails_retry"],
-    "PERMANENT": ["emails_permanent"],
-    "REPORTS": [f"emails_{name}" for name in REPORTS],
-}
-"""{title of the table: the figures that stand below it}."""
+"""{figure: what it counts, in words}; e-mails are those that each recipient gets. The reports come on top."""
+COLUMNS = ("IN HOURS", "OFF HOURS", "ATTEMPTS", "GIVEN UP", "RESETS", "RETRY", "PERMANENT", "REPORTS")
+"""The figures as titles of the table; the reports together."""
 DAY_WIDTH = 14
 ABSENT = "-"
 EMPTY = "(empty)"
@@ -67,16 +56,22 @@ OF_NOTICE = {NoticeKind.RETRY: "emails_retry", NoticeKind.PERMANENT: "emails_per
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the runs after `start` until `until` do. by_day: by local date. first: what becomes of the first
-    of the campaigns.
+    """What the runs after `start` until `until` do. reports: the tasks whose runs are an e-mail each.
+    by_day: by local date. first: what becomes of the first of the campaigns.
     """
 
     policy: PolicySettings
     start: datetime
     until: datetime
     campaigns: tuple[Stuck, ...]
+    reports: tuple[str, ...]
     by_day: dict[date, Counter[str]]
     first: tuple[Event, ...]
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """{figure: what it counts, in words}."""
+        return FIGURES | {f"emails_{name}": f"e-mails: {name}" for name in self.reports}
 
     @property
     def totals(self) -> Counter[str]:
@@ -131,7 +126,8 @@ def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequ
     """The forecast of so many days of 24 hours. start: taken as every interval task's last planned minute."""
     zone, window = policy.cadence.timezone, policy.cadence.off_hours
     until = (start.astimezone(UTC) + timedelta(days=days)).astimezone(zone)
-    planned = list(timeline({task.name: task.schedule for task in TASKS}, start, until, zone, window))
+    schedules = {task.name: task.schedule for task in TASKS}
+    planned = list(timeline(schedules, start, until, zone, window))
     by_day: defaultdict[date, Counter[str]] = defaultdict(Counter)
     for name, run in planned:
         if name != UPLOADER:
@@ -151,7 +147,9 @@ def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequ
                     first.append(event)
         for kind, count in notices.items():
             figures[OF_NOTICE[kind]] += count if count <= CROWD else 1
-    return Forecast(policy, start, until, tuple(campaigns), dict(sorted(by_day.items())), tuple(first))
+    reports = tuple(name for name in schedules if name != UPLOADER)
+    ordered = dict(sorted(by_day.items()))
+    return Forecast(policy, start, until, tuple(campaigns), reports, ordered, tuple(first))
 
 
 # As text
@@ -168,7 +166,7 @@ def say_forecast(forecast: Forecast) -> None:
     say(f"{count} campaign{'s' * (count != 1)} in A1, if the folders stay empty\n\n")
     _say_days(forecast)
     say("\nRETRY, PERMANENT and REPORTS are the e-mails that each recipient gets; more than\n")
-    say(f"{CROWD} notices of a kind in one run are one e-mail. REPORTS: {', '.join(REPORTS)}\n")
+    say(f"{CROWD} notices of a kind in one run are one e-mail. REPORTS: {', '.join(forecast.reports)}\n")
     if forecast.campaigns:
         say(f"\nThe first campaign{_named(forecast.campaigns[0].status)}:\n")
         for event in forecast.first:
@@ -181,9 +179,9 @@ def _say_days(forecast: Forecast) -> None:
     say(" " * DAY_WIDTH + "".join(f"  {title}" for title in COLUMNS) + "\n")
     days = [(f"{day:%a %Y-%m-%d}", figures) for day, figures in forecast.by_day.items()]
     for name, figures in [*days, ("total", forecast.totals)]:
-        cells = (
-            f"  {sum(figures[one] for one in counted):>{len(title)}}" for title, counted in COLUMNS.items()
-        )
+        numbers = [figures[one] for one in FIGURES]
+        numbers.append(sum(figures[f"emails_{report}"] for report in forecast.reports))
+        cells = (f"  {number:>{len(title)}}" for title, number in zip(COLUMNS, numbers, strict=True))
         say(name.ljust(DAY_WIDTH) + "".join(cells) + "\n")
 
 
@@ -219,7 +217,7 @@ def document(forecast: Forecast) -> dict[str, Any]:
     cadence, retry = forecast.policy.cadence, forecast.policy.retry
 
     def all_figures(counted: Counter[str]) -> dict[str, int]:
-        return {name: counted[name] for name in FIGURES}
+        return {name: counted[name] for name in forecast.figures}
 
     return {
         "timezone": str(cadence.timezone),
@@ -288,7 +286,7 @@ def _lines(forecast: Forecast) -> dict[str, str]:
     zone, totals = forecast.policy.cadence.timezone, forecast.totals
     return {
         **_settings(forecast.policy),
-        **{words: str(totals[name]) for name, words in FIGURES.items()},
+        **{words: str(totals[name]) for name, words in forecast.figures.items()},
         **{
             f"first, cycle {event.status.cycle}: {_step(event)}": shown(event.at.astimezone(zone))
             for event in forecast.first
