@@ -78,7 +78,7 @@ ORDER BY s.nspname LIMIT 1
 RETRY_STATES = """
 SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
        a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
-       a1_max_retries, a1_snoozed_until, a1_cycle, a1_auto_resets
+       a1_max_retries, a1_snoozed_until, coalesce(a1_cycle, 1), coalesce(a1_auto_resets, 0)
 FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 
@@ -101,7 +101,7 @@ ON CONFLICT (campaign_id) DO UPDATE SET
     a1_failure_reason = EXCLUDED.a1_failure_reason,
     updated_at = now()
 WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
-RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s), a1_cycle
+RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s), coalesce(a1_cycle, 1)
 """
 
 ACT_AS = """
