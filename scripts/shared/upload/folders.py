@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from shared.base.errors import BoxError
 from shared.base.values import Asset, BoxFolderListing, Campaign, DamFolder, LedgerEntry, MasterAssets
@@ -113,29 +114,18 @@ class CampaignFolders:
 
         In the campaign's own folder one name is kept for the receipt. known: the ledger, {asset id: entry}.
         """
-        children: dict[str, dict[str, DamFolder]] = {}
-        assets: dict[str, list[Asset]] = {}
-        for asset in found.assets:
-            assets.setdefault(asset.folder.id, []).append(asset)
-            folder = asset.folder
-            while folder.parent is not None:
-                children.setdefault(folder.parent.id, {})[folder.id] = folder
-                folder = folder.parent
+        folders, assets = _by_parent(found)
         waiting = [(found.folder_id or "", root)]
         while waiting:
             dam_id, place = waiting.pop()
             self._places[dam_id] = place
-            below = sorted(children.get(dam_id, {}).values(), key=lambda folder: folder.id)
-            here = sorted(assets.get(dam_id, []), key=lambda asset: asset.id)
-            pinned = {
-                asset.id: known[asset.id].box_name
-                for asset in here
-                if asset.id in known and known[asset.id].revision == asset.revision
-            }
+            below = sorted(folders[dam_id].values(), key=lambda folder: folder.id)
+            here = sorted(assets[dam_id], key=lambda asset: asset.id)
+            # By id, whatever the DAM's order: earlier items choose first, and each run plans the same names.
             items = [(RECEIPT_KEY, RECEIPT_NAME)] if place is root else []
             items += [(folder.id, folder.name) for folder in below]
             items += [(asset.id, asset.name) for asset in here]
-            place.names.update(plan_names(items, pinned))
+            place.names.update(plan_names(items, _pinned(here, known)))
             for folder in below:
                 made = self._places.get(folder.id)
                 waiting.append(
@@ -166,3 +156,25 @@ class CampaignFolders:
             kind="name_taken",
             hint="rename or move what has that name there; the next run then goes on",
         )
+
+
+def _by_parent(found: MasterAssets) -> tuple[Mapping[str, dict[str, DamFolder]], Mapping[str, list[Asset]]]:
+    """By the DAM folder that holds them: the folders that lead to an asset ({id: folder}), the assets."""
+    folders: dict[str, dict[str, DamFolder]] = defaultdict(dict)
+    assets: dict[str, list[Asset]] = defaultdict(list)
+    for asset in found.assets:
+        folder = asset.folder
+        assets[folder.id].append(asset)
+        while folder.parent is not None:
+            folders[folder.parent.id][folder.id] = folder
+            folder = folder.parent
+    return folders, assets
+
+
+def _pinned(assets: Iterable[Asset], known: Mapping[str, LedgerEntry]) -> dict[str, str]:
+    """{id: name in Box} of the assets that are there already, as they are in the DAM now."""
+    return {
+        asset.id: known[asset.id].box_name
+        for asset in assets
+        if asset.id in known and known[asset.id].revision == asset.revision
+    }

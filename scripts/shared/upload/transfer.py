@@ -84,24 +84,27 @@ class CampaignTransfer:
             self.root = self._folders.own()
         self.found = found
         self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
-        shown = {asset.id for asset in found.assets}
-        self._left_over = {entry.box_file_id for entry in self._known.values() if entry.asset_id not in shown}
-        self._left_over |= {
-            file_id for asset_id, file_id in self._folders.listed.items() if asset_id not in shown
-        }
+        self._left_over = self._files_left_over(found)
         self._places = self._folders.below(self.root, found, self._known)
         waiting = [asset for asset in found.assets if asset.id not in self.done]
         errands: list[Errand] = []
         self._copier.progress.expect(waiting)
         for asset in waiting:
-            place, entry = self._places[asset.folder.id], self._known.get(asset.id)
-            file = place.files_by_id.get(entry.box_file_id) if entry else None
-            if entry is not None and file is not None and _is_recorded(entry, asset, file):
-                self.done[asset.id] = (asset, file)
-                self._copier.progress.skip(asset)
+            errand = Errand(self, asset, self._places[asset.folder.id], self._known.get(asset.id))
+            file = _file_in_place(errand)
+            if file is None:
+                errands.append(errand)
                 continue
-            errands.append(Errand(self, asset, place, entry))
+            self.done[asset.id] = (asset, file)
+            self._copier.progress.skip(asset)
         return errands
+
+    def _files_left_over(self, found: MasterAssets) -> set[str]:
+        """Files in Box, by ledger or receipt, of assets that this listing does not show."""
+        shown = {asset.id for asset in found.assets}
+        files = [(entry.asset_id, entry.box_file_id) for entry in self._known.values()]
+        files += self._folders.listed.items()
+        return {file_id for asset_id, file_id in files if asset_id not in shown}
 
     def _queue(self, errand: Errand) -> None:
         def work() -> None:
@@ -213,9 +216,15 @@ class CampaignTransfer:
         )
 
 
-def _is_recorded(entry: LedgerEntry, asset: Asset, file: BoxFile) -> bool:
-    """Whether the ledger, the DAM and Box's listing agree on an asset."""
-    return entry.revision == asset.revision and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
+def _file_in_place(errand: Errand) -> BoxFile | None:
+    """The asset's file, if it needs no move: the ledger, the DAM and Box's listing agree on it."""
+    entry = errand.entry
+    if entry is None or entry.revision != errand.asset.revision:
+        return None
+    file = errand.place.files_by_id.get(entry.box_file_id)
+    if file is None or (file.size_bytes, file.sha1) != (entry.size_bytes, entry.sha1):
+        return None
+    return file
 
 
 def _may_be_outdated(error: AppError) -> bool:
