@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
@@ -19,7 +18,6 @@ from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
 from shared.box.answers import Part, UploadSession
 from shared.box.client import BoxClient
 from shared.box.refusals import MOST_CONFLICTS, NameTakenError
-from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1
 from shared.upload.folders import NAME_REFUSALS
@@ -125,7 +123,15 @@ class Copier:
             try:
                 return self._copy_as(name, copy, errand)
             except (SomebodysFileError, NameTakenError) as exc:
-                name = self._other_name(errand, name, others, exc)
+                other = next(others, None)
+                if other is None:
+                    raise _no_name_is_free(errand, name) from exc
+                logger.warning(
+                    "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
+                    " uploading it as %r",
+                    errand.sender.campaign.id, errand.sender.campaign.label, name, errand.asset.id, other,
+                )  # fmt: skip
+                name = other
 
     def _copy_as(self, name: str, copy: _Copy, errand: Errand) -> BoxFile:
         """Copy under one name. After a fault that may pass, read and send the file again. Bytes that differ
@@ -144,41 +150,33 @@ class Copier:
             except (BoxError, DamError) as exc:
                 tries += 1
                 mismatches += exc.kind in MISMATCHES
-                if tries == TRIES_PER_ASSET or mismatches == 2:
+                if tries == TRIES_PER_ASSET or mismatches == 2 or not _may_succeed_at_once(exc):
                     raise
                 if exc.kind in NAME_REFUSALS:
                     name = strict_name(name, asset.id)
-                elif exc.kind not in MISMATCHES and _was_repeated(exc):
-                    raise
                 logger.info("asset %s, try %d: %s", asset.id, tries, exc)
 
-    def _other_name(self, errand: Errand, name: str, others: Iterator[str], taken: BoxError) -> str:
-        """The next name to try when something that is not ours has this one. Raises BoxError at the last."""
-        asset, campaign = errand.asset, errand.sender.campaign
-        for other in others:
-            logger.warning(
-                "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
-                " uploading it as %r",
-                campaign.id, campaign.label, name, asset.id, other,
-            )  # fmt: skip
-            return other
-        raise BoxError(
-            f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
-            f" {errand.place.path or '/'!r} of campaign {campaign.label!r}",
-            kind="name_taken",
-            hint=f"rename, move or delete {name!r} there; the next run then uploads the asset",
-            item_id=asset.id,
-        ) from taken
+
+def _no_name_is_free(errand: Errand, last_name: str) -> BoxError:
+    asset = errand.asset
+    return BoxError(
+        f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
+        f" {errand.place.path or '/'!r} of campaign {errand.sender.campaign.label!r}",
+        kind="name_taken",
+        hint=f"rename, move or delete {last_name!r} there; the next run then uploads the asset",
+        item_id=asset.id,
+    )
 
 
-def _was_repeated(error: AppError) -> bool:
-    """Whether there is no use in trying again at once: the client has done so, or nothing would change."""
+def _may_succeed_at_once(error: AppError) -> bool:
+    """Whether another try makes sense now: under a stricter name, or with the bytes sent once more.
+
+    After a fault of a whole system it makes none: the client has tried several times already.
+    """
+    if error.kind in NAME_REFUSALS or error.kind in MISMATCHES:
+        return True
     is_systems_fault = error.is_out_of_reach or (error.status_code or 0) >= 500
-    return is_systems_fault or error.heals_by_itself or not error.retryable
-
-
-_Opened = tuple[UploadSession, dict[int, Part]]
-"""An upload session, and by offset the parts that it has."""
+    return error.retryable and not (is_systems_fault or error.heals_by_itself)
 
 
 class _Copy:
@@ -262,12 +260,11 @@ class _Copy:
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
         """By an upload session, which is opened while the DAM prepares the download."""
         download = Download(self._dam, self._moving, self._copier.progress)
-        sessions: Ahead[BoxFile | None, _Opened] = Ahead(partial(self._session, name))
         with download.opened():
-            with closing(sessions):
-                sessions.expect(existing)
+            with ThreadPoolExecutor(1) as beside:
+                opening = beside.submit(self._session, name, existing)
                 download.open()
-                session, known = sessions(existing)
+            session, known = opening.result()
             return self._fill(session, known, download, name, existing)
 
     def _fill(
@@ -293,8 +290,8 @@ class _Copy:
         self._copier.ledger.forget_upload(session.id)
         return self._verified(file, self._sha1_seen, existing)
 
-    def _session(self, name: str, existing: BoxFile | None) -> _Opened:
-        """The session that was left open for just this, with the parts it has, or else a new one."""
+    def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
+        """The session that was left open for just this, with its parts by offset, or else a new one."""
         asset, ledger = self._asset, self._copier.ledger
         campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
