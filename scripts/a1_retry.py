@@ -126,15 +126,7 @@ def _reset_shown(
     changed in between are skipped and returned.
     """
     worth_it = [row for row in shown if row["a1_retry_count"] or row["a1_permanently_failed"]]
-    values = {
-        "ids": [row["campaign_id"] for row in worth_it],
-        "seen": [row["a1_last_retry_at"] for row in worth_it],
-        "who": arguments.by,
-        "reason": arguments.reason,
-    }
-    with database.transaction():
-        ((ids,),) = database.run_query("reset_note", values)[1]
-        done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
+    done = _reset_unchanged(database, arguments, worth_it)
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)
@@ -151,6 +143,21 @@ def _reset_shown(
             said = f"{_named(row)}: nothing to reset, no attempt is spent"
         say(f"{said}{_error_beside(row)}\n")
     return skipped
+
+
+def _reset_unchanged(
+    database: Database, arguments: argparse.Namespace, rows: Sequence[Row]
+) -> dict[str, Row]:
+    """Reset those of the rows that are as they were read; {campaign id: row} of them, as they are now."""
+    values = {
+        "ids": [row["campaign_id"] for row in rows],
+        "seen": [row["a1_last_retry_at"] for row in rows],
+        "who": arguments.by,
+        "reason": arguments.reason,
+    }
+    with database.transaction():
+        ((ids,),) = database.run_query("reset_note", values)[1]
+        return {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
 
 
 def _error_beside(row: Row) -> str:
