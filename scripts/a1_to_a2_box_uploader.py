@@ -63,6 +63,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
     progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
     for handler in logging.getLogger().handlers:
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
+    # PostgreSQL keeps 63 bytes of it.
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
     from shared.dam.client import DamClient

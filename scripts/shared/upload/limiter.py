@@ -81,7 +81,7 @@ class BoxGate:
         """Return when one call may go out. Raises DbError, and what `sleep` raises."""
         if CALLS in self._batches:
             self._wait_for(CALLS)
-        if is_upload and UPLOADS in self._batches:  # last, being the scarcer: leave must not grow stale
+        if is_upload and UPLOADS in self._batches:  # last: the scarcer permission must not expire meanwhile
             self._wait_for(UPLOADS)
         while True:
             with self._lock:
