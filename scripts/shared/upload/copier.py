@@ -59,12 +59,17 @@ class SessionSpoiledError(BoxError):
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One asset to bring into its place."""
+    """One asset to bring into its place. entry: the ledger's, None when it knows nothing of this revision."""
 
     sender: Sender
     asset: Asset
     place: Place
     entry: LedgerEntry | None
+
+    def is_recorded(self, file: BoxFile) -> bool:
+        """Whether Box shows the ledger's file as it was when it was verified."""
+        entry = self.entry
+        return entry is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
 
 
 class Copier:
@@ -84,20 +89,20 @@ class Copier:
         run_id: str,
         is_stopping: Callable[[], bool],
     ) -> None:
+        self.dam = dam
         self.box = box
         self.ledger = ledger
         self.pool = pool
         self.progress = progress
         self.run_id = run_id
         self.is_stopping = is_stopping
-        self._dam = dam
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
-        asset, entry = errand.asset, errand.entry
-        if entry is not None and entry.revision == asset.revision:
-            file = self.box.read_file(entry.box_file_id)  # perhaps a person moved it
-            if file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1):
+        asset = errand.asset
+        if errand.entry is not None:
+            file = self.box.read_file(errand.entry.box_file_id)  # perhaps a person moved it
+            if file is not None and errand.is_recorded(file):
                 self.progress.skip(asset)
                 return file
         campaign = errand.sender.campaign
@@ -118,7 +123,7 @@ class Copier:
         """Copy under the planned name, or under another one when something that is not ours has it."""
         name = errand.place.names[errand.asset.id]
         others = iter(other_names(name, errand.asset.id))
-        copy = _Copy(self, errand, self._dam, moving)
+        copy = _Copy(self, errand, moving)
         while True:
             try:
                 return self._copy_as(name, copy, errand)
@@ -182,13 +187,13 @@ def _may_succeed_at_once(error: AppError) -> bool:
 class _Copy:
     """One asset's way over, tried several times."""
 
-    def __init__(self, copier: Copier, errand: Errand, dam: Source, moving: Moving) -> None:
+    def __init__(self, copier: Copier, errand: Errand, moving: Moving) -> None:
         self._copier = copier
         self._moving = moving
         self._box = copier.box
         self._errand = errand
         self._asset = errand.asset
-        self._dam = dam
+        self._dam = copier.dam
         self._sha1_seen: str | None = None
         """Of the bytes of an earlier try that came through whole."""
         self._made: set[str] = set()
@@ -199,11 +204,12 @@ class _Copy:
 
         existing: the file that has the name; it gets a new version if it is ours.
         """
-        if existing is not None and existing.size_bytes != self._asset.size_bytes:
-            self._ensure_ours(name, existing)
+        has_its_size = existing is not None and existing.size_bytes == self._asset.size_bytes
+        if existing is not None and not has_its_size and not self._is_ours(name, existing):
+            raise SomebodysFileError(name, existing)  # before a byte is read in vain
         if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
             return self._copy_small(name, existing)
-        if existing is not None and existing.size_bytes == self._asset.size_bytes:
+        if existing is not None and has_its_size:
             if self._sha1_seen is None:
                 self._sha1_seen = read_sha1(self._dam, self._moving, self._copier.progress)
             held = self._held(name, existing, self._sha1_seen)
@@ -220,10 +226,6 @@ class _Copy:
         if existing.name == name or existing.id in self._made:
             return True
         return self._errand.sender.is_ours(self._asset.id, existing.id)
-
-    def _ensure_ours(self, name: str, existing: BoxFile) -> None:
-        if not self._is_ours(name, existing):
-            raise SomebodysFileError(name, existing)
 
     def _held(self, name: str, existing: BoxFile, sha1: str) -> BoxFile | None:
         """The file that has the name, if it holds these bytes; None if it is ours, for a new version.
@@ -243,7 +245,7 @@ class _Copy:
     def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
         asset = self._asset
         download = Download(self._dam, self._moving, self._copier.progress)
-        view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
+        view = memoryview(bytearray(asset.size_bytes))
         with download.opened():
             download.fill(view)
             download.finish()

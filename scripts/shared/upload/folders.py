@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from shared.base.errors import BoxError
 from shared.base.values import Asset, BoxFolderListing, Campaign, DamFolder, LedgerEntry, MasterAssets
@@ -112,7 +112,8 @@ class CampaignFolders:
     def below(self, root: Place, found: MasterAssets, known: Mapping[str, LedgerEntry]) -> dict[str, Place]:
         """The Box folder for every DAM folder that leads to an asset, with the names planned in each.
 
-        In the campaign's own folder one name is kept for the receipt. known: the ledger, {asset id: entry}.
+        In the campaign's own folder one name is kept for the receipt. known: {asset id: entry} of the assets
+        that are in Box as they are in the DAM now; they keep their names.
         """
         folders, assets = _by_parent(found)
         waiting = [(found.folder_id or "", root)]
@@ -125,7 +126,8 @@ class CampaignFolders:
             items = [(RECEIPT_KEY, RECEIPT_NAME)] if place is root else []
             items += [(folder.id, folder.name) for folder in below]
             items += [(asset.id, asset.name) for asset in here]
-            place.names.update(plan_names(items, _pinned(here, known)))
+            pinned = {asset.id: known[asset.id].box_name for asset in here if asset.id in known}
+            place.names.update(plan_names(items, pinned))
             for folder in below:
                 made = self._places.get(folder.id)
                 waiting.append(
@@ -169,12 +171,3 @@ def _by_parent(found: MasterAssets) -> tuple[Mapping[str, dict[str, DamFolder]],
             folders[folder.parent.id][folder.id] = folder
             folder = folder.parent
     return folders, assets
-
-
-def _pinned(assets: Iterable[Asset], known: Mapping[str, LedgerEntry]) -> dict[str, str]:
-    """{id: name in Box} of the assets that are there already, as they are in the DAM now."""
-    return {
-        asset.id: known[asset.id].box_name
-        for asset in assets
-        if asset.id in known and known[asset.id].revision == asset.revision
-    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from datetime import datetime
 
 from shared.base.errors import AppError, CampaignLostError, DamError, StoppedError
@@ -49,7 +50,7 @@ class CampaignTransfer:
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
         self._left_over: set[str] = set()
-        """Files in Box of assets that the DAM has no longer."""
+        """Files in Box, by ledger or receipt, of assets that the DAM has no longer."""
 
     def copy(self, found: MasterAssets) -> None:
         """Have everything brought that Box lacks of a listing, and wait until nothing is on its way.
@@ -83,25 +84,32 @@ class CampaignTransfer:
             self._known = self._copier.ledger.uploaded_assets(self.campaign.id)
             self.root = self._folders.own()
         self.found = found
-        self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
-        self._left_over = self._files_left_over(found)
-        self._places = self._folders.below(self.root, found, self._known)
+        shown = _shape(found)
+        self.done = {one: done for one, done in self.done.items() if done[0] == shown.get(one)}
+        self._left_over = self._files_besides(shown)
+        current = self._current_entries(found)
+        self._places = self._folders.below(self.root, found, current)
         waiting = [asset for asset in found.assets if asset.id not in self.done]
         errands: list[Errand] = []
         self._copier.progress.expect(waiting)
         for asset in waiting:
-            errand = Errand(self, asset, self._places[asset.folder.id], self._known.get(asset.id))
-            file = _file_in_place(errand)
-            if file is None:
+            place, entry = self._places[asset.folder.id], current.get(asset.id)
+            errand = Errand(self, asset, place, entry)
+            file = place.files_by_id.get(entry.box_file_id) if entry else None
+            if file is None or not errand.is_recorded(file):
                 errands.append(errand)
                 continue
             self.done[asset.id] = (asset, file)
             self._copier.progress.skip(asset)
         return errands
 
-    def _files_left_over(self, found: MasterAssets) -> set[str]:
-        """Files in Box, by ledger or receipt, of assets that this listing does not show."""
-        shown = {asset.id for asset in found.assets}
+    def _current_entries(self, found: MasterAssets) -> dict[str, LedgerEntry]:
+        """{asset id: entry} of what the ledger knows of the assets as the DAM has them now."""
+        entries = [(asset, self._known.get(asset.id)) for asset in found.assets]
+        return {asset.id: entry for asset, entry in entries if entry and entry.revision == asset.revision}
+
+    def _files_besides(self, shown: Mapping[str, Asset]) -> set[str]:
+        """The files that ledger or receipt know of other assets."""
         files = [(entry.asset_id, entry.box_file_id) for entry in self._known.values()]
         files += self._folders.listed.items()
         return {file_id for asset_id, file_id in files if asset_id not in shown}
@@ -203,28 +211,11 @@ class CampaignTransfer:
         ]
         return sorted(entries, key=lambda entry: entry.path)
 
-    def _is_done(self, asset: Asset) -> bool:
-        return asset.id in self.done and self.done[asset.id][0] == asset
-
     def is_ours(self, asset_id: str, file_id: str) -> bool:
         """See `Sender`. Called by workers."""
         entry = self._known.get(asset_id)
-        return (
-            (entry is not None and entry.box_file_id == file_id)
-            or self._folders.listed.get(asset_id) == file_id
-            or file_id in self._left_over
-        )
-
-
-def _file_in_place(errand: Errand) -> BoxFile | None:
-    """The asset's file, if it needs no move: the ledger, the DAM and Box's listing agree on it."""
-    entry = errand.entry
-    if entry is None or entry.revision != errand.asset.revision:
-        return None
-    file = errand.place.files_by_id.get(entry.box_file_id)
-    if file is None or (file.size_bytes, file.sha1) != (entry.size_bytes, entry.sha1):
-        return None
-    return file
+        is_its_own = entry is not None and entry.box_file_id == file_id
+        return is_its_own or self._folders.listed.get(asset_id) == file_id or file_id in self._left_over
 
 
 def _may_be_outdated(error: AppError) -> bool:
