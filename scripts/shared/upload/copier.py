@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
@@ -72,30 +72,20 @@ class Errand:
         return entry is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
 
 
+@dataclass(frozen=True, slots=True)
 class Copier:
     """Brings one campaign's assets into Box. Every method may be called by any thread.
 
     box, ledger: their calls and writes hold the campaign.
     """
 
-    def __init__(
-        self,
-        dam: Source,
-        box: BoxClient,
-        ledger: Ledger,
-        pool: Pool,
-        progress: Progress,
-        *,
-        run_id: str,
-        is_stopping: Callable[[], bool],
-    ) -> None:
-        self.dam = dam
-        self.box = box
-        self.ledger = ledger
-        self.pool = pool
-        self.progress = progress
-        self.run_id = run_id
-        self.is_stopping = is_stopping
+    dam: Source
+    box: BoxClient
+    ledger: Ledger
+    pool: Pool
+    progress: Progress
+    run_id: str
+    is_stopping: Callable[[], bool]
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
@@ -297,10 +287,10 @@ class _Copy:
         asset, ledger = self._asset, self._copier.ledger
         campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
+        wanted = OpenUpload(campaign_id, asset.id, "", asset.revision, asset.size_bytes, folder_id, replaces)
         left = ledger.open_upload(campaign_id, asset.id)
         if left is not None:
-            wanted = (asset.revision, asset.size_bytes, folder_id, replaces)
-            if (left.revision, left.size_bytes, left.folder_id, left.replaces) == wanted:
+            if replace(left, session_id="") == wanted:
                 session = self._box.read_session(left.session_id)
                 if session is not None:
                     return session, self._box.list_parts(session)
@@ -308,10 +298,7 @@ class _Copy:
             self._box.abort(left.session_id)  # also when it is said to be over: nobody looks for it again
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
-        upload = OpenUpload(
-            campaign_id, asset.id, session.id, asset.revision, asset.size_bytes, folder_id, replaces
-        )
-        ledger.remember_upload(upload, self._copier.run_id)
+        ledger.remember_upload(replace(wanted, session_id=session.id), self._copier.run_id)
         return session, {}
 
     def _send_parts(
