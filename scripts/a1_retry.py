@@ -196,6 +196,7 @@ def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: dateti
     if cadence is None or last is None:
         return "by the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
+    # A run without an end works still; after the uploader's time limit (`tasks`) its end was lost.
     if last.finished_at is None and now - last.started_at < timedelta(hours=12):
         return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
     due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at

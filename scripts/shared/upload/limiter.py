@@ -112,6 +112,7 @@ class BoxGate:
                     grant = self._ledger.take_calls(name, wanted, batch.limit)
                     batch.count, batch.good_until = grant.count, self._clock() + USE_WITHIN_SECONDS
                 if not grant.count:
+                    # A little longer than asked for, so that the next second has begun.
                     self._sleep(min(grant.wait_seconds, 1.0) + 0.001)
         finally:
             with self._lock:
