@@ -126,16 +126,7 @@ def _reset_shown(
     changed in between are skipped and returned.
     """
     worth_it = [row for row in shown if row["a1_retry_count"] or row["a1_permanently_failed"]]
-    values = {
-        "ids": [row["campaign_id"] for row in worth_it],
-        "seen": [row["a1_last_retry_at"] for row in worth_it],
-        "who": arguments.by,
-        "source": "a1_retry.py",
-        "reason": arguments.reason,
-    }
-    with database.transaction():
-        ((ids,),) = database.run_query("reset_note", values)[1]
-        done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
+    done = _reset_unchanged(database, arguments, worth_it)
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     when = next_look(settings.cadence, last, now)
@@ -152,6 +143,22 @@ def _reset_shown(
             said = f"{_named(row)}: nothing to reset, no attempt is spent"
         say(f"{said}{_error_beside(row)}\n")
     return skipped
+
+
+def _reset_unchanged(
+    database: Database, arguments: argparse.Namespace, rows: Sequence[Row]
+) -> dict[str, Row]:
+    """Reset those of the rows that are as they were read; {campaign id: row} of them, as they are now."""
+    values = {
+        "ids": [row["campaign_id"] for row in rows],
+        "seen": [row["a1_last_retry_at"] for row in rows],
+        "who": arguments.by,
+        "source": "a1_retry.py",
+        "reason": arguments.reason,
+    }
+    with database.transaction():
+        ((ids,),) = database.run_query("reset_note", values)[1]
+        return {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
 
 
 def _error_beside(row: Row) -> str:
@@ -190,6 +197,7 @@ def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: dateti
     if cadence is None or last is None:
         return "by the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
+    # A run without an end works still; after the uploader's time limit (`tasks`) its end was lost.
     if last.finished_at is None and now - last.started_at < timedelta(hours=12):
         return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
     due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at

@@ -101,7 +101,8 @@ ON CONFLICT (campaign_id) DO UPDATE SET
     a1_failure_reason = EXCLUDED.a1_failure_reason,
     updated_at = now()
 WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
-RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s), coalesce(a1_cycle, 1)
+RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s),
+          coalesce(a1_cycle, 1)
 """
 
 ACT_AS = """
