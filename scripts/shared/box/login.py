@@ -81,7 +81,7 @@ class BoxLogin:
         return (refusal.kind == "login_refused" and self._takes_time_from(answer)) or refusal.retryable
 
     def _refusal(self, answer: Answer) -> BoxError:
-        return error_of(answer.status, answer.mapping, LOGGING_IN, self.secrets)
+        return error_of(answer, LOGGING_IN, self.secrets)
 
     def _takes_time_from(self, answer: Answer) -> bool:
         """Whether the answer's Date shows that our clock is off by more than an assertion can bear; the next

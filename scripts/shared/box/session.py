@@ -38,8 +38,8 @@ class BoxSession:
         self._settings = settings
         self._gate = gate
         self.sleep = sleep
-        self._calls = BoxCalls(settings, gate, sleep)
-        self._login = BoxLogin(settings, self._calls)
+        self.calls = BoxCalls(settings, gate, sleep)
+        self.login = BoxLogin(settings, self.calls)
         self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
@@ -47,18 +47,6 @@ class BoxSession:
         twin = copy(self)
         twin._ensure_held = ensure_held
         return twin
-
-    def close(self) -> None:
-        """Drop the connections."""
-        self._calls.close()
-
-    def log_in(self) -> None:
-        """See to a token ahead of the first call. Raises BoxError at the first failure: calls are patient."""
-        self._login.token(most_tries=1)
-
-    def connect(self, url: str) -> None:
-        """Open a connection ahead of a call. Raises BoxError, ConfigError."""
-        self._calls.connect(url)
 
     def trusts(self, url: str) -> bool:
         """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
@@ -97,30 +85,26 @@ class BoxSession:
             raise BoxError(f"{what}: no token is sent to {url!r:.200}", kind="foreign_address")
         request = Request(method, url, sent, body, pieces, limit)
         for _ in range(2):
-            token = self._login.token()
+            token = self.login.token()
 
             def authorized(token: str = token) -> Request:
                 self._gate.wait(is_upload=is_upload)
                 self._ensure_held()
                 return replace(request, headers={**sent, "Authorization": f"Bearer {token}"})
 
-            answer = self._calls.ask(what, authorized, may_pass=_may_pass)
+            answer = self.calls.ask(what, authorized, may_pass=may_pass)
             if answer.status != 401:
                 break
-            self._login.forget(token)
+            self.login.forget(token)
         if 200 <= answer.status < 300 or answer.status == 302:
             return answer
-        raise error_of(answer.status, answer.mapping, what, self._login.secrets)
+        raise error_of(answer, what, self.login.secrets)
 
     def fetch(self, url: str, *, what: str, limit: int) -> bytes:
         """What lies at an address that Box pointed to; it is not shown our token, and TLS is not left."""
         if self._settings.api_url.startswith("https:") and not url.startswith("https://"):
             raise BoxError(f"{what}: Box points out of https, to {url!r:.200}", kind="foreign_address")
-        answer = self._calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=_may_pass)
+        answer = self.calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=may_pass)
         if answer.status != 200:
-            raise error_of(answer.status, answer.mapping, what, self._login.secrets)
+            raise error_of(answer, what, self.login.secrets)
         return answer.content
-
-
-def _may_pass(answer: Answer) -> bool:
-    return may_pass(answer.status, answer.mapping)

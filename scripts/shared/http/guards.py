@@ -112,6 +112,10 @@ class Reply:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
     def read(self, limit: int = ANSWER_LIMIT) -> bytes:
         """All that is left of the body. Raises UnfitError when that is more than `limit` bytes."""
         answer, whole = self._answer, bytearray()
@@ -125,6 +129,15 @@ class Reply:
             self._refuse_early_end()
         self.close()
         return bytes(whole)
+
+    def read_answer(self, limit: int = ANSWER_LIMIT) -> bytes:
+        """The same; of a failure that says too much, nothing: its status tells enough."""
+        try:
+            return self.read(limit)
+        except UnfitError:
+            if self.is_success:
+                raise
+            return b""
 
     def readinto(self, view: memoryview) -> int:
         """Fill the view as far as the body goes; 0 at its end. Raises NoAnswerError when the connection ended
@@ -205,3 +218,10 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def within(found: object, *names: str) -> Any:
+    """What a JSON answer holds under these names, one object inside the other; None where one is missing."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
