@@ -73,8 +73,9 @@ class BoxCalls:
         except ValueError as exc:
             raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
         self._http = Http(context, settings.timeout_seconds)
-        self._gate = gate
-        self._sleep = sleep
+        self.settings = settings
+        self.gate = gate
+        self.sleep = sleep
 
     def close(self) -> None:
         """Drop the connections."""
@@ -118,7 +119,7 @@ class BoxCalls:
             reply = self._http.transfer(method, url, headers, request.pieces)
         else:
             reply = self._http.call(method, url, headers, request.body)
-        return Answer(reply.status, reply.headers, reply.read_answer(request.limit))
+        return Answer(reply.status, reply.headers, reply.read(request.limit))
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
         """Pause before the next try; after a 429 everybody pauses, because Box counts the user's calls."""
@@ -126,8 +127,8 @@ class BoxCalls:
         status = answer.status if answer else 0
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
         if status == 429:
-            self._gate.pause(wait)
-        self._sleep(wait)
+            self.gate.pause(wait)
+        self.sleep(wait)
 
 
 def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigError:

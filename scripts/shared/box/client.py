@@ -30,7 +30,7 @@ from shared.box.answers import (
     text_in,
     upload_session,
 )
-from shared.box.calls import Gate
+from shared.box.calls import BoxCalls, Gate
 from shared.box.refusals import storable
 from shared.box.session import BoxSession
 from shared.http.guards import within
@@ -58,7 +58,7 @@ class BoxClient:
         self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """sleep: pauses between tries; may raise StoppedError."""
-        self._session = BoxSession(settings, gate, sleep)
+        self._session = BoxSession(BoxCalls(settings, gate, sleep))
         self._api = f"{settings.api_url}/2.0"
         self._uploads = f"{settings.upload_url}/2.0"
         self._parts_are_uploads = settings.parts_count_as_uploads
@@ -107,7 +107,7 @@ class BoxClient:
         return id_in(answer.mapping, "id", what)
 
     def list_folder(self, folder_id: str) -> BoxFolderListing:
-        """Everything in a folder, read by marker to the last page."""
+        """Everything in a folder, read to the last page by marker: offsets are unreliable in a large one."""
         what = f"listing Box folder {folder_id}"
         files: list[BoxFile] = []
         folders: dict[str, str] = {}
@@ -163,6 +163,7 @@ class BoxClient:
             url = f"{self._uploads}/files/{in_path(replaces)}/content?fields={FILE_FIELDS}"
             what = f"uploading {name!r} as a new version of Box file {replaces}"
         kind, pieces = multipart(attributes, content)
+        # In spite of its name the header holds a SHA-1.
         with self._telling_who_locked(replaces):
             answer = self._session.call(
                 "POST",
@@ -309,7 +310,7 @@ class BoxClient:
                 mismatches += 1
                 if exc.kind != "parts_mismatch" or mismatches == PARTS_MISMATCH_TRIES:
                     raise
-                self._session.sleep(backoff_seconds(mismatches))
+                self._session.calls.sleep(backoff_seconds(mismatches))
                 continue
             if answer.status != 202:
                 return only_file(answer.mapping, what)
@@ -319,7 +320,7 @@ class BoxClient:
                     kind="commit_unfinished",
                     retryable=True,
                 )
-            self._session.sleep(1)
+            self._session.calls.sleep(1)
 
     def abort(self, session_id: str) -> None:
         """Give a session back to Box; one that is over already is no error."""

@@ -47,25 +47,30 @@ def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
     """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
     what has not the form of a code is none. secrets: what no message may hold.
     """
-    status, body = answer.status, answer.mapping
-    code = code_of(body)
+    status = answer.status
+    code = code_of(answer.mapping)
     if "temporar" not in code:
         code = CODES.get(status, code)
     if code in LOGIN_CODES:
         return _login_refused(answer, code, what, secrets)
     refusal = _refusal(status, code)
-    request_id = _slug(body.get("request_id"))
-    said = f"HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
-    said = f"{what}: {refusal.words} ({said})" if refusal else f"{what}: {said}"
+    said = f"{what}: {_shown(answer, code, refusal.words)}"
     if status == 409 and code == "item_name_in_use":
-        return _name_taken(body, said)
+        return _name_taken(answer, said)
     return BoxError(
         said,
         kind=KINDS.get(status) or code or KINDS_WITHOUT_CODE.get(status, "box_error"),
-        hint=refusal.cure if refusal else "",
+        hint=refusal.cure,
         retryable=status >= 500 or status in RETRIED_STATUSES or code in DAMAGED_ON_THE_WAY,
         status_code=status,
     )
+
+
+def _shown(answer: Answer, code: str, words: str) -> str:
+    """A failure in plain words, where there are some, and by what Box's support can find it."""
+    request_id = _slug(answer.mapping.get("request_id"))
+    said = f"HTTP {answer.status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+    return f"{words} ({said})" if words else said
 
 
 def _login_refused(answer: Answer, code: str, what: str, secrets: Sequence[str]) -> BoxError:
@@ -83,9 +88,9 @@ def _login_refused(answer: Answer, code: str, what: str, secrets: Sequence[str])
     )
 
 
-def _name_taken(body: Mapping[str, Any], said: str) -> NameTakenError:
-    """Box tells what has the name: as a list for folders, as one object for files."""
-    conflicts = within(body, "context_info", "conflicts")
+def _name_taken(answer: Answer, said: str) -> NameTakenError:
+    """Box tells what has the name: in a list for folders, as one object for files."""
+    conflicts = within(answer.mapping, "context_info", "conflicts")
     conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
     kind = within(conflict, "type")
     return NameTakenError(
@@ -170,18 +175,19 @@ GONE = Refusal(
     "it is not there any more, or our service account may not see it",
     "restore it in Box, or make our service account an editor of the folder",
 )
+UNEXPLAINED = Refusal("", "", "")
 WITHOUT_MARK = {403: FORBIDDEN, 404: GONE, 410: GONE}
 
 CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
 """What a status means whatever its code, from a gateway, say."""
 
 
-def _refusal(status: int, code: str) -> Refusal | None:
+def _refusal(status: int, code: str) -> Refusal:
     if 400 <= status < 500:
         for refusal in REFUSALS:
             if refusal.mark in code:
                 return refusal
-    return WITHOUT_MARK.get(status)
+    return WITHOUT_MARK.get(status, UNEXPLAINED)
 
 
 def safe_id(value: object) -> str | None:

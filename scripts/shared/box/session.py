@@ -8,14 +8,12 @@ after a 429, knows `Retry-After` in seconds only, and spends several times the p
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 
 from shared.base.errors import BoxError
-from shared.base.values import BoxSettings
-from shared.box.calls import Answer, BoxCalls, Gate, Request
+from shared.box.calls import Answer, BoxCalls, Request
 from shared.box.login import BoxLogin
 from shared.box.refusals import error_of, may_pass
 from shared.http.client import Pieces
@@ -31,15 +29,9 @@ class BoxSession:
     ended is renewed once for everybody.
     """
 
-    def __init__(
-        self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        """sleep: pauses; may raise StoppedError."""
-        self._settings = settings
-        self._gate = gate
-        self.sleep = sleep
-        self.calls = BoxCalls(settings, gate, sleep)
-        self.login = BoxLogin(settings, self.calls)
+    def __init__(self, calls: BoxCalls) -> None:
+        self.calls = calls
+        self.login = BoxLogin(calls)
         self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
@@ -50,7 +42,7 @@ class BoxSession:
 
     def trusts(self, url: str) -> bool:
         """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
-        settings = self._settings
+        settings = self.calls.settings
         try:
             ours = {origin_of(settings.api_url), origin_of(settings.upload_url)}
             scheme, host, port = origin_of(url)
@@ -88,7 +80,7 @@ class BoxSession:
             token = self.login.token()
 
             def authorized(token: str = token) -> Request:
-                self._gate.wait(is_upload=is_upload)
+                self.calls.gate.wait(is_upload=is_upload)
                 self._ensure_held()
                 return replace(request, headers={**sent, "Authorization": f"Bearer {token}"})
 
@@ -102,7 +94,7 @@ class BoxSession:
 
     def fetch(self, url: str, *, what: str, limit: int) -> bytes:
         """What lies at an address that Box pointed to; it is not shown our token, and TLS is not left."""
-        if self._settings.api_url.startswith("https:") and not url.startswith("https://"):
+        if self.calls.settings.api_url.startswith("https:") and not url.startswith("https://"):
             raise BoxError(f"{what}: Box points out of https, to {url!r:.200}", kind="foreign_address")
         answer = self.calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=may_pass)
         if answer.status != 200:

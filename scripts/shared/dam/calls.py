@@ -210,4 +210,4 @@ class Calls:
 
 
 def _whole(call: Call, reply: Reply, credentials: Credentials) -> Answer:
-    return Answer(call, reply.status, reply.headers, reply.read_answer(), credentials.secrets)
+    return Answer(call, reply.status, reply.headers, reply.read(), credentials.secrets)

@@ -117,27 +117,25 @@ class Reply:
         return 200 <= self.status < 300
 
     def read(self, limit: int = ANSWER_LIMIT) -> bytes:
-        """All that is left of the body. Raises UnfitError when that is more than `limit` bytes."""
+        """All that is left of the body. Raises UnfitError for a success of more than `limit` bytes; a failure
+        of that size is read as empty, because its status tells enough.
+        """
         answer, whole = self._answer, bytearray()
-        with self._reading():
-            if (answer.length or 0) > limit:
-                raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
-            while piece := answer.read(BUFFER):  # never as much at once as a length promises
-                whole += piece
-                if len(whole) > limit:
-                    raise UnfitError(f"an answer of more than {limit} bytes")
-            self._refuse_early_end()
-        self.close()
-        return bytes(whole)
-
-    def read_answer(self, limit: int = ANSWER_LIMIT) -> bytes:
-        """The same; of a failure that says too much, nothing: its status tells enough."""
         try:
-            return self.read(limit)
+            with self._reading():
+                if (answer.length or 0) > limit:
+                    raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
+                while piece := answer.read(BUFFER):  # never as much at once as a length promises
+                    whole += piece
+                    if len(whole) > limit:
+                        raise UnfitError(f"an answer of more than {limit} bytes")
+                self._refuse_early_end()
         except UnfitError:
             if self.is_success:
                 raise
             return b""
+        self.close()
+        return bytes(whole)
 
     def readinto(self, view: memoryview) -> int:
         """Fill the view as far as the body goes; 0 at its end. Raises NoAnswerError when the connection ended
