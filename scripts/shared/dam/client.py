@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from shared.base.errors import DamError
-from shared.base.values import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
+from shared.base.values import Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
 from shared.dam import download, lock
 from shared.dam.answers import (
     Page,
@@ -261,7 +261,10 @@ class DamClient:
                 return None
             if is_folder(item):
                 return DamFolder(item["asset_id"], clean_text(item.get("name")) or item["asset_id"], folder)
-            return None if is_campaign else self._asset_of(item, folder)
+            if is_campaign:
+                return None
+            asset = asset_of(item, folder)
+            return asset if self._settings.compares_checksums else replace(asset, md5=None)
 
         def fetch(after: int) -> Page[Child]:
             params = {
@@ -279,10 +282,6 @@ class DamClient:
         with closing(PagesAhead(fetch, page_size)) as pages:
             found: Iterator[Child] = all_pages(pages, what, folder.id)
             yield from found
-
-    def _asset_of(self, item: dict[str, Any], folder: DamFolder) -> Asset:
-        asset = asset_of(item, folder)
-        return asset if self._settings.compares_checksums else replace(asset, md5=None)
 
     # Writing
 

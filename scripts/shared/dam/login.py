@@ -42,6 +42,7 @@ class Login:
             if not self._is_valid:
                 self._headers, self._cookies = {}, {}
                 if self._settings.auth == "password":
+                    # A session's cookie alone is not enough for writes (MARKDOWN_DOCS/DAM_AND_BOX.md).
                     self._headers = {"X-Requested-By": self._open_session()}
                 else:
                     self._headers = {"Authorization": f"Bearer {self._fetch_token()}"}
