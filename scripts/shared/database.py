@@ -23,10 +23,7 @@ from shared.base.commands import here
 from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.base.queries import defaults, query
 from shared.base.redaction import escape_line
-from shared.base.values import (
-    Attempt,
-    RetryStatus,
-)
+from shared.base.values import Attempt, RetryStatus
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
 from shared.postgres.fence import TAKE_CAMPAIGN, TAKE_RUN, Fence
 from shared.rules.retry import DEFAULT_MAX_RETRIES
@@ -72,7 +69,6 @@ WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NU
   AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ('name', 'sha256')) = 2
 ORDER BY s.nspname LIMIT 1
 """
-
 
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """

@@ -1,4 +1,4 @@
-"""What the scripts' `main` functions share: their streams, how a failure is told, and its exit code."""
+"""What the scripts' `main` functions share: their streams, how a failure is logged, and its exit code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger("script")
 
 
 def prepare_streams() -> None:
-    """Make the standard streams such that the rest can rely on them.
+    """Prepare the standard streams, so that the rest can rely on them.
 
-    What the caller has closed (`2>&-`) is opened on /dev/null, before a socket gets its number. Names in any
-    script pass, whatever the machine's locale (cron's is often plain C).
+    A stream that the caller has closed (`2>&-`) leads to /dev/null, before a socket gets its number. Names in
+    any script pass, whatever the machine's locale (cron's is often plain C).
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -48,7 +48,7 @@ def say_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a script's work and return its exit code; what it raises is logged and made into one."""
+    """Do a script's work and return its exit code; an exception is logged and becomes one."""
     try:
         return work()
     except ConfigError as exc:
