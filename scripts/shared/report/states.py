@@ -96,8 +96,8 @@ class Rules:
             return "tried again in each run"
         if state is State.AT_REST:
             return "looked at in each run" if retry.status else "looked at once it is in the DAM's list"
-        _, attempt = count(retry, self.policy, self.now)
-        following = f"attempt {attempt.number} of {attempt.max_attempts}"
+        number = count(retry, self.policy, self.now)[1].number
+        following = f"attempt {number} of {max(number, self.policy.limit(retry))}"
         if state is State.SNOOZED:
             return f"{following} after that"
         due = counts_from(retry, self.policy, self.now)
