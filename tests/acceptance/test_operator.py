@@ -514,7 +514,7 @@ def test_status__lists_all_that_is_not_at_rest(world: World) -> None:
     waiting = json.loads(world.run(TOOL, "status", "C-1", "--json", A1_RETRY_DELAYS="3,30").stdout)
     assert waiting[0]["state"] == "waiting"
     one = world.run(TOOL, "status", "C-3").stdout
-    for words in ("snoozed until", "attempt 3 of 3 after that", "2 of 3", "(C-3 Snoozed)"):
+    for words in ("snoozed until", "attempt 3 of 3 after the snooze", "2 of 3", "(C-3 Snoozed)"):
         assert words in one
     failed = world.run(TOOL, "failed").stdout.splitlines()
     assert [line.split()[0] for line in failed] == ["number", "C-2"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from shared.base.redaction import escape_line
 
 WIDTH = 100
-LONGEST_WHOLE = 40
-"""A cell of a column that is kept whole is cut all the same at this width: an id of the DAM is as long."""
 _NARROWEST = 8
 _GAP = "  "
 _TWO_COLUMNS = ("W", "F")
@@ -23,10 +22,13 @@ _NO_COLUMN = ("Mn", "Me", "Cf")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """fit: what happens to a cell that is too wide. `cut` shows its beginning, `wrap` goes on below it."""
+    """fit: what happens to a cell that is too wide. `cut` shows its beginning, `wrap` goes on below it.
+    `whole` keeps all of a cell up to `most`; a wider one stands on a line of its own, above its row.
+    """
 
     head: str
     fit: Literal["whole", "cut", "wrap"] = "whole"
+    most: int = 40
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
@@ -34,19 +36,18 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int =
     cells = [[escape_line(cell) for cell in row] for row in rows]
     heads = [column.head for column in columns]
     widths = _widths(columns, [heads, *cells], width - len(_GAP) * (len(columns) - 1))
-    return "".join(
-        _GAP.join(map(_padded, line, widths)).rstrip() + "\n"
-        for row in [heads, *cells]
-        for line in _lines(columns, row, widths)
-    )
+    lines = (line for row in [heads, *cells] for line in _lines(columns, row, widths, width))
+    return "".join(line.rstrip() + "\n" for line in lines)
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:
     """How wide each column is: as its widest cell, the widest of those that may give way less than that."""
-    widths = [
-        min(max(map(columns_of, cells)), LONGEST_WHOLE if column.fit == "whole" else room)
-        for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
-    ]
+    widths = []
+    for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+        if column.fit == "whole":
+            widths.append(max(width for width in map(columns_of, cells) if width <= column.most))
+        else:
+            widths.append(min(max(map(columns_of, cells)), room))
     yielding = [number for number, column in enumerate(columns) if column.fit != "whole"]
     while sum(widths) > room:
         widest = max(yielding, key=widths.__getitem__, default=None)
@@ -56,14 +57,18 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
     return widths
 
 
-def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> Iterator[list[str]]:
+def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:
     """One row as the lines that it takes."""
-    pieces = [
-        list(wrapped(cell, width)) if column.fit == "wrap" else [cut(cell, width)]
-        for column, cell, width in zip(columns, row, widths, strict=True)
-    ]
+    pieces = []
+    for column, cell, room in zip(columns, row, widths, strict=True):
+        if column.fit == "whole" and columns_of(cell) > room:
+            yield cut(cell, width)
+            pieces.append([""])
+        else:
+            pieces.append(list(wrapped(cell, room)) if column.fit == "wrap" else [cut(cell, room)])
     for number in range(max(map(len, pieces))):
-        yield [lines[number] if number < len(lines) else "" for lines in pieces]
+        cells = (lines[number] if number < len(lines) else "" for lines in pieces)
+        yield _GAP.join(map(_padded, cells, widths))
 
 
 def columns_of(text: str) -> int:
@@ -71,6 +76,7 @@ def columns_of(text: str) -> int:
     return len(text) if text.isascii() else sum(map(_columns_of_letter, text))
 
 
+@cache
 def _columns_of_letter(letter: str) -> int:
     if unicodedata.category(letter) in _NO_COLUMN:
         return 0
@@ -100,6 +106,8 @@ def wrapped(text: str, width: int) -> Iterator[str]:
 
 def _beginning(text: str, width: int) -> str:
     """As many of the first letters as this width has room for."""
+    if text.isascii():
+        return text[:width]
     taken = 0
     for number, letter in enumerate(text):
         taken += _columns_of_letter(letter)

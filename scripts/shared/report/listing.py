@@ -15,7 +15,7 @@ from shared.report.states import Rules, retry_status
 
 Row = Mapping[str, Any]
 
-_NUMBER, _NAME = Column("number"), Column("name", "cut")
+_NUMBER, _NAME = Column("number", most=16), Column("name", "cut")
 _STANDINGS = (_NUMBER, _NAME, Column("state", "wrap"), Column("since"), Column("next", "wrap"))
 _FAILED = (_NUMBER, _NAME, Column("since"), Column("why", "wrap"), Column("next", "wrap"))
 _CANDIDATES = (_NUMBER, _NAME, Column("id"), Column("state", "wrap"))

@@ -99,7 +99,7 @@ class Rules:
         number = count(retry, self.policy, self.now)[1].number
         following = f"attempt {number} of {max(number, self.policy.limit(retry))}"
         if state is State.SNOOZED:
-            return f"{following} after that"
+            return f"{following} after the snooze"
         due = counts_from(retry, self.policy, self.now)
         return f"{following} in the next run" if due is None else f"{following} from {self.soon(due)}"
 

@@ -26,6 +26,11 @@ def test_table__cuts_wraps_and_keeps_whole() -> None:
     assert " ".join(words) == why
 
 
+def test_table__puts_a_whole_cell_that_is_too_wide_above_its_row() -> None:
+    shown = table((Column("no", most=4), Column("name", "cut")), [("123456789", "Easter"), ("12", "Summer")])
+    assert shown == "no  name\n123456789\n    Easter\n12  Summer\n"
+
+
 def test_table__escapes_what_would_end_or_turn_a_line() -> None:
     assert table((Column("a"),), [("x\ny\x1b[31m\u202e",)]) == "a\nx\\ny\\x1b[31m\\u202e\n"
 

@@ -58,7 +58,7 @@ def row(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             RULES, TWICE | SNOOZED,
-            (State.SNOOZED, "snoozed until 07 Dec 10:00", "attempt 3 of 3 after that"), id="snoozed",
+            (State.SNOOZED, "snoozed until 07 Dec 10:00", "attempt 3 of 3 after the snooze"), id="snoozed",
         ),
         pytest.param(
             RULES, {"a1_snoozed_until": NOW}, (State.AT_REST, "at rest", "looked at in each run"),
