@@ -509,7 +509,7 @@ def test_status__lists_all_that_is_not_at_rest(world: World) -> None:
     assert listed == {"C-1", "C-2", "C-3", f"{6:040x}"}, "an id only where there is no number"
     rows = {row["campaign_number"]: row for row in json.loads(world.run(TOOL, "status", "--json").stdout)}
     assert {number: row["state"] for number, row in rows.items()} == {
-        "C-1": "in_retry", "C-2": "permanently_failed", "C-3": "snoozed", None: "erring",
+        "C-1": "empty", "C-2": "permanently_failed", "C-3": "snoozed", None: "erring",
     }  # fmt: skip
     waiting = json.loads(world.run(TOOL, "status", "C-1", "--json", A1_RETRY_DELAYS="3,30").stdout)
     assert waiting[0]["state"] == "waiting"

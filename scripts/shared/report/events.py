@@ -134,6 +134,10 @@ def _given_up(event: Event, zone: tzinfo) -> str:
     )
 
 
+def _folded(event: Event, zone: tzinfo) -> str:
+    return f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is told in a later one"
+
+
 _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
     "attempt": _attempt,
     "reset": _reset,
@@ -146,6 +150,7 @@ _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
     "notice": _queued,
     "notice_sent": _delivered,
     "notice_given_up": _given_up,
+    "notice_folded": _folded,
 }
 
 

@@ -17,19 +17,27 @@ from shared.rules.retry import RetryPolicy, auto_reset_at, count, counts_from
 
 
 class State(StrEnum):
-    """What a campaign is in; of several the first. The words of `--json`."""
+    """What a campaign is in; of several the first. The words of `--json`.
 
+    NOT_A1, GONE: no run does anything with it. EMPTY: attempts are counted, and the next empty look counts
+    too. DUE: none is counted.
+    """
+
+    GONE = "gone"
+    NOT_A1 = "not_a1"
     PERMANENTLY_FAILED = "permanently_failed"
     ERRING = "erring"
     SNOOZED = "snoozed"
     WAITING = "waiting"
-    IN_RETRY = "in_retry"
-    AT_REST = "at_rest"
+    EMPTY = "empty"
+    DUE = "due"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One campaign's state. since: None when nobody wrote that down. coming: what comes next."""
+    """One campaign's state. words: also what waits for it when it is in A1 again. since: None when nobody
+    wrote that down. coming: what comes next.
+    """
 
     state: State
     words: str
@@ -54,7 +62,10 @@ class Rules:
         """Where the campaign of this row stands. row: of status_all.sql, failed.sql or near_failure.sql."""
         retry = retry_status(row)
         state = self._state(retry, has_error=bool(row.get("error_kind")))
-        return Standing(state, self._words(state, retry, row), _since(state, row), self._coming(state, retry))
+        shown = state
+        if retry.status not in (None, self.status_a1):
+            shown = State.GONE if retry.status == self.gone else State.NOT_A1
+        return Standing(shown, self._words(state, retry, row), _since(state, row), self._coming(state, retry))
 
     def _state(self, retry: RetryStatus, *, has_error: bool) -> State:
         if retry.permanently_failed:
@@ -64,8 +75,8 @@ class Rules:
         if self.is_snoozed(retry):
             return State.SNOOZED
         if retry.retry_count == 0:
-            return State.AT_REST
-        return State.IN_RETRY if counts_from(retry, self.policy, self.now) is None else State.WAITING
+            return State.DUE
+        return State.EMPTY if counts_from(retry, self.policy, self.now) is None else State.WAITING
 
     def is_snoozed(self, retry: RetryStatus) -> bool:
         return retry.snoozed_until is not None and self.now < retry.snoozed_until
@@ -75,10 +86,10 @@ class Rules:
             return f"error {row['error_kind']}"
         if state is State.SNOOZED and retry.snoozed_until is not None:
             return f"snoozed until {self.soon(retry.snoozed_until)}"
-        if state in (State.IN_RETRY, State.WAITING):
+        if state in (State.EMPTY, State.WAITING):
             spent = f"empty {retry.retry_count} of {max(self.policy.limit(retry), retry.retry_count)}"
             return f"{spent}, waiting" if state is State.WAITING else spent
-        return state.replace("_", " ")
+        return "permanently failed" if state is State.PERMANENTLY_FAILED else "at rest"
 
     def _coming(self, state: State, retry: RetryStatus) -> str:
         if retry.status == self.gone:
@@ -94,7 +105,7 @@ class Rules:
             )
         if state is State.ERRING:
             return "tried again in each run"
-        if state is State.AT_REST:
+        if state is State.DUE:
             return "looked at in each run" if retry.status else "looked at once it is in the DAM's list"
         number = count(retry, self.policy, self.now)[1].number
         following = f"attempt {number} of {max(number, self.policy.limit(retry))}"

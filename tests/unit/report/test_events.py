@@ -61,6 +61,10 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
             event("notice_given_up", "550 no", kind="a1_to_a2_error", recipient="a@example.com"),
             "e-mail (error notice) to a@example.com given up: 550 no",
         ),
+        (
+            event("notice_folded", kind="a1_to_a2_error", recipient="a@example.com", into="x"),
+            "e-mail (error notice) to a@example.com is told in a later one",
+        ),
         (event("notice_sent", kind="new", recipient="a@b.c"), "e-mail (new) delivered to a@b.c"),
         (event("something_new", "why", fact=1), "something_new fact=1: why"),
     ],

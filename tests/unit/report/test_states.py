@@ -36,17 +36,17 @@ def row(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rules", "changes", "wanted"),
     [
-        pytest.param(RULES, {}, (State.AT_REST, "at rest", "looked at in each run"), id="nothing"),
+        pytest.param(RULES, {}, (State.DUE, "at rest", "looked at in each run"), id="nothing"),
         pytest.param(
-            RULES, TWICE, (State.IN_RETRY, "empty 2 of 3", "attempt 3 of 3 in the next run"), id="in retry"
+            RULES, TWICE, (State.EMPTY, "empty 2 of 3", "attempt 3 of 3 in the next run"), id="in retry"
         ),
         pytest.param(
             RULES, TWICE | {"a1_max_retries": 5},
-            (State.IN_RETRY, "empty 2 of 5", "attempt 3 of 5 in the next run"), id="a limit of its own",
+            (State.EMPTY, "empty 2 of 5", "attempt 3 of 5 in the next run"), id="a limit of its own",
         ),
         pytest.param(
             RULES, TWICE | {"a1_max_retries": 1},
-            (State.IN_RETRY, "empty 2 of 2", "attempt 2 of 2 in the next run"), id="a limit below the count",
+            (State.EMPTY, "empty 2 of 2", "attempt 2 of 2 in the next run"), id="a limit below the count",
         ),
         pytest.param(
             WAITS, TWICE,
@@ -54,14 +54,14 @@ def row(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             WAITS, TWICE | {"a1_last_retry_at": NOW - 30 * MINUTE},
-            (State.IN_RETRY, "empty 2 of 3", "attempt 3 of 3 in the next run"), id="waited long enough",
+            (State.EMPTY, "empty 2 of 3", "attempt 3 of 3 in the next run"), id="waited long enough",
         ),
         pytest.param(
             RULES, TWICE | SNOOZED,
             (State.SNOOZED, "snoozed until 07 Dec 10:00", "attempt 3 of 3 after the snooze"), id="snoozed",
         ),
         pytest.param(
-            RULES, {"a1_snoozed_until": NOW}, (State.AT_REST, "at rest", "looked at in each run"),
+            RULES, {"a1_snoozed_until": NOW}, (State.DUE, "at rest", "looked at in each run"),
             id="a snooze that is over",
         ),
         pytest.param(
@@ -89,11 +89,11 @@ def row(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             RULES, FAILED | {"status": "B1"},
-            (State.PERMANENTLY_FAILED, "permanently failed", "nothing while it is at B1"), id="elsewhere",
+            (State.NOT_A1, "permanently failed", "nothing while it is at B1"), id="elsewhere",
         ),
         pytest.param(
             RULES, TWICE | {"status": "GONE"},
-            (State.IN_RETRY, "empty 2 of 3", "nothing: the DAM does not show it"), id="gone",
+            (State.GONE, "empty 2 of 3", "nothing: the DAM does not show it"), id="gone",
         ),
         pytest.param(
             RULES, dict.fromkeys(("a1_retry_count", "a1_permanently_failed", "a1_cycle", "status")) | ERROR,
