@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -224,12 +225,14 @@ def test_operators__queries_and_tool_agree(database_url: str, postgres: Postgres
             "max_retries=3",
             "-v",
             f"mail={UUID(int=0)}",
+            *("-v", "ids={near}", "-v", "until=tomorrow", "-v", "words={near}"),
             "-f",
             file,
             database=name,
         )
         assert done.returncode == 0, f"{file.name}: {done.stderr}"
-    assert "near" in run_script("a1_retry.py", "near-failure", url=database_url).stdout
+    near = run_script("a1_retry.py", "near-failure", "--json", url=database_url).stdout
+    assert [row["campaign_id"] for row in json.loads(near)] == ["near"]
     failed = run_script("a1_retry.py", "failed", url=database_url).stdout.splitlines()
     assert len(failed) == 2, "one line for the heads, one for the campaign, whatever its name"
     assert run_script("a1_retry.py", "status", "unknown", url=database_url).returncode == 4

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from shared.base.errors import AppError, ConfigError, ExitCode
 
@@ -29,15 +30,16 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def say(text: str) -> None:
-    """Write to standard output. When its reader has left, as after `| head`, the rest goes nowhere: the work
-    and its exit code stay what they are.
+def say(text: str, *, to: TextIO | None = None) -> None:
+    """Write to standard output, or to another stream. When its reader has left, as after `| head`, the rest
+    goes nowhere: the work and its exit code stay what they are.
     """
+    stream = to or sys.stdout
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say_table(rows: Sequence[Sequence[str]]) -> None:
