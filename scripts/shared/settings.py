@@ -80,6 +80,14 @@ class CadenceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """When runs come and how they count: all that a forecast needs."""
+
+    cadence: CadenceSettings
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything one run of the uploader needs."""
 
@@ -207,7 +215,7 @@ def _likely_meant(name: str, known: Collection[str], *, is_ours: bool) -> str:
 def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
     """All settings of the uploader. dam_auth, from the command line, wins over DAM_AUTH.
 
-    Raises ConfigError with every fault at once, each naming its variable, as do the four that follow.
+    Raises ConfigError with every fault at once, each naming its variable, as do the five that follow.
     """
     return _loaded(Settings, {**env, "DAM_AUTH": dam_auth} if dam_auth else env)
 
@@ -216,9 +224,13 @@ def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
     return _loaded(ReportSettings, env)
 
 
-def load_operator_settings(env: Mapping[str, str]) -> OperatorSettings:
-    no_cadence = {} if env.get("ORCHESTRATOR_TIMEZONE", "").strip() else {"cadence": None}
-    return _loaded(OperatorSettings, env, **no_cadence)
+def load_operator_settings(env: Mapping[str, str], *, needs_cadence: bool = False) -> OperatorSettings:
+    has_cadence = needs_cadence or env.get("ORCHESTRATOR_TIMEZONE", "").strip()
+    return _loaded(OperatorSettings, env, **({} if has_cadence else {"cadence": None}))
+
+
+def load_policy_settings(env: Mapping[str, str]) -> PolicySettings:
+    return _loaded(PolicySettings, env)
 
 
 def load_cadence_settings(env: Mapping[str, str]) -> CadenceSettings:

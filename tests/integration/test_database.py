@@ -313,3 +313,13 @@ def test_take_calls__runs_share_one_minute(database_url: str) -> None:
         Buckets(first).pause_calls("b", 30)
         assert Buckets(second).take_calls("b", 1, 240).count == 0
         assert 29 < Buckets(second).take_calls("b", 1, 240).wait_seconds <= 30
+
+
+def test_increment__of_one_that_was_snoozed_meanwhile_counts_nothing(database_url: str) -> None:
+    """The run read where the campaign stands before somebody snoozed it."""
+    with Database(database_url) as database:
+        database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+        database.execute("UPDATE campaign_status SET a1_snoozed_until = now() + interval '1 day'")
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(1, False, False, 3)
+        database.execute("UPDATE campaign_status SET a1_snoozed_until = now() - interval '1 day'")
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty").number == 2

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TextIO
 
 from shared.base.errors import AppError, ConfigError, ExitCode
@@ -47,6 +48,11 @@ def say_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+def shown(instant: datetime) -> str:
+    """An instant by its own zone's clock, the same width whenever it is."""
+    return f"{instant:%a %Y-%m-%d %H:%M} {instant.isoformat()[-6:]}"
 
 
 def exit_code_of(work: Callable[[], int]) -> int:

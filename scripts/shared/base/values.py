@@ -100,7 +100,7 @@ class RetryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What counting an attempt did. counted is False when the campaign was already permanently failed.
+    """What counting an attempt did. counted is False when the campaign was permanently failed or snoozed.
 
     max_attempts: of this campaign; None: as many as a campaign has usually. cycle: that of the attempt.
     """

@@ -6,15 +6,17 @@ import argparse
 import json
 import logging
 import math
+import re
 import signal
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from shared.base.env_file import read_env_file
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
-from shared.base.script import exit_code_of, prepare_streams, say, say_table
+from shared.base.script import exit_code_of, prepare_streams, say, say_table, shown
 from shared.database import ORCHESTRATOR_LOCK, Database, readiness
 from shared.loop.orchestrator import Orchestrator
 from shared.loop.signals import STOPS
@@ -23,9 +25,12 @@ from shared.rules.cadence import Daily, Schedule, timeline, whole_minute
 from shared.settings import (
     CadenceSettings,
     OrchestratorSettings,
+    PolicySettings,
     Settings,
     load_cadence_settings,
+    load_operator_settings,
     load_orchestrator_settings,
+    load_policy_settings,
     load_settings,
     read_environment,
 )
@@ -33,13 +38,16 @@ from shared.settings import (
 logger = logging.getLogger("script")
 
 LONGEST_EXPLANATION_HOURS = 20 * 366 * 24
+USUAL_FORECAST_DAYS = 30
+LONGEST_FORECAST_DAYS = 366
+MOST_STUCK = 100_000
+FORECAST_YEARS = (1970, 9000)
 
 
 def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: bool) -> None:
     """Print the runs after `at`, until so many elapsed hours later. Raises ConfigError for a faulty `at`."""
     zone = cadence.timezone
-    start = _instant(at, zone) if at is not None else datetime.now(UTC)
-    start = whole_minute(start.astimezone(zone))
+    start = _beginning("--at", at, zone)
     schedules = {task.name: task.schedule for task in TASKS}
     try:
         until = (start.astimezone(UTC) + timedelta(hours=hours)).astimezone(zone)
@@ -60,22 +68,60 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
         say(json.dumps(document) + "\n")
         return
     state = "on" if cadence.off_hours.enabled else "off"
-    say(f"{zone}, after {_shown(start)} until {_shown(until)}, off-hours rule {state}: {len(runs)} runs\n")
+    say(f"{zone}, after {shown(start)} until {shown(until)}, off-hours rule {state}: {len(runs)} runs\n")
     width = max(len(task.name) for task in TASKS)
     for name, run in runs:
-        say(f"{_shown(run.at)}  {name:<{width}}  {run.rule}\n")
+        say(f"{shown(run.at)}  {name:<{width}}  {run.rule}\n")
 
 
-def _shown(instant: datetime) -> str:
-    return f"{instant:%a %Y-%m-%d %H:%M} {instant.isoformat()[-6:]}"
-
-
-def _instant(text: str, zone: ZoneInfo) -> datetime:
+def _beginning(option: str, text: str | None, zone: ZoneInfo) -> datetime:
+    """The minute that an option names, now without it. Raises ConfigError when it names none."""
+    if text is None:
+        return whole_minute(datetime.now(UTC).astimezone(zone))
     try:
         instant = datetime.fromisoformat(text)
-        return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)
+        instant = (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)
+        return whole_minute(instant.astimezone(zone))
     except (ValueError, OverflowError) as exc:
-        raise ConfigError(f"--at: expected a date and time such as 2026-01-30T21:54, got {text!r}") from exc
+        raise ConfigError(
+            f"{option}: expected a date and time such as 2026-01-30T21:54, got {text!r}"
+        ) from exc
+
+
+def forecast(arguments: argparse.Namespace) -> None:
+    """Print what the runs to come will do, or what another policy changes about it.
+
+    Raises ConfigError for a faulty `--from`, and for an env file that cannot be read.
+    """
+    environment = read_environment(arguments.env_file)
+    if arguments.stuck is None:
+        settings = load_operator_settings(environment, needs_cadence=True)
+        assert settings.cadence is not None  # noqa: S101 - it was needed
+        policy = PolicySettings(settings.cadence, settings.retry)
+    else:
+        policy = load_policy_settings(environment)
+    other = None if arguments.diff is None else (arguments.diff, _policy_of(arguments.diff))
+    start = _beginning("--from", arguments.start, policy.cadence.timezone)
+    if not FORECAST_YEARS[0] <= start.year <= FORECAST_YEARS[1]:
+        raise ConfigError(f"--from: {arguments.start!r} lies too far away")
+    from shared.loop.forecast import answer, campaigns_in_a1, stuck_campaigns  # the loop does not need it
+
+    if arguments.stuck is None:
+        configure_logging("text", "INFO", run_id="orchestrator", secrets=settings.secrets)
+        campaigns = campaigns_in_a1(settings, start)
+    else:
+        campaigns = stuck_campaigns(arguments.stuck, start)
+    days = USUAL_FORECAST_DAYS if arguments.days is None else arguments.days
+    answer(policy, start, days, campaigns, other, as_json=arguments.json)
+
+
+def _policy_of(env_file: Path) -> PolicySettings:
+    """The policy of a file alone: what it does not name has its default."""
+    found = read_env_file(env_file)
+    try:
+        return load_policy_settings(found)
+    except ConfigError as exc:
+        raise ConfigError([f"{env_file}: {fault}" for fault in exc.faults]) from exc
 
 
 def list_tasks() -> None:
@@ -189,6 +235,17 @@ def _hours(text: str) -> float:
     return hours
 
 
+def _whole_number(what: str, most: int) -> Callable[[str], int]:
+    """A reader of whole numbers from 1 on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected {what} from 1 to {most}, got {text!r}")
+        return int(text)
+
+    return read
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="orchestrator-prod.py",
@@ -199,18 +256,46 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--once", action="store_true", help="run what is due now and leave; for cron")
     action.add_argument("--list", action="store_true", help="print the table of tasks")
     action.add_argument("--explain", action="store_true", help="print when tasks will run, and by which rule")
+    action.add_argument("--simulate", action="store_true", help="print what the runs of some days will do")
     action.add_argument("--check", action="store_true", help="look at settings and database")
     parser.add_argument(
         "--online", action="store_true", help="with --check: log in to the DAM, Box and the mail server too"
     )
     parser.add_argument("--at", metavar="ISO", help="with --explain: from when on; default: now")
     parser.add_argument("--hours", type=_hours, metavar="N", help="with --explain: how far; default: 24")
-    parser.add_argument("--json", action="store_true", help="with --explain: one JSON object")
+    parser.add_argument(
+        "--days",
+        type=_whole_number("days", LONGEST_FORECAST_DAYS),
+        metavar="N",
+        help=f"with --simulate: how far; default: {USUAL_FORECAST_DAYS}",
+    )
+    parser.add_argument(
+        "--from", dest="start", metavar="ISO", help="with --simulate: from when on; default: now"
+    )
+    parser.add_argument(
+        "--stuck",
+        type=_whole_number("campaigns", MOST_STUCK),
+        metavar="K",
+        help="with --simulate: so many campaigns that are set to A1 then and stay empty, and no database;"
+        " default: those that the database has in A1",
+    )
+    parser.add_argument(
+        "--diff",
+        type=Path,
+        metavar="FILE",
+        help="with --simulate: only what differs when the settings are those of another env file",
+    )
+    parser.add_argument("--json", action="store_true", help="with --explain, --simulate: one JSON object")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     arguments = parser.parse_args(argv)
-    if not arguments.explain and (arguments.at is not None or arguments.hours is not None or arguments.json):
-        parser.error("--at, --hours and --json go with --explain")
+    if not arguments.explain and (arguments.at is not None or arguments.hours is not None):
+        parser.error("--at and --hours go with --explain")
+    of_simulate = (arguments.days, arguments.start, arguments.stuck, arguments.diff)
+    if not arguments.simulate and any(one is not None for one in of_simulate):
+        parser.error("--days, --from, --stuck and --diff go with --simulate")
+    if arguments.json and not (arguments.explain or arguments.simulate):
+        parser.error("--json goes with --explain or --simulate")
     if arguments.online and not arguments.check:
         parser.error("--online goes with --check")
     return arguments
@@ -219,7 +304,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def act(arguments: argparse.Namespace) -> int:
     """Do what the arguments ask for. Raises AppError."""
     env_file: Path | None = arguments.env_file
-    if arguments.list or arguments.explain or arguments.check:
+    if arguments.list or arguments.explain or arguments.simulate or arguments.check:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
     if arguments.list:
         list_tasks()
@@ -228,6 +313,9 @@ def act(arguments: argparse.Namespace) -> int:
         cadence = load_cadence_settings(read_environment(env_file))
         hours = 24.0 if arguments.hours is None else arguments.hours
         explain(cadence, arguments.at, hours, as_json=arguments.json)
+        return ExitCode.OK
+    if arguments.simulate:
+        forecast(arguments)
         return ExitCode.OK
     if arguments.check:
         return check_all(env_file, is_online=arguments.online)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from shared.base.values import Attempt, MasterAssets, NoticeKind, RetryStatus
@@ -77,8 +77,11 @@ def counts_from(status: RetryStatus, policy: RetryPolicy, now: datetime) -> date
 
 
 def _planned_minute(instant: datetime) -> datetime:
-    """The minute that a run was planned for, from when it began: clocks differ by some seconds, both ways."""
-    return (instant + _HALF_A_MINUTE).replace(second=0, microsecond=0)
+    """The minute that a run was planned for, from when it began: clocks differ by some seconds, both ways.
+
+    In UTC: two local times of one zone would be compared, and added to, by what the clock on the wall shows.
+    """
+    return (instant.astimezone(UTC) + _HALF_A_MINUTE).replace(second=0, microsecond=0)
 
 
 def count(status: RetryStatus, policy: RetryPolicy, now: datetime) -> tuple[RetryStatus, Attempt]:

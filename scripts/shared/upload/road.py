@@ -222,7 +222,10 @@ def _empty(
         )
         LastingErrors(database).clear(campaign.id)
         if notice_for(attempt) is None:
-            return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number, attempt.max_attempts)
+            outcome = Outcome.SNOOZED
+            if attempt.permanently_failed:
+                outcome = Outcome.SKIPPED_PERMANENTLY_FAILED
+            return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
             notice = composer.permanent(campaign, attempt, reason=reason, now=now)

@@ -3,6 +3,9 @@ and real SMTP. In the middle the DAM is away for 36 hours, and the mail server f
 
 Every campaign is owed its two retry notices and its permanent one, and not one more; and each notice is to
 arrive in exactly one e-mail for each recipient.
+
+What the runs do must be what the simulation foretells, event for event: also with waits, limits of a
+campaign's own, snoozes, resets by people and by the product itself, and over both clock changes.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ import logging
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import getaddresses
 from typing import Any, cast
@@ -21,11 +24,13 @@ from typing import Any, cast
 import pytest
 
 from shared.base.errors import AppError, DamError, ExitCode
-from shared.base.values import Campaign, MasterAssets, NoticeKind, SearchHit
+from shared.base.values import Campaign, MasterAssets, NoticeKind, RetryStatus, SearchHit
 from shared.database import UPLOADER_LOCK, Database
 from shared.notices.delivery import deliver_due_notices
 from shared.notifier import Mailer
-from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, PlannedRun, is_off_hours, next_run
+from shared.rules.retry import reset
+from shared.rules.simulation import Event, Kind, Stuck, simulate
 from shared.settings import Settings, load_settings
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
@@ -40,6 +45,29 @@ MAIL_AWAY = (START + timedelta(days=16, hours=3), START + timedelta(days=17, hou
 RECIPIENTS = ("support@example.com", "oncall@example.com")
 BURST_SHARE = 0.3
 CAMPAIGN_KINDS = (NoticeKind.RETRY.value, NoticeKind.PERMANENT.value)
+Row = tuple[datetime, str, str, int, int]
+"""(when, campaign, what, number, cycle): an event to compare."""
+
+# What one campaign's row may be changed to by plain SQL.
+CHANGE = """
+INSERT INTO campaign_status (campaign_id, a1_retry_count, a1_last_retry_at, a1_permanently_failed,
+                             a1_max_retries, a1_snoozed_until)
+VALUES (%(campaign_id)s, %(retry_count)s, %(last_retry_at)s, %(permanently_failed)s,
+        %(max_retries)s, %(snoozed_until)s)
+ON CONFLICT (campaign_id) DO UPDATE SET
+    a1_retry_count = EXCLUDED.a1_retry_count, a1_last_retry_at = EXCLUDED.a1_last_retry_at,
+    a1_permanently_failed = EXCLUDED.a1_permanently_failed,
+    a1_max_retries = EXCLUDED.a1_max_retries, a1_snoozed_until = EXCLUDED.a1_snoozed_until
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What somebody makes of a campaign by plain SQL, before the first run from then on."""
+
+    at: datetime
+    campaign: int
+    make: Callable[[RetryStatus], RetryStatus]
 
 
 @dataclass
@@ -77,28 +105,62 @@ class StuckDam:
 
 @dataclass
 class Month:
-    """The month, run by run."""
+    """The month, or a part of it, run by run."""
 
     database: Database
     settings: Settings
     sink: MailSink
     dam: StuckDam
     exit_codes: Counter[int] = field(default_factory=Counter)
+    runs: list[PlannedRun] = field(default_factory=list)
+    changes: Sequence[Change] = ()
+    delivers: bool = True
+    """False where only the notices' rows matter."""
+    resets: list[Row] = field(default_factory=list)
+    """Those that the product made by itself."""
+    last_event: int = 0
 
-    def play(self, every: timedelta | None) -> None:
+    def play(self, every: timedelta | None, begin: datetime = START, end: datetime = END) -> None:
         """A run at each planned instant; every: only so often, for a quick look."""
-        now = START
+        self.runs = self.planned(every, begin, end)
         is_mail_up = True
-        while now < END:
+        pending = list(self.changes)
+        for run in self.runs:
+            now = run.at.astimezone(UTC)
+            while pending and pending[0].at <= now:
+                self.change(pending.pop(0))
             is_wanted = not MAIL_AWAY[0] <= now < MAIL_AWAY[1]
             if is_wanted != is_mail_up:
                 (self.sink.start if is_wanted else self.sink.stop)()
                 is_mail_up = is_wanted
             self.run(now)
-            planned = next_run(
-                A1_TO_A2_INTERVAL_MINUTES, now, self.settings.timezone, self.settings.off_hours
-            ).at.astimezone(UTC)
+            self.note_resets(now)
+
+    def planned(self, every: timedelta | None, begin: datetime, end: datetime) -> list[PlannedRun]:
+        zone, window = self.settings.timezone, self.settings.off_hours
+        runs, now = [], begin
+        while now < end:
+            wall = now.astimezone(zone)
+            runs.append(PlannedRun(wall, "off_hours" if is_off_hours(wall, window) else "in_hours", wall))
+            planned = next_run(A1_TO_A2_INTERVAL_MINUTES, wall, zone, window).at.astimezone(UTC)
             now = planned if every is None else max(planned, now + every)
+        return runs
+
+    def change(self, change: Change) -> None:
+        """As somebody with psql."""
+        made = change.make(self.database.get_a1_retry_status(_id(change.campaign)))
+        self.database.execute(CHANGE, {name: getattr(made, name) for name in RetryStatus.__slots__})
+
+    def note_resets(self, now: datetime) -> None:
+        """The resets of a run: PostgreSQL's own clock, which is not the month's, has dated them."""
+        rows = self.database.rows(
+            "SELECT id, campaign_id, source, (detail->>'next_cycle')::int FROM campaign_events"
+            " WHERE kind = 'reset' AND id > %(last)s ORDER BY id", {"last": self.last_event},
+        )  # fmt: skip
+        for number, campaign_id, source, cycle in rows:
+            self.last_event = number
+            if source == "auto":
+                self.resets.append((now, campaign_id, Kind.AUTO_RESET.value, 0, cycle))
 
     def run(self, now: datetime) -> None:
         """One run, as run_pass makes it."""
@@ -114,8 +176,54 @@ class Month:
         except AppError as exc:
             self.exit_codes[exc.exit_code] += 1
         finally:
-            mailer = Mailer(self.settings.mail.server)
-            deliver_due_notices(self.database, mailer, now, self.settings.timezone, self.settings.commands)
+            if self.delivers:
+                mailer, zone = Mailer(self.settings.mail.server), self.settings.timezone
+                deliver_due_notices(self.database, mailer, now, zone, self.settings.commands)
+
+    def happened(self) -> list[Row]:
+        """What the runs did, by their rows."""
+        attempts = self.database.rows(
+            "SELECT at, campaign_id, %(attempt)s, (detail->>'attempt')::int, cycle FROM campaign_events"
+            " WHERE kind = 'attempt' UNION ALL"
+            " SELECT at, campaign_id, %(failure)s, (detail->>'attempt')::int, cycle FROM campaign_events"
+            " WHERE kind = 'attempt' AND (detail->>'permanently_failed')::boolean",
+            {"attempt": Kind.ATTEMPT.value, "failure": Kind.PERMANENT_FAILURE.value},
+        )
+        notices = self.database.rows(
+            "SELECT created_at, campaign_id, kind, attempt, cycle FROM notices WHERE campaign_id <> ''"
+        )
+        return sorted([*attempts, *notices, *self.resets])
+
+    def foretold(self) -> list[Row]:
+        """What the simulation says, from one change to the next."""
+        campaigns = {
+            _id(number): Stuck(RetryStatus(_id(number)), entry)
+            for number, entry in enumerate(self.dam.entries)
+        }
+        answered = [run for run in self.runs if not DAM_AWAY[0] <= run.at.astimezone(UTC) < DAM_AWAY[1]]
+        rows: list[Row] = []
+        begin = START - timedelta(days=365)
+        for change in [*self.changes, None]:
+            end = END + timedelta(days=365) if change is None else change.at
+            part = [run for run in answered if begin <= run.at.astimezone(UTC) < end]
+            for event in simulate(part, list(campaigns.values()), self.settings.retry):
+                if event.status is not None:
+                    one = event.status.campaign_id
+                    campaigns[one] = replace(campaigns[one], status=event.status)
+                    rows.append(_row(event, event.status))
+            if change is not None:
+                changed = campaigns[_id(change.campaign)]
+                campaigns[_id(change.campaign)] = replace(changed, status=change.make(changed.status))
+            begin = end
+        return sorted(rows)
+
+    def assert_as_foretold(self) -> Counter[str]:
+        """How often what happened."""
+        happened, foretold = self.happened(), self.foretold()
+        first = next((pair for pair in zip(happened, foretold, strict=False) if pair[0] != pair[1]), None)
+        assert first is None, "the first difference"
+        assert len(happened) == len(foretold)
+        return Counter(what for _, _, what, _, _ in happened)
 
     def assert_told_once(self, count: int) -> None:
         """By the rows, and by what lies in the inbox."""
@@ -157,6 +265,11 @@ class Month:
             assert sum(shown.values()) + more == notices
 
 
+def _row(event: Event, status: RetryStatus) -> Row:
+    number = event.attempt.number if event.attempt else 0
+    return (event.at, status.campaign_id, (event.notice or event.kind).value, number, status.cycle)
+
+
 def _id(number: int) -> str:
     return f"{number:040x}"
 
@@ -181,36 +294,48 @@ def _shown(mail: Received) -> tuple[list[tuple[str, str]], int]:
 
 
 @pytest.fixture
-def month(database_url: str, mail: MailSink) -> Iterator[Month]:
-    settings = load_settings(
-        {
-            "DATABASE_URL": database_url,
-            "DAM_BASE_URL": "https://dam.example.com",
-            "DAM_CLIENT_ID": "id",
-            "DAM_CLIENT_SECRET": "secret",
-            "DAM_USERNAME": "user",
-            "DAM_PASSWORD": "password",
-            "DAM_CAMPAIGNS_FOLDER_ID": "root",
-            "DAM_STATUS_FIELD_ID": "status",
-            "DAM_NUMBER_FIELD_ID": "number",
-            "BOX_CLIENT_ID": "id",
-            "BOX_CLIENT_SECRET": "secret",
-            "BOX_ENTERPRISE_ID": "1",
-            "BOX_ROOT_FOLDER_ID": "0",
-            "MAIL_FROM": "a1-to-a2@example.com",
-            "ERROR_NOTIFICATION_EMAILS": ",".join(RECIPIENTS),
-            "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
-            **mail.settings,
-        },
-        "password",
-    )
+def open_month(database_url: str, mail: MailSink) -> Iterator[Callable[..., Month]]:
+    """A month whose settings are the usual ones with these variables over them."""
     logging.getLogger("uploader").setLevel(logging.ERROR)
     logging.getLogger("shared").setLevel(logging.ERROR)
-    with closing(Database(database_url, settings.retry.max_retries)) as database:
-        assert database.take_run(UPLOADER_LOCK) is None
-        yield Month(database, settings, mail, StuckDam([]))
+    with ExitStack() as stack:
+
+        def opened(**variables: str) -> Month:
+            settings = load_settings(
+                {
+                    "DATABASE_URL": database_url,
+                    "DAM_BASE_URL": "https://dam.example.com",
+                    "DAM_CLIENT_ID": "id",
+                    "DAM_CLIENT_SECRET": "secret",
+                    "DAM_USERNAME": "user",
+                    "DAM_PASSWORD": "password",
+                    "DAM_CAMPAIGNS_FOLDER_ID": "root",
+                    "DAM_STATUS_FIELD_ID": "status",
+                    "DAM_NUMBER_FIELD_ID": "number",
+                    "BOX_CLIENT_ID": "id",
+                    "BOX_CLIENT_SECRET": "secret",
+                    "BOX_ENTERPRISE_ID": "1",
+                    "BOX_ROOT_FOLDER_ID": "0",
+                    "MAIL_FROM": "a1-to-a2@example.com",
+                    "ERROR_NOTIFICATION_EMAILS": ",".join(RECIPIENTS),
+                    "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+                    **mail.settings,
+                    **variables,
+                },
+                "password",
+            )
+            database = stack.enter_context(closing(Database(database_url, settings.retry.max_retries)))
+            assert database.take_run(UPLOADER_LOCK) is None
+            return Month(database, settings, mail, StuckDam([]))
+
+        yield opened
     for name in ("uploader", "shared"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def month(open_month: Callable[..., Month]) -> Month:
+    return open_month()
 
 
 def entries(count: int, seed: int) -> list[datetime]:
@@ -251,6 +376,8 @@ def test_month__a_thousand_campaigns_every_three_minutes(
 
 
 def assert_month(month: Month, count: int) -> None:
+    told = month.assert_as_foretold()
+    assert [told[kind] for kind in CAMPAIGN_KINDS] == [2 * count, count]
     month.assert_told_once(count)
     assert set(month.exit_codes) == {ExitCode.OK, ExitCode.TRY_LATER}
     assert month.dam.calls["list"] == 3 * count, "one look an attempt, and none at what has failed for good"
@@ -262,3 +389,93 @@ def assert_month(month: Month, count: int) -> None:
         RECIPIENTS
     )
     assert len(month.sink.messages) < 3 * count, "fewer e-mails than notices"
+
+
+def changes(entered: Sequence[datetime], seed: int, last: datetime = END) -> list[Change]:
+    """What people do meanwhile to a third of the campaigns, some of it before they are in A1: limits, snoozes
+    that end or are ended, resets.
+    """
+    chance = random.Random(seed)  # noqa: S311 - a seeded play
+    made: list[Change] = []
+    for campaign in chance.sample(range(len(entered)), len(entered) // 3):
+        about = entered[campaign] - timedelta(hours=3)
+        at = about + chance.random() * min(timedelta(days=3), last - about)
+        match chance.choice(["limit", "snooze", "wake", "reset"]):
+            case "limit":
+                made.append(Change(at, campaign, _limited(chance.choice([1, 2, 5, 6]))))
+            case "reset":
+                made.append(Change(at, campaign, _reset))
+            case what:
+                until = at + chance.random() * timedelta(days=6)
+                made.append(Change(at, campaign, _snoozed(until)))
+                if what == "wake":
+                    made.append(Change(at + (until - at) / 2, campaign, _snoozed(None)))
+    return sorted(made, key=lambda change: change.at)
+
+
+def _limited(limit: int) -> Callable[[RetryStatus], RetryStatus]:
+    return lambda status: replace(status, max_retries=limit)
+
+
+def _snoozed(until: datetime | None) -> Callable[[RetryStatus], RetryStatus]:
+    return lambda status: replace(status, snoozed_until=until)
+
+
+def _reset(status: RetryStatus) -> RetryStatus:
+    """A reset of a campaign at zero begins no new cycle."""
+    return reset(status, is_automatic=False) if status.retry_count or status.permanently_failed else status
+
+
+@pytest.mark.timeout(600)
+def test_month__with_waits_limits_snoozes_and_resets(open_month: Callable[..., Month]) -> None:
+    """Waits are longer than the 90 minutes between two of these runs."""
+    month = open_month(A1_RETRY_DELAYS="100,200", A1_AUTO_RESET_DAYS="5", A1_AUTO_RESET_CYCLES="2")
+    month.delivers = False
+    month.dam.entries = entries(60, seed=5)
+    month.changes = changes(month.dam.entries, seed=6)
+    month.play(timedelta(minutes=90))
+    told = month.assert_as_foretold()
+    assert told[Kind.AUTO_RESET] > 60
+    assert told[NoticeKind.PERMANENT] == told[Kind.PERMANENT_FAILURE] > 120
+    assert told[NoticeKind.RETRY] + told[NoticeKind.PERMANENT] == told[Kind.ATTEMPT]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "delays"),
+    [
+        pytest.param("2026-03-28T18:00+00:00", "2026-03-30T05:00+00:00", "3,10", id="spring"),
+        pytest.param("2026-10-24T17:00+00:00", "2026-10-26T06:00+00:00", "3,60", id="autumn"),
+    ],
+)
+def test_clock_change__each_run_from_saturday_to_monday(
+    open_month: Callable[..., Month], begin: str, end: str, delays: str
+) -> None:
+    first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+    month = open_month(A1_RETRY_DELAYS=delays, A1_AUTO_RESET_DAYS="1")
+    month.delivers = False
+    month.dam.entries = [first + timedelta(hours=3 * number) for number in range(10)]
+    month.changes = changes(month.dam.entries, seed=7, last=last)
+    month.play(None, first, last)
+    told = month.assert_as_foretold()
+    assert told[Kind.AUTO_RESET] > 0
+    assert told[Kind.ATTEMPT] > 25
+
+
+@pytest.mark.calm
+@pytest.mark.timeout(3600)
+def test_month__a_thousand_campaigns_with_waits_snoozes_and_resets(
+    open_month: Callable[..., Month], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every three minutes; the number of notices is the one that the simulation names before."""
+    month = open_month(A1_RETRY_DELAYS="3,10", A1_AUTO_RESET_DAYS="5", A1_AUTO_RESET_CYCLES="2")
+    month.dam.entries = entries(1000, seed=3)
+    month.changes = changes(month.dam.entries, seed=4)
+    month.runs = month.planned(None, START, END)
+    foretold = Counter(what for _, _, what, _, _ in month.foretold())
+    month.play(None)
+    told = month.assert_as_foretold()
+    with capsys.disabled():
+        sys.stdout.write(f"\n{dict(told)}\n")
+    assert told == foretold
+    assert told[NoticeKind.RETRY] + told[NoticeKind.PERMANENT] == told[Kind.ATTEMPT]
+    assert told[Kind.AUTO_RESET] > 1000

@@ -1,0 +1,323 @@
+"""What `--simulate` answers: what the runs of the days to come will do, in figures, and what another policy
+would change. It plays the rules that the runs obey, and touches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from shared.base.errors import ConfigError
+from shared.base.redaction import escape_line
+from shared.base.script import say, shown
+from shared.base.values import NoticeKind, RetryStatus
+from shared.database import Database
+from shared.loop.tasks import TASKS
+from shared.notices.delivery import CROWD
+from shared.rules.cadence import timeline
+from shared.rules.retry import RetryPolicy
+from shared.rules.simulation import Event, Kind, Stuck, simulate
+from shared.settings import DAY_NAMES, OperatorSettings, PolicySettings
+
+UPLOADER = TASKS[0].name
+REPORTS = tuple(task.name for task in TASKS[1:])
+
+A1_CAMPAIGNS = """
+SELECT campaign_id FROM campaign_status WHERE status = %(status_a1)s ORDER BY campaign_number, campaign_id
+"""
+
+FIGURES = {
+    "runs_in_hours": "runs in office hours",
+    "runs_off_hours": "runs outside office hours",
+    "attempts": "attempts",
+    "permanent_failures": "permanent failures",
+    "auto_resets": "automatic resets",
+    "emails_retry": "e-mails: retry",
+    "emails_permanent": "e-mails: permanent failure",
+    **{f"emails_{name}": f"e-mails: {name}" for name in REPORTS},
+}
+"""{figure: what it counts, in words}; e-mails are those that each recipient gets."""
+COLUMNS = {
+    "IN HOURS": ["runs_in_hours"],
+    "OFF HOURS": ["runs_off_hours"],
+    "ATTEMPTS": ["attempts"],
+    "GIVEN UP": ["permanent_failures"],
+    "RESETS": ["auto_resets"],
+    "RETRY": ["emails_retry"],
+    "PERMANENT": ["emails_permanent"],
+    "REPORTS": [f"emails_{name}" for name in REPORTS],
+}
+"""{title of the table: the figures that stand below it}."""
+DAY_WIDTH = 14
+OF_EVENT = {
+    Kind.ATTEMPT: "attempts",
+    Kind.PERMANENT_FAILURE: "permanent_failures",
+    Kind.AUTO_RESET: "auto_resets",
+}
+OF_NOTICE = {NoticeKind.RETRY: "emails_retry", NoticeKind.PERMANENT: "emails_permanent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the runs after `start` until `until` do. by_day: by local date. first: what becomes of the first
+    of the campaigns.
+    """
+
+    policy: PolicySettings
+    start: datetime
+    until: datetime
+    campaigns: tuple[Stuck, ...]
+    by_day: dict[date, Counter[str]]
+    first: tuple[Event, ...]
+
+    @property
+    def totals(self) -> Counter[str]:
+        return sum(self.by_day.values(), Counter())
+
+
+def answer(
+    policy: PolicySettings,
+    start: datetime,
+    days: int,
+    campaigns: Sequence[Stuck],
+    other: tuple[Path, PolicySettings] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the forecast; with another env file's policy only what differs."""
+    here = foretell(policy, start, days, campaigns)
+    if other is None:
+        if as_json:
+            say(json.dumps(document(here)) + "\n")
+        else:
+            say_forecast(here)
+        return
+    env_file, others = other
+    found = differences(here, foretell(others, start, days, campaigns))
+    if as_json:
+        say(json.dumps(difference_document(here, found, env_file)) + "\n")
+    else:
+        say_differences(found, env_file)
+
+
+def stuck_campaigns(count: int, since: datetime) -> tuple[Stuck, ...]:
+    """So many campaigns that are set to A1 together, and stay empty."""
+    return tuple(Stuck(RetryStatus(f"stuck-{number}"), since) for number in range(1, count + 1))
+
+
+def campaigns_in_a1(settings: OperatorSettings, since: datetime) -> tuple[Stuck, ...]:
+    """The campaigns that the database knows in A1, as they stand there, as if they stayed empty.
+
+    Raises ConfigError when migrations are pending.
+    """
+    with Database(settings.database.dsn, application_name="a1_to_a2 simulate") as database:
+        pending = database.pending_migrations()
+        if pending:
+            raise ConfigError(settings.commands.lacks(pending))
+        ids = [row[0] for row in database.rows(A1_CAMPAIGNS, {"status_a1": settings.status_a1})]
+        states = database.get_a1_retry_states(ids)
+    return tuple(Stuck(states[one], since) for one in ids if one in states)
+
+
+def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequence[Stuck]) -> Forecast:
+    """The forecast of so many days of 24 hours. start: taken as every interval task's last planned minute."""
+    zone, window = policy.cadence.timezone, policy.cadence.off_hours
+    until = (start.astimezone(UTC) + timedelta(days=days)).astimezone(zone)
+    planned = list(timeline({task.name: task.schedule for task in TASKS}, start, until, zone, window))
+    by_day: defaultdict[date, Counter[str]] = defaultdict(Counter)
+    for name, run in planned:
+        if name != UPLOADER:
+            by_day[run.at.date()][f"emails_{name}"] += 1
+    first = []
+    runs = [run for name, run in planned if name == UPLOADER]
+    for at, events in groupby(simulate(runs, campaigns, policy.retry), lambda event: event.at):
+        figures, notices = by_day[at.astimezone(zone).date()], Counter[NoticeKind]()
+        for event in events:
+            if event.status is None:
+                figures[f"runs_{event.rule}"] += 1
+            elif event.notice is not None:
+                notices[event.notice] += 1
+            else:
+                figures[OF_EVENT[event.kind]] += 1
+                if event.status.campaign_id == campaigns[0].status.campaign_id:
+                    first.append(event)
+        for kind, count in notices.items():
+            figures[OF_NOTICE[kind]] += count if count <= CROWD else 1
+    return Forecast(policy, start, until, tuple(campaigns), dict(sorted(by_day.items())), tuple(first))
+
+
+# As text
+
+
+def say_forecast(forecast: Forecast) -> None:
+    """Print a table by day, and what becomes of the first campaign."""
+    cadence = forecast.policy.cadence
+    state = "on" if cadence.off_hours.enabled else "off"
+    say(f"After {shown(forecast.start)} until {shown(forecast.until)}\n")
+    say(f"{cadence.timezone}, off-hours rule {state}\n")
+    say(f"{_cut(_in_words(forecast.policy.retry), 100)}\n")
+    count = len(forecast.campaigns)
+    say(f"{count} campaign{'s' * (count != 1)} in A1, if the folders stay empty\n\n")
+    _say_days(forecast)
+    say("\nRETRY, PERMANENT and REPORTS are the e-mails that each recipient gets; more than\n")
+    say(f"{CROWD} notices of a kind in one run are one e-mail. REPORTS: {', '.join(REPORTS)}\n")
+    if forecast.campaigns:
+        say(f"\nThe first campaign{_named(forecast.campaigns[0].status)}:\n")
+        for event in forecast.first:
+            say(f"  {shown(event.at.astimezone(cadence.timezone))}  {_step(event)}\n")
+        if not forecast.first:
+            say("  nothing is counted in this time\n")
+
+
+def _say_days(forecast: Forecast) -> None:
+    say(" " * DAY_WIDTH + "".join(f"  {title}" for title in COLUMNS) + "\n")
+    days = [(f"{day:%a %Y-%m-%d}", figures) for day, figures in forecast.by_day.items()]
+    for name, figures in [*days, ("total", forecast.totals)]:
+        cells = (
+            f"  {sum(figures[one] for one in counted):>{len(title)}}" for title, counted in COLUMNS.items()
+        )
+        say(name.ljust(DAY_WIDTH) + "".join(cells) + "\n")
+
+
+def _in_words(policy: RetryPolicy) -> str:
+    waits = f"waits of {', '.join(map(str, policy.delays))} min" if policy.delays else "each run counts"
+    resets = "no automatic reset"
+    if policy.auto_reset_days:
+        resets = f"automatic reset after {policy.auto_reset_days} d, at most {policy.auto_reset_cycles} times"
+    return f"{policy.max_retries} attempts a cycle, {waits}, {resets}"
+
+
+def _named(status: RetryStatus) -> str:
+    name = f"{status.campaign_number} {status.campaign_name}".strip()
+    return _cut(f", {escape_line(name)}", 80) if name else ""
+
+
+def _step(event: Event) -> str:
+    """What an event of the first campaign is, in words."""
+    if event.kind is Kind.ATTEMPT and event.attempt is not None:
+        return f"attempt {event.attempt.number}"
+    return "given up" if event.kind is Kind.PERMANENT_FAILURE else "reset by itself"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+# As JSON
+
+
+def document(forecast: Forecast) -> dict[str, Any]:
+    """The forecast as one JSON object."""
+    cadence, retry = forecast.policy.cadence, forecast.policy.retry
+
+    def all_figures(counted: Counter[str]) -> dict[str, int]:
+        return {name: counted[name] for name in FIGURES}
+
+    return {
+        "timezone": str(cadence.timezone),
+        "from": forecast.start.isoformat(timespec="seconds"),
+        "until": forecast.until.isoformat(timespec="seconds"),
+        "off_hours_enabled": cadence.off_hours.enabled,
+        "policy": {
+            "max_retries": retry.max_retries,
+            "delays": retry.delays,
+            "auto_reset_days": retry.auto_reset_days,
+            "auto_reset_cycles": retry.auto_reset_cycles,
+        },
+        "campaigns": len(forecast.campaigns),
+        "totals": all_figures(forecast.totals),
+        "days": [{"day": f"{day}", **all_figures(one)} for day, one in forecast.by_day.items()],
+        "first_campaign": _first_document(forecast) if forecast.campaigns else None,
+    }
+
+
+def _first_document(forecast: Forecast) -> dict[str, Any]:
+    status, zone = forecast.campaigns[0].status, forecast.policy.cadence.timezone
+    return {
+        "campaign_id": status.campaign_id,
+        "campaign_number": status.campaign_number,
+        "campaign_name": status.campaign_name,
+        "events": [
+            {
+                "at": event.at.astimezone(zone).isoformat(timespec="seconds"),
+                "event": event.kind.value,
+                "cycle": event.status.cycle,
+                "attempt": event.attempt.number if event.attempt else None,
+                "max_attempts": event.attempt.max_attempts if event.attempt else None,
+            }
+            for event in forecast.first
+            if event.status is not None
+        ],
+    }
+
+
+# Two policies
+
+
+def differences(here: Forecast, there: Forecast) -> list[tuple[str, str, str]]:
+    """(line, its value here, its value there) of each line that differs: settings first, then what they
+    bring about.
+    """
+    ours, others = _lines(here), _lines(there)
+    return [
+        (name, ours.get(name, "-"), others.get(name, "-"))
+        for name in {**ours, **others}
+        if ours.get(name) != others.get(name)
+    ]
+
+
+def say_differences(found: Sequence[tuple[str, str, str]], other: Path) -> None:
+    """Print the lines that differ between this environment and the other file."""
+    name = escape_line(str(other))
+    if not found:
+        say(f"no difference between this environment and {name[-50:]}\n")
+        return
+    for line, here, there in [("", "HERE", name[-28:]), *found]:
+        say(f"{_cut(line, 38):<40}{_cut(here, 28):<30}{_cut(there, 28)}".rstrip() + "\n")
+
+
+def _lines(forecast: Forecast) -> dict[str, str]:
+    zone, totals = forecast.policy.cadence.timezone, forecast.totals
+    return {
+        **_settings(forecast.policy),
+        **{words: str(totals[name]) for name, words in FIGURES.items()},
+        **{
+            f"first, cycle {event.status.cycle}: {_step(event)}": shown(event.at.astimezone(zone))
+            for event in forecast.first
+            if event.status is not None
+        },
+    }
+
+
+def _settings(policy: PolicySettings) -> dict[str, str]:
+    """{variable: its value}, as an env file has it."""
+    retry, window = policy.retry, policy.cadence.off_hours
+    return {
+        "A1_MAX_RETRIES": str(retry.max_retries),
+        "A1_RETRY_DELAYS": ",".join(map(str, retry.delays)) or "none",
+        "A1_AUTO_RESET_DAYS": str(retry.auto_reset_days),
+        "A1_AUTO_RESET_CYCLES": str(retry.auto_reset_cycles),
+        "ORCHESTRATOR_TIMEZONE": str(policy.cadence.timezone),
+        "OFF_HOURS_ENABLED": str(window.enabled).lower(),
+        "OFF_HOURS_START": f"{window.start:%H:%M}",
+        "OFF_HOURS_END": f"{window.end:%H:%M}",
+        "OFF_HOURS_DAYS": ",".join(DAY_NAMES[day] for day in sorted(window.days)) or "none",
+        "OFF_HOURS_EXTRA_MINUTES": str(window.extra_minutes),
+        "OFF_HOURS_RUN_MINUTES": ",".join(map(str, sorted(window.run_minutes))),
+    }
+
+
+def difference_document(here: Forecast, found: Sequence[tuple[str, str, str]], other: Path) -> dict[str, Any]:
+    """The differences as one JSON object."""
+    return {
+        "from": here.start.isoformat(timespec="seconds"),
+        "until": here.until.isoformat(timespec="seconds"),
+        "other": str(other),
+        "differences": [{"line": line, "here": ours, "there": theirs} for line, ours, theirs in found],
+    }
