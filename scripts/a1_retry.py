@@ -1,6 +1,6 @@
-"""The operator's tool: who is in retry, who is permanently failed, and putting campaigns back to attempt 1.
+"""The operator's tool: who is not at rest, what happened, and what people may do: reset, snooze, wake, limit.
 
-Each command runs a file of database/queries/, so psql gives the same answers and the same resets.
+Each command runs a file of database/queries/, so psql gives the same answers and the same changes.
 """
 
 import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,86 +24,218 @@ from uuid import UUID
 from shared.base.errors import ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
-from shared.base.script import exit_code_of, prepare_streams, say, say_table
+from shared.base.script import exit_code_of, prepare_streams, say
+from shared.base.tables import WIDTH, wrapped
 from shared.database import Database
 from shared.loop.memory import Memory
+from shared.report import listing
+from shared.report.events import events_of, in_words
+from shared.report.find import Meant, find
+from shared.report.listing import named
+from shared.report.states import Rules, retry_status
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
+from shared.rules.snooze import snooze_end
 from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
 from shared.upload.standing import GONE
 
 logger = logging.getLogger("a1_retry")
 
-Table = tuple[list[str], list[tuple[Any, ...]]]
+Answer = tuple[list[str], list[tuple[Any, ...]]]
 Row = dict[str, Any]
+Action = Callable[[Database, argparse.Namespace, OperatorSettings], int]
 
 OVERDUE_AFTER = timedelta(minutes=10)
 """How late a run may be before it is said that there was none."""
+MOST_RETRIES = 1000
+
+
+# Which campaigns
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The campaigns that the words of a command mean.
+
+    exit_code: how the command ends when all that it does with them goes well.
+    """
+
+    rows: list[Row]
+    exit_code: ExitCode
+
+
+def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
+    """The campaigns that people mean: none when a word may mean several, and these are listed.
+
+    A word that means none is told, and the others go on.
+    """
+    meant = find(database, words)
+    ids = list(dict.fromkeys(one for word in meant for one in word.ids))
+    answer = database.run_query("status_all", {"ids": ids}) if ids else ([], [])
+    rows = {row["campaign_id"]: row for row in _objects(answer)}
+    if any(word.is_ambiguous for word in meant):
+        for word in (one for one in meant if one.is_ambiguous):
+            _list_candidates(word, [rows[one] for one in word.ids if one in rows], rules)
+        return Chosen([], ExitCode.BAD_CONFIG)
+    unknown = [word.word for word in meant if not word.ids]
+    for name in unknown:
+        logger.error("no campaign %s in campaign_status: no id, number or name is this or begins so", name)
+    exit_code = ExitCode.SOME_FAILED if unknown else ExitCode.OK
+    return Chosen([rows[one] for one in ids if one in rows], exit_code)
+
+
+def _list_candidates(word: Meant, rows: Sequence[Row], rules: Rules) -> None:
+    logger.error(
+        "%s may be any of %d campaigns; nothing was done. Name one by its id:", word.word, word.total
+    )
+    rest = f"and {word.total - len(rows)} more\n" if word.total > len(rows) else ""
+    say(listing.candidates(rows, rules) + rest, to=sys.stderr)
+
+
+def _rules(settings: OperatorSettings) -> Rules:
+    zone = settings.cadence.timezone if settings.cadence else UTC
+    return Rules(settings.retry, settings.status_a1, GONE, zone, datetime.now(UTC))
+
+
+# What is
 
 
 def show_status(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    if arguments.campaign_id is None:
-        return _print(arguments, database.run_query("status_all", {}))
-    table = database.run_query("status_one", {"campaign_id": arguments.campaign_id})
-    if not table[1]:
-        logger.error("no campaign %s in campaign_status; is the id right?", arguments.campaign_id)
-        return ExitCode.SOME_FAILED
-    return _print(arguments, table)
+    rules = _rules(settings)
+    if arguments.campaign_ids:
+        chosen = choose(database, arguments.campaign_ids, rules)
+        if arguments.json:
+            _say_states(chosen.rows, rules)
+        else:
+            say("\n".join(listing.facts(row, rules) for row in chosen.rows))
+        return chosen.exit_code
+    rows = _objects(database.run_query("status_all", {}))
+    if arguments.json:
+        _say_states(rows, rules)
+        return ExitCode.OK
+    say(listing.standings(rows, rules))
+    if rows:
+        say("\n" + "\n".join(wrapped(f"looked at {_when(database, settings)}", WIDTH)) + "\n")
+    return ExitCode.OK
 
 
 def show_failed(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    return _print(arguments, database.run_query("failed", {}))
+    rows, rules = _objects(database.run_query("failed", {})), _rules(settings)
+    if arguments.json:
+        _say_states(rows, rules)
+    else:
+        say(listing.failed(rows, rules))
+    return ExitCode.OK
 
 
 def show_near_failure(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     values = {"max_retries": str(settings.retry.max_retries), "status_a1": settings.status_a1}
-    return _print(arguments, database.run_query("near_failure", values))
+    rows, rules = _objects(database.run_query("near_failure", values)), _rules(settings)
+    if arguments.json:
+        _say_states(rows, rules)
+    else:
+        say(listing.standings(rows, rules))
+    return ExitCode.OK
+
+
+def show_history(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    rules = _rules(settings)
+    chosen = choose(database, [arguments.campaign_id], rules)
+    for row in chosen.rows:
+        answer = database.run_query("history", {"campaign_id": row["campaign_id"]})
+        events = events_of(answer[1], settings.retry.max_retries)
+        if arguments.json:
+            texts = (in_words(event, rules.zone, GONE) for event in events)
+            _say_json({**one, "text": text} for one, text in zip(_objects(answer), texts, strict=True))
+        else:
+            say(f"{named(row)}\n{listing.history(events, rules)}")
+    return chosen.exit_code
 
 
 def show_unsent(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    return _print(arguments, database.run_query("outbox", {}))
+    rows = _objects(database.run_query("outbox", {}))
+    if arguments.json:
+        _say_json(rows)
+    else:
+        say(listing.unsent(rows, _rules(settings)))
+    return ExitCode.OK
 
 
 def show_told(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    return _print(arguments, database.run_query("digest", {"mail": str(arguments.mail)}))
+    rows = _objects(database.run_query("digest", {"mail": str(arguments.mail)}))
+    if arguments.json:
+        _say_json(rows)
+    else:
+        say(listing.told(rows, _rules(settings)))
+    return ExitCode.OK
+
+
+# What people do
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one campaign. outcome: the word of `--json`; said: a sentence that names it."""
+
+    row: Row
+    outcome: str
+    said: str
+
+
+def _tell(arguments: argparse.Namespace, done: Sequence[Done]) -> None:
+    if not arguments.json:
+        say("".join(f"{one.said}\n" for one in done))
+        return
+    names = ("campaign_id", "campaign_number", "campaign_name")
+    _say_json(
+        [
+            {**{name: one.row[name] for name in names}, "outcome": one.outcome, "text": one.said}
+            for one in done
+        ]
+    )
+
+
+def _actor(arguments: argparse.Namespace) -> dict[str, str]:
+    """Who acts, by what and why, for the history (migration 023)."""
+    return {"who": arguments.by, "source": "a1_retry.py", "reason": arguments.reason}
 
 
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     """Reset the named campaigns, or all that are failed; each with a note of who did it and why."""
     if (bool(arguments.campaign_ids), arguments.all_failed, arguments.digest is not None).count(True) != 1:
-        logger.error("reset: name campaign ids, or give --all-failed, or --digest")
+        logger.error("reset: name campaigns, or give --all-failed, or --digest")
         return ExitCode.BAD_CONFIG
     if arguments.digest is not None:
         return _reset_digest(database, arguments, settings)
     if arguments.all_failed:
         return _reset_all_failed(database, arguments, settings)
-    return _reset_named(database, arguments, settings)
+    return _resetnamed(database, arguments, settings)
 
 
-def _reset_named(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
-    ids = list(dict.fromkeys(arguments.campaign_ids))
-    tables = {one: database.run_query("status_one", {"campaign_id": one}) for one in ids}
-    for campaign_id in (one for one, table in tables.items() if not table[1]):
-        logger.error("no campaign %s in campaign_status; is the id right?", campaign_id)
-    shown = [row for table in tables.values() for row in _objects(table)]
-    skipped = _reset_shown(database, arguments, settings, shown)
-    return ExitCode.SOME_FAILED if skipped or len(shown) < len(ids) else ExitCode.OK
+def _resetnamed(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
+    chosen = choose(database, arguments.campaign_ids, _rules(settings))
+    done = _reset_shown(database, arguments, settings, chosen.rows)
+    has_skipped = any(one.outcome == "skipped" for one in done)
+    return ExitCode.SOME_FAILED if has_skipped else chosen.exit_code
 
 
 def _reset_all_failed(
     database: Database, arguments: argparse.Namespace, settings: OperatorSettings
 ) -> ExitCode:
-    table = database.run_query("failed", {})
-    if not table[1]:
+    if arguments.json and not arguments.yes:
+        logger.error("reset: --json cannot ask; add --yes")
+        return ExitCode.BAD_CONFIG
+    rows = _objects(database.run_query("failed", {}))
+    if not rows and not arguments.json:
         say("no campaign is permanently failed\n")
         return ExitCode.OK
     if not arguments.yes:
-        _print(argparse.Namespace(json=False), table)
-        count = len(table[1])
-        say(f"Reset {'this campaign' if count == 1 else f'these {count} campaigns'} to attempt 1? [y/N] ")
+        say(listing.failed(rows, _rules(settings)))
+        them = "this campaign" if len(rows) == 1 else f"these {len(rows)} campaigns"
+        say(f"Reset {them} to attempt 1? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was changed\n")
             return ExitCode.OK
-    _reset_shown(database, arguments, settings, _objects(table))
+    _reset_shown(database, arguments, settings, rows)
     return ExitCode.OK
 
 
@@ -113,7 +247,7 @@ def _reset_digest(database: Database, arguments: argparse.Namespace, settings: O
         return ExitCode.SOME_FAILED
     told_of = {row["campaign_id"] for row in told}
     shown = [row for row in _objects(database.run_query("failed", {})) if row["campaign_id"] in told_of]
-    if not shown:
+    if not shown and not arguments.json:
         say("none of its campaigns is permanently failed\n")
     _reset_shown(database, arguments, settings, shown)
     return ExitCode.OK
@@ -121,52 +255,139 @@ def _reset_digest(database: Database, arguments: argparse.Namespace, settings: O
 
 def _reset_shown(
     database: Database, arguments: argparse.Namespace, settings: OperatorSettings, shown: Sequence[Row]
-) -> list[Row]:
+) -> list[Done]:
     """Reset just these, as they were when they were read, and say of each what comes of it; those that were
-    changed in between are skipped and returned.
+    changed in between are skipped.
     """
-    worth_it = [row for row in shown if row["a1_retry_count"] or row["a1_permanently_failed"]]
+    worth_it = list(filter(_is_to_reset, shown))
     values = {
         "ids": [row["campaign_id"] for row in worth_it],
         "seen": [row["a1_last_retry_at"] for row in worth_it],
-        "who": arguments.by,
-        "source": "a1_retry.py",
-        "reason": arguments.reason,
+        **_actor(arguments),
     }
     with database.transaction():
         ((ids,),) = database.run_query("reset_note", values)[1]
-        done = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
-    now = datetime.now(UTC)
-    last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
-    when = next_look(settings.cadence, last, now)
-    skipped = [row for row in worth_it if row["campaign_id"] not in done]
+        changed = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
+    when, rules = _when(database, settings), _rules(settings)
+    done = []
     for row in shown:
-        if row["campaign_id"] in done:
-            status = done[row["campaign_id"]]["status"]
-            said = f"reset {_named(row)}: {outlook(status, settings.status_a1, when)}"
-        elif row in skipped:
-            said = (
-                f"skipped {_named(row)}: it was changed meanwhile; look at it and reset it again if need be"
-            )
+        outcome, said = "nothing_to_do", f"{named(row)}: nothing to reset, no attempt is spent"
+        if row["campaign_id"] in changed:
+            comes = outlook(changed[row["campaign_id"]]["status"], settings.status_a1, when)
+            outcome, said = "reset", f"reset {named(row)}: {comes}"
+        elif _is_to_reset(row):
+            comes = "it was changed meanwhile; look at it and reset it again if need be"
+            outcome, said = "skipped", f"skipped {named(row)}: {comes}"
+        done.append(Done(row, outcome, said + _snooze_beside(row, rules) + _error_beside(row, "a reset")))
+    _tell(arguments, done)
+    return done
+
+
+def _is_to_reset(row: Row) -> bool:
+    return bool(row["a1_retry_count"] or row["a1_permanently_failed"])
+
+
+def snooze(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Files are promised: let no attempt of the named campaigns count before an instant."""
+    rules = _rules(settings)
+    zone = settings.cadence.timezone if settings.cadence else None
+    end = snooze_end(arguments.until, zone, rules.now)
+    chosen = choose(database, arguments.campaign_ids, rules)
+    values = {"ids": [row["campaign_id"] for row in chosen.rows], "until": end, **_actor(arguments)}
+    changed = {row["campaign_id"]: row for row in _objects(database.run_query("snooze", values))}
+    done = []
+    for row in chosen.rows:
+        after = changed.get(row["campaign_id"])
+        if after is None:
+            done.append(_without_row(row))
+            continue
+        verb = "reset and snoozed" if after["is_reset"] else "snoozed"
+        comes = "its files are uploaded when they are there, and no attempt counts before that"
+        if after["status"] not in (None, settings.status_a1):
+            comes = outlook(after["status"], settings.status_a1, "")
+        until = _clock(end.astimezone(rules.zone))
+        said = f"{verb} {named(row)} until {until}: {comes}{_error_beside(row, 'a snooze')}"
+        done.append(Done(row, "snoozed", said))
+    _tell(arguments, done)
+    return ExitCode.SOME_FAILED if len(changed) < len(chosen.rows) else chosen.exit_code
+
+
+def wake(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """End the snooze of the named campaigns."""
+    rules = _rules(settings)
+    chosen = choose(database, arguments.campaign_ids, rules)
+    values = {"ids": [row["campaign_id"] for row in chosen.rows], **_actor(arguments)}
+    changed = {row["campaign_id"] for row in _objects(database.run_query("wake", values))}
+    done = []
+    for row in chosen.rows:
+        if row["campaign_id"] in changed:
+            comes = rules.standing({**row, "a1_snoozed_until": None}).coming
+            done.append(Done(row, "woken", f"woke {named(row)}: {escape_line(comes)}"))
         else:
-            said = f"{_named(row)}: nothing to reset, no attempt is spent"
-        say(f"{said}{_error_beside(row)}\n")
-    return skipped
+            done.append(Done(row, "nothing_to_do", f"{named(row)}: it is not snoozed"))
+    _tell(arguments, done)
+    return chosen.exit_code
 
 
-def _error_beside(row: Row) -> str:
-    """An error of the campaign that a reset does not cure, for the end of a sentence; "" for none."""
+def limit(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Let a cycle of the named campaigns have so many attempts, or as many as all have."""
+    rules = _rules(settings)
+    chosen = choose(database, arguments.campaign_ids, rules)
+    values = {
+        "ids": [row["campaign_id"] for row in chosen.rows],
+        "max_retries": str(arguments.attempts),
+        **_actor(arguments),
+    }
+    changed = {row["campaign_id"] for row in _objects(database.run_query("limit", values))}
+    most = arguments.attempts or settings.retry.max_retries
+    attempts = f"{most} attempt{'' if most == 1 else 's'} a cycle"
+    if not arguments.attempts:
+        attempts += ", as all campaigns have"
+    done = []
+    for row in chosen.rows:
+        if row["campaign_id"] in changed:
+            comes = rules.standing({**row, "a1_max_retries": arguments.attempts or None}).coming
+            done.append(Done(row, "limited", f"limited {named(row)} to {attempts}: {escape_line(comes)}"))
+        elif row["a1_cycle"] is None:
+            done.append(_without_row(row))
+        else:
+            done.append(Done(row, "nothing_to_do", f"{named(row)}: it has {attempts} already"))
+    _tell(arguments, done)
+    has_no_row = any(one.outcome == "unread" for one in done)
+    return ExitCode.SOME_FAILED if has_no_row else chosen.exit_code
+
+
+def _without_row(row: Row) -> Done:
+    """Of a campaign that has been found in the DAM and could not be read yet."""
+    return Done(row, "unread", f"{named(row)}: no run could read it yet, so nothing was changed")
+
+
+# In words
+
+
+def _snooze_beside(row: Row, rules: Rules) -> str:
+    """A snooze that goes on after a reset, for the end of a sentence; "" for none."""
+    until = row["a1_snoozed_until"]
+    if not rules.is_snoozed(retry_status(row)):
+        return ""
+    return f"; it stays snoozed until {_clock(until.astimezone(rules.zone))}: no attempt counts before that"
+
+
+def _error_beside(row: Row, act: str) -> str:
+    """An error of the campaign that an act does not cure, for the end of a sentence; "" for none."""
     if not row.get("error"):
         return ""
     return (
-        f"; it has failed with an error since {_plain(row['error_since'])}, which a reset does not"
+        f"; it has failed with an error since {_plain(row['error_since'])}, which {act} does not"
         f" cure: {escape_line(row['error'])}"
     )
 
 
-def _named(row: Row) -> str:
-    label = f"{row['campaign_number'] or ''} {row['campaign_name'] or ''}".strip()
-    return escape_line(f"{row['campaign_id']} ({label})")
+def _when(database: Database, settings: OperatorSettings) -> str:
+    """When the uploader looks next, for a sentence."""
+    now = datetime.now(UTC)
+    last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
+    return next_look(settings.cadence, last, now)
 
 
 def outlook(status: str | None, status_a1: str, when: str) -> str:
@@ -190,6 +411,7 @@ def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: dateti
     if cadence is None or last is None:
         return "by the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
+    # A run without an end works still; after the uploader's time limit (`tasks`) its end was lost.
     if last.finished_at is None and now - last.started_at < timedelta(hours=12):
         return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
     due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at
@@ -208,26 +430,21 @@ def _clock(local: datetime) -> str:
     return f"{local:%H:%M %Z on %a %Y-%m-%d}"
 
 
-def _print(arguments: argparse.Namespace, table: Table) -> int:
-    """Rows as aligned text, or as JSON."""
-    columns, rows = table
-    if arguments.json:
-        objects = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
-        say(escape_json(json.dumps(objects, ensure_ascii=False)) + "\n")
-        return ExitCode.OK
-    if not rows:
-        say("none\n")
-        return ExitCode.OK
-    cells = [
-        columns,
-        *([escape_line("" if cell is None else str(_plain(cell))) for cell in row] for row in rows),
-    ]
-    say_table(cells)
-    return ExitCode.OK
+def _say_states(rows: Sequence[Row], rules: Rules) -> None:
+    """The rows with the state that they amount to, as JSON."""
+    standings = map(rules.standing, rows)
+    _say_json(
+        {**row, "state": one.state, "next": one.coming} for row, one in zip(rows, standings, strict=True)
+    )
 
 
-def _objects(table: Table) -> list[Row]:
-    columns, rows = table
+def _say_json(objects: Iterable[Mapping[str, object]]) -> None:
+    plain = [{name: _plain(value) for name, value in one.items()} for one in objects]
+    say(escape_json(json.dumps(plain, ensure_ascii=False)) + "\n")
+
+
+def _objects(answer: Answer) -> list[Row]:
+    columns, rows = answer
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -235,17 +452,30 @@ def _plain(cell: object) -> object:
     return cell.isoformat(timespec="seconds") if isinstance(cell, datetime) else cell
 
 
+# The command line
+
+
 def _user_name() -> str:
-    """Who runs this; a container's user may have a number and no name."""
+    """Who runs this, and where: also behind sudo. A container's user may have a number and no name."""
     try:
-        return getpass.getuser()
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _text(argument: str) -> str:
     """An argument as PostgreSQL takes it: bytes that are no UTF-8 become U+FFFD, which names nothing."""
     return re.sub("[\ud800-\udfff]", "\ufffd", argument)
+
+
+def _attempts(argument: str) -> int:
+    """A limit; 0 for that of all campaigns."""
+    if argument == "default":
+        return 0
+    if not re.fullmatch("[0-9]{1,4}", argument) or not 1 <= int(argument) <= MOST_RETRIES:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MOST_RETRIES}, or default")
+    return int(argument)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -256,43 +486,55 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--env-file", **env_file)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--env-file", default=argparse.SUPPRESS, **env_file)  # before the command or after it
-    tables = argparse.ArgumentParser(add_help=False)
-    tables.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    common.add_argument("--json", action="store_true", help="a JSON list instead of text")
+    acting = argparse.ArgumentParser(add_help=False)
+    acting.add_argument(
+        "--by", type=_text, default=_user_name(), metavar="NAME", help="who acts; default: you"
+    )
+    acting.add_argument(
+        "--reason", type=_text, default="", metavar="TEXT", help="why, for those who look later"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    status = commands.add_parser(
-        "status", parents=[common, tables], help="campaigns in retry or with an error, or one campaign"
-    )
-    status.add_argument("campaign_id", type=_text, nargs="?", metavar="ID")
-    status.set_defaults(action=show_status)
-    failed = commands.add_parser("failed", parents=[common, tables], help="permanently failed campaigns")
-    failed.set_defaults(action=show_failed)
-    near = commands.add_parser(
-        "near-failure", parents=[common, tables], help="campaigns with one attempt left"
-    )
-    near.set_defaults(action=show_near_failure)
-    unsent = commands.add_parser(
-        "unsent", parents=[common, tables], help="e-mails that somebody has not got yet, and why"
-    )
-    unsent.set_defaults(action=show_unsent)
-    told = commands.add_parser(
-        "told", parents=[common, tables], help="every notice that one e-mail with a table carried"
-    )
+
+    def add(
+        name: str, action: Action, text: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[common, *parents], help=text)
+        command.set_defaults(action=action)
+        return command
+
+    a_campaign: dict[str, Any] = {
+        "type": _text, "metavar": "C", "help": "an id, a number, or the beginning of a name",
+    }  # fmt: skip
+    status = add("status", show_status, "all campaigns that are not at rest, or these")
+    status.add_argument("campaign_ids", nargs="*", **a_campaign)
+    add("failed", show_failed, "permanently failed campaigns")
+    add("near-failure", show_near_failure, "campaigns with one attempt left")
+    history = add("history", show_history, "what happened to a campaign, by whom and why")
+    history.add_argument("campaign_id", **a_campaign)
+    add("unsent", show_unsent, "e-mails that somebody has not got yet, and why")
+    told = add("told", show_told, "every notice that one e-mail with a table carried")
     told.add_argument("mail", type=UUID, metavar="ID")
-    told.set_defaults(action=show_told)
-    again = commands.add_parser("reset", parents=[common], help="try campaigns again from attempt 1")
-    again.add_argument("campaign_ids", type=_text, nargs="*", metavar="ID")
+
+    again = add("reset", reset, "try campaigns again from attempt 1", acting)
+    again.add_argument("campaign_ids", nargs="*", **a_campaign)
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
         "--digest", type=UUID, metavar="ID", help="the failed campaigns that one e-mail with a table named"
     )
     again.add_argument("--yes", action="store_true", help="do not ask")
-    again.add_argument(
-        "--by", type=_text, default=_user_name(), metavar="NAME", help="who resets; default: you"
+    later = add("snooze", snooze, "files are promised: count no attempt for some time", acting)
+    later.add_argument("campaign_ids", nargs="+", **a_campaign)
+    later.add_argument(
+        "--until", type=_text, required=True, metavar="TIME", help="2026-12-07T08:00, at most 90 days ahead"
     )
-    again.add_argument(
-        "--reason", type=_text, default="", metavar="TEXT", help="why, for those who look later"
+    now = add("wake", wake, "end a snooze", acting)
+    now.add_argument("campaign_ids", nargs="+", **a_campaign)
+    most = add("limit", limit, "how many attempts a cycle of these campaigns has", acting)
+    most.add_argument("campaign_ids", nargs="+", **a_campaign)
+    most.add_argument(
+        "attempts", type=_attempts, metavar="N", help=f"1 to {MOST_RETRIES}, or default: as all campaigns"
     )
-    again.set_defaults(action=reset)
     return parser.parse_args(argv)
 
 

@@ -63,6 +63,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
     progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
     for handler in logging.getLogger().handlers:
         handler.addFilter(progress.make_room)  # a log line never runs into the live line
+    # PostgreSQL keeps 63 bytes of it.
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
     from shared.dam.client import DamClient
@@ -74,7 +75,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         connecting = threading.Thread(target=quietly, args=(dam.connect,), daemon=True)
         connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
 
-        from shared.database import UPLOADER_LOCK, Database
+        from shared.database import Database
         from shared.notices.delivery import Delivery
         from shared.notifier import Mailer
         from shared.upload.uploader import Pass
@@ -91,9 +92,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         if pending:
             raise ConfigError(settings.commands.lacks(pending))
         if arguments.verify is None and not arguments.dry_run:
-            holder = database.take_run(UPLOADER_LOCK)
-            if holder is not None:
-                raise RunLockedError(f"another run is at work: {holder}")
+            take_lock(database)
         connecting.join()
         if arguments.verify is not None:
             return verify(arguments.verify, settings, database, dam, report, progress)
@@ -123,6 +122,15 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             delivery.stop()
             if not arguments.dry_run and not database.is_closed:
                 delivery.finish(database)
+
+
+def take_lock(database: "Database") -> None:
+    """From now on no other run works. Raises RunLockedError when one does already."""
+    from shared.database import UPLOADER_LOCK
+
+    holder = database.take_run(UPLOADER_LOCK)
+    if holder is not None:
+        raise RunLockedError(f"another run is at work: {holder}")
 
 
 def verify(

@@ -30,6 +30,7 @@ from simulators.postgres import PostgresError
 
 PRODUCT_PORT = 5437
 MARKER = ".made-by-the-demo"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KINDS = {
     "⚠️": "retry notices",
     "❌": "permanent failures",
@@ -72,11 +73,7 @@ def prepare_output(folder: Path) -> IO[str]:
             raise CannotStartError(
                 f"another demo is at work in {shown(folder)}: choose another --output"
             ) from None
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path != marker:
-                path.unlink()
+        remove_all_but(marker)
         for name in ("runs", "database"):
             (folder / name).mkdir()
     except OSError as exc:
@@ -84,6 +81,15 @@ def prepare_output(folder: Path) -> IO[str]:
             f"{shown(folder)} cannot be made anew: {exc}; choose another --output"
         ) from exc
     return lock
+
+
+def remove_all_but(marker: Path) -> None:
+    """Empty the marker's folder. What a link points to stays."""
+    for path in marker.parent.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != marker:
+            path.unlink()
 
 
 def choose_port(wanted: int | None) -> tuple[int | None, str]:
@@ -250,18 +256,23 @@ def stop(number: int, _: object) -> NoReturn:
     raise StoppedError(number)
 
 
+def obey_signals() -> None:
+    """Let each signal end the demo; not a hang-up that was ignored from the start, as under nohup."""
+    for number in STOPS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
 def ignore_signals() -> None:
     """A second Ctrl-C must not break off the end that the first one began."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0: all as promised. 1: the product misbehaved. 2: it cannot be played like this. 128 + n: a signal."""
     arguments = parse_arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: nohup
-            signal.signal(number, stop)
+    obey_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, errors="replace")  # emoji, whatever the terminal can show
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -22,8 +22,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 ALTER TABLE campaign_status
     ADD COLUMN IF NOT EXISTS a1_max_retries INTEGER,
     ADD COLUMN IF NOT EXISTS a1_snoozed_until TIMESTAMP WITH TIME ZONE,
-    ADD COLUMN IF NOT EXISTS a1_cycle INTEGER NOT NULL DEFAULT 1,
-    ADD COLUMN IF NOT EXISTS a1_auto_resets INTEGER NOT NULL DEFAULT 0;
+    ADD COLUMN IF NOT EXISTS a1_cycle INTEGER DEFAULT 1,
+    ADD COLUMN IF NOT EXISTS a1_auto_resets INTEGER DEFAULT 0;
 
 ALTER TABLE notices ADD COLUMN IF NOT EXISTS cycle INTEGER;
 
@@ -75,9 +75,9 @@ BEGIN
     IF (coalesce(OLD.a1_retry_count, 0) > 0 OR coalesce(OLD.a1_permanently_failed, FALSE))
        AND coalesce(NEW.a1_retry_count, 0) = 0 AND NOT coalesce(NEW.a1_permanently_failed, FALSE)
     THEN
-        NEW.a1_cycle := OLD.a1_cycle + 1;
+        NEW.a1_cycle := coalesce(OLD.a1_cycle, 1) + 1;
         NEW.a1_auto_resets := CASE WHEN current_setting('a1_to_a2.source', TRUE) = 'auto'
-                                   THEN OLD.a1_auto_resets + 1 ELSE 0 END;
+                                   THEN coalesce(OLD.a1_auto_resets, 0) + 1 ELSE 0 END;
     END IF;
     IF NEW.a1_max_retries IS DISTINCT FROM OLD.a1_max_retries AND NEW.a1_max_retries NOT BETWEEN 1 AND 1000 THEN
         RAISE EXCEPTION 'a1_max_retries % is not from 1 to 1000', NEW.a1_max_retries

@@ -23,10 +23,7 @@ from shared.base.commands import here
 from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.base.queries import defaults, query
 from shared.base.redaction import escape_line
-from shared.base.values import (
-    Attempt,
-    RetryStatus,
-)
+from shared.base.values import Attempt, RetryStatus
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
 from shared.postgres.fence import TAKE_CAMPAIGN, TAKE_RUN, Fence
 from shared.rules.retry import DEFAULT_MAX_RETRIES
@@ -73,16 +70,16 @@ WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NU
 ORDER BY s.nspname LIMIT 1
 """
 
-
 # The retry state of many campaigns at once; the columns may hold NULLs from before 003.
 RETRY_STATES = """
 SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
        a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
-       a1_max_retries, a1_snoozed_until, a1_cycle, a1_auto_resets
+       a1_max_retries, a1_snoozed_until, coalesce(a1_cycle, 1), coalesce(a1_auto_resets, 0)
 FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 
-# Count one attempt: never past the maximum, never on a campaign that is permanently failed. A limit of the
+# Count one attempt: never past the maximum, never on a campaign that is permanently failed, or was snoozed
+# after the run read where it stands. A limit of the
 # campaign's own that was set at or below the count makes this attempt the last one. `rules.retry.count` is
 # the same rule.
 INCREMENT_A1_RETRY = """
@@ -101,7 +98,9 @@ ON CONFLICT (campaign_id) DO UPDATE SET
     a1_failure_reason = EXCLUDED.a1_failure_reason,
     updated_at = now()
 WHERE NOT coalesce(c.a1_permanently_failed, FALSE)
-RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s), a1_cycle
+  AND NOT coalesce(c.a1_snoozed_until > EXCLUDED.a1_last_retry_at, FALSE)
+RETURNING a1_retry_count, TRUE, a1_permanently_failed, coalesce(a1_max_retries, %(max)s),
+          coalesce(a1_cycle, 1)
 """
 
 ACT_AS = """
@@ -374,8 +373,8 @@ class Database:
     ) -> Attempt:
         """Count one attempt, atomically; the attempt that reaches the maximum marks the campaign as failed.
 
-        A campaign that is permanently failed already is left as it is (counted is False). at: when the run
-        began, None: now.
+        A campaign that is permanently failed already, or snoozed, is left as it is (counted is False). at:
+        when the run began, None: now.
         """
         rows = self.rows(
             INCREMENT_A1_RETRY,
@@ -393,7 +392,7 @@ class Database:
             return Attempt(*rows[0])
         standing = self.get_a1_retry_status(campaign_id)
         limit = standing.max_retries or self.max_retries
-        return Attempt(standing.retry_count, False, True, limit, standing.cycle)
+        return Attempt(standing.retry_count, False, standing.permanently_failed, limit, standing.cycle)
 
     def reset_a1_retry(self, campaign_id: str) -> bool:
         """Put the campaign back to attempt zero; False when it has no row."""

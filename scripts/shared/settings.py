@@ -420,12 +420,9 @@ def _database(reader: Reader) -> DatabaseSettings:
 
 def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
     """libpq's options by which it makes sure of the server, beside those that the URL has."""
-    mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
-    bundle = reader.ca_bundle("DB_CA_BUNDLE") or options.get("sslrootcert")
     is_remote = not all(map(_is_this_host, hosts))
-    if mode == "default":
-        mode = "verify-full" if is_remote else "prefer"
-    mode = options.get("sslmode", mode)
+    mode = options.get("sslmode", _ssl_mode(reader, is_remote=is_remote))
+    bundle = reader.ca_bundle("DB_CA_BUNDLE") or options.get("sslrootcert")
     wanted = {"sslmode": mode}
     if bundle or mode.startswith("verify-"):
         wanted["sslrootcert"] = bundle or _system_bundle()
@@ -436,6 +433,14 @@ def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str
             " with DB_CA_BUNDLE for a private CA"
         )
     return {option: value for option, value in wanted.items() if option not in options}
+
+
+def _ssl_mode(reader: Reader, *, is_remote: bool) -> str:
+    """What DB_SSLMODE says, or means by `default`."""
+    mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
+    if mode != "default":
+        return mode
+    return "verify-full" if is_remote else "prefer"
 
 
 def _is_this_host(host: str) -> bool:

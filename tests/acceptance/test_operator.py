@@ -104,7 +104,9 @@ def test_env_file__stands_before_the_command_or_after_it() -> None:
 def test_reset__by_psql_is_the_same_statement(world: World, postgres: PostgresServer) -> None:
     queries = REPOSITORY / "database" / "queries"
     statements = {
-        path.name for path in queries.glob("*.sql") if re.search(r"^UPDATE", path.read_text(), re.M)
+        path.name
+        for path in queries.glob("*.sql")
+        if re.search(r"^UPDATE[^;]* a1_retry_count = 0", path.read_text(), re.M)
     }
     assert statements == {"reset.sql"}
     for number in (1, 2, 3):
@@ -241,6 +243,313 @@ def test_arguments__that_are_no_text_name_no_campaign(world: World) -> None:
         capture_output=True, check=False,
     )  # fmt: skip
     assert (done.returncode, b"no campaign" in done.stderr) == (4, True)
+
+
+# --- naming campaigns ---------------------------------------------------------------------------------------
+
+
+def add(world: World, campaign_id: str, number: str, name: str, attempts: int = 2) -> None:
+    world.sql(
+        "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
+        " a1_last_retry_at, a1_permanently_failed) VALUES (%s, %s, %s, 'A1', %s, now(), %s)",
+        campaign_id, number, name, attempts, attempts >= 3,
+    )  # fmt: skip
+
+
+def named(world: World, *words: str) -> list[str]:
+    """The campaigns that `status` shows for these words."""
+    return [row["campaign_id"] for row in json.loads(world.run(TOOL, "status", "--json", *words).stdout)]
+
+
+def test_name__is_an_id_a_number_or_how_a_name_begins(world: World) -> None:
+    add(world, "c1", "C-1", "Easter 2027")
+    add(world, "c2", "C-10", "Summer")
+    add(world, "c3", "c1", "Summer Sale")
+    add(world, "C-1", "N-4", "100%_\\ ready")
+    add(world, "c5", "", "")
+    for word, wanted in (
+        ("c1", ["c1"]),  # an id before the number that is the same
+        ("C-1", ["C-1"]),
+        ("c-10", ["c2"]),  # whatever its capitals
+        ("C1", ["c3"]),
+        ("summer", ["c2"]),  # the whole name before the beginning of another
+        ("SUMMER s", ["c3"]),
+        ("n-", ["C-1"]),
+        ("100%_\\", ["C-1"]),
+        ("EASTER", ["c1"]),
+    ):
+        assert named(world, word) == wanted, word
+    for word in ("%", "_", "sale", "", "C-1_", "100%%"):
+        run = world.run(TOOL, "status", word)
+        assert (run.exit_code, run.stdout) == (4, ""), word
+        assert f"no campaign {word}" in run.stderr
+    assert named(world, "easter", "c2", "c1", "C-10") == ["c1", "c2"], "each once"
+
+
+def test_name__that_is_ambiguous_changes_nothing_and_lists_the_candidates(world: World) -> None:
+    add(world, f"{1:040x}", "C-1", "Summer\x1b[31m one")
+    add(world, f"{2:040x}", "C-2", "summer two", attempts=3)
+    add(world, f"{3:040x}", "C-3", "Winter")
+    for words in (
+        ("reset", "C-3", "summer"),
+        ("snooze", "C-3", "summer", "--until", f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d %H:%M}"),
+        ("limit", "C-3", "summer", "5"),
+        ("wake", "summer"),
+        ("history", "summer"),
+        ("status", "summer"),
+    ):
+        run = world.run(TOOL, *words)
+        assert (run.exit_code, run.stdout) == (2, ""), words
+        heads, *listed = [line for line in run.stderr.splitlines() if "ERROR" not in line]
+        assert heads.split() == ["number", "name", "id", "state"]
+        assert [line.split()[0] for line in listed] == ["C-1", "C-2"]
+        assert f"{1:040x}" in listed[0]
+        assert "empty 2 of 3" in listed[0]
+        assert "permanently failed" in listed[1]
+        assert "\x1b" not in run.stderr
+        assert max(map(len, listed)) <= 100
+    changed = "SELECT * FROM campaign_events WHERE kind IN ('reset', 'snooze', 'limit', 'wake')"
+    assert world.sql(changed) == []
+    for number in range(30):
+        add(world, f"x{number}", f"X-{number}", "Crowd")
+    run = world.run(TOOL, "reset", "crowd")
+    assert run.exit_code == 2
+    assert "crowd may be any of 30 campaigns" in run.stderr
+    assert "and 10 more" in run.stderr
+
+
+# --- snooze, wake, limit ------------------------------------------------------------------------------------
+
+
+EVENTS = (
+    "SELECT kind, actor, source, reason, detail FROM campaign_events"
+    " WHERE kind NOT IN ('status', 'attempt') ORDER BY id"
+)
+
+
+def test_snooze__holds_attempts_back_until_it_is_over_or_ended(world: World) -> None:
+    campaign = world.dam.add_campaign("Summer", "C-1")
+    assert world.upload().outcomes == {campaign: "empty"}
+    zone = ZoneInfo(world.env["ORCHESTRATOR_TIMEZONE"])
+    until = (datetime.now(zone) + timedelta(days=7)).replace(second=0, microsecond=0)
+    done = world.run(
+        TOOL, "snooze", "summ", "--until", f"{until:%Y-%m-%dT%H:%M}", "--by", "anna", "--reason", "promised"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert f"snoozed {campaign} (C-1 Summer) until {until:%H:%M}" in done.stdout
+    assert world.row(campaign)["a1_snoozed_until"] == until
+    (noted,) = [row for row in world.sql(EVENTS) if row["kind"] == "snooze"]
+    assert (noted["actor"], noted["source"], noted["reason"]) == ("anna", TOOL, "promised")
+    assert world.upload().outcomes == {campaign: "snoozed"}
+    (row,) = json.loads(world.run(TOOL, "status", "--json").stdout)
+    assert (row["state"], row["snoozed_by"], row["snooze_reason"]) == ("snoozed", "anna", "promised")
+
+    done = world.run(TOOL, "reset", "C-1", "--json")
+    (told,) = json.loads(done.stdout)
+    assert (told["campaign_id"], told["outcome"]) == (campaign, "reset")
+    assert f"it stays snoozed until {until:%H:%M}" in told["text"]
+    woken = world.run(TOOL, "wake", "C-1", "--by", "ben")
+    assert (woken.exit_code, woken.stdout) == (0, f"woke {campaign} (C-1 Summer): looked at in each run\n")
+    assert "it is not snoozed" in world.run(TOOL, "wake", "C-1").stdout
+    assert [row["kind"] for row in world.sql(EVENTS) if "notice" not in row["kind"]] == [
+        "snooze",
+        "reset",
+        "wake",
+    ]
+    assert world.upload().outcomes == {campaign: "empty"}
+
+
+def test_snooze__of_a_failed_one_resets_it_in_the_same_step(world: World) -> None:
+    world.sql(FAILED, "c1", "C-1")
+    world.sql(
+        "INSERT INTO campaign_errors (campaign_id, kind, message) VALUES ('c2', 'DAM/forbidden', 'HTTP 403')"
+    )
+    done = world.run(
+        TOOL, "snooze", "c1", "--until", f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H:%MZ}"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("reset and snoozed c1 (C-1 Summer) until ")
+    row = world.row("c1")
+    assert (row["a1_permanently_failed"], row["a1_retry_count"], row["a1_cycle"]) == (False, 0, 2)
+    reset, snoozed = world.sql("SELECT kind, xmin::text AS transaction FROM campaign_events"
+                               " WHERE kind IN ('reset', 'snooze') ORDER BY id")  # fmt: skip
+    assert (reset["kind"], snoozed["kind"]) == ("reset", "snooze")
+    assert reset["transaction"] == snoozed["transaction"]
+    (by,) = {row["actor"] for row in world.sql(EVENTS) if row["kind"] in ("reset", "snooze")}
+    assert by == a1_retry.parse_arguments(["wake", "c1"]).by
+    assert "@" in by
+    unread = world.run(
+        TOOL, "snooze", "c2", "--until", f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H:%MZ}"
+    )
+    assert unread.exit_code == 4
+    assert "c2: no run could read it yet, so nothing was changed" in unread.stdout
+
+
+@pytest.mark.parametrize(
+    ("until", "said"),
+    [("2020-01-01T08:00", "is over"), ("2099-01-01T08:00", "90 days"), ("soon", "expected a time")],
+)
+def test_snooze__until_what_cannot_be_is_refused(world: World, until: str, said: str) -> None:
+    world.sql(FAILED, "c1", "C-1")
+    run = world.run(TOOL, "snooze", "c1", "--until", until)
+    assert (run.exit_code, run.stdout) == (2, "")
+    assert said in run.stderr
+    assert world.row("c1")["a1_permanently_failed"]
+    unset = world.run(TOOL, "snooze", "c1", "--until", "2027-01-01T08:00", ORCHESTRATOR_TIMEZONE="")
+    assert unset.exit_code == 2
+    assert "ORCHESTRATOR_TIMEZONE" in unset.stderr
+
+
+def test_limit__is_the_campaign_s_own(world: World) -> None:
+    campaign = world.dam.add_campaign("Summer", "C-1")
+    world.upload()
+    done = world.run(TOOL, "limit", "C-1", "2")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == (
+        f"limited {campaign} (C-1 Summer) to 2 attempts a cycle: attempt 2 of 2 in the next run\n"
+    )
+    near = json.loads(world.run(TOOL, "near-failure", "--json").stdout)
+    assert [row["campaign_id"] for row in near] == [campaign]
+    assert "it has 2 attempts a cycle already" in world.run(TOOL, "limit", "C-1", "2").stdout
+    assert world.upload().outcomes == {campaign: "permanently_failed"}
+    back = world.run(TOOL, "limit", "C-1", "default")
+    assert "to 3 attempts a cycle, as all campaigns have: nothing until it is reset" in back.stdout
+    assert world.row(campaign)["a1_max_retries"] is None
+    details = [row["detail"] for row in world.sql(EVENTS) if row["kind"] == "limit"]
+    assert details == [{"max_retries": 2}, {"before": 2}]
+    for wrong in ("0", "1001", "-1", "1e2", "²", "many"):
+        assert world.run(TOOL, "limit", "C-1", "--", wrong).exit_code == 2, wrong
+
+
+def test_acts__by_psql_are_the_same_statements(world: World, postgres: PostgresServer) -> None:
+    name, queries = world.database_url.rsplit("/", 1)[1], REPOSITORY / "database" / "queries"
+    world.sql(FAILED, "c1", "C-1")
+    until = f"{datetime.now(UTC) + timedelta(days=7):%Y-%m-%d %H:%M} UTC"
+    ids = ("-v", "ids={c1}")
+    for file, values in (
+        ("snooze", ("-v", f"until={until}", "-v", "reason=files 'promised'")),
+        ("limit", ("-v", "max_retries=5", "-v", "who=anna")),
+        ("wake", ()),
+        ("limit", ("-v", "max_retries=0")),
+    ):
+        done = postgres.psql(
+            "-v", "ON_ERROR_STOP=1", *ids, *values, "-f", queries / f"{file}.sql", database=name
+        )
+        assert done.returncode == 0, done.stderr
+    events = world.sql(EVENTS)
+    assert [row["kind"] for row in events] == ["reset", "snooze", "limit", "wake", "limit"]
+    assert {row["source"] for row in events} == {"psql"}
+    assert [row["reason"] for row in events] == ["files 'promised'"] * 2 + [""] * 3
+    assert events[2]["actor"] == "anna"
+    assert events[0]["actor"] != ""
+    for file, values in (("find", ("-v", "words={c-1,x}")), ("history", ("-v", "campaign_id=c1"))):
+        shown = postgres.psql("-tA", *values, "-f", queries / f"{file}.sql", database=name)
+        assert shown.returncode == 0, shown.stderr
+        assert len(shown.stdout.splitlines()) == {"find": 1, "history": 7}[file], shown.stdout
+
+
+# --- history and tables -------------------------------------------------------------------------------------
+
+
+def test_history__tells_what_happened_by_whom_and_why(world: World) -> None:
+    campaign = world.dam.add_campaign("Summer", "C-1")
+    for _ in range(3):
+        world.upload()
+    world.run(
+        TOOL, "reset", "C-1", "--by", "anna@host", "--reason", "files promised for " + "very " * 20 + "soon"
+    )
+    world.run(TOOL, "limit", "C-1", "5", "--by", "anna@host")
+    run = world.run(TOOL, "history", "summer")
+    assert run.exit_code == 0, run.stderr
+    title, heads, *lines = run.stdout.splitlines()
+    assert title == f"{campaign} (C-1 Summer)"
+    assert heads.split() == ["when", "cycle", "what", "happened"]
+    assert max(map(len, lines)) <= 100
+    text = re.sub(r"\n +", " ", "\n".join(lines))
+    for words in (
+        'attempt 2 of 3: the folder "Master Assets" holds no live assets',
+        "attempt 3 of 3, the last one, permanently failed: the folder",
+        "e-mail queued: ⚠️ No Assets Found (Attempt 2/3) - Campaign Summer",
+        "e-mail (permanent-failure notice) delivered to support@example.com",
+        f"reset by anna@host (a1_retry.py): files promised for {'very ' * 20}soon",
+        "limit 5 by anna@host",
+    ):
+        assert words in text
+    starts = [words for words in ("attempt 1", "attempt 2", "attempt 3", "reset by", "limit 5")]
+    assert [text.index(words) for words in starts] == sorted(text.index(words) for words in starts)
+    events = json.loads(world.run(TOOL, "history", campaign, "--json").stdout)
+    assert list(events[0]) == ["at", "kind", "cycle", "actor", "source", "reason", "detail", "text"]
+    assert events[-1]["detail"] == {"max_retries": 5}
+    assert world.run(TOOL, "history", "unknown").exit_code == 4
+
+
+def test_status__lists_all_that_is_not_at_rest(world: World) -> None:
+    add(world, f"{1:040x}", "C-1", "In retry " + "long " * 30)
+    add(world, f"{2:040x}", "C-2", "Failed", attempts=3)
+    add(world, f"{3:040x}", "C-3", "Snoozed")
+    add(world, f"{4:040x}", "C-4", "At rest", attempts=0)
+    add(world, f"{5:040x}", "C-5", "A snooze that is over", attempts=0)
+    world.sql(
+        "UPDATE campaign_status SET a1_snoozed_until = now() + interval '1 day' WHERE campaign_number = 'C-3'"
+    )
+    world.sql(
+        "UPDATE campaign_status SET a1_snoozed_until = now() - interval '1 day' WHERE campaign_number = 'C-5'"
+    )
+    error = (
+        "INSERT INTO campaign_errors (campaign_id, kind, message) VALUES (%s, 'DAM/forbidden', 'HTTP 403')"
+    )
+    world.sql(error, f"{6:040x}")
+    run = world.run(TOOL, "status")
+    assert run.exit_code == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0].split() == ["number", "name", "state", "since", "next"]
+    assert max(map(len, lines)) <= 100
+    assert lines[-1] == "looked at by the next run of the uploader"
+    listed = {line.split()[0] for line in lines[1:-2] if not line.startswith(" ")}
+    assert listed == {"C-1", "C-2", "C-3", f"{6:040x}"}, "an id only where there is no number"
+    rows = {row["campaign_number"]: row for row in json.loads(world.run(TOOL, "status", "--json").stdout)}
+    assert {number: row["state"] for number, row in rows.items()} == {
+        "C-1": "empty", "C-2": "permanently_failed", "C-3": "snoozed", None: "erring",
+    }  # fmt: skip
+    waiting = json.loads(world.run(TOOL, "status", "C-1", "--json", A1_RETRY_DELAYS="3,30").stdout)
+    assert waiting[0]["state"] == "waiting"
+    one = world.run(TOOL, "status", "C-3").stdout
+    for words in ("snoozed until", "attempt 3 of 3 after the snooze", "2 of 3", "(C-3 Snoozed)"):
+        assert words in one
+    failed = world.run(TOOL, "failed").stdout.splitlines()
+    assert [line.split()[0] for line in failed] == ["number", "C-2"]
+    assert world.run(TOOL, "reset", "--all-failed", "--json").exit_code == 2
+    done = world.run(TOOL, "reset", "--all-failed", "--json", "--yes")
+    assert [one["outcome"] for one in json.loads(done.stdout)] == ["reset"]
+    assert world.run(TOOL, "failed").stdout == "none\n"
+
+
+def test_crowd__of_stuck_campaigns_is_shown_at_once(world: World) -> None:
+    world.sql(
+        "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
+        " a1_last_retry_at, a1_permanently_failed, a1_failure_reason, a1_snoozed_until)"
+        " SELECT lpad(n::text, 40, '0'), 'C-' || n, 'Été 2027, campaign ' || n, 'A1', 2 + n %% 2, now(),"
+        " n %% 2 = 1, 'the folder \"Master Assets\" holds no live assets',"
+        " CASE WHEN n %% 4 = 0 THEN now() + interval '1 day' END FROM generate_series(1, %s) n", 10_000,
+    )  # fmt: skip
+    world.sql(
+        "UPDATE campaign_status SET a1_snoozed_until = now() + interval '2 days'"
+        " WHERE a1_snoozed_until IS NOT NULL"
+    )
+    for words in (("status",), ("failed",), ("status", "--json")):
+        with (world.folder / "out").open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, SCRIPTS / TOOL, *words],
+                env=world.environment(),
+                cwd=world.folder,
+                stdout=out,
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert (world.folder / "out").read_text().count("C-") >= 5000
+        assert used.ru_utime + used.ru_stime < 2, words
+        assert used.ru_maxrss < 150 * 1024, words
 
 
 # --- a chosen campaign --------------------------------------------------------------------------------------

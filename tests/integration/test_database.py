@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -224,12 +225,14 @@ def test_operators__queries_and_tool_agree(database_url: str, postgres: Postgres
             "max_retries=3",
             "-v",
             f"mail={UUID(int=0)}",
+            *("-v", "ids={near}", "-v", "until=tomorrow", "-v", "words={near}"),
             "-f",
             file,
             database=name,
         )
         assert done.returncode == 0, f"{file.name}: {done.stderr}"
-    assert "near" in run_script("a1_retry.py", "near-failure", url=database_url).stdout
+    near = run_script("a1_retry.py", "near-failure", "--json", url=database_url).stdout
+    assert [row["campaign_id"] for row in json.loads(near)] == ["near"]
     failed = run_script("a1_retry.py", "failed", url=database_url).stdout.splitlines()
     assert len(failed) == 2, "one line for the heads, one for the campaign, whatever its name"
     assert run_script("a1_retry.py", "status", "unknown", url=database_url).returncode == 4
@@ -310,3 +313,13 @@ def test_take_calls__runs_share_one_minute(database_url: str) -> None:
         Buckets(first).pause_calls("b", 30)
         assert Buckets(second).take_calls("b", 1, 240).count == 0
         assert 29 < Buckets(second).take_calls("b", 1, 240).wait_seconds <= 30
+
+
+def test_increment__of_one_that_was_snoozed_meanwhile_counts_nothing(database_url: str) -> None:
+    """The run read where the campaign stands before somebody snoozed it."""
+    with Database(database_url) as database:
+        database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+        database.execute("UPDATE campaign_status SET a1_snoozed_until = now() + interval '1 day'")
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(1, False, False, 3)
+        database.execute("UPDATE campaign_status SET a1_snoozed_until = now() - interval '1 day'")
+        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty").number == 2

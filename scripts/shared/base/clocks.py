@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 TOLERANCE = timedelta(minutes=5)
-"""So far may the clocks of two hosts, or of a server and its standby, be apart."""
+"""How far apart the clocks of two hosts, or of a server and its standby, may be."""
 
 
 def is_waiting(begun_at: datetime, length: timedelta, now: datetime) -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What it takes to write down a command that works here.
+    """What a command needs to work on this installation.
 
     python, scripts: absolute paths. env_file: the file with the settings; "" when they come from the process
-    environment. user: whom the scripts run as; "" for root.
+    environment. user: the one that the scripts run as; "" for root.
     """
 
     python: str
@@ -38,7 +38,7 @@ class Commands:
 
     @property
     def where(self) -> str:
-        """How the commands are to be run, for a sentence."""
+        """Where and how to run the commands, as part of a sentence."""
         if not self.env_file:
             return "on the server, with the environment that the service has: its settings are there"
         if not self.user:
@@ -46,7 +46,7 @@ class Commands:
         return f"on the server, from any folder (leave out “sudo -u {self.user}” when you are {self.user})"
 
     def lacks(self, migrations: Sequence[Path]) -> str:
-        """The fault of a database that has not got these migrations."""
+        """The fault of a database that lacks these migrations."""
         names = ", ".join(path.name for path in migrations)
         return f"the database lacks {names}; apply as the owner of its tables: {self.run('migrate.py')}"
 
@@ -64,7 +64,7 @@ def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def shell_word(value: str) -> str:
-    """Quote for a shell; something unprintable brings bash's $'' form, so that the command stays one line.
+    """Quote for a shell. Unprintable characters get bash's $'' form, so that the command stays on one line.
 
     NUL would end the word early and so name another campaign: it becomes U+FFFD, which names none.
     """

@@ -1,4 +1,4 @@
-"""The file that settings stand in: which one it is, whether it may be trusted, what it says."""
+"""The settings file: which one it is, whether we may trust it, what it says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FOUND_HERE = Path(".env")
-"""The settings in the working folder, for which nobody has to name a file."""
+"""The settings file in the working folder, which nobody has to name."""
 ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
 """The path of the settings' file, for the commands that messages show; "" where it does not hold all of them.
 Set by `settings.read_environment`, and by the loop for its tasks, not by people; it is never opened.
@@ -52,29 +52,32 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
 
     Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
     """
-    bindings = [] if env_file is None else _bindings(env_file)
+    if env_file is None:
+        return {}
+    bindings = _bindings(env_file)
     unreadable = [one.original.line for one in bindings if one.value is None]
     if unreadable:
         raise ConfigError([f"{env_file}: line {line} is not NAME=value" for line in unreadable])
     found: dict[str, str] = {}
-    for name, value, line in ((one.key or "", one.value or "", one.original.line) for one in bindings):
+    for one in bindings:
+        name, value = one.key or "", one.value or ""
         if found.setdefault(name, value) != value:
             logger.warning(
                 "%s: %s is set more than once, and to different values; the last one counts, on line %d",
-                env_file, name, line, extra={"action": "set_twice"},
+                env_file, name, one.original.line, extra={"action": "set_twice"},
             )  # fmt: skip
             found[name] = value
     return found
 
 
 def _bindings(env_file: Path) -> list[Binding]:
-    """The lines that are no comment, as python-dotenv reads them: without a value where it cannot.
+    """The lines that are not comments, as python-dotenv reads them; one that it cannot read has no value.
 
     Warns when others than the file's owner may open it.
     """
     from dotenv.parser import parse_stream
 
-    # Root may stand in anybody's folder, and must not take their settings for its own.
+    # Root may work in anybody's folder, and must not use their settings as its own.
     is_foreign_ground = os.geteuid() == 0 and env_file == FOUND_HERE
     trusted = (REPOSITORY.stat().st_uid,) if is_foreign_ground else None
     try:
@@ -95,7 +98,7 @@ def _bindings(env_file: Path) -> list[Binding]:
 
 
 def decoded(data: bytes) -> str:
-    """UTF-8 text, less the mark that Windows editors put in front. Raises ValueError with the cure."""
+    """UTF-8 text without the mark that Windows editors put in front. Raises ValueError with the cure."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise ValueError("it is UTF-16 text, or no text; save it as UTF-8")
     try:

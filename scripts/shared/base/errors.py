@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 def gravest(codes: Iterable[int]) -> int:
-    """One exit code for several: a bug before a bad configuration, before failures, before patience."""
+    """One exit code for several: a bug before a bad configuration, before failures, before "try later"."""
     order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
     known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
     return min(known, key=order.index) if known else ExitCode.OK
@@ -49,13 +49,13 @@ SYSTEM_WIDE_KINDS = frozenset(
 HEALING_KINDS = frozenset(
     {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
 )
-"""Failures of one campaign that usually end without anybody's help: the next run tries again, and a person is
-told only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
+"""Failures of one campaign that usually end without anybody's help: the next run tries again, and we tell a
+person only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
 """
 
 
 class AppError(Exception):
-    """An expected failure, told in a sentence that names the thing, and a cure when one is known.
+    """An expected failure: a sentence that names the thing, and a cure when we know one.
 
     kind: a stable slug of what failed (`forbidden`, `out_of_reach`, …). Error notices are bounded per
         campaign and kind, so two failures that need the same cure must share it.
@@ -84,14 +84,14 @@ class AppError(Exception):
         self.item_id = item_id
         self.status_code = status_code
         self.campaign: Campaign | None = None
-        """The campaign that it was met with, by the names that the DAM showed."""
+        """The campaign in which it happened, with the names that the DAM showed."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     @property
     def exit_code(self) -> ExitCode:
-        """How a run ends that could not get past this: by waiting it heals, or somebody must act."""
+        """The exit code of a run that this error ended: waiting heals it, or somebody must act."""
         return ExitCode.TRY_LATER if self.retryable else ExitCode.BAD_CONFIG
 
     @property
@@ -171,7 +171,7 @@ def out_of_reach(what: str, hint: str = "") -> DbError:
 
 
 class LockLostError(DbError):
-    """Another run may be at work, or is: this one must not have one effect more. It ends with 75."""
+    """Another run is at work, or may be: this one must not change anything more. It ends with 75."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -184,7 +184,7 @@ class LockLostError(DbError):
 
 
 class CampaignLostError(DbError):
-    """Another run works on the campaign: this one must not have one effect more on it. No failure."""
+    """Another run works on the campaign: this one must not change anything more of it. No failure."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, kind="campaign_lost", hint="it goes on with what is left", retryable=True)

@@ -1,4 +1,4 @@
-"""Files that settings come from or name: nobody but the owner may change them, as ssh demands of its own."""
+"""Settings files, and the files that they name: only the owner may be able to change them, as with ssh."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 def open_guarded(path: Path, trusted: Collection[int] | None = None) -> int:
     """Open a file for reading and return its descriptor, once it is known that nobody else can change it.
 
-    trusted: whose file it may be beside root's; None: this user's, and anybody's when this is root.
-    Looking at the folder as well would find no more: what others put into the file's place is their own file.
+    trusted: who may own it beside root; None: this user, or anybody when this user is root. We need not look
+    at the folder: a file that others put into the place of this one is their own.
     Raises OSError when it cannot be opened, UnsafeFileError when others can change it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

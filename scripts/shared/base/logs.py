@@ -49,7 +49,7 @@ def new_run_id(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def read_event(line: str) -> logging.LogRecord | None:
-    """The event that a line of one of the formatters below tells; None for any other line."""
+    """The event in a line that one of the formatters below wrote; None for any other line."""
     fields = _fields_of(line)
     said: list[Any] = [fields.get(name) for name in ("at", "level", "logger", "message")]
     at, level, origin, message = said
@@ -93,7 +93,7 @@ def readable(line: str) -> str:
 
 class _TextFormatter(logging.Formatter):
     """`2026-01-31T09:00:00.123Z INFO run=1a2b3c4d dam: text`; further lines only for tracebacks, each
-    behind a bar, so that none of them passes for an event.
+    behind a bar, so that none of them looks like an event.
     """
 
     def __init__(self, run_id: str, secrets: Collection[str]) -> None:

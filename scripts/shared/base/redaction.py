@@ -1,4 +1,4 @@
-"""Blanking out secrets by value, in whatever spelling they turn up. Pure."""
+"""Blanking out secrets by value, in every spelling. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 SHORTEST_SECRET = 4
-"""Secrets below this length would blank out ordinary words; they are guarded by never being shown."""
+"""Shorter secrets would blank out ordinary words; they are safe because nothing shows them."""
 LONGEST_WORD = 12
 """Base64 up to this length that looks like an ordinary word is taken for one."""
 BLANK = "***"
@@ -68,7 +68,7 @@ def _in_base64(data: bytes) -> Iterator[str]:
 
 
 def _is_word(text: str) -> bool:
-    """Whether an ordinary text may have this in it by chance."""
+    """Whether an ordinary text may contain this by chance."""
     return len(text) < SHORTEST_SECRET or (
         len(text) < LONGEST_WORD and text.isalpha() and (text[1:].islower() or text.isupper())
     )

@@ -1,4 +1,4 @@
-"""What the scripts' `main` functions share: their streams, how a failure is told, and its exit code."""
+"""What the scripts' `main` functions share: their streams, how a failure is logged, and its exit code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TextIO
 
 from shared.base.errors import AppError, ConfigError, ExitCode
 
@@ -15,10 +16,10 @@ logger = logging.getLogger("script")
 
 
 def prepare_streams() -> None:
-    """Make the standard streams such that the rest can rely on them.
+    """Prepare the standard streams, so that the rest can rely on them.
 
-    What the caller has closed (`2>&-`) is opened on /dev/null, before a socket gets its number. Names in any
-    script pass, whatever the machine's locale (cron's is often plain C).
+    A stream that the caller has closed (`2>&-`) leads to /dev/null, before a socket gets its number. Names in
+    any script pass, whatever the machine's locale (cron's is often plain C).
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -30,15 +31,16 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def say(text: str) -> None:
-    """Write to standard output. When its reader has left, as after `| head`, the rest goes nowhere: the work
-    and its exit code stay what they are.
+def say(text: str, *, to: TextIO | None = None) -> None:
+    """Write to standard output, or to another stream. When its reader has left, as after `| head`, the rest
+    goes nowhere: the work and its exit code stay what they are.
     """
+    stream = to or sys.stdout
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say_table(rows: Sequence[Sequence[str]]) -> None:
@@ -54,7 +56,7 @@ def shown(instant: datetime) -> str:
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a script's work and return its exit code; what it raises is logged and made into one."""
+    """Do a script's work and return its exit code; an exception is logged and becomes one."""
     try:
         return work()
     except ConfigError as exc:

@@ -15,7 +15,7 @@ class Campaign:
 
     id: the folder's asset id (40 hex digits). number: the business number people use, "" when unset.
     status: the code in the status field, None when the field is empty.
-    locked_by: login name of whoever holds the metadata lock, None when unlocked.
+    locked_by: login name of the user who holds the metadata lock, None when unlocked.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """One folder of a search's answer: its status is the index's word, None when the answer left it out."""
+    """One folder of a search's answer: the status as the index has it, None when the answer left it out."""
 
     id: str
     status: str | None
@@ -79,9 +79,9 @@ class MasterAssets:
 class RetryStatus:
     """Where a campaign stands in its retry cycle; a campaign without a row stands at zero.
 
-    status: where its row says that it is; None without a row. max_retries: this campaign's own limit, None:
-    that of all. snoozed_until: no attempt counts before. cycle: the number of the attempts between two
-    resets. auto_resets: how often the product itself has reset it since a person did.
+    status: the one in its row; None without a row. max_retries: this campaign's own limit, None: that of all.
+    snoozed_until: no attempt counts before. cycle: the number of the cycle, the attempts between two resets.
+    auto_resets: how often the product itself has reset it since a person did.
     """
 
     campaign_id: str
@@ -100,7 +100,7 @@ class RetryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What counting an attempt did. counted is False when the campaign was already permanently failed.
+    """What counting an attempt did. counted is False when the campaign was permanently failed or snoozed.
 
     max_attempts: of this campaign; None: as many as a campaign has usually. cycle: that of the attempt.
     """
@@ -114,7 +114,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class BoxFile:
-    """A file as Box reports it. version_id: of the version that is current, "" when Box did not say."""
+    """A file as Box reports it. version_id: of the current version, "" when Box did not say."""
 
     id: str
     name: str
@@ -193,8 +193,8 @@ DIGEST_KINDS = {
     NoticeKind.SUCCESS: "success",
     NoticeKind.ERROR: "error",
 }
-"""What comes once a campaign, and so in numbers: many at once are told in a digest. {kind: the word for it in
-the digest's template}.
+"""Notices of which each campaign has its own: many at once become a digest. {kind: the word for it in the
+digest's template}.
 """
 
 
@@ -239,7 +239,7 @@ class DeliveryResult:
 
 
 MOST_DOUBTS = 10
-"""So often a mail is handed over without a note of its end, under one Message-ID; then it is given up."""
+"""How often we hand over a mail, under one Message-ID, without learning the end; then we give it up."""
 
 
 @dataclass(slots=True)

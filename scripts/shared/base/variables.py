@@ -1,4 +1,4 @@
-"""Reading variables: each kind of value, and what is said of one that is none.
+"""Reading variables: each kind of value, and the fault of one that is wrong.
 
 A secret may also come from a file named by `NAME_FILE`; a fault never quotes one.
 """
@@ -48,7 +48,7 @@ class Reader:
         self.env_file = env.get(env_file.ENV_FILE_VARIABLE)
 
     def fault(self, name: str, text: str) -> None:
-        """Note what is wrong with a variable; the first word on it counts."""
+        """Note what is wrong with a variable; the first fault counts."""
         if text.startswith("missing") and self.is_faulty(f"{name}_FILE"):
             return  # why it is missing has been said
         self._faults.setdefault(name, f"{name}: {text}")
@@ -65,7 +65,7 @@ class Reader:
                 self.fault(name, f"missing, needed because {because}")
 
     def finish(self) -> None:
-        """Raise ConfigError with every fault; that there is no settings file is said before what it lacks."""
+        """Raise ConfigError with every fault; that there is no settings file comes first."""
         faults = list(self._faults.values())
         if self.env_file is None and any(": missing" in fault for fault in faults):
             faults.insert(
@@ -91,7 +91,7 @@ class Reader:
         return value
 
     def foreign(self, name: str) -> str:
-        """A variable that is not ours, and is not listed as such."""
+        """A variable of another program: it is not listed among ours."""
         return self._env.get(name, "")
 
     def choice(self, name: str, default: Option, allowed: tuple[Option, ...]) -> Option:
@@ -109,7 +109,7 @@ class Reader:
         return tuple(item.strip() for item in value.split(",") if item.strip())
 
     def addresses(self, name: str, *, default: str | None = None) -> tuple[str, ...]:
-        """E-mail addresses. default: the word that says so when nobody is named; None: somebody must be."""
+        """E-mail addresses. default: the word for nobody, as an empty value; None: not empty."""
         found = tuple(dict.fromkeys(self.items(name, "")))
         if default is not None and [one.casefold() for one in found] == [default.casefold()]:
             return ()
@@ -178,7 +178,7 @@ class Reader:
     def secret(self, name: str, *, absent: str | None = None) -> str | None:
         """The variable, or the content of the file that NAME_FILE names, less its last line break.
 
-        absent: the word by which the variable says that there is none.
+        absent: the word that says that there is no secret.
         """
         self.names.add(name)
         self.secret_names.add(name)
@@ -254,7 +254,7 @@ def _address_fault(value: str, hint: str, *, is_secret: bool) -> str:
 def _parts_of_address(value: str) -> SplitResult | None:
     """The parts of an http or https address that our HTTP client can call; None for everything else.
 
-    Letters beyond ASCII are none that it can call: the host's xn-- form is.
+    A host with letters beyond ASCII needs its xn-- form.
     """
     try:
         parts = urlsplit(value)

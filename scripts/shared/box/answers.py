@@ -13,6 +13,7 @@ from urllib.parse import quote
 from shared.base.errors import BoxError
 from shared.base.values import BoxFile
 from shared.box.refusals import safe_id, storable
+from shared.http.guards import within
 
 LARGEST_PART = 128 * 1024 * 1024
 """Box's own parts are 8 to 64 MB; a buffer of a part's size is what an upload costs in memory."""
@@ -93,13 +94,12 @@ def part_of(found: Mapping[str, Any], what: str) -> Part:
 
 
 def file_of(found: Mapping[str, Any], what: str) -> BoxFile:
-    version = found.get("file_version")
     return BoxFile(
         id=id_in(found, "id", what),
         name=text_in(found, "name", what),
         size_bytes=_number(found, "size", what),
         sha1=text_in(found, "sha1", what).lower(),
-        version_id=safe_id(version.get("id")) or "" if isinstance(version, dict) else "",
+        version_id=safe_id(within(found, "file_version", "id")) or "",
     )
 
 
@@ -120,12 +120,10 @@ def upload_session(
     part_size = _number(found, "part_size", what)
     if not 1 <= part_size <= LARGEST_PART:
         raise BoxError(f"{what}: Box asks for parts of {part_size} bytes", kind="bad_answer", retryable=True)
-    given = found.get("session_endpoints")
-    urls: Mapping[str, Any] = given if isinstance(given, dict) else {}
     own = f"{root}/{in_path(session_id)}"
 
     def address(name: str, documented: str) -> str:
-        url = urls.get(name)
+        url = within(found, "session_endpoints", name)
         return url if isinstance(url, str) and trusts(url) else documented
 
     return UploadSession(

@@ -6,7 +6,6 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http.client import HTTPMessage
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -14,10 +13,10 @@ from urllib.parse import urlsplit
 from shared.base.errors import BoxError, ConfigError
 from shared.base.values import BoxSettings
 from shared.http.client import Http, Pieces
-from shared.http.guards import ANSWER_LIMIT, NoAnswerError, Reply, UnfitError, json_object
-from shared.http.patience import LONGEST_WAIT_SECONDS, backoff_seconds, retry_after_seconds
-from shared.http.proxies import ProxyError, ProxyTroubleError
-from shared.http.trust import certificate_fault, default_context, validity
+from shared.http.guards import ANSWER_LIMIT, NoAnswerError, UnfitError, json_object
+from shared.http.patience import wait_seconds
+from shared.http.proxies import ProxyError
+from shared.http.trust import certificate_fault, default_context, detail_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +73,9 @@ class BoxCalls:
         except ValueError as exc:
             raise ConfigError(f"BOX_CA_BUNDLE: {exc}") from exc
         self._http = Http(context, settings.timeout_seconds)
-        self._gate = gate
-        self._sleep = sleep
+        self.settings = settings
+        self.gate = gate
+        self.sleep = sleep
 
     def close(self) -> None:
         """Drop the connections."""
@@ -119,27 +119,16 @@ class BoxCalls:
             reply = self._http.transfer(method, url, headers, request.pieces)
         else:
             reply = self._http.call(method, url, headers, request.body)
-        return Answer(reply.status, reply.headers, _content(reply, request.limit))
+        return Answer(reply.status, reply.headers, reply.read(request.limit))
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
-        """Pause before the next try: as long as Box asks for, else doubling. After a 429 for everybody."""
-        asked = retry_after_seconds(answer.headers, datetime.now(UTC)) if answer else None
-        wait = backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+        """Pause before the next try; after a 429 everybody pauses, because Box counts the user's calls."""
+        wait = wait_seconds(answer.headers if answer else None, tries)
         status = answer.status if answer else 0
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
         if status == 429:
-            self._gate.pause(wait)
-        self._sleep(wait)
-
-
-def _content(reply: Reply, limit: int) -> bytes:
-    """The body of an answer; of a failure that says too much, nothing: its status tells enough."""
-    try:
-        return reply.read(limit)
-    except UnfitError:
-        if 200 <= reply.status < 300:
-            raise
-        return b""
+            self.gate.pause(wait)
+        self.sleep(wait)
 
 
 def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigError:
@@ -149,10 +138,7 @@ def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigErro
         return ConfigError(str(exc))
     if isinstance(exc, UnfitError):
         return BoxError(f"{what}: Box sent {exc}", kind="bad_answer", retryable=True)
-    detail = type(reason).__name__
-    if isinstance(exc, ProxyTroubleError):
-        detail = str(exc)
-    elif isinstance(reason, ssl.SSLCertVerificationError):
+    if isinstance(reason, ssl.SSLCertVerificationError):
         why = certificate_fault(reason)
         if why == "name":
             return ConfigError(
@@ -163,8 +149,8 @@ def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigErro
                 f"BOX_CA_BUNDLE: the certificate of {host} is signed by no known CA"
                 f" ({reason.verify_message}); name the file with your CA's certificate"
             )
-        detail = f"{reason.verify_message}{validity(url)}"
-    return BoxError(f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True)
+    said = f"{what}: {host} is out of reach ({detail_of(exc, url)})"
+    return BoxError(said, kind="out_of_reach", retryable=True)
 
 
 def _host(url: str) -> str:

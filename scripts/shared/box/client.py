@@ -30,9 +30,10 @@ from shared.box.answers import (
     text_in,
     upload_session,
 )
-from shared.box.calls import Gate
+from shared.box.calls import BoxCalls, Gate
 from shared.box.refusals import storable
 from shared.box.session import BoxSession
+from shared.http.guards import within
 from shared.http.patience import backoff_seconds
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class BoxClient:
         self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """sleep: pauses between tries; may raise StoppedError."""
-        self._session = BoxSession(settings, gate, sleep)
+        self._session = BoxSession(BoxCalls(settings, gate, sleep))
         self._api = f"{settings.api_url}/2.0"
         self._uploads = f"{settings.upload_url}/2.0"
         self._parts_are_uploads = settings.parts_count_as_uploads
@@ -70,15 +71,15 @@ class BoxClient:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._session.close()
+        self._session.calls.close()
 
     def log_in(self) -> None:
-        """See to a token ahead of the first call, by one try."""
-        self._session.log_in()
+        """See to a token ahead of the first call. Raises BoxError at the first failure: calls are patient."""
+        self._session.login.token(most_tries=1)
 
     def connect(self) -> None:
-        """Open a connection ahead of an upload."""
-        self._session.connect(self._uploads)
+        """Open a connection ahead of an upload. Raises BoxError, ConfigError."""
+        self._session.calls.connect(self._uploads)
 
     # Folders
 
@@ -93,8 +94,7 @@ class BoxClient:
         """
         url = f"{self._api}/folders/{in_path(folder_id)}?fields=id,permissions"
         found = self._session.call("GET", url, what=f"reading Box folder {folder_id}").mapping
-        permissions = found.get("permissions")
-        can_upload = permissions.get("can_upload") if isinstance(permissions, dict) else None
+        can_upload = within(found, "permissions", "can_upload")
         return can_upload if isinstance(can_upload, bool) else None
 
     def create_folder(self, parent_id: str, name: str) -> str:
@@ -107,7 +107,7 @@ class BoxClient:
         return id_in(answer.mapping, "id", what)
 
     def list_folder(self, folder_id: str) -> BoxFolderListing:
-        """Everything in a folder, read by marker to the last page."""
+        """Everything in a folder, read to the last page by marker: offsets are unreliable in a large one."""
         what = f"listing Box folder {folder_id}"
         files: list[BoxFile] = []
         folders: dict[str, str] = {}
@@ -163,6 +163,7 @@ class BoxClient:
             url = f"{self._uploads}/files/{in_path(replaces)}/content?fields={FILE_FIELDS}"
             what = f"uploading {name!r} as a new version of Box file {replaces}"
         kind, pieces = multipart(attributes, content)
+        # In spite of its name the header holds a SHA-1.
         with self._telling_who_locked(replaces):
             answer = self._session.call(
                 "POST",
@@ -189,15 +190,15 @@ class BoxClient:
         """` by NAME (LOGIN)`, or nothing when Box does not say."""
         url = f"{self._api}/files/{in_path(file_id)}?fields=id,lock"
         try:
-            lock = (self._read_or_none(url, f"reading the lock of Box file {file_id}") or {}).get("lock")
+            found = self._read_or_none(url, f"reading the lock of Box file {file_id}")
         except BoxError as exc:
             logger.debug("%s", exc)
             return ""
-        holder = lock.get("created_by") if isinstance(lock, dict) else None
-        if not isinstance(holder, dict):
-            return ""
-        name, login = (storable(holder.get(field) or "")[:100] for field in ("name", "login"))
-        return f" by {name} ({login})" if name and login else f" by {name or login}" if name or login else ""
+        said = (within(found, "lock", "created_by", field) for field in ("name", "login"))
+        name, login = (storable(text or "")[:100] for text in said)
+        if name and login:
+            return f" by {name} ({login})"
+        return f" by {name or login}" if name or login else ""
 
     def remove_bad_copy(self, file: BoxFile, before: BoxFile | None) -> None:
         """Take back what was just uploaded: the whole file, or only our version of one that was there before.
@@ -309,7 +310,7 @@ class BoxClient:
                 mismatches += 1
                 if exc.kind != "parts_mismatch" or mismatches == PARTS_MISMATCH_TRIES:
                     raise
-                self._session.sleep(backoff_seconds(mismatches))
+                self._session.calls.sleep(backoff_seconds(mismatches))
                 continue
             if answer.status != 202:
                 return only_file(answer.mapping, what)
@@ -319,7 +320,7 @@ class BoxClient:
                     kind="commit_unfinished",
                     retryable=True,
                 )
-            self._session.sleep(1)
+            self._session.calls.sleep(1)
 
     def abort(self, session_id: str) -> None:
         """Give a session back to Box; one that is over already is no error."""

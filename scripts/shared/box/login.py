@@ -8,11 +8,11 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from shared.base.errors import BoxError, ConfigError
-from shared.base.values import BoxSettings
 from shared.box.calls import MOST_TRIES, Answer, BoxCalls, Request
 from shared.box.refusals import error_of
 from shared.http.patience import date_in
@@ -30,10 +30,10 @@ LOGGING_IN = "logging in to Box"
 class BoxLogin:
     """Our token, fetched when it is needed and once for all who need it. Raises BoxError, ConfigError."""
 
-    def __init__(self, settings: BoxSettings, calls: BoxCalls) -> None:
-        self._settings = settings
+    def __init__(self, calls: BoxCalls) -> None:
+        self._settings = calls.settings
         self._calls = calls
-        self._jwt = None if settings.jwt_config is None else _read_jwt_config(settings)
+        self._jwt = _read_jwt_config(self._settings.jwt_config) if self._settings.jwt_config else None
         self._lock = threading.Lock()
         self._token = ""  # nosec B105 - none yet
         self._clock_ahead = 0.0
@@ -81,7 +81,7 @@ class BoxLogin:
         return (refusal.kind == "login_refused" and self._takes_time_from(answer)) or refusal.retryable
 
     def _refusal(self, answer: Answer) -> BoxError:
-        return error_of(answer.status, answer.mapping, LOGGING_IN, self.secrets)
+        return error_of(answer, LOGGING_IN, self.secrets)
 
     def _takes_time_from(self, answer: Answer) -> bool:
         """Whether the answer's Date shows that our clock is off by more than an assertion can bear; the next
@@ -140,13 +140,12 @@ class _JwtConfig:
         }
 
 
-def _read_jwt_config(settings: BoxSettings) -> _JwtConfig:
+def _read_jwt_config(path: Path) -> _JwtConfig:
     """Raises ConfigError when the file is not what Box hands out."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    path = settings.jwt_config
     try:
-        document = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        document = json.loads(path.read_text(encoding="utf-8"))
         app = document["boxAppSettings"]
         keys = app["appAuth"]
         key = load_pem_private_key(keys["privateKey"].encode(), keys["passphrase"].encode())

@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.base.errors import BoxError
 from shared.base.redaction import redact, spellings
+from shared.http.guards import within
 
-OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+if TYPE_CHECKING:
+    from shared.box.calls import Answer
+
 PASSING_STATUSES = (408, 425, 429)
+RETRIED_STATUSES = (401, 409, 412, *PASSING_STATUSES)
+KINDS = {**dict.fromkeys((429, 502, 503, 504), "out_of_reach"), 401: "not_logged_in"}
+"""What these failures are, whatever Box's code for them says."""
+KINDS_WITHOUT_CODE = {403: "forbidden", 404: "not_found"}
+LOGIN_CODES = ("invalid_client", "invalid_grant", "unauthorized_client")
+DAMAGED_ON_THE_WAY = ("bad_digest", "digest_mismatch")
+"""Box refused bytes that have not the SHA-1 that was sent with them."""
 LONGEST_TEXT = 2000
 
 MOST_CONFLICTS = 3
@@ -33,60 +43,68 @@ class NameTakenError(BoxError):
         self.folder_id = existing_id if item_type == "folder" else None
 
 
-def error_of(status: int, body: Mapping[str, Any], what: str, secrets: Sequence[str]) -> BoxError:
+def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
     """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
     what has not the form of a code is none. secrets: what no message may hold.
     """
-    code = code_of(body)
+    status = answer.status
+    code = code_of(answer.mapping)
     if "temporar" not in code:
         code = CODES.get(status, code)
-    request_id = _slug(body.get("request_id"))
+    if code in LOGIN_CODES:
+        return _login_refused(answer, code, what, secrets)
     refusal = _refusal(status, code)
-    said = f"HTTP {status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
-    said = f"{what}: {refusal.words} ({said})" if refusal else f"{what}: {said}"
-    if code in ("invalid_client", "invalid_grant", "unauthorized_client"):
-        described = storable(body.get("error_description", ""))
-        shown = redact(described, spellings(secrets))[:200]
-        return BoxError(
-            f"{what}: Box refused the credentials ({code}: {shown})",
-            kind="login_refused",
-            hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
-            " and that the app is authorised in Box's admin console",
-            retryable="jti" in described,
-            status_code=status,
-        )
+    said = f"{what}: {_shown(answer, code, refusal.words)}"
     if status == 409 and code == "item_name_in_use":
-        context = body.get("context_info")
-        conflicts = context.get("conflicts") if isinstance(context, dict) else None
-        conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
-        found = conflict if isinstance(conflict, dict) else {}
-        kind = found.get("type")
-        return NameTakenError(
-            said,
-            existing_id=safe_id(found.get("id")),
-            item_type=kind if isinstance(kind, str) else "file",
-        )
-    if status in OUT_OF_REACH_STATUSES:
-        kind = "out_of_reach"
-    elif status == 401:
-        kind = "not_logged_in"
-    else:
-        kind = code or ("forbidden" if status == 403 else "not_found" if status == 404 else "box_error")
+        return _name_taken(answer, said)
     return BoxError(
         said,
-        kind=kind,
-        hint=refusal.cure if refusal else "",
-        retryable=status >= 500
-        or status in (401, 409, 412, *PASSING_STATUSES)
-        or code in ("bad_digest", "digest_mismatch"),
+        kind=KINDS.get(status) or code or KINDS_WITHOUT_CODE.get(status, "box_error"),
+        hint=refusal.cure,
+        retryable=status >= 500 or status in RETRIED_STATUSES or code in DAMAGED_ON_THE_WAY,
         status_code=status,
     )
 
 
-def may_pass(status: int, body: Mapping[str, Any]) -> bool:
+def _shown(answer: Answer, code: str, words: str) -> str:
+    """A failure in plain words, where there are some, and by what Box's support can find it."""
+    request_id = _slug(answer.mapping.get("request_id"))
+    said = f"HTTP {answer.status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
+    return f"{words} ({said})" if words else said
+
+
+def _login_refused(answer: Answer, code: str, what: str, secrets: Sequence[str]) -> BoxError:
+    """Box may quote what it was sent. It names `jti` when it knows an assertion already, as after a try whose
+    answer was lost: the next one is fresh.
+    """
+    described = storable(answer.mapping.get("error_description", ""))
+    return BoxError(
+        f"{what}: Box refused the credentials ({code}: {redact(described, spellings(secrets))[:200]})",
+        kind="login_refused",
+        hint="check BOX_CLIENT_ID, BOX_CLIENT_SECRET and BOX_ENTERPRISE_ID or BOX_JWT_CONFIG,"
+        " and that the app is authorised in Box's admin console",
+        retryable="jti" in described,
+        status_code=answer.status,
+    )
+
+
+def _name_taken(answer: Answer, said: str) -> NameTakenError:
+    """Box tells what has the name: in a list for folders, as one object for files."""
+    conflicts = within(answer.mapping, "context_info", "conflicts")
+    conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
+    kind = within(conflict, "type")
+    return NameTakenError(
+        said,
+        existing_id=safe_id(within(conflict, "id")),
+        item_type=kind if isinstance(kind, str) else "file",
+    )
+
+
+def may_pass(answer: Answer) -> bool:
     """Whether the same call may do better a little later, without anybody's help."""
+    status = answer.status
     is_passing = status in PASSING_STATUSES or status >= 500
-    return is_passing or (status in (403, 409, 423) and "temporar" in code_of(body))
+    return is_passing or (status in (403, 409, 423) and "temporar" in code_of(answer.mapping))
 
 
 def code_of(body: Mapping[str, Any]) -> str:
@@ -157,18 +175,19 @@ GONE = Refusal(
     "it is not there any more, or our service account may not see it",
     "restore it in Box, or make our service account an editor of the folder",
 )
-
+UNEXPLAINED = Refusal("", "", "")
+WITHOUT_MARK = {403: FORBIDDEN, 404: GONE, 410: GONE}
 
 CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
 """What a status means whatever its code, from a gateway, say."""
 
 
-def _refusal(status: int, code: str) -> Refusal | None:
+def _refusal(status: int, code: str) -> Refusal:
     if 400 <= status < 500:
         for refusal in REFUSALS:
             if refusal.mark in code:
                 return refusal
-    return FORBIDDEN if status == 403 else GONE if status in (404, 410) else None
+    return WITHOUT_MARK.get(status, UNEXPLAINED)
 
 
 def safe_id(value: object) -> str | None:

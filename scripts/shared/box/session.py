@@ -8,14 +8,12 @@ after a 429, knows `Retry-After` in seconds only, and spends several times the p
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 
 from shared.base.errors import BoxError
-from shared.base.values import BoxSettings
-from shared.box.calls import Answer, BoxCalls, Gate, Request
+from shared.box.calls import Answer, BoxCalls, Request
 from shared.box.login import BoxLogin
 from shared.box.refusals import error_of, may_pass
 from shared.http.client import Pieces
@@ -31,15 +29,9 @@ class BoxSession:
     ended is renewed once for everybody.
     """
 
-    def __init__(
-        self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        """sleep: pauses; may raise StoppedError."""
-        self._settings = settings
-        self._gate = gate
-        self.sleep = sleep
-        self._calls = BoxCalls(settings, gate, sleep)
-        self._login = BoxLogin(settings, self._calls)
+    def __init__(self, calls: BoxCalls) -> None:
+        self.calls = calls
+        self.login = BoxLogin(calls)
         self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
@@ -48,21 +40,9 @@ class BoxSession:
         twin._ensure_held = ensure_held
         return twin
 
-    def close(self) -> None:
-        """Drop the connections."""
-        self._calls.close()
-
-    def log_in(self) -> None:
-        """See to a token ahead of the first call. Raises BoxError at the first failure: calls are patient."""
-        self._login.token(most_tries=1)
-
-    def connect(self, url: str) -> None:
-        """Open a connection ahead of a call. Raises BoxError, ConfigError."""
-        self._calls.connect(url)
-
     def trusts(self, url: str) -> bool:
         """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
-        settings = self._settings
+        settings = self.calls.settings
         try:
             ours = {origin_of(settings.api_url), origin_of(settings.upload_url)}
             scheme, host, port = origin_of(url)
@@ -97,30 +77,26 @@ class BoxSession:
             raise BoxError(f"{what}: no token is sent to {url!r:.200}", kind="foreign_address")
         request = Request(method, url, sent, body, pieces, limit)
         for _ in range(2):
-            token = self._login.token()
+            token = self.login.token()
 
             def authorized(token: str = token) -> Request:
-                self._gate.wait(is_upload=is_upload)
+                self.calls.gate.wait(is_upload=is_upload)
                 self._ensure_held()
                 return replace(request, headers={**sent, "Authorization": f"Bearer {token}"})
 
-            answer = self._calls.ask(what, authorized, may_pass=_may_pass)
+            answer = self.calls.ask(what, authorized, may_pass=may_pass)
             if answer.status != 401:
                 break
-            self._login.forget(token)
+            self.login.forget(token)
         if 200 <= answer.status < 300 or answer.status == 302:
             return answer
-        raise error_of(answer.status, answer.mapping, what, self._login.secrets)
+        raise error_of(answer, what, self.login.secrets)
 
     def fetch(self, url: str, *, what: str, limit: int) -> bytes:
         """What lies at an address that Box pointed to; it is not shown our token, and TLS is not left."""
-        if self._settings.api_url.startswith("https:") and not url.startswith("https://"):
+        if self.calls.settings.api_url.startswith("https:") and not url.startswith("https://"):
             raise BoxError(f"{what}: Box points out of https, to {url!r:.200}", kind="foreign_address")
-        answer = self._calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=_may_pass)
+        answer = self.calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=may_pass)
         if answer.status != 200:
-            raise error_of(answer.status, answer.mapping, what, self._login.secrets)
+            raise error_of(answer, what, self.login.secrets)
         return answer.content
-
-
-def _may_pass(answer: Answer) -> bool:
-    return may_pass(answer.status, answer.mapping)

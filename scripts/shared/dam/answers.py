@@ -1,5 +1,7 @@
 """Reading the DAM's answers: what an item is, what a field holds, when a list has ended; and writing ids and
 JSON as its addresses and forms have them. Pure.
+
+Where the facts about items, fields and lists come from stands in MARKDOWN_DOCS/DAM_AND_BOX.md.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from urllib.parse import quote
 
 from shared.base.errors import DamError
 from shared.base.values import Asset, DamFolder
+from shared.http.guards import within
 
 T = TypeVar("T")
 
@@ -22,6 +25,7 @@ Page = list[tuple[str, T | None]]
 which a large folder has more than memory should hold."""
 
 GONE_STATES = ("DELETED", "SEL_DEL")
+"""The content_state of what somebody has marked for deletion."""
 
 LONGEST_TEXT = 2000
 """Above any name or message that people write; what is longer ends in an ellipsis."""
@@ -152,6 +156,7 @@ def all_pages(
 
 
 def is_folder(item: Mapping[str, Any]) -> bool:
+    """By any of the three marks that folders alone bear: which of them comes depends on the call."""
     return (
         item.get("data_type") == "CONTAINER"
         or "container_id" in item
@@ -166,10 +171,10 @@ def is_gone(item: Mapping[str, Any]) -> bool:
 
 
 def size_of(item: Mapping[str, Any]) -> int | None:
+    """Bytes of the master file; None for a folder, or a file whose import has not ended."""
     size = item.get("content_size")
     if size is None:
-        master = item.get("master_content_info")
-        size = master.get("content_size") if isinstance(master, dict) else None
+        size = within(item, "master_content_info", "content_size")
     if isinstance(size, str) and size.isdecimal() and len(size) <= len(str(LARGEST_SIZE)):
         size = int(size)
     is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST_SIZE
@@ -178,8 +183,7 @@ def size_of(item: Mapping[str, Any]) -> int | None:
 
 def _checksum_of(item: Mapping[str, Any]) -> str | None:
     """The declared checksum, where it has the form of an MD5."""
-    master = item.get("master_content_info")
-    value = master.get("content_checksum") if isinstance(master, dict) else None
+    value = within(item, "master_content_info", "content_checksum")
     return value.lower() if isinstance(value, str) and _MD5.fullmatch(value) else None
 
 
@@ -235,7 +239,7 @@ def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
 
 
 def _code_of(field: Mapping[str, Any]) -> str | None:
-    """The stored code of a scalar or lookup field; an empty field lacks its inner value."""
+    """The stored code. A lookup has it in `field_value`, beside its label; an empty field lacks the value."""
     value: object = field.get("value")
     for _ in range(3):
         if not isinstance(value, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from http.client import HTTPMessage
 from typing import Any, TypeVar
 
@@ -16,8 +16,8 @@ from shared.dam.answers import clean_text
 from shared.dam.certificate import client_context, dam_context
 from shared.dam.faults import no_answer, refused
 from shared.http.client import Http
-from shared.http.guards import NoAnswerError, Reply, UnfitError, json_object, origin_of
-from shared.http.patience import LONGEST_WAIT_SECONDS, backoff_seconds, retry_after_seconds
+from shared.http.guards import NoAnswerError, Reply, UnfitError, json_object, origin_of, within
+from shared.http.patience import wait_seconds
 
 T = TypeVar("T")
 
@@ -64,8 +64,9 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that was read to its end. secrets: what it must not bring into a message."""
+    """What came of a call, read to its end. secrets: what it must not bring into a message."""
 
+    call: Call
     status: int
     headers: HTTPMessage
     body: bytes
@@ -93,7 +94,7 @@ class Answer:
     @property
     def exception_body(self) -> dict[str, Any] | None:
         """An error that OTMM itself tells, under whatever status."""
-        body = (self.mapping or {}).get("exception_body")
+        body = within(self.mapping, "exception_body")
         return body if isinstance(body, dict) else None
 
     @property
@@ -102,21 +103,21 @@ class Answer:
         words = clean_text((self.exception_body or {}).get("message"))
         return redact(words, spellings(self.secrets))[:300]
 
-    def raise_for_status(self, what: str, item_id: str | None) -> None:
+    def raise_for_status(self) -> None:
         """Raises DamError for a status that is no success."""
         if not self.is_success:
             page = "an HTML page in place of JSON, as a proxy sends it"
-            raise refused(self.status, page if self.is_html else self.said, what, item_id)
+            raise refused(self.call, self.status, page if self.is_html else self.said)
 
-    def raise_for_failure(self, what: str, item_id: str | None) -> None:
+    def raise_for_failure(self) -> None:
         """Raises DamError for that, and for an error with the status of a success."""
-        self.raise_for_status(what, item_id)
+        self.raise_for_status()
         if self.exception_body is not None:
             raise DamError(
-                f"{what}: HTTP {self.status} carrying an error: {self.said}",
+                f"{self.call.what}: HTTP {self.status} carrying an error: {self.said}",
                 kind="dam_error",
                 retryable=True,
-                item_id=item_id,
+                item_id=self.call.item_id,
                 status_code=self.status,
             )
 
@@ -124,8 +125,8 @@ class Answer:
 class Calls:
     """Calls to the DAM, and to where it leads. Every method may be called by any thread.
 
-    wait: lets so many seconds pass before the next try, fewer when the run is to stop. Raises DamError for
-    what the DAM does, ConfigError for what somebody must change.
+    now: by which the client certificate is valid. wait: lets so many seconds pass before the next try, fewer
+    when the run is to stop. Raises DamError for what the DAM does, ConfigError for what somebody must change.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Calls:
         now: datetime,
         wait: Callable[[float], object],
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._wait = wait
         # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
         # CA counts everywhere, beside the public ones: files may lie in a public cloud.
@@ -154,15 +155,15 @@ class Calls:
 
     def connect(self) -> None:
         """Open a connection ahead of a call."""
-        url = self._settings.base_url
+        call = Call("CONNECT", self.settings.base_url, "connecting")
         try:
-            self._home.connect(url)
+            self._home.connect(call.url)
         except NoAnswerError as exc:
-            raise no_answer(self._settings, exc, url, "connecting", None) from exc
+            raise no_answer(self.settings, call, exc) from exc
 
     def ask(self, call: Call, credentials: Credentials) -> Answer:
         """The whole answer; one that breaks off is one that did not come."""
-        return self._send(call, credentials, lambda reply: _whole(reply, credentials), is_json=True)
+        return self._send(call, credentials, lambda reply: _whole(call, reply, credentials), is_json=True)
 
     def open(self, call: Call, credentials: Credentials) -> Reply:
         """An answer whose body is bytes and still to come."""
@@ -171,33 +172,36 @@ class Calls:
     def read(self, call: Call, reply: Reply, credentials: Credentials) -> Answer:
         """What is left of an answer that was opened."""
         try:
-            return _whole(reply, credentials)
+            return _whole(call, reply, credentials)
         except NoAnswerError as exc:
-            raise no_answer(self._settings, exc, call.url, call.what, call.item_id) from exc
+            raise no_answer(self.settings, call, exc) from exc
 
     def _send(self, call: Call, credentials: Credentials, take: Callable[[Reply], T], *, is_json: bool) -> T:
         """What is taken of the answer. Here alone is tried again what may pass, where that can do no harm."""
-        is_ours = call.is_at_home and self.is_dam(call.url)
-        http = self._home if is_ours else self._elsewhere
-        headers = {**credentials.headers, **call.headers} if is_ours else call.headers
         for tries in range(1, MOST_TRIES + 1):
             is_last = tries == MOST_TRIES or not call.is_repeatable
             call.before_try()
-            asked = None
+            headers = None
             try:
-                if is_json:
-                    reply = http.call(call.method, call.url, headers, call.body)
-                else:
-                    reply = http.transfer(call.method, call.url, headers)
+                reply = self._exchange(call, credentials, is_json=is_json)
                 if is_last or reply.status not in RETRIED_STATUSES:
                     return take(reply)
-                asked = retry_after_seconds(reply.headers, datetime.now(UTC))
+                headers = reply.headers
                 reply.close()
             except NoAnswerError as exc:
                 if is_last or isinstance(exc, UnfitError) or not call.may_heal(exc.reason):
-                    raise no_answer(self._settings, exc, call.url, call.what, call.item_id) from exc
-            self._wait(backoff_seconds(tries - 1) if asked is None else min(asked, LONGEST_WAIT_SECONDS))
+                    raise no_answer(self.settings, call, exc) from exc
+            self._wait(wait_seconds(headers, tries - 1))
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _exchange(self, call: Call, credentials: Credentials, *, is_json: bool) -> Reply:
+        """One try. Our credentials go to the DAM alone."""
+        is_ours = call.is_at_home and self.is_dam(call.url)
+        http = self._home if is_ours else self._elsewhere
+        headers = {**credentials.headers, **call.headers} if is_ours else call.headers
+        if is_json:
+            return http.call(call.method, call.url, headers, call.body)
+        return http.transfer(call.method, call.url, headers)
 
     def close(self) -> None:
         """Drop the connections."""
@@ -205,12 +209,5 @@ class Calls:
         self._elsewhere.close()
 
 
-def _whole(reply: Reply, credentials: Credentials) -> Answer:
-    """Of a failure that says too much nothing is read: its status tells enough."""
-    try:
-        body = reply.read()
-    except UnfitError:
-        if 200 <= reply.status < 300:
-            raise
-        body = b""
-    return Answer(reply.status, reply.headers, body, credentials.secrets)
+def _whole(call: Call, reply: Reply, credentials: Credentials) -> Answer:
+    return Answer(call, reply.status, reply.headers, reply.read(), credentials.secrets)

@@ -69,16 +69,12 @@ def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
 def _content(path: Path, password: bytes) -> tuple[list[PrivateKey], list[Certificate]]:
     """The keys and certificates of a PKCS#12 file. Raises ConfigError."""
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_der_private_key, pkcs12
+    from cryptography.hazmat.primitives.serialization import pkcs12
 
-    keys: list[Any] = []
     try:
         content = path.read_bytes()
         found = pkcs12.load_pkcs12(content, password)
-        # The library hands out the first key alone. A store that was renewed by importing has several.
-        sealed = _key_bags(content)
-        if len(sealed) > 1:
-            keys = [load_der_private_key(bag, password if is_sealed else None) for is_sealed, bag in sealed]
+        keys = _keys(content, password) or ([found.key] if found.key else [])
     except OSError as exc:
         raise ConfigError(f"DAM_PFX_PATH: cannot read {path}: {exc.strerror}") from exc
     except UnsupportedAlgorithm as exc:
@@ -90,10 +86,20 @@ def _content(path: Path, password: bytes) -> tuple[list[PrivateKey], list[Certif
         raise ConfigError(
             f"DAM_PFX_PASSWORD: cannot open {path}: wrong password, or not a PKCS#12 file"
         ) from exc
-    if not keys and found.key is not None:
-        keys = [found.key]
     entries = [found.cert, *found.additional_certs] if found.cert else found.additional_certs
     return keys, [entry.certificate for entry in entries]
+
+
+def _keys(content: bytes, password: bytes) -> list[Any]:
+    """All keys of a file that has several, as a store has that was renewed by importing. The library hands
+    out the first alone.
+    """
+    from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+    bags = _key_bags(content)
+    if len(bags) < 2:
+        return []
+    return [load_der_private_key(bag, password if is_sealed else None) for is_sealed, bag in bags]
 
 
 def _pairs(

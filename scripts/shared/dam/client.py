@@ -17,7 +17,8 @@ from itertools import islice
 from typing import Any
 
 from shared.base.errors import DamError
-from shared.base.values import Asset, Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
+from shared.base.values import Campaign, DamFolder, DamSettings, MasterAssets, SearchHit
+from shared.dam import download, lock
 from shared.dam.answers import (
     Page,
     all_pages,
@@ -34,8 +35,8 @@ from shared.dam.answers import (
     search_page,
     size_of,
 )
-from shared.dam.download import AssetBody, Downloads
-from shared.dam.lock import CampaignLock
+from shared.dam.calls import Calls
+from shared.dam.download import AssetBody
 from shared.dam.session import DamSession
 from shared.dam.tree import Child, Listings, assets_below
 from shared.http.ahead import Ahead, PagesAhead
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 class DamClient:
     """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it. wait: see there.
+    accept; calls are repeated and sessions renewed as DamSession does it. now, wait: see `Calls`.
     """
 
     def __init__(
@@ -55,9 +56,7 @@ class DamClient:
         now: datetime,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._session = DamSession(settings, now=now, wait=wait)
-        self._downloads = Downloads(self._session)
-        self._lock = CampaignLock(settings, self._session)
+        self._session = DamSession(Calls(settings, now, wait))
         self._settings = settings
 
     def guarded(self, ensure_held: Callable[[], None]) -> DamClient:
@@ -66,7 +65,6 @@ class DamClient:
         """
         twin = copy(self)
         twin._session = self._session.guarded(ensure_held)
-        twin._lock = CampaignLock(self._settings, twin._session)
         return twin
 
     def close(self) -> None:
@@ -144,13 +142,13 @@ class DamClient:
             )
         if is_gone(folder):
             return None
-        locked = folder.get("locked") is True
+        is_locked = folder.get("locked") is True
         return Campaign(
             id=campaign_id,
             number=clean_text(field_code(folder, self._settings.number_field_id) or ""),
             name=clean_text(folder.get("name")) or campaign_id,
             status=field_code(folder, self._settings.status_field_id),
-            locked_by=clean_text(folder.get("metadata_lock_state_user_name")) if locked else None,
+            locked_by=clean_text(folder.get("metadata_lock_state_user_name")) if is_locked else None,
         )
 
     def _read_folder(self, folder_id: str, what: str) -> dict[str, Any]:
@@ -183,7 +181,7 @@ class DamClient:
         PATCH decides nothing: the DAM answers 404 to a save after which the folder is no longer visible, and
         a lost answer may have been a success. Raises DamError when the status did not become `new`.
         """
-        self._lock.take(campaign_id, self.read_campaign)
+        lock.take(self._session, campaign_id, self.read_campaign)
         refusal: DamError | None = None
         try:
             before = self.read_campaign(campaign_id)
@@ -194,7 +192,7 @@ class DamClient:
             except DamError as exc:
                 refusal = exc
         finally:
-            self._lock.give_back(campaign_id)
+            lock.give_back(self._session, campaign_id)
         after = self.read_campaign(campaign_id)
         if after is not None and after.status == new:
             return after
@@ -213,7 +211,7 @@ class DamClient:
 
         Raises DamError when the lock is ours and stays: the campaign must be looked at again.
         """
-        self._lock.release(campaign)
+        lock.release(self._session, campaign)
 
     # Master Assets
 
@@ -248,8 +246,7 @@ class DamClient:
 
         size_bytes: of the whole, as the DAM declares it; what has another one is looked at twice.
         """
-        what = f"downloading asset {in_path(asset_id)}"
-        return self._downloads.stream(asset_id, what=what, size_bytes=size_bytes, start=start)
+        return download.open_asset(self._session, asset_id, start, size_bytes)
 
     def _list_children(self, folder: DamFolder, *, is_campaign: bool = False) -> Generator[Child]:
         """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
@@ -264,7 +261,10 @@ class DamClient:
                 return None
             if is_folder(item):
                 return DamFolder(item["asset_id"], clean_text(item.get("name")) or item["asset_id"], folder)
-            return None if is_campaign else self._asset_of(item, folder)
+            if is_campaign:
+                return None
+            asset = asset_of(item, folder)
+            return asset if self._settings.compares_checksums else replace(asset, md5=None)
 
         def fetch(after: int) -> Page[Child]:
             params = {
@@ -282,10 +282,6 @@ class DamClient:
         with closing(PagesAhead(fetch, page_size)) as pages:
             found: Iterator[Child] = all_pages(pages, what, folder.id)
             yield from found
-
-    def _asset_of(self, item: dict[str, Any], folder: DamFolder) -> Asset:
-        asset = asset_of(item, folder)
-        return asset if self._settings.compares_checksums else replace(asset, md5=None)
 
     # Writing
 

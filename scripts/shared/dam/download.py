@@ -10,6 +10,7 @@ from http.client import HTTPMessage
 from urllib.parse import urljoin
 
 from shared.base.errors import ConfigError, DamError
+from shared.dam.answers import in_path
 from shared.dam.calls import REDIRECTS, Call
 from shared.dam.faults import not_logged_in, unfit
 from shared.dam.session import DamSession
@@ -35,7 +36,7 @@ class AssetBody:
         try:
             return self._reply.readinto(view)
         except UnfitError as exc:
-            raise unfit(exc, self._what, self._asset_id) from exc
+            raise unfit(self._what, self._asset_id, exc) from exc
         except NoAnswerError as exc:
             raise DamError(
                 f"{self._what}: the connection broke before the end ({type(exc.reason).__name__})",
@@ -58,95 +59,88 @@ class AssetBody:
             count -= got
 
 
-class Downloads:
-    """Opens assets on a session. May be used by any thread."""
+@contextmanager
+def open_asset(session: DamSession, asset_id: str, start: int, size_bytes: int | None) -> Iterator[AssetBody]:
+    """An asset's bytes from `start` on. A connection that breaks while they arrive, or ends too soon,
+    raises DamError (retryable). size_bytes: of the whole, as far as it is known.
 
-    def __init__(self, session: DamSession) -> None:
-        self._session = session
+    Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
+    tells: a 206 begins there; after a 200 the bytes before are read and dropped.
+    """
+    what, path = f"downloading asset {in_path(asset_id)}", f"/assets/{asset_id}/contents"
+    headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
+    call = Call("GET", session.url(path), what, asset_id, headers)
+    with _open(session, call, size_bytes) as reply:
+        if reply.status == 206 and start and _range_start(reply.headers) != start:
+            raise DamError(
+                f"{what}: asked for the bytes from {start} on, the DAM sent others"
+                f" ({reply.headers.get('Content-Range')!r:.80})",
+                kind="bad_answer",
+                retryable=True,
+                item_id=asset_id,
+                status_code=206,
+            )
+        body = AssetBody(reply, what, asset_id)
+        if reply.status != 206:
+            body.skip(start)
+        yield body
 
-    @contextmanager
-    def stream(
-        self, asset_id: str, *, what: str, size_bytes: int | None, start: int = 0
-    ) -> Iterator[AssetBody]:
-        """An asset's bytes from `start` on. A connection that breaks while they arrive, or ends too soon,
-        raises DamError (retryable). size_bytes: of the whole, as far as it is known.
 
-        Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
-        tells: a 206 begins there; after a 200 the bytes before are read and dropped.
-        """
-        headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
-        call = Call("GET", self._session.url(f"/assets/{asset_id}/contents"), what, asset_id, headers)
-        with self._open(call, asset_id, size_bytes) as reply:
-            if reply.status == 206 and start and _range_start(reply.headers) != start:
-                raise DamError(
-                    f"{what}: asked for the bytes from {start} on, the DAM sent others"
-                    f" ({reply.headers.get('Content-Range')!r:.80})",
-                    kind="bad_answer",
-                    retryable=True,
-                    item_id=asset_id,
-                    status_code=206,
-                )
-            body = AssetBody(reply, what, asset_id)
-            if reply.status != 206:
-                body.skip(start)
-            yield body
+def _open(session: DamSession, call: Call, size_bytes: int | None) -> Reply:
+    """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
 
-    def _open(self, call: Call, asset_id: str, size_bytes: int | None) -> Reply:
-        """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
-
-        A page may be the asset, or the login page that a session's end brings, with status 200 or by a
-        redirection, at whose end anything may be. So a page, an answer of another length than the asset, and
-        a failure elsewhere are believed only when the session proves to be valid still.
-        """
-        session, status = self._session, 0
-        for _ in range(2):
-            login = session.login.ensure()
-            credentials = session.login.credentials
-            first = session.calls.open(call, credentials)
-            try:
-                reply = self._follow(first, call)
-            except (ConfigError, DamError):
-                if self._is_logged_in_still(login, call, asset_id):
-                    raise
-                continue
-            status, is_elsewhere = reply.status, reply is not first
-            is_success = 200 <= status < 300
-            is_doubtful = _is_doubtful(reply, size_bytes, is_elsewhere) if is_success else is_elsewhere
-            try:
-                if not is_elsewhere and status in (401, *REDIRECTS):
-                    session.login.forget(login)
-                elif not is_doubtful or self._is_logged_in_still(login, call, asset_id):
-                    if is_success:
-                        return reply
-                    session.calls.read(call, reply, credentials).raise_for_status(call.what, asset_id)
-            except BaseException:
-                reply.close()
+    A page may be the asset, or the login page that a session's end brings, with status 200 or by a
+    redirection, at whose end anything may be. So a page, an answer of another length than the asset, and
+    a failure elsewhere are believed only when the session proves to be valid still.
+    """
+    status = 0
+    for _ in range(2):
+        login = session.login.ensure()
+        credentials = session.login.credentials
+        first = session.calls.open(call, credentials)
+        try:
+            reply = _follow(session, first, call)
+        except (ConfigError, DamError):
+            if _is_still_valid(session, login, call):
                 raise
+            continue
+        status, is_elsewhere = reply.status, reply is not first
+        try:
+            if not is_elsewhere and status in (401, *REDIRECTS):
+                session.login.forget(login)
+            elif not _is_doubtful(reply, size_bytes, is_elsewhere) or _is_still_valid(session, login, call):
+                if reply.is_success:
+                    return reply
+                session.calls.read(call, reply, credentials).raise_for_status()
+        except BaseException:
             reply.close()
-        raise not_logged_in(call.what, asset_id, status)
+            raise
+        reply.close()
+    raise not_logged_in(call, status)
 
-    def _is_logged_in_still(self, login: int, call: Call, asset_id: str) -> bool:
-        """Whether login number `login` is the valid one: asked by reading the asset's record, which renews a
-        session that is over.
-        """
-        self._session.read_json("GET", f"/assets/{asset_id}", what=call.what, item_id=asset_id)
-        return self._session.login.ensure() == login
 
-    def _follow(self, reply: Reply, call: Call) -> Reply:
-        """The reply at the end of the redirections (to an object store, say). Raises DamError, ConfigError.
+def _is_still_valid(session: DamSession, login: int, call: Call) -> bool:
+    """Whether login number `login` is the valid one: asked by reading the asset's record, which renews a
+    session that is over.
+    """
+    session.read_json("GET", f"/assets/{call.item_id}", what=call.what, item_id=call.item_id)
+    return session.login.ensure() == login
 
-        Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
-        """
-        calls = self._session.calls
-        for _ in range(LONGEST_REDIRECTION):
-            location = reply.headers.get("Location")
-            if reply.status not in REDIRECTS or not location:
-                break
-            reply.close()
-            url = _redirected(call, location)
-            call = replace(call, url=url, is_at_home=call.is_at_home and calls.is_dam(url))
-            reply = calls.open(call, self._session.login.credentials)
-        return reply
+
+def _follow(session: DamSession, reply: Reply, call: Call) -> Reply:
+    """The reply at the end of the redirections (to an object store, say). Raises DamError, ConfigError.
+
+    Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
+    """
+    for _ in range(LONGEST_REDIRECTION):
+        location = reply.headers.get("Location")
+        if reply.status not in REDIRECTS or not location:
+            break
+        reply.close()
+        url = _redirected(call, location)
+        call = replace(call, url=url, is_at_home=call.is_at_home and session.calls.is_dam(url))
+        reply = session.calls.open(call, session.login.credentials)
+    return reply
 
 
 def _redirected(call: Call, location: str) -> str:
@@ -174,9 +168,11 @@ def _range_start(headers: HTTPMessage) -> int | None:
 
 
 def _is_doubtful(reply: Reply, size_bytes: int | None, is_elsewhere: bool) -> bool:
-    """Whether an answer may be something else than the asset of this size. The DAM itself may not tell how
-    long it is.
+    """Whether an answer may be something else than the asset of this size, or than the DAM's own refusal of
+    it. The DAM itself may not tell how long the asset is.
     """
+    if not reply.is_success:
+        return is_elsewhere
     is_page = "html" in (reply.headers.get("Content-Type") or "").lower()
     expected = (size_bytes,) if is_elsewhere else (None, size_bytes)
     return is_page or (size_bytes is not None and _whole_size(reply) not in expected)

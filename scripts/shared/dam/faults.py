@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shared.base.errors import ConfigError, DamError
 from shared.base.values import DamSettings
 from shared.http.guards import NoAnswerError, UnfitError, origin_of
-from shared.http.proxies import ProxyError, ProxyTroubleError
-from shared.http.trust import certificate_fault, validity
+from shared.http.proxies import ProxyError
+from shared.http.trust import certificate_fault, detail_of
 
-OUT_OF_REACH_STATUSES = (429, 502, 503, 504)
+if TYPE_CHECKING:
+    from shared.dam.calls import Call
+
+_KINDS = {**dict.fromkeys((429, 502, 503, 504), "out_of_reach"), 403: "forbidden", 404: "not_found"}
+_HINTS = {
+    403: "the DAM user needs permission to see and edit it",
+    404: "it does not exist, or the DAM user may not see it",
+}
 
 _REFUSED_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",
@@ -25,50 +33,34 @@ _REFUSED_CERTIFICATE_ALERTS = (
 )
 
 
-def no_answer(
-    settings: DamSettings, exc: NoAnswerError, url: str, what: str, item_id: str | None
-) -> DamError | ConfigError:
+def no_answer(settings: DamSettings, call: Call, exc: NoAnswerError) -> DamError | ConfigError:
     """The error for a call that got no answer; only some heal by waiting."""
     if isinstance(exc, ProxyError):
         return ConfigError(str(exc))
     if isinstance(exc, UnfitError):
-        return unfit(exc, what, item_id)
+        return unfit(call.what, call.item_id, exc)
     reason = exc.reason
-    fault = _tls_fault(settings, reason, url) if isinstance(reason, ssl.SSLError) else None
+    fault = _tls_fault(settings, call.url, reason) if isinstance(reason, ssl.SSLError) else None
     if fault is not None:
         return ConfigError(fault)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        detail = f"{reason.verify_message}{validity(url)}"
-    elif isinstance(exc, ProxyTroubleError):
-        detail = str(exc)
-    elif isinstance(reason, TimeoutError):
-        detail = f"no answer within {settings.timeout_seconds:g} s"
-    else:
-        detail = type(reason).__name__
-    host = urlsplit(url).netloc
+    is_slow = isinstance(reason, TimeoutError)
+    detail = f"no answer within {settings.timeout_seconds:g} s" if is_slow else detail_of(exc, call.url)
     return DamError(
-        f"{what}: {host} is out of reach ({detail})", kind="out_of_reach", retryable=True, item_id=item_id
+        f"{call.what}: {urlsplit(call.url).netloc} is out of reach ({detail})",
+        kind="out_of_reach",
+        retryable=True,
+        item_id=call.item_id,
     )
 
 
-def _tls_fault(settings: DamSettings, reason: ssl.SSLError, url: str) -> str | None:
+def _tls_fault(settings: DamSettings, url: str, reason: ssl.SSLError) -> str | None:
     """What somebody must change before TLS is spoken with a host; None for what heals by waiting."""
-    host = urlsplit(url).netloc
     is_dam = origin_of(url) == origin_of(settings.base_url)
     is_token = origin_of(url) == origin_of(settings.token_url)
     named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
+    host = urlsplit(url).netloc
     if isinstance(reason, ssl.SSLCertVerificationError):
-        why = certificate_fault(reason)
-        if why == "dates":
-            return None
-        if why == "name":
-            return f"{named}: {host} shows a certificate made for another name"
-        known, cure = "known CA", "name the file with your CA's certificate"
-        if settings.ca_bundle:
-            known = f"CA in DAM_CA_BUNDLE ({settings.ca_bundle}) or of the system"
-            cure = "add your CA's certificate to it"
-        said = reason.verify_message
-        return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({said}); {cure}"
+        return _distrust(settings.ca_bundle, named, host, reason)
     if not any(alert in str(reason) for alert in _REFUSED_CERTIFICATE_ALERTS):
         return None
     alert = reason.reason or reason
@@ -78,7 +70,24 @@ def _tls_fault(settings: DamSettings, reason: ssl.SSLError, url: str) -> str | N
     return f"{named}: {host} asks for a client certificate, it seems ({alert}); {cure}"
 
 
-def unfit(why: object, what: str, item_id: str | None) -> DamError:
+def _distrust(
+    ca_bundle: str | None, named: str, host: str, reason: ssl.SSLCertVerificationError
+) -> str | None:
+    """Why we do not trust the certificate of a host; None for dates, which heal by waiting."""
+    why = certificate_fault(reason)
+    if why == "dates":
+        return None
+    if why == "name":
+        return f"{named}: {host} shows a certificate made for another name"
+    known, cure = "known CA", "name the file with your CA's certificate"
+    if ca_bundle:
+        known = f"CA in DAM_CA_BUNDLE ({ca_bundle}) or of the system"
+        cure = "add your CA's certificate to it"
+    said = reason.verify_message
+    return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({said}); {cure}"
+
+
+def unfit(what: str, item_id: str | None, why: object) -> DamError:
     """An answer or address that is not dealt with, and would be no better the next time."""
     return DamError(
         f"{what}: the DAM sent {why}",
@@ -89,32 +98,24 @@ def unfit(why: object, what: str, item_id: str | None) -> DamError:
     )
 
 
-def not_logged_in(what: str, item_id: str | None, status: int) -> DamError:
+def not_logged_in(call: Call, status: int) -> DamError:
     """A session that is over right after a login."""
     return DamError(
-        f"{what}: the DAM asks for a login again right after one (HTTP {status})",
+        f"{call.what}: the DAM asks for a login again right after one (HTTP {status})",
         kind="not_logged_in",
         retryable=True,
-        item_id=item_id,
+        item_id=call.item_id,
         status_code=status,
     )
 
 
-def refused(status: int, said: str, what: str, item_id: str | None) -> DamError:
+def refused(call: Call, status: int, said: str) -> DamError:
     """An answer of a status that is no success. said: the DAM's own words."""
-    if status in OUT_OF_REACH_STATUSES:
-        kind = "out_of_reach"
-    else:
-        kind = {403: "forbidden", 404: "not_found"}.get(status, "refused" if status < 500 else "dam_error")
-    hints = {
-        403: "the DAM user needs permission to see and edit it",
-        404: "it does not exist, or the DAM user may not see it",
-    }
     return DamError(
-        f"{what}: HTTP {status}{f', {said}' if said else ''}",
-        kind=kind,
-        hint=hints.get(status, ""),
+        f"{call.what}: HTTP {status}{f', {said}' if said else ''}",
+        kind=_KINDS.get(status) or ("refused" if status < 500 else "dam_error"),
+        hint=_HINTS.get(status, ""),
         retryable=status >= 500 or status == 429,
-        item_id=item_id,
+        item_id=call.item_id,
         status_code=status,
     )

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from shared.base.errors import AppError, DamError
-from shared.base.values import DamSettings
 from shared.dam.answers import mapping
 from shared.dam.calls import API, FORM, Answer, Call, Calls, Credentials
+from shared.http.guards import within
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +21,14 @@ LONGEST_COOKIES = 8192
 """What all cookies together may take; servers refuse more in one request."""
 
 _LOGIN_REFUSAL = r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
-"""In the words of an error 500: some versions answer so to a wrong password."""
 _COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
 
 class Login:
     """Our login at the DAM, shared by all threads: made when it is needed, and once for all who need it."""
 
-    def __init__(self, settings: DamSettings, calls: Calls) -> None:
-        self._settings = settings
+    def __init__(self, calls: Calls) -> None:
+        self._settings = calls.settings
         self._calls = calls
         self._lock = threading.Lock()
         self._number = 0
@@ -43,6 +42,7 @@ class Login:
             if not self._is_valid:
                 self._headers, self._cookies = {}, {}
                 if self._settings.auth == "password":
+                    # A session's cookie alone is not enough for writes (MARKDOWN_DOCS/DAM_AND_BOX.md).
                     self._headers = {"X-Requested-By": self._open_session()}
                 else:
                     self._headers = {"Authorization": f"Bearer {self._fetch_token()}"}
@@ -102,11 +102,8 @@ class Login:
         else:
             form["grant_type"] = "client_credentials"
         answer = self._logged_in(settings.token_url, form)
-        token_info = answer.get("token_info")
-        oauth_token = token_info.get("oauth_token") if isinstance(token_info, dict) else None
-        found = (
-            oauth_token.get("accessToken") if isinstance(oauth_token, dict) else answer.get("access_token")
-        )
+        own = within(answer, "token_info", "oauth_token")
+        found = own.get("accessToken") if isinstance(own, dict) else answer.get("access_token")
         if not isinstance(found, str) or not found:
             raise DamError(
                 f"{_shown_url(settings.token_url)} answered without an access token",
@@ -130,35 +127,36 @@ class Login:
         )
         if self._calls.is_dam(url):
             self.remember_cookies(answer.headers)
-        status, said = answer.status, answer.said
-        # Some versions answer 500 to a wrong password, and gateways send their login page.
-        is_refusal = status in (400, 403) or answer.is_session_over
-        if is_refusal or (answer.exception_body is not None and re.search(_LOGIN_REFUSAL, said)):
-            shown = "its login page" if answer.is_html else f"HTTP {status}"
-            where = f", and {self._address_variable}" if answer.is_html else ""
+        if _refuses_login(answer):
+            raise self._login_refused(answer)
+        if answer.status in (404, 405, 410):
             raise DamError(
-                f"{what}: the DAM refused the credentials ({shown}{f', {said}' if said else ''})",
-                kind="login_refused",
-                hint=f"check {self._credential_variables(answer)}{where}",
-                status_code=status,
-            )
-        if status in (404, 405, 410):
-            raise DamError(
-                f"{what}: HTTP {status}, there is no DAM at this address",
+                f"{what}: HTTP {answer.status}, there is no DAM at this address",
                 kind="bad_answer",
                 hint=f"check {self._address_variable}",
-                status_code=status,
+                status_code=answer.status,
             )
-        answer.raise_for_status(what, None)
+        answer.raise_for_status()
         found = answer.mapping
         if found is None or answer.exception_body is not None:
             raise DamError(
-                f"{what}: HTTP {status}, {said or 'without JSON, as a proxy would answer'}",
+                f"{what}: HTTP {answer.status}, {answer.said or 'without JSON, as a proxy would answer'}",
                 kind="bad_answer",
                 hint=f"check {self._address_variable}",
                 retryable=True,
             )
         return found
+
+    def _login_refused(self, answer: Answer) -> DamError:
+        shown = "its login page" if answer.is_html else f"HTTP {answer.status}"
+        where = f", and {self._address_variable}" if answer.is_html else ""
+        said = f", {answer.said}" if answer.said else ""
+        return DamError(
+            f"{answer.call.what}: the DAM refused the credentials ({shown}{said})",
+            kind="login_refused",
+            hint=f"check {self._credential_variables(answer)}{where}",
+            status_code=answer.status,
+        )
 
     @property
     def _address_variable(self) -> str:
@@ -175,6 +173,15 @@ class Login:
         if not self._settings.username or b"invalid_client" in refusal.body:
             return client
         return user if b"invalid_grant" in refusal.body else f"{user}, {client}"
+
+
+def _refuses_login(answer: Answer) -> bool:
+    """Some versions answer a wrong password with an error 500, and gateways with their login page
+    (MARKDOWN_DOCS/DAM_AND_BOX.md).
+    """
+    if answer.status in (400, 403) or answer.is_session_over:
+        return True
+    return answer.exception_body is not None and bool(re.search(_LOGIN_REFUSAL, answer.said))
 
 
 def _shown_url(url: str) -> str:

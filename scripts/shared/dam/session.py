@@ -6,16 +6,14 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from copy import copy
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from shared.base.errors import DamError
-from shared.base.values import DamSettings
-from shared.dam.answers import mapping
 from shared.dam.calls import API, FORM, Answer, Call, Calls
 from shared.dam.faults import not_logged_in
 from shared.dam.login import Login
+from shared.http.guards import within
 
 MOST_CALLS_AT_ONCE = 8
 """What the DAM is asked at once, downloads not counted: its users are there as well."""
@@ -26,19 +24,13 @@ class DamSession:
     """One session with the DAM, shared by all threads.
 
     Calls are tried as `Calls` does it; a login that has ended is renewed once per call, and once for all
-    threads that meet its end. `what` says, in errors, what was being done. wait: see `Calls`.
+    threads that meet its end. `what` says, in errors, what was being done.
     """
 
-    def __init__(
-        self,
-        settings: DamSettings,
-        *,
-        now: datetime,
-        wait: Callable[[float], object],
-    ) -> None:
-        self._settings = settings
-        self.calls = Calls(settings, now, wait)
-        self.login = Login(settings, self.calls)
+    def __init__(self, calls: Calls) -> None:
+        self.settings = calls.settings
+        self.calls = calls
+        self.login = Login(calls)
         self._at_once = threading.Semaphore(MOST_CALLS_AT_ONCE)
         self._ensure_held: Callable[[], None] = lambda: None
 
@@ -57,7 +49,7 @@ class DamSession:
 
     def url(self, path: str) -> str:
         """The address of a resource."""
-        return f"{self._settings.base_url}{API}{path}"
+        return f"{self.settings.base_url}{API}{path}"
 
     def read_json(
         self,
@@ -75,7 +67,7 @@ class DamSession:
         if data is not None:
             call = Call(method, url, what, item_id, FORM, urlencode(data).encode())
         answer = self._ask(call)
-        answer.raise_for_status(what, item_id)
+        answer.raise_for_status()
         found = answer.mapping
         if found is None:
             raise DamError(
@@ -85,7 +77,7 @@ class DamSession:
                 item_id=item_id,
                 status_code=answer.status,
             )
-        answer.raise_for_failure(what, item_id)
+        answer.raise_for_failure()
         return found
 
     def write(
@@ -106,19 +98,18 @@ class DamSession:
         url, before = self.url(path), self._ensure_held
         call = Call(method, url, what, item_id, headers, body, is_repeatable, before_try=before)
         answer = self._ask(call)
-        answer.raise_for_failure(what, item_id)
+        answer.raise_for_failure()
         return answer.mapping or {}
 
     def own_login(self) -> str:
         """Our login name: what the DAM writes into a lock of ours."""
-        if self._settings.username:
-            return self._settings.username
+        if self.settings.username:
+            return self.settings.username
         try:
             answer = self.read_json("GET", "/sessions", what="reading our session")
-            session = mapping(mapping(answer, "session_resource", ""), "session", "")
         except DamError:
             return ""
-        return str(session.get("login_name", ""))
+        return str(within(answer, "session_resource", "session", "login_name") or "")
 
     def _ask(self, call: Call) -> Answer:
         for _ in range(2):
@@ -129,4 +120,4 @@ class DamSession:
             if not answer.is_session_over:
                 return answer
             self.login.forget(login)
-        raise not_logged_in(call.what, call.item_id, answer.status)
+        raise not_logged_in(call, answer.status)

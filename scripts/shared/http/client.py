@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import PoolManager, ProxyManager
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
@@ -52,7 +52,7 @@ class Http:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, str], HTTPConnectionPool] = {}
-        self._session = _Session(_Adapter(self.way))
+        self._session = _Session(_Adapter(self._open))
 
     def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
         """Ask by `requests`; the reply's body is not read yet. Raises NoAnswerError, among them UnfitError
@@ -61,9 +61,7 @@ class Http:
         checked(url)  # `requests` would mend it
         headers = {**AGENT, **headers}
         answer = self._trusting(
-            lambda: self._session.request(
-                method, url, headers=headers, data=body, stream=True, timeout=self._timeout_seconds
-            )
+            lambda: self._session.request(method, url, headers=headers, data=body, stream=True)
         )
         return Reply(answer.raw)
 
@@ -75,25 +73,25 @@ class Http:
         if pieces:
             headers["Content-Length"] = str(size)
             body = pieces if size > LARGE_PIECE else b"".join(pieces)
-        pool, target = self.way(url)
-        answer = self._trusting(
-            lambda: pool.urlopen(
-                method,
-                target,
-                body=body,
-                headers=headers,
-                retries=NO_RETRY,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
-            )
+        return Reply(self._trusting(lambda: self._open(method, url, headers, body)))
+
+    def _open(self, method: str, url: str, headers: Any, body: Any) -> BaseHTTPResponse:
+        pool, target = self._way(url)
+        return pool.urlopen(
+            method,
+            target,
+            body=body,
+            headers=headers,
+            retries=NO_RETRY,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
         )
-        return Reply(answer)
 
     def connect(self, url: str) -> None:
         """Open a connection ahead of the request that it is for. Raises what `call` raises."""
-        pool, _ = self.way(url)
+        pool, _ = self._way(url)
         to: Any = pool.proxy or pool
 
         def connected() -> Any:
@@ -115,7 +113,7 @@ class Http:
             for pool in self._pools.values():
                 pool.close()
 
-    def way(self, url: str) -> tuple[HTTPConnectionPool, str]:
+    def _way(self, url: str) -> tuple[HTTPConnectionPool, str]:
         """The connections that lead to an address, and what is asked for there."""
         parts = checked(url)
         with self._lock:
@@ -177,19 +175,14 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    """Leads `requests` to our connections."""
+    """Sends what `requests` has prepared over our connections: its own way to send would trust certifi's
+    authorities beside the context's.
+    """
 
-    def __init__(self, way: Callable[[str], tuple[HTTPConnectionPool, str]]) -> None:
+    def __init__(self, send: Callable[[str, str, Any, Any], BaseHTTPResponse]) -> None:
         super().__init__()
-        self._way = way
+        self._send = send
 
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, *_: Any, **__: Any
-    ) -> HTTPConnectionPool:
-        return self._way(request.url or "")[0]
-
-    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        return self._way(request.url or "")[1]
-
-    def cert_verify(self, *_: Any, **__: Any) -> None:
-        """Trust is the context's alone: `requests` would add certifi's authorities."""
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        method, url = request.method or "", request.url or ""
+        return self.build_response(request, self._send(method, url, request.headers, request.body))

@@ -112,17 +112,28 @@ class Reply:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
     def read(self, limit: int = ANSWER_LIMIT) -> bytes:
-        """All that is left of the body. Raises UnfitError when that is more than `limit` bytes."""
+        """All that is left of the body. Raises UnfitError for a success of more than `limit` bytes; a failure
+        of that size is read as empty, because its status tells enough.
+        """
         answer, whole = self._answer, bytearray()
-        with self._reading():
-            if (answer.length or 0) > limit:
-                raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
-            while piece := answer.read(BUFFER):  # never as much at once as a length promises
-                whole += piece
-                if len(whole) > limit:
-                    raise UnfitError(f"an answer of more than {limit} bytes")
-            self._refuse_early_end()
+        try:
+            with self._reading():
+                if (answer.length or 0) > limit:
+                    raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
+                while piece := answer.read(BUFFER):  # never as much at once as a length promises
+                    whole += piece
+                    if len(whole) > limit:
+                        raise UnfitError(f"an answer of more than {limit} bytes")
+                self._refuse_early_end()
+        except UnfitError:
+            if self.is_success:
+                raise
+            return b""
         self.close()
         return bytes(whole)
 
@@ -205,3 +216,10 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def within(found: object, *names: str) -> Any:
+    """What a JSON answer holds under these names, one object inside the other; None where one is missing."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found

@@ -11,8 +11,17 @@ LONGEST_WAIT_SECONDS = 60.0
 BACKOFF_SECONDS = 0.5
 
 
+def wait_seconds(headers: Message | None, tries: int) -> float:
+    """How long to wait after so many failed tries: what the last answer asks for, if it asks, within bounds.
+
+    headers: of that answer; None when none came.
+    """
+    asked = None if headers is None else retry_after_seconds(headers, datetime.now(UTC))
+    return backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+
+
 def backoff_seconds(tries: int) -> float:
-    """How long to wait after so many failed tries: doubling, with jitter."""
+    """How long to wait when nobody asks for a pause: doubling, with jitter."""
     return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - jitter, no secret
 
 

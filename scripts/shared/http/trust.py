@@ -9,7 +9,7 @@ from pathlib import Path
 
 import certifi
 
-from shared.http.guards import origin_of
+from shared.http.guards import NoAnswerError, origin_of
 
 VALIDITY_TIMEOUT_SECONDS = 10.0
 
@@ -73,7 +73,15 @@ def certificate_fault(reason: ssl.SSLCertVerificationError) -> str:
     return "name" if reason.verify_code in _NAME_MISMATCHES else "authority"
 
 
-def validity(url: str) -> str:
+def detail_of(exc: NoAnswerError, url: str) -> str:
+    """Why no answer came, in a few words."""
+    reason = exc.reason
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"{reason.verify_message}{_validity(url)}"
+    return str(exc) if reason is exc else type(reason).__name__
+
+
+def _validity(url: str) -> str:
     """When the certificate is valid that a host shows, trusted or not; "" when it cannot be had."""
     from cryptography.x509 import load_pem_x509_certificate
 

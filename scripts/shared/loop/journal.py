@@ -27,6 +27,7 @@ T = TypeVar("T")
 RECONNECT_SECONDS = 15.0
 """How often a database that is away, or a lock that another orchestrator holds, is asked for again."""
 MOST_UNWRITTEN_RUNS = 1000
+"""Runs of about two days. When the database is away for longer, the oldest are lost."""
 
 
 class Journal:

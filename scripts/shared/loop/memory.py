@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from shared.database import TASK_LOCK_CLASS, Database
@@ -73,7 +73,7 @@ class Memory:
 
     def record_task_run(self, run: TaskRun) -> None:
         """Enter a run that begins, or the end of one."""
-        self._database.execute(RECORD_TASK_RUN, {name: getattr(run, name) for name in run.__slots__})
+        self._database.execute(RECORD_TASK_RUN, asdict(run))
 
     def task_alerts(self) -> dict[str, Alerts]:
         """{task: {ending: alert}} of everything that counts failures at present."""
@@ -87,6 +87,4 @@ class Memory:
         """Let a task's alerts be these; inside a transaction, with the notice they brought."""
         self._database.execute(DELETE_TASK_ALERTS, {"task": task})
         for alert in alerts.values():
-            self._database.execute(
-                INSERT_TASK_ALERT, {name: getattr(alert, name) for name in alert.__slots__}
-            )
+            self._database.execute(INSERT_TASK_ALERT, asdict(alert))

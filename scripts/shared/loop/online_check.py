@@ -159,7 +159,7 @@ def _field_finding(
 
 
 class _OpenGate:
-    """A handful of calls asks nobody for leave."""
+    """A handful of calls needs no permission."""
 
     def wait(self, *, is_upload: bool) -> None:
         pass

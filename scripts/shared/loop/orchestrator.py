@@ -259,6 +259,7 @@ class Orchestrator:
     def _open_database(self) -> Database:
         return Database(
             self._context.settings.database.dsn,
+            # PostgreSQL keeps 63 bytes of it.
             application_name=f"a1_to_a2 orchestrator {self._context.host}:{os.getpid()}"[:63],
             answer_seconds=LOOP_ANSWER_SECONDS,
             is_stopping=self._context.is_stopping,

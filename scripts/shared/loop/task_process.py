@@ -49,7 +49,8 @@ class Child:
         self.heard_at = started
         """The monotonic second of its last line; kept by the one that reads."""
         self.is_silence_told = False
-        self._act_at: float = started + limit.total_seconds()
+        self.deadline = started + limit.total_seconds()
+        """The monotonic second at which `enforce_limit` has something to do."""
         self._why = f"its time limit of {limit} is over"
         self._kill_after = kill_after.total_seconds()
         self._was_asked = False
@@ -58,11 +59,6 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    @property
-    def deadline(self) -> float:
-        """The monotonic second at which `enforce_limit` has something to do."""
-        return self._act_at
 
     def read_lines(self) -> list[str] | None:
         """What it wrote since the last call, as whole lines; None when it closed its output.
@@ -92,17 +88,17 @@ class Child:
 
     def shorten(self, until: float, why: str) -> None:
         """Let its time be over at this monotonic second, if not before."""
-        if not self._was_asked and until < self._act_at:
-            self._act_at, self._why = until, why
+        if not self._was_asked and until < self.deadline:
+            self.deadline, self._why = until, why
 
     def enforce_limit(self, now: float) -> str | None:
         """End a child whose time is over; what was done, in words, or None.
 
         First SIGTERM to the whole group; what does not follow within `kill_after` is killed.
         """
-        if now < self._act_at:
+        if now < self.deadline:
             return None
-        self._act_at = now + self._kill_after
+        self.deadline = now + self._kill_after
         if self._was_asked:
             self._signal_group(signal.SIGKILL)
             return "does not end, killed"

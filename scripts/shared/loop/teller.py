@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 
@@ -19,7 +20,7 @@ from shared.database import Database
 from shared.loop.context import Context
 from shared.loop.heartbeat import Signal, ping
 from shared.loop.messenger import Messenger
-from shared.loop.state_file import state_file
+from shared.loop.state_file import StateFile, state_file
 from shared.loop.tasks import SCRIPTS, Task
 from shared.rules.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_silence, after_success
 
@@ -126,9 +127,7 @@ class Teller:
         over. There is no outbox then, and no memory but a file. code: 0 when the database answers.
         """
         now = self._context.clock.now()
-        place = repr((SCRIPTS, str(self._context.env_file or "")))
-        name = f"once-{zlib.crc32(place.encode()):08x}.json"
-        with state_file(self._context.environment, name, is_made=code != 0) as memory:
+        with self._memory_of_rounds(is_made=code != 0) as memory:
             before = {} if memory is None else memory.read(now)
             if code == 0:
                 alerts, news = after_success(before, now)
@@ -136,12 +135,19 @@ class Teller:
                 alerts, news = after_failure(before, ROUND, f"exit code {code}", now, threshold=1)
             if alerts == before:
                 return
+            # Kept before it is told: a round that is killed in between costs an e-mail, not one a minute.
             is_kept = memory is not None and memory.write(alerts)
             # What cannot be remembered is told once an hour: never silent, and never each minute.
             if news is None or (not is_kept and now.minute):
                 return
             if not self._is_told(news, trouble, now) and memory is not None:
                 memory.write(before)
+
+    def _memory_of_rounds(self, *, is_made: bool) -> AbstractContextManager[StateFile | None]:
+        """The file of this installation; another one on this host has its own. is_made: see `state_file`."""
+        place = repr((SCRIPTS, str(self._context.env_file or "")))
+        name = f"once-{zlib.crc32(place.encode()):08x}.json"
+        return state_file(self._context.environment, name, is_made=is_made)
 
     def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
         """Whether the mail server took the news; it is waited for."""

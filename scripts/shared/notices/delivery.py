@@ -205,29 +205,22 @@ def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands
     return [fault]
 
 
+@dataclass
 class Delivery:
     """A run's deliveries: beside its transfers from `begin` on, and at its end.
 
     open_database: a connection of the thread's own. mailer: a new one for each round.
     """
 
-    def __init__(
-        self,
-        open_database: Callable[[], Database],
-        mailer: Callable[[], Mailer],
-        clock: Callable[[], datetime],
-        timezone: ZoneInfo,
-        commands: Commands,
-    ) -> None:
-        self._open_database = open_database
-        self._mailer = mailer
-        self._clock = clock
-        self._timezone = timezone
-        self._commands = commands
-        self.counts = DeliveryCounts()
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._is_over = False
+    open_database: Callable[[], Database]
+    mailer: Callable[[], Mailer]
+    clock: Callable[[], datetime]
+    timezone: ZoneInfo
+    commands: Commands
+    counts: DeliveryCounts = field(default_factory=DeliveryCounts)
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _wake: threading.Event = field(default_factory=threading.Event, init=False)
+    _is_over: bool = field(default=False, init=False)
 
     def begin(self) -> None:
         """Deliver what is due, in a thread, soon and from then on whatever becomes due. Never waits.
@@ -251,15 +244,15 @@ class Delivery:
     def finish(self, database: Database) -> None:
         """Deliver the remainder, by the run's own connection, and tell what is late."""
         self.stop()
-        is_due = Outbox(database).is_due(self._clock())
+        is_due = Outbox(database).is_due(self.clock())
         if is_due:
             self._deliver(database, is_stopping=lambda: False)
         if is_due is not None:
-            self.counts.faults += late_notices(database, self._clock(), self._timezone, self._commands)
+            self.counts.faults += late_notices(database, self.clock(), self.timezone, self.commands)
 
     def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:
         later = deliver_due_notices(
-            database, self._mailer(), self._clock(), self._timezone, self._commands, is_stopping=is_stopping
+            database, self.mailer(), self.clock(), self.timezone, self.commands, is_stopping=is_stopping
         )
         counts = self.counts
         counts.sent += later.sent
@@ -276,7 +269,7 @@ class Delivery:
 
     def _work(self) -> None:
         try:
-            with self._open_database() as database:
+            with self.open_database() as database:
                 while not self._is_over:
                     self._wait_for_quiet()
                     self._deliver(database, is_stopping=lambda: self._is_over)

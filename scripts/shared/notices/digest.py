@@ -29,26 +29,15 @@ def digest(
     from uuid import uuid4  # an idle run does without
 
     digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
-    details = {one_line(line.detail, limit=300) for line in lines}
+    details = {_detail(line) for line in lines}
     is_said_once = len(details) == 1 and kind is not NoticeKind.SUCCESS
     same_detail = details.pop() if is_said_once else ""
-    rows = [
-        {
-            "number": one_line(line.number, limit=60) or "(none)",
-            "name": one_line(line.name, limit=120) or one_line(line.number) or one_line(line.campaign_id),
-            "attempt": line.attempt,
-            "max_attempts": line.max_attempts,
-            "detail": one_line(line.detail, limit=300),
-            "reset_command": commands.reset(line.campaign_id) if kind is NoticeKind.PERMANENT else "",
-        }
-        for line in shown
-    ]
     values: dict[str, Any] = {
         "about": DIGEST_KINDS[kind],
         "campaigns": len({line.campaign_id for line in lines}),
         "notices": len(lines),
         "max_attempts": max(line.max_attempts for line in lines),
-        "rows": rows,
+        "rows": [_row(kind, line, commands) for line in shown],
         "more": len(lines) - len(shown),
         "same_detail": same_detail.rstrip("."),
         "reset_all_command": commands.run("a1_retry.py", "reset", "--digest", digest_id),
@@ -58,3 +47,19 @@ def digest(
         "sent": local_time(now, timezone),
     }
     return rendered(kind, "", (recipient,), values, now, digest_id, "notice_digest")
+
+
+def _row(kind: NoticeKind, line: NoticeLine, commands: Commands) -> dict[str, Any]:
+    """A notice as a row of the table."""
+    return {
+        "number": one_line(line.number, limit=60) or "(none)",
+        "name": one_line(line.name, limit=120) or one_line(line.number) or one_line(line.campaign_id),
+        "attempt": line.attempt,
+        "max_attempts": line.max_attempts,
+        "detail": _detail(line),
+        "reset_command": commands.reset(line.campaign_id) if kind is NoticeKind.PERMANENT else "",
+    }
+
+
+def _detail(line: NoticeLine) -> str:
+    return one_line(line.detail, limit=300)

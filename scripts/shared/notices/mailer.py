@@ -6,7 +6,7 @@ What speaks SMTP is imported when the first notice goes, so that a run without n
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self
 
@@ -87,22 +87,14 @@ class Mailer:
     ) -> dict[str, tuple[int, str]]:
         """Send to these; returns the refusals. Reconnects once, when a used connection takes no more mail."""
         import smtplib
-        from email.utils import parseaddr
 
-        from shared.notices.smtp import said_by
+        from shared.notices.smtp import hand_over
 
-        answers: Mapping[str, tuple[int, bytes | str]]
         while True:
             smtp, is_reused = self._connection()
             before_handover()
             try:
-                answers = smtp.sendmail(parseaddr(self._server.sender)[1], recipients, data)
-            except smtplib.SMTPRecipientsRefused as exc:
-                # After a 421 the rest was not asked, and those accepted before it got nothing either.
-                unasked = (421, b"the server ended the connection")
-                answers = {one: exc.recipients.get(one, unasked) for one in recipients}
-            except smtplib.SMTPDataError as exc:
-                answers = dict.fromkeys(recipients, (exc.smtp_code, exc.smtp_error))
+                refused = hand_over(smtp, self._server, recipients, data)
             except smtplib.SMTPSenderRefused as exc:
                 self._hang_up()
                 if is_reused and exc.smtp_code == 421:  # a limit of mails per connection; nothing was sent
@@ -111,10 +103,10 @@ class Mailer:
             except (OSError, UnicodeError) as exc:
                 self._hang_up()
                 raise self._trouble(exc) from exc
-            if answers and self._is_late:  # an answer that our own break cut short
+            if refused and self._is_late:  # an answer that our own break cut short
                 self._hang_up()
                 raise self._trouble(OSError())
-            return {one: (code, said_by(self._server, text)) for one, (code, text) in answers.items()}
+            return refused
 
     @contextmanager
     def _deadline(self, seconds: float) -> Iterator[None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from email.utils import parseaddr
 from typing import Any, Final
 
 from shared.base.errors import NotifyError
@@ -118,40 +119,56 @@ def _log_in(smtp: smtplib.SMTP, server: MailServer, username: str, password: str
         raise trouble(server, "login_refused", said, cure) from exc
 
 
+def hand_over(
+    smtp: smtplib.SMTP, server: MailServer, recipients: list[str], data: bytes
+) -> dict[str, tuple[int, str]]:
+    """Give the server one e-mail for these; {recipient: code and words} of those it refuses. Raises what
+    `translated` puts into words.
+    """
+    answers: Mapping[str, tuple[int, bytes | str]]
+    try:
+        answers = smtp.sendmail(parseaddr(server.sender)[1], recipients, data)
+    except smtplib.SMTPRecipientsRefused as exc:
+        # After a 421 the rest was not asked, and those accepted before it got nothing either.
+        unasked = (421, b"the server ended the connection")
+        answers = {one: exc.recipients.get(one, unasked) for one in recipients}
+    except smtplib.SMTPDataError as exc:
+        answers = dict.fromkeys(recipients, (exc.smtp_code, exc.smtp_error))
+    return {one: (code, said_by(server, text)) for one, (code, text) in answers.items()}
+
+
 def translated(server: MailServer, exc: OSError | UnicodeError) -> NotifyError:
     """What smtplib, ssl and the socket raise, in words."""
-    kind, cure, code = "out_of_reach", CURE, None
+    if isinstance(exc, smtplib.SMTPResponseException):
+        return _turned_away(server, exc)
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        said = f"shows a certificate that cannot be verified: {said_by(server, exc.verify_message)}"
+        cure = "check SMTP_HOST, the certificate's dates, and SMTP_CA_BUNDLE for a private CA"
+        return trouble(server, "tls", said, cure)
+    if isinstance(exc, ssl.SSLError):
+        said = f"does not speak TLS as expected: {said_by(server, exc.reason or str(exc))}"
+        cure = "check SMTP_PORT and SMTP_SECURITY (tls is usually port 465, starttls 587)"
+        return trouble(server, "tls", said, cure)
+    if isinstance(exc, UnicodeError):
+        said = "cannot be used: only ASCII names are possible"
+        return trouble(server, "rejected", said, f"{CURE}; check MAIL_FROM")
+    if isinstance(exc, smtplib.SMTPServerDisconnected):
+        said = f"ended the connection: {said_by(server, str(exc))}"
+    else:
+        said = f"cannot be reached: {said_by(server, exc.strerror or str(exc))}"
+    return trouble(server, "out_of_reach", said, CURE)
+
+
+def _turned_away(server: MailServer, exc: smtplib.SMTPResponseException) -> NotifyError:
+    """The server answered with a code. 5xx is a refusal; a 4xx passes, and so may nonsense (smtplib's -1)."""
+    code, said, cure = exc.smtp_code, "turned us away", CURE
     if isinstance(exc, smtplib.SMTPSenderRefused):
-        kind, code = _kind_of(exc.smtp_code), exc.smtp_code
-        said = f"refused the sender {exc.sender}: {code} {said_by(server, exc.smtp_error)}"
+        said = f"refused the sender {exc.sender}"
         cure = "check MAIL_FROM" if code >= 500 else "it is tried again"
         if code == 530:
             cure = "the server wants a login or TLS first: check SMTP_USERNAME and SMTP_SECURITY"
-    elif isinstance(exc, smtplib.SMTPResponseException):
-        kind, code = _kind_of(exc.smtp_code), exc.smtp_code
-        said = f"turned us away: {code} {said_by(server, exc.smtp_error)}"
-    elif isinstance(exc, ssl.SSLCertVerificationError):
-        kind, said = (
-            "tls",
-            f"shows a certificate that cannot be verified: {said_by(server, exc.verify_message)}",
-        )
-        cure = "check SMTP_HOST, the certificate's dates, and SMTP_CA_BUNDLE for a private CA"
-    elif isinstance(exc, ssl.SSLError):
-        kind, said = "tls", f"does not speak TLS as expected: {said_by(server, exc.reason or str(exc))}"
-        cure = "check SMTP_PORT and SMTP_SECURITY (tls is usually port 465, starttls 587)"
-    elif isinstance(exc, smtplib.SMTPServerDisconnected):
-        said = f"ended the connection: {said_by(server, str(exc))}"
-    elif isinstance(exc, UnicodeError):
-        kind, said = "rejected", "cannot be used: only ASCII names are possible"
-        cure += "; check MAIL_FROM"
-    else:
-        said = f"cannot be reached: {said_by(server, exc.strerror or str(exc))}"
-    return trouble(server, kind, said, cure, code)
-
-
-def _kind_of(code: int) -> str:
-    """5xx is a refusal; a 4xx passes, and so may nonsense (smtplib's -1)."""
-    return "rejected" if code >= 500 else "out_of_reach"
+    kind = "rejected" if code >= 500 else "out_of_reach"
+    return trouble(server, kind, f"{said}: {code} {said_by(server, exc.smtp_error)}", cure, code)
 
 
 def trouble(server: MailServer, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:

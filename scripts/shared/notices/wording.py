@@ -171,7 +171,7 @@ def rounded_size(size_bytes: int) -> str:
         return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
     units = ["kB", "MB", "GB", "TB", "PB"]
     size = size_bytes / 1000
-    while size >= 999.95 and len(units) > 1:
+    while size >= 999.95 and len(units) > 1:  # from there on it would be shown as 1,000.0
         size /= 1000
         units.pop(0)
     return f"{size:,.1f} {units[0]}"

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import codecs
 import logging
-import re
 import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, encodings, libpq_version, parse_dsn
 
 from shared.base.errors import ConfigError, DbError, out_of_reach
-
-if TYPE_CHECKING:
-    from shared.postgres.refusals import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +35,16 @@ STOP_SECONDS = 3.0
 LOCK_SECONDS = 5.0
 """How long a statement may wait for a lock of somebody else."""
 SHORT_LOCK_SECONDS = 0.25
-"""The same after a first wait in vain: a thousand locked rows must not cost an hour."""
+"""The same after one wait has failed: a thousand locked rows must not cost an hour."""
 UNACKNOWLEDGED_SECONDS = 30
 """How long sent bytes may stay unacknowledged, on either side, before the connection counts as lost."""
 LOOK_SECONDS = 2.0
 """How long a look at who blocks us may take."""
 STOP_POLL_SECONDS = 0.25
 POOLER_GUESTS = 4
-"""How many may be given another process of a pooler before ours counts as kept."""
+"""How many connections get another process from a pooler before ours counts as kept."""
 TRIES = 4
-"""How often a statement is sent that PostgreSQL gives up for the sake of another transaction."""
+"""How often we send a statement that PostgreSQL gives up in favour of another transaction."""
 
 # Our session's own, whatever a role's or a server's defaults are. A host of ours that vanishes with a lock in
 # hand (power, network) is noticed by the server within a minute; its own default is hours.
@@ -63,7 +59,7 @@ _SESSION = {
 _SESSION_SINCE = {140000: {"idle_session_timeout": "0"}, 170000: {"transaction_timeout": "0"}}
 
 # Which sessions keep session %(pid)s waiting, and which keep those waiting: the one at the root first. Of
-# another role's session we may see its process, role and application alone.
+# another role's session we may see only its process, role and application.
 BLOCKERS = """
 WITH RECURSIVE chain (pid) AS (
     SELECT unnest(pg_blocking_pids(%(pid)s))
@@ -78,30 +74,10 @@ IS_NEW_PROCESS = """
 SELECT pid, backend_start > %(began)s FROM pg_stat_activity WHERE pid = pg_backend_pid()
 """
 
-# What a table's columns and constraints say of values, for a refusal that does not tell by itself.
-COLUMN_LIMITS = """
-SELECT attname, atttypmod - 4, format_type(atttypid, atttypmod) FROM pg_attribute
-WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped AND atttypmod > 4
-  AND atttypid IN ('varchar'::regtype, 'bpchar'::regtype)
-ORDER BY attnum
-"""
-CONSTRAINT = """
-SELECT pg_get_constraintdef(c.oid),
-       ARRAY(SELECT attname::text FROM pg_attribute a
-             WHERE a.attrelid = c.conrelid AND attnum = ANY(c.conkey))
-FROM pg_constraint c WHERE conrelid = to_regclass(%(table)s) AND conname = %(constraint)s
-"""
-
-# The table that a statement writes to, else the first one that it reads.
-_TABLES = (
-    r"(?i)\b(?:INSERT\s+INTO|(?<!FOR )UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)",
-    r"(?i)\bFROM\s+([a-z_]\w*)\b(?!\s*\()",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said to a statement; of several in one text, to the last."""
+    """The server's answer to a statement; of several in one text, to the last."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
@@ -163,7 +139,7 @@ class Connection:
         self._connect_seconds = connect_seconds or _connect_seconds(self._words)
         self._connection: Any = self._connected({})
         if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
-            # Such a server keeps bytes and knows no letters: what is no UTF-8 would fail a whole answer.
+            # Such a server stores bytes in no encoding. One that is not UTF-8 would fail a whole answer.
             self._connection.close()
             self._connection = self._connected({"client_encoding": "SQL_ASCII"})
         self._codec = _codec(self._connection.get_parameter_status("server_encoding"))
@@ -179,12 +155,12 @@ class Connection:
             session["synchronous_commit"] = "off"
         calls = ", ".join(f"set_config('{name}', '{value}', FALSE)" for name, value in session.items())
         self.pid: int = self.execute(f"SELECT {calls}, pg_backend_pid()").rows[0][-1]
-        """The server's process, by its own word."""
+        """The server's process, as the server itself says it."""
         self._may_look = connect_seconds is None
 
     @property
     def is_pooled(self) -> bool:
-        """Whether somebody stands in between: a pooler tells its clients a number of its own."""
+        """Whether a pooler stands in between: it tells its clients a number of its own."""
         return bool(self.pid != self._connection.info.backend_pid)
 
     @property
@@ -198,14 +174,14 @@ class Connection:
         self._connection.close()
 
     def deadline(self) -> Deadline:
-        """Until when an answer to something asked now is waited for."""
+        """How long we wait for an answer to what we ask now."""
         seconds = self._answer_seconds
         return Deadline(None if seconds is None else seconds + min(seconds, GRACE_SECONDS), self._is_stopping)
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> Answer:
         """Send a statement, or several in one text, and wait for the answer. Raises DbError.
 
-        Outside a transaction it is sent again when PostgreSQL gave it up for the sake of another one.
+        Outside a transaction we send it again when PostgreSQL gave it up in favour of another one.
         """
         values = self._storable(values)
         for tries_left in reversed(range(TRIES)):
@@ -213,11 +189,13 @@ class Connection:
             try:
                 return self._executed(sql, values)
             except psycopg2.Error as exc:
-                from shared.postgres.refusals import is_repeatable, statement_error  # a good run does without
+                from shared.postgres import refusals  # a good run does without
 
-                if tries_left and is_repeatable(exc) and not self.is_in_transaction:
+                if tries_left and refusals.is_repeatable(exc) and not self.is_in_transaction:
                     continue
-                raise statement_error(exc, self._refusal(exc, sql, values), is_lost=self.is_closed) from exc
+                blocker = self._blocker or "somebody"
+                refusal = refusals.refusal_of(exc, sql, values or {}, blocker, self._looked_up)
+                raise refusals.statement_error(refusal, is_lost=self.is_closed) from exc
         raise AssertionError("the last try returns or raises")
 
     def _executed(self, sql: str, values: Mapping[str, object] | None) -> Answer:
@@ -234,7 +212,7 @@ class Connection:
             return Answer([column.name for column in cursor.description], cursor.fetchall(), cursor.rowcount)
 
     def wait_less_for_locks(self) -> None:
-        """After a lock that could not be had: do not wait as long for the next one."""
+        """After a lock that we did not get: do not wait as long for the next one."""
         if self._lock_seconds > SHORT_LOCK_SECONDS and not self.is_closed:
             self._lock_seconds = SHORT_LOCK_SECONDS
             milliseconds = int(SHORT_LOCK_SECONDS * 1000)
@@ -243,8 +221,8 @@ class Connection:
     # Waiting
 
     def _wait(self, connection: Any, deadline: Deadline, what: str) -> None:
-        """Until the server has answered. Raises DbError when that takes too long. The connection is closed
-        then, because nothing else can be done with it while an answer is owed.
+        """Wait until the server has answered. Raises DbError when that takes too long. The connection is
+        closed then, because it is of no use while an answer is still to come.
         """
         poller, watched = select.poll(), -1
         try:
@@ -266,7 +244,7 @@ class Connection:
             raise
 
     def _seconds_to_look(self, deadline: Deadline) -> float:
-        """Once in a wait, when half of the patience for a lock is over: afterwards nobody could tell."""
+        """We look once in a wait, after half of the time for a lock: later nobody could tell."""
         if not self._may_look or self._blocker is not None:
             return STOP_POLL_SECONDS
         return max(self._lock_seconds / 2 - deadline.waited, 0.0)
@@ -276,7 +254,7 @@ class Connection:
         self._blocker = _described(rows[0], len(rows) - 1) if rows else ""
 
     def _looked_up(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The answer to a question about this session, by another one; nothing when there is no answer."""
+        """Ask another session about this one; no rows when there is no answer."""
         try:
             with closing(self._beside()) as beside:
                 return beside.execute(sql, values).rows
@@ -294,16 +272,16 @@ class Connection:
         )
 
     def _cancel(self) -> None:
-        """Let the server give up a statement that has no deadline of its own there.
+        """Have the server give up a statement for which it has no deadline.
 
-        Not by psycopg2's cancel(): it waits without end, with all threads, for a server that is frozen.
+        psycopg2's cancel() would wait without end for a frozen server, and hold up all threads.
         """
         self._looked_up("SELECT pg_cancel_backend(%(pid)s)", {"pid": self.pid})
 
     def keeps_session(self) -> bool:
-        """Whether a pooler leaves us the server's process between two transactions. When it does not, ours is
-        free while we do nothing, and somebody who comes meanwhile is given it; or the next one of ours is
-        another. A client that gets a process made for it, or none, has met no free one.
+        """Whether a pooler keeps the server's process for us between two transactions. If it does not, our
+        process is free while we do nothing: the next client gets it, or we get another one. A client for
+        which the pooler starts a process, or has none, has found no free one.
         """
         began = self.execute("SELECT clock_timestamp()").rows[0][0]
         with ExitStack() as others:
@@ -324,8 +302,6 @@ class Connection:
                     break
             return bool(self.execute("SELECT pg_backend_pid()").rows[0][0] == self.pid)
 
-    # Refusals
-
     def _storable(self, values: Mapping[str, object] | None) -> Mapping[str, object] | None:
         """The values, with a ? for each letter that the database's encoding does not have."""
         if self._codec is None or values is None:
@@ -335,35 +311,6 @@ class Connection:
             name: value.encode(codec, "replace").decode(codec) if isinstance(value, str) else value
             for name, value in values.items()
         }
-
-    def _refusal(self, exc: psycopg2.Error, sql: str, values: Mapping[str, object] | None) -> Refusal:
-        """What is known of a refused statement, beyond the server's own words."""
-        from shared.postgres.refusals import Refusal
-
-        found = next(filter(None, (re.search(pattern, sql) for pattern in _TABLES)), None)
-        table = exc.diag.table_name or (found[1] if found else None)
-        refusal = Refusal(table, exc.diag.column_name, exc.diag.constraint_name, blocker=self._blocker)
-        texts = {name: value for name, value in (values or {}).items() if isinstance(value, str)}
-        if exc.pgcode == "22001" and refusal.column is None:
-            limits = self._looked_up(COLUMN_LIMITS, {"table": table})
-            too_long = [row for row in limits if len(texts.get(row[0], "")) > row[1]]
-            longest = max(map(len, texts.values()), default=0)
-            for column, _, declared in too_long or [row for row in limits if longest > row[1]]:
-                length = len(texts[column]) if column in texts else longest
-                return Refusal(table, column, None, definition=declared, value=f"{length} characters")
-        if refusal.constraint is not None:
-            for definition, columns in self._looked_up(
-                CONSTRAINT, {"table": table, "constraint": refusal.constraint}
-            ):
-                shown = [f"{name} = {texts[name][:40]!r}" for name in columns if name in texts]
-                return Refusal(
-                    table,
-                    ", ".join(columns),
-                    refusal.constraint,
-                    definition=definition,
-                    value=", ".join(shown),
-                )
-        return refusal
 
     # Connecting
 
@@ -377,8 +324,8 @@ class Connection:
                 except psycopg2.Error as exc:
                     from shared.postgres.refusals import connection_error, is_said_by_server
 
-                    # psycopg2 keeps the SQLSTATE of a refused connection to itself, and the words of the
-                    # server are in its own language: ask once more, for the code.
+                    # psycopg2 does not show the SQLSTATE of a refused connection, and the server may speak
+                    # any language: connect once more, for the code.
                     if not is_verbose and is_said_by_server(str(exc)):
                         continue
                     error = connection_error(str(exc), self._words)
@@ -405,7 +352,7 @@ class Connection:
         try:
             if is_verbose:
                 _ask_for_code(connection)
-            # An own deadline: libpq's connect_timeout counts in its blocking calls alone.
+            # Our own deadline: libpq's connect_timeout works only in its blocking calls.
             self._wait(connection, Deadline(self._connect_seconds, self._is_stopping), "the connection")
         except BaseException:
             connection.close()
@@ -415,7 +362,7 @@ class Connection:
 
 def _ask_for_code(connection: Any) -> None:
     """Have libpq put the SQLSTATE into the text of an error, by its own function in the library that psycopg2
-    has loaded. Where that cannot be found, the text must do.
+    has loaded. Where that is missing, the text must do.
     """
     verbose = 2
     with suppress(AttributeError, ImportError, OSError):
@@ -442,7 +389,7 @@ def _parsed(dsn: str) -> dict[str, str]:
 
 
 def _connect_seconds(words: Mapping[str, str]) -> float:
-    """connect_timeout as libpq takes it: 0, or less, is none; ours is in its place then."""
+    """connect_timeout as libpq reads it: 0 or less means none, and then ours counts."""
     try:
         return max(float(words.get("connect_timeout") or 0), 0.0) or CONNECT_SECONDS
     except ValueError:
@@ -450,27 +397,30 @@ def _connect_seconds(words: Mapping[str, str]) -> float:
 
 
 def _addresses(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Every address of the server, in order. libpq would try them too; but it would leave a silent one only
-    by the timer that counts in blocking calls alone.
+    """Every address of the server, in order. libpq would try them too, but only its blocking calls ever leave
+    a silent one.
     """
-    hosts = words.get("host", "").split(",")
-    numbers = words.get("hostaddr", "").split(",") if words.get("hostaddr") else None
-    ports = words.get("port", "").split(",")
-    count = len(numbers) if numbers else len(hosts)
-    if "service" in words or (count == 1 and not hosts[0] and not numbers):
-        yield {}
+    if "service" in words or not (words.get("host") or words.get("hostaddr")):
+        yield {}  # libpq knows where: by its file of services, or because no host is its own socket
         return
-    for place in range(count):
-        host = hosts[place] if len(hosts) == count else ""
-        port = ports[place] if len(ports) == count else ports[0]
-        chosen = {name: value for name, value in (("host", host), ("port", port)) if value}
-        if numbers:
-            yield {**chosen, "hostaddr": numbers[place]}
-        elif not host or host.startswith(("/", "@")):
-            yield chosen
+    for place in _places(words):
+        host = place.get("host", "")
+        if "hostaddr" in place or not host or host.startswith(("/", "@")):
+            yield place
         else:
-            for address in _resolved(host):
-                yield {**chosen, "hostaddr": address}
+            yield from ({**place, "hostaddr": address} for address in _resolved(host))
+
+
+def _places(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Host, address and port of each server, paired as libpq does it; one port is everybody's."""
+    hosts, numbers, ports = (words.get(name, "").split(",") for name in ("host", "hostaddr", "port"))
+    has_numbers = bool(words.get("hostaddr"))
+    count = len(numbers if has_numbers else hosts)
+    for at in range(count):
+        host = hosts[at] if len(hosts) == count else ""
+        port = ports[at] if len(ports) == count else ports[0]
+        place = {name: value for name, value in (("host", host), ("port", port)) if value}
+        yield {**place, "hostaddr": numbers[at]} if has_numbers else place
 
 
 def _resolved(host: str) -> list[str]:
@@ -485,7 +435,7 @@ _LENIENT = "a1_to_a2_lenient_utf_8"
 
 
 def _codec(server_encoding: str | None) -> str | None:
-    """How to find out what a database can store; None where it is everything."""
+    """The codec of what a database can store; None where it can store everything."""
     if server_encoding in (None, "UTF8", "SQL_ASCII"):
         return None
     try:
@@ -495,7 +445,7 @@ def _codec(server_encoding: str | None) -> str | None:
 
 
 def _lenient(name: str) -> codecs.CodecInfo | None:
-    """UTF-8 that shows what is none as an escape, for databases that know no encoding."""
+    """UTF-8 that shows other bytes as escapes, for databases without an encoding."""
     if name != _LENIENT:
         return None
     return codecs.CodecInfo(
@@ -510,7 +460,7 @@ encodings["SQLASCII"] = encodings["SQL_ASCII"] = _LENIENT
 
 
 def _described(row: tuple[Any, ...], others: int) -> str:
-    """Somebody who holds a lock, as far as we may know."""
+    """Who holds a lock, as far as we may see it."""
     pid, user, application, address, is_local, since, state = row
     if not pid:
         return "a prepared transaction (see pg_prepared_xacts)"

@@ -1,7 +1,7 @@
 """What a connection must still hold when it writes: the run, and the campaign that it works on.
 
-Each has a number in PostgreSQL, and the next holder adds one. A process that was frozen and has been replaced
-is so refused at its next write (MARKDOWN_DOCS/SINGLE_RUN.md).
+Each has a number in PostgreSQL, and the next holder adds one. So a process that was frozen, and replaced in
+the meantime, is refused at its next write (MARKDOWN_DOCS/SINGLE_RUN.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Fence:
 
     @property
     def values(self) -> dict[str, object]:
-        """What the statements below are sent with."""
+        """The values for the statements below."""
         values: dict[str, object] = {}
         if self.run is not None:
             values["held_lock"], values["held_epoch"] = self.run
@@ -61,12 +61,12 @@ class Fence:
 
     @property
     def question(self) -> str:
-        """The statement that tells of each number, in one row, whether it is still ours; "" likewise."""
+        """The statement that says for each number, in one row, whether it is still ours; "" as above."""
         questions = self._of_each(_IS_RUN_HELD, _IS_CAMPAIGN_HELD)
         return f"SELECT {', '.join(questions)}" if questions else ""
 
     def loss(self, answers: tuple[bool, ...]) -> DbError | None:
-        """What it means when the question was answered like this; None: all is still ours."""
+        """The error for these answers to the question; None when all is still ours."""
         lost = [
             one for one, is_held in zip(self._of_each("run", "campaign"), answers, strict=True) if not is_held
         ]
@@ -75,7 +75,7 @@ class Fence:
         return run_lost() if lost[0] == "run" else campaign_lost()
 
     def _of_each(self, run: str, campaign: str) -> list[str]:
-        """The texts of those that are held."""
+        """The text for each one that is held."""
         return [text for text, held in ((run, self.run), (campaign, self.campaign)) if held is not None]
 
 

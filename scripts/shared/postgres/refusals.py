@@ -1,10 +1,11 @@
-"""PostgreSQL's refusals as DbError. They are told apart by SQLSTATE: the server may speak any language."""
+"""PostgreSQL's refusals as DbError. We tell them apart by SQLSTATE: the server may speak any language."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg2
 
@@ -12,8 +13,6 @@ from shared.base.commands import here
 from shared.base.errors import DbError, out_of_reach
 from shared.postgres.fence import campaign_lost, run_lost
 
-_NUMBER_TAKEN: Mapping[str, Callable[[], DbError]] = {"A1001": run_lost, "A1002": campaign_lost}
-"""The SQLSTATEs with which hold_run and hold_campaign refuse."""
 _LOGIN = (
     "check the user and the password in DATABASE_URL, or DB_USER and DB_PASSWORD;"
     " the server's pg_hba.conf says who may log in, from where and how"
@@ -22,16 +21,17 @@ _TLS = (
     "DB_CA_BUNDLE names the file with the CA that signed the server's certificate; the certificate must hold"
     " the name in DB_HOST or DATABASE_URL; DB_SSLMODE says how much is checked"
 )
-READ_ONLY = (
-    "the server is read-only (a standby, or default_transaction_read_only);"
-    " target_session_attrs=read-write in the DSN finds the primary"
-)
+
+_REPEATABLE = ("40001", "40P01")
+_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
+_CONNECTION_FAILURE = "08006"
+"""The standard's code for what libpq tells without one: it lost the connection."""
 
 # libpq puts two blanks behind the severity of what a server says, in any language, and nowhere else.
 _SEVERITY = r"(?m)(?:^|: )[^:\n]+:  "
 
 _POOLERS_CODE = "08P01"
-"""With which PgBouncer refuses, whatever the reason; its words are English."""
+"""PgBouncer refuses with this code, whatever the reason; its words are English."""
 
 # What libpq itself says is English: its translations need setlocale(LC_MESSAGES), which Python never calls.
 # Where no code can be had (see connection), the English words of a server are told apart as well.
@@ -48,26 +48,77 @@ _CLIENT_SIDE = (
 )
 
 
+# What a table's columns and constraints say about values, for a refusal that does not say it.
+_COLUMN_LIMITS = """
+SELECT attname, atttypmod - 4, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped AND atttypmod > 4
+  AND atttypid IN ('varchar'::regtype, 'bpchar'::regtype)
+ORDER BY attnum
+"""
+_CONSTRAINT = """
+SELECT pg_get_constraintdef(c.oid),
+       ARRAY(SELECT attname::text FROM pg_attribute a
+             WHERE a.attrelid = c.conrelid AND attnum = ANY(c.conkey))
+FROM pg_constraint c WHERE conrelid = to_regclass(%(table)s) AND conname = %(constraint)s
+"""
+
+# The table that a statement writes to, else the first one that it reads.
+_TABLES = (
+    r"(?i)\b(?:INSERT\s+INTO|(?<!FOR )UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)",
+    r"(?i)\bFROM\s+([a-z_]\w*)\b(?!\s*\()",
+)
+
+Look = Callable[[str, Mapping[str, object]], Sequence[tuple[Any, ...]]]
+"""Asks the server by another connection; no rows when it does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a refused statement was about. definition, value: of the column or constraint, and what it met."""
+    """What is known of a refused statement. said: the server's own words. blocker: who kept it waiting.
 
-    table: str | None = None
-    column: str | None = None
-    constraint: str | None = None
-    definition: str | None = None
-    value: str | None = None
-    blocker: str | None = None
+    definition, value: of the column or constraint that it was about, and what that met.
+    """
+
+    code: str
+    said: str
+    table: str | None
+    column: str | None
+    constraint: str | None
+    blocker: str
+    definition: str = ""
+    value: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.table or 'the table'}{f'.{self.column}' if self.column else ''}"
 
 
 def is_said_by_server(text: str) -> bool:
-    """Whether libpq tells what a server said, and not what it found out itself."""
+    """Whether libpq repeats what the server said; else it says what it found out itself."""
     return re.search(_SEVERITY + r"\S", text) is not None
 
 
 def is_repeatable(exc: psycopg2.Error) -> bool:
-    """PostgreSQL gave the transaction up for the sake of another one: the same again will do."""
-    return exc.pgcode in ("40001", "40P01")
+    """Whether PostgreSQL gave the transaction up in favour of another one: the same once more will do."""
+    return exc.pgcode in _REPEATABLE
+
+
+_NO_CONNECTION = {
+    "login_refused": ("login_refused", "the login was refused: {said}", _LOGIN),
+    "faulty_option": ("faulty_option", "no connection: {said}", "check DATABASE_URL, or DB_HOST and DB_PORT"),
+    "tls": ("tls", "no TLS as asked for: {said}", _TLS),
+    "clear_text": (
+        "tls",
+        "the server asks for the password in clear text and is not verified",
+        "DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
+    ),
+    "not_postgresql": (
+        "not_postgresql",
+        "what answers there does not speak PostgreSQL's protocol",
+        "check the port",
+    ),
+}
+"""What libpq found out: the error's kind, its text and its hint."""
 
 
 def connection_error(text: str, words: Mapping[str, str]) -> DbError:
@@ -79,25 +130,19 @@ def connection_error(text: str, words: Mapping[str, str]) -> DbError:
         return _login_error(coded[1], _without_names(coded[2], words))
     kind = next((kind for pattern, kind in _CLIENT_SIDE if re.search(pattern, text)), "out_of_reach")
     said = _without_names(_first_line(text), words)
-    if kind == "login_refused":
-        return _refused(f"the login was refused: {said}", kind, _LOGIN)
-    if kind == "faulty_option":
-        return _refused(f"no connection: {said}", kind, "check DATABASE_URL, or DB_HOST and DB_PORT")
+    if kind in _NO_CONNECTION:
+        kind, text, hint = _NO_CONNECTION[kind]
+        return _refused(text.format(said=said), kind, hint)
     if kind == "no_database":
         return _login_error("3D000", "")
-    if kind == "tls":
-        return _refused(f"no TLS as asked for: {said}", kind, _TLS)
-    if kind == "clear_text":
-        return _refused(
-            "the server asks for the password in clear text and is not verified",
-            "tls",
-            "DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
-        )
-    if kind == "not_postgresql":
-        return _refused("what answers there does not speak PostgreSQL's protocol", kind, "check the port")
-    if kind == "read_only":
-        return out_of_reach(READ_ONLY)
-    return _away(f"no connection: {said}")
+    return _read_only() if kind == "read_only" else _away(f"no connection: {said}")
+
+
+def _read_only() -> DbError:
+    return out_of_reach(
+        "the server is read-only (a standby, or default_transaction_read_only);"
+        " target_session_attrs=read-write in the DSN finds the primary"
+    )
 
 
 def _away(said: str) -> DbError:
@@ -112,7 +157,7 @@ def _away(said: str) -> DbError:
 
 
 def _login_error(code: str, said: str) -> DbError:
-    """By what the server said to somebody who wants to come in."""
+    """Why the server does not let us in, by its code."""
     if code.startswith("28"):
         return _refused(f"the login was refused (SQLSTATE {code})", "login_refused", _LOGIN)
     if code == "3D000":
@@ -134,37 +179,36 @@ def _login_error(code: str, said: str) -> DbError:
     return _refused(f"the connection was refused (SQLSTATE {code}): {said}", "database_error", "")
 
 
-def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> DbError:
+_TELLING: Mapping[str, Callable[[], DbError]] = {
+    "A1001": run_lost,
+    "A1002": campaign_lost,
+    "25006": _read_only,
+}
+"""SQLSTATEs that tell all there is to say; A1001 and A1002 are those of hold_run and hold_campaign."""
+
+_GIVEN_UP = " gave our transaction up for the sake of another one ({said})"
+_PASSING = {
+    "55P03": (
+        "row_locked",
+        ": a row or table that is needed ({table}) is locked by {blocker}",
+        "it is tried again in the next run; SELECT pg_terminate_backend(…) ends a forgotten session",
+    ),
+    **dict.fromkeys(_REPEATABLE, ("row_locked", _GIVEN_UP, "it is tried again in the next run")),
+    "57014": ("cancelled", ": {said}", "the statement took too long, or somebody cancelled it"),
+}
+"""Somebody else is in the way of one statement: the error's kind, its text and its hint."""
+
+
+def statement_error(refusal: Refusal, *, is_lost: bool) -> DbError:
     """Why a statement was refused, in words for the person who can mend it."""
-    code = exc.pgcode or ""
-    said = exc.diag.message_primary or _first_line(str(exc))
-    if code in _NUMBER_TAKEN:
-        return _NUMBER_TAKEN[code]()
-    if code == "25006":
-        return out_of_reach(READ_ONLY)
-    if code == "55P03":
-        held = f"is locked by {refusal.blocker}" if refusal.blocker else "is locked by somebody"
-        return DbError(
-            f"PostgreSQL: a row or table that is needed ({refusal.table or 'unknown'}) {held}",
-            kind="row_locked",
-            hint="it is tried again in the next run; SELECT pg_terminate_backend(…) ends a forgotten session",
-            retryable=True,
-        )
-    if is_repeatable(exc):
-        return DbError(
-            f"PostgreSQL gave our transaction up for the sake of another one ({said})",
-            kind="row_locked",
-            hint="it is tried again in the next run",
-            retryable=True,
-        )
-    if code == "57014":
-        return DbError(
-            f"PostgreSQL: {said}",
-            kind="cancelled",
-            hint="the statement took too long, or somebody cancelled it",
-            retryable=True,
-        )
-    if is_lost or _is_passing(code) or (not code and isinstance(exc, _LOST)):
+    code, said = refusal.code, refusal.said
+    if code in _TELLING:
+        return _TELLING[code]()
+    if code in _PASSING:
+        kind, text, hint = _PASSING[code]
+        told = text.format(said=said, table=refusal.table or "unknown", blocker=refusal.blocker)
+        return DbError(f"PostgreSQL{told}", kind=kind, hint=hint, retryable=True)
+    if is_lost or _is_passing(code):
         return _away(said)
     if code == "42501":
         return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
@@ -172,8 +216,55 @@ def statement_error(exc: psycopg2.Error, refusal: Refusal, *, is_lost: bool) -> 
         cure = f"apply the migrations: {here().run('migrate.py')}; then {_look()}"
         return _refused(said, "schema_differs", cure)
     if code.startswith(("22", "23", "54", "P0", "44")):
-        return _value_refused(code, said, refusal)
+        return _value_refused(refusal)
     return _refused(said, "database_error", "")
+
+
+def refusal_of(
+    exc: psycopg2.Error, sql: str, values: Mapping[str, object], blocker: str, look: Look
+) -> Refusal:
+    """What the error tells, and what a look at the table adds."""
+    refusal = _told_by(exc, sql, blocker)
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if refusal.code == "22001" and refusal.column is None:
+        refusal = _with_column(refusal, texts, look)
+    return refusal if refusal.constraint is None else _with_constraint(refusal, texts, look)
+
+
+def _told_by(exc: psycopg2.Error, sql: str, blocker: str) -> Refusal:
+    """Where the error names no table, the statement does."""
+    found = next(filter(None, (re.search(pattern, sql) for pattern in _TABLES)), None)
+    return Refusal(
+        exc.pgcode or (_CONNECTION_FAILURE if isinstance(exc, _LOST) else ""),
+        exc.diag.message_primary or _first_line(str(exc)),
+        exc.diag.table_name or (found[1] if found else None),
+        exc.diag.column_name,
+        exc.diag.constraint_name,
+        blocker,
+    )
+
+
+def _with_column(refusal: Refusal, texts: Mapping[str, str], look: Look) -> Refusal:
+    """The column that is too short for a text, which PostgreSQL does not name: the one that has the name of
+    such a value, else the first that is too short for the longest of them.
+    """
+    limits = look(_COLUMN_LIMITS, {"table": refusal.table})
+    longest = max(map(len, texts.values()), default=0)
+    too_short = [row for row in limits if len(texts.get(row[0], "")) > row[1]]
+    for column, _, declared in too_short or [row for row in limits if longest > row[1]]:
+        length = len(texts[column]) if column in texts else longest
+        value = f"{length} characters"
+        return replace(refusal, column=column, constraint=None, definition=declared, value=value)
+    return refusal
+
+
+def _with_constraint(refusal: Refusal, texts: Mapping[str, str], look: Look) -> Refusal:
+    """What the constraint says, and what it met in its columns."""
+    named = {"table": refusal.table, "constraint": refusal.constraint}
+    for definition, columns in look(_CONSTRAINT, named):
+        shown = ", ".join(f"{name} = {texts[name][:40]!r}" for name in columns if name in texts)
+        return replace(refusal, column=", ".join(columns), definition=definition, value=shown)
+    return refusal
 
 
 def _look() -> str:
@@ -181,39 +272,39 @@ def _look() -> str:
 
 
 def _is_passing(code: str) -> bool:
-    """No connection, no memory, no disk, being shut down or started: others than we put that right."""
+    """No connection, no memory, no disk, shutting down or starting: it ends without us."""
     return code.startswith(("08", "53", "57P", "58")) or code == "25P03"
 
 
-_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
-
-
-def _value_refused(code: str, said: str, about: Refusal) -> DbError:
-    where = f"{about.table or 'the table'}{f'.{about.column}' if about.column else ''}"
-    alter = f"ALTER TABLE {about.table}"
-    if code == "22001" and about.column:
-        what = f"{where} is {about.definition}, and the value has {about.value}"
-        hint = f"widen the column: {alter} ALTER COLUMN {about.column} TYPE text"
+def _value_refused(refusal: Refusal) -> DbError:
+    code, said, place = refusal.code, refusal.said, refusal.place
+    column = f"ALTER TABLE {refusal.table} ALTER COLUMN {refusal.column}"
+    if code == "22001" and refusal.column:
+        what = f"{place} is {refusal.definition}, and the value has {refusal.value}"
+        hint = f"widen the column: {column} TYPE text"
     elif code == "23502":
-        what = f"{where} must not be empty, and we do not fill it"
-        hint = f"{alter} ALTER COLUMN {about.column} DROP NOT NULL, or give it a default"
-    elif code == "23514" and about.constraint:
-        rule = f"{about.constraint} {about.definition or ''}".strip()
-        what = f"{where}: {rule} does not allow {about.value or 'the value'}"
-        hint = f"let it allow that, or {alter} DROP CONSTRAINT {about.constraint}"
-    elif code.startswith("23") and about.constraint:
-        what = (
-            f"{where}: {about.constraint} {about.definition or ''} refuses {about.value or 'the row'}: {said}"
-        )
-        hint = f"see whether the table needs it; else {alter} DROP CONSTRAINT {about.constraint}"
+        what = f"{place} must not be empty, and we do not fill it"
+        hint = f"{column} DROP NOT NULL, or give it a default"
+    elif code.startswith("23") and refusal.constraint:
+        what, hint = _constraint_refused(refusal)
     elif code in ("22P05", "22021"):
-        what = f"{where} cannot hold the text: {said}"
+        what = f"{place} cannot hold the text: {said}"
         hint = (
             "the database must have the encoding UTF8: create it anew with ENCODING 'UTF8' and move the data"
         )
     else:
-        what, hint = f"{where}: {said}", _look()
+        what, hint = f"{place}: {said}", _look()
     return _refused(what, "value_refused", hint)
+
+
+def _constraint_refused(refusal: Refusal) -> tuple[str, str]:
+    rule = f"{refusal.place}: {refusal.constraint} {refusal.definition}"
+    drop = f"ALTER TABLE {refusal.table} DROP CONSTRAINT {refusal.constraint}"
+    if refusal.code == "23514":
+        what = f"{rule.strip()} does not allow {refusal.value or 'the value'}"
+        return what, f"let it allow that, or {drop}"
+    what = f"{rule} refuses {refusal.value or 'the row'}: {refusal.said}"
+    return what, f"see whether the table needs it; else {drop}"
 
 
 def _refused(what: str, kind: str, hint: str) -> DbError:

@@ -57,12 +57,15 @@ class _Words:
         if isinstance(value, tuple):
             return [self.of(one) for one in value]
         if isinstance(value, Campaign):
-            return {
-                "label": one_line(value.label, limit=120) or one_line(value.id),
-                "status": one_line(value.status or "", limit=40),
-                "reset_command": self.commands.reset(value.id),
-            }
+            return self._campaign(value)
         return _InWords(value, self) if is_dataclass(value) else value
+
+    def _campaign(self, campaign: Campaign) -> dict[str, str]:
+        return {
+            "label": one_line(campaign.label, limit=120) or one_line(campaign.id),
+            "status": one_line(campaign.status or "", limit=40),
+            "reset_command": self.commands.reset(campaign.id),
+        }
 
 
 @dataclass(frozen=True, slots=True)

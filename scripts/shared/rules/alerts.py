@@ -1,7 +1,8 @@
 """When failures of a campaign or a task are worth an e-mail: once, then daily while they last. Pure.
 
-A task's way of failing (`ending`) is announced at most once a day, however often good runs come in between,
-so that a task that flaps costs no more mail than one that is down. Its end is told as well.
+A task's way of failing (`ending`) is announced at most once a day, however often good runs come in between.
+So a task that fails and recovers all day sends no more e-mails than one that stays down. One more e-mail says
+that the failures are over.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from typing import Literal
 from shared.base.clocks import is_waiting
 
 REMINDER_INTERVAL = timedelta(days=1)
-"""How often a failure that lasts is told again, of a task or of a campaign."""
+"""How often people are reminded of a failure that lasts, of a task or of a campaign."""
 SILENCE_LIMIT = timedelta(hours=1)
 """How long a run may write nothing: long work writes a line every ten minutes (`progress`)."""
 SILENCE = "nothing written for an hour"
-"""The `ending` of a run that goes on in silence: one more way of failing."""
+"""The `ending` of a run that goes on and writes nothing: one more way of failing."""
 
 LATE_NOTICE = timedelta(hours=1)
-"""When a notice has waited for longer, the exit code and the heartbeat say so: no mail could."""
+"""When a notice has waited for longer, the exit code and the heartbeat say so: an e-mail could not."""
 
 HEALING_PATIENCE = timedelta(hours=1)
-"""How long a campaign's failure that heals by itself may last before a person is told."""
+"""How long a campaign's failure that heals by itself may last before people get an e-mail about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class TaskAlert:
     """One way in which a task fails.
 
     failures: runs that ended so since the last good one. is_announced: a notice of these failures has gone
-    out, and its end is owed. last_notice_at: of these or earlier ones.
+    out, so one must say when they are over. last_notice_at: of these or earlier failures.
     """
 
     task: str
@@ -45,8 +46,8 @@ class TaskAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertNews:
-    """What one notice tells: failures that begin or last, a run that goes on in silence, or the end of all
-    that was announced.
+    """What one notice is about: failures that begin or last, a run that writes nothing, or the end of all
+    failures that were announced.
     """
 
     kind: Literal["began", "reminder", "silent", "over"]
@@ -61,28 +62,28 @@ Alerts = Mapping[str, TaskAlert]
 
 
 def is_young(began_at: datetime, now: datetime, patience: timedelta) -> bool:
-    """Whether a failure has not outlasted the patience that one has with it."""
+    """Whether a failure has lasted for less than `patience`."""
     return now - began_at < patience
 
 
 def is_notice_due(
     began_at: datetime, last_notice_at: datetime | None, now: datetime, patience: timedelta = timedelta()
 ) -> bool:
-    """Whether a failure is to be told now: when it has outlasted its patience, and then once a day.
+    """Whether people must get a notice of a failure now: once it has lasted for `patience`, then once a day.
 
-    last_notice_at: when it was last told; None: not yet.
+    last_notice_at: of the last notice about it; None: there was none.
     """
-    return not (_is_told(last_notice_at, now) or is_young(began_at, now, patience))
+    return not (_was_told_lately(last_notice_at, now) or is_young(began_at, now, patience))
 
 
-def _is_told(last_notice_at: datetime | None, now: datetime) -> bool:
+def _was_told_lately(last_notice_at: datetime | None, now: datetime) -> bool:
     return last_notice_at is not None and is_waiting(last_notice_at, REMINDER_INTERVAL, now)
 
 
 def after_failure(
     alerts: Alerts, task: str, ending: str, now: datetime, *, threshold: int
 ) -> tuple[Alerts, AlertNews | None]:
-    """A run failed: the alerts from now on, and the notice owed. threshold: failures that make one."""
+    """A run failed: the alerts from now on, and what to tell, if anything. threshold: failures that count."""
     known = alerts.get(ending)
     if known is None:
         alert = TaskAlert(task, ending, 1, began_at=now)
@@ -100,18 +101,19 @@ def after_failure(
 def after_silence(
     alerts: Alerts, task: str, silent_since: datetime, now: datetime
 ) -> tuple[Alerts, AlertNews | None]:
-    """A run goes on, and has written nothing for SILENCE_LIMIT: the alerts from now on, the notice owed."""
+    """A run has written nothing for SILENCE_LIMIT: the alerts from now on, and what to tell, if anything."""
     alerts, news = after_failure(alerts, task, SILENCE, now, threshold=1)
     return alerts, news and replace(news, kind="silent", began_at=silent_since)
 
 
 def after_success(alerts: Alerts, now: datetime) -> tuple[Alerts, AlertNews | None]:
-    """A run went well: failures count from nought again, and the end of what was announced is told once."""
+    """A run went well: failures count from zero again. One notice says that the announced ones are over."""
     announced: Sequence[TaskAlert] = [alert for alert in alerts.values() if alert.is_announced]
+    # Kept without failures: the same ending within a day of its notice is not announced again.
     remembered = {
         ending: replace(alert, failures=0, is_announced=False)
         for ending, alert in alerts.items()
-        if _is_told(alert.last_notice_at, now)
+        if _was_told_lately(alert.last_notice_at, now)
     }
     if not announced:
         return remembered, None

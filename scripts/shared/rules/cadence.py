@@ -1,6 +1,6 @@
 """When a task runs next: interval in office hours, slower and on fixed minutes outside them. Pure.
 
-Time is an argument everywhere; instants are aware and whole minutes; intervals are elapsed minutes, also
+Time is an argument everywhere. Instants are aware and whole minutes. Intervals are elapsed minutes, also
 across a clock change.
 """
 
@@ -17,16 +17,16 @@ from shared.base.clocks import is_waiting
 A1_TO_A2_INTERVAL_MINUTES = 3
 MINUTE = timedelta(minutes=1)
 CATCH_UP = timedelta(hours=3)
-"""How late a daily task may still start; never on another date than its own."""
+"""How late a daily task may still start, on its own date."""
 DAILY_RETRY = timedelta(minutes=10)
-"""After how long a daily task that did not end well is tried again, while it may still start."""
+"""How long after a daily task that did not end well it is tried again, while it may still start."""
 
 Rule = Literal["in_hours", "off_hours", "daily"]
 
 
 @dataclass(frozen=True, slots=True)
 class OffHours:
-    """The window [start, end) on local wall time, whole days besides (0 = Monday), and its slower rule."""
+    """The window [start, end) on local wall time, whole days too (0 = Monday), and the slower rule in it."""
 
     enabled: bool
     start: time
@@ -57,7 +57,7 @@ Schedule = Interval | Daily
 class LastRun:
     """The last run of a task: the minute it was planned for, and how it went as far as it is known.
 
-    finished_at and exit_code are None while it runs, and for ever when its orchestrator was killed under it.
+    finished_at and exit_code are None while it runs. They stay None when its orchestrator was killed.
     """
 
     planned_at: datetime
@@ -84,7 +84,7 @@ def whole_minute(instant: datetime) -> datetime:
 
 
 def is_off_hours(wall: datetime, window: OffHours) -> bool:
-    """Whether this local wall time is outside office hours; judged by the wall time alone."""
+    """Whether this local wall time is outside office hours. The wall time alone decides."""
     if not window.enabled:
         return False
     if wall.weekday() in window.days:
@@ -100,8 +100,8 @@ def plan(
 ) -> PlannedRun:
     """When a task that is not running starts next: at once when `at` is not after `now`.
 
-    A last run that lies in the future counts for nothing: the clock was set back (a daily task remembers the
-    date). Ticks that were missed make one run, in the first minute from `now` on that the rule allows.
+    A last run in the future does not count, because the clock was set back; a daily task still counts its
+    date. Missed runs make one run, in the first minute from `now` on that the rule allows.
     """
     if isinstance(schedule, Daily):
         return _next_daily(schedule.at, last, now, zone)
@@ -146,8 +146,8 @@ def _earliest(
 def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     """The first minute of a local date whose wall time is `at` or later.
 
-    Of a time shown twice it is the first; one that the clock jumps over takes effect right after the jump,
-    which may be the next date.
+    When the clock shows `at` twice, the first time counts. When it jumps over `at`, the minute after the jump
+    counts, which may be on the next date.
     """
     earliest = datetime.combine(day, at, zone)
     if earliest.astimezone(UTC).astimezone(zone).time() == at:
@@ -159,7 +159,7 @@ def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
 
 
 def _next_daily(at: time, last: LastRun | None, now: datetime, zone: ZoneInfo) -> PlannedRun:
-    """The first date from today on that has not had its run, unless it is too late for it."""
+    """The run of the first date, from today on, that has had none yet and for which it is not too late."""
     this_minute = whole_minute(now).astimezone(UTC)
     day = now.astimezone(zone).date()
     while True:
@@ -170,6 +170,7 @@ def _next_daily(at: time, last: LastRun | None, now: datetime, zone: ZoneInfo) -
             if last.exit_code == 0:
                 day += timedelta(days=1)
                 continue
+            # It did not end well, as far as is known: again, but not at once.
             ended = whole_minute(last.finished_at or last.started_at).astimezone(UTC)
             if is_waiting(ended, DAILY_RETRY, this_minute):
                 start = max(start, ended + DAILY_RETRY)
@@ -184,8 +185,7 @@ def timeline(
 ) -> Iterator[tuple[str, PlannedRun]]:
     """The runs in (after, until], in order of time, as (task, run).
 
-    Every interval task is taken as last planned at `after`; daily tasks appear at their times, without
-    catching up.
+    It assumes that every interval task was last planned at `after`, and that no daily task is late.
     """
 
     def following(schedule: Schedule, last: datetime) -> PlannedRun:

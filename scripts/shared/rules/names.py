@@ -1,7 +1,7 @@
 """Names that Box takes, and no two alike in one folder: planned before the first byte moves. Pure.
 
-Box's rules: 1 to 255 characters, no `/` or `\\`, no control characters, no outer blanks, not `.` or `..`, and
-unique in a folder whatever the case, across files and sub-folders (MARKDOWN_DOCS/DAM_AND_BOX.md).
+Box's rules: 1 to 255 characters, no `/` or `\\`, no control characters, no spaces at its ends, not `.` or
+`..`, and unique in a folder whatever the case, across files and sub-folders (MARKDOWN_DOCS/DAM_AND_BOX.md).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")
 
 
 def name_key(name: str) -> str:
-    """What two names of ours must not share in one folder: case and compatibility forms do not count.
+    """The name without its case and compatibility forms. No two of our names in a folder have the same key.
 
-    Which names are one to Box is not documented, so ours differ by the strictest guess. For the files of
-    others no guess will do: Box's own refusal tells.
+    Box does not document which names are the same to it, so we keep ours apart by the strictest guess. About
+    other people's files we do not guess: Box refuses a name that is taken.
     """
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
@@ -36,7 +36,7 @@ def legal_name(name: str) -> str:
 
 
 def strict_name(name: str, item_id: str) -> str:
-    """A name for when Box refused the legal one: only what no rule has ever forbidden, and unmistakable."""
+    """The name to use when Box refused the legal one: ASCII that no known rule forbids, and the item's id."""
     cleaned = _SOMETIMES_REFUSED.sub("_", name).encode("ascii", "replace").decode().replace("?", "_")
     return distinguish(legal_name(cleaned), item_id)
 
@@ -82,12 +82,12 @@ def _shorten(name: str, addition: str) -> str:
     extension = match[0] if match and match.start() > 0 else ""
     stem = name[: len(name) - len(extension)]
     room = MAX_UNITS - _units(addition) - _units(extension)
-    stem = stem[:MAX_UNITS]  # a letter takes a unit at least, and each cut below looks at all that is left
+    stem = stem[:MAX_UNITS]  # more cannot fit; each step of the loop counts all letters that are left
     while _units(stem) > room:
         stem = stem[:-1]
     return (stem.rstrip() if addition or extension else stem).rstrip() + addition + extension
 
 
 def _units(text: str) -> int:
-    """Length in UTF-16 units: what Box counts is not documented, and this is the larger of the guesses."""
+    """Length in UTF-16 units. Box does not document what it counts; this is the larger of the two guesses."""
     return len(text) + sum(character > "\uffff" for character in text)

@@ -1,10 +1,10 @@
 """The rate rule: how many calls may go to Box now, so that no sliding minute ever sees more than its limit.
 
 Pure; time is an argument. Calls are counted by the second. A minute touches 61 such seconds, and one more
-covers a call that goes out a little after it was allowed; the limit holds for all 62 together. The first
-half of it may be used at once, so that an ordinary campaign does not wait at all; from then on it is spread
-evenly. A clock that ran ahead and was put right (see `clocks`) holds nobody up for longer than a minute: what
-was counted counts as of now.
+covers a call that goes out a little after it was allowed; the limit holds for all 62 together. Half of the
+limit may be used at once, so that an ordinary campaign does not wait at all. From then on each second allows
+a sixtieth. After a clock ran ahead and was put right (see `clocks`), nobody waits for longer than a minute:
+calls that were counted in the future count as made now.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from math import ceil, floor
 
 WINDOW_SECONDS = 62
 USE_WITHIN_SECONDS = 0.5
-"""How long after being allowed a call may still go out."""
+"""How long after it was allowed a call may still go out."""
 LONGEST_PAUSE_SECONDS = 300.0
-"""No pause lasts longer; one whose end is further off was begun by a clock that ran ahead, and is over."""
+"""No pause lasts longer. When its end is further away, a clock that ran ahead wrote it, and it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave for `count` calls within USE_WITHIN_SECONDS; when there is none, when to ask again."""
+    """`count` calls are allowed within USE_WITHIN_SECONDS. wait_seconds: before asking again when none is."""
 
     count: int
     wait_seconds: float
 
 
 def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, Grant]:
-    """Leave for up to `wanted` calls, and the bucket that remembers it. limit: calls a minute, above 0."""
+    """Allow up to `wanted` calls; the bucket then counts them. limit: calls a minute, above 0."""
     current = _aged(bucket, floor(now))
     if now < current.paused_until <= now + LONGEST_PAUSE_SECONDS:
         return current, Grant(0, current.paused_until - now)
@@ -54,15 +54,15 @@ def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, G
 
 
 def pause(bucket: Bucket, seconds: float, now: float) -> Bucket:
-    """Nobody calls for so long; a longer pause that is on stays."""
+    """Allow no calls for so long. A longer pause that has begun stays."""
     latest = now + LONGEST_PAUSE_SECONDS
     standing = bucket.paused_until if bucket.paused_until <= latest else 0.0
     return Bucket(bucket.second, bucket.counts, max(standing, min(now + seconds, latest)))
 
 
 def _aged(bucket: Bucket, second: int) -> Bucket:
-    """The bucket at another second. A clock that was set back a little goes on from where it stood, so that
-    no minute sees too much; set back by more than a window, from now.
+    """The bucket at another second. When the clock was set back a little, the bucket keeps its own second, so
+    that no minute sees too many calls. When it was set back by more than a window, the bucket begins at now.
     """
     if bucket.second > second + WINDOW_SECONDS:
         return Bucket(second, bucket.counts, bucket.paused_until)

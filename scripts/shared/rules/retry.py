@@ -9,7 +9,7 @@ from enum import Enum
 from shared.base.values import Attempt, MasterAssets, NoticeKind, RetryStatus
 
 DEFAULT_MAX_RETRIES = 3
-"""Attempts a cycle when A1_MAX_RETRIES does not say otherwise: the one place of this number."""
+"""Attempts in a cycle when A1_MAX_RETRIES is not set. The number stands here only."""
 DEFAULT_AUTO_RESET_CYCLES = 3
 LONGEST_SNOOZE = timedelta(days=90)
 _HALF_A_MINUTE = timedelta(seconds=30)
@@ -49,8 +49,8 @@ def decide(status: RetryStatus, found: MasterAssets | None, policy: RetryPolicy,
     """Decide on one campaign from its retry state and what its folder *proved* to hold.
 
     found is None before the DAM was asked: a permanently failed campaign is skipped without asking.
-    A listing that could not be finished never gets here, because it raised; so nothing but a proven
-    empty or missing folder spends an attempt. now: when the run began; it is the time of its attempts.
+    A listing that could not be finished has raised an error and never gets here. So only a folder that is
+    proven to be empty or missing spends an attempt. now: when the run began; it is the time of its attempts.
     """
     if status.permanently_failed or found is None:
         return Action.SKIP
@@ -127,7 +127,7 @@ def is_auto_reset_due(status: RetryStatus, policy: RetryPolicy, now: datetime, *
 
 
 def notice_for(attempt: Attempt) -> NoticeKind | None:
-    """The one e-mail an attempt owes; None when nothing was counted."""
+    """The one e-mail that an attempt makes; None when nothing was counted."""
     if not attempt.counted:
         return None
     return NoticeKind.PERMANENT if attempt.permanently_failed else NoticeKind.RETRY

@@ -1,5 +1,5 @@
 """What keeps the tables in order, given a `Database`.
 
-For scripts: `migrator.Migrator` applies migrations, `retention.prune` removes rows that are past their stated
-life. `statements` cuts a migration into steps that block nobody.
+For scripts: `migrator.Migrator` applies migrations, `retention.prune` removes rows that are too old.
+`statements` cuts a migration into statements that block nobody for long.
 """

@@ -1,4 +1,4 @@
-"""Applying migrations, a statement at a time (see `statements`), none that blocks others for long."""
+"""Applying migrations, one statement at a time (see `statements`), so that none blocks others for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENCODING = "SELECT getdatabaseencoding()"
 
 LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
 
-# What CREATE INDEX CONCURRENTLY leaves when it is stopped: there by name, and used by nobody.
+# The index that CREATE INDEX CONCURRENTLY leaves when it is stopped. It has the name, and no query uses it.
 UNUSABLE_INDEX = """
 SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE c.relname = %(name)s AND pg_table_is_visible(c.oid) AND NOT i.indisvalid
@@ -42,8 +42,8 @@ class Migrator:
     def apply(self, sql: str, name: str, sha256: str) -> None:
         """Run one file, statement by statement (see `statements`), and record it.
 
-        Stopped anywhere, it is begun again from the start the next time. Raises DbError, a retryable one
-        when a lock could not be had in GIVE_UP_SECONDS.
+        After a stop at any point the next call begins again with the first statement. Raises DbError, a
+        retryable one when others held a lock for GIVE_UP_SECONDS.
         """
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}
@@ -58,7 +58,7 @@ class Migrator:
                         self._database.execute(statement)
                     break
                 except DbError as exc:
-                    if sqlstate(exc) != "55P03":
+                    if sqlstate(exc) != "55P03":  # lock_not_available: LOCK_PATIENCE is over
                         raise
                     if time.monotonic() > give_up_at:
                         raise DbError(
@@ -72,7 +72,8 @@ class Migrator:
         self._database.execute(RECORD_MIGRATION, {"name": name, "sha256": sha256})
 
     def _build_index(self, name: str, statement: str) -> None:
-        """Build an index that others write past; it waits for them, they do not wait for it."""
+        """Build an index while others write. It waits for them, and they do not wait for it."""
+        # So it may wait for as long as it takes; a break would leave the index unusable.
         self._database.execute(LOCK_TIMEOUT, {"milliseconds": 0})
         if self._database.rows(UNUSABLE_INDEX, {"name": name}):
             logger.info("the index %s was left half built; it is made anew", name)

@@ -1,8 +1,8 @@
-"""How long rows are kept, in one place, and the removal of older ones, some rows a statement.
+"""How long rows are kept, and how older ones are removed: at most BITE rows in one statement.
 
-A table that is not listed is bounded by what it describes: one row a campaign, a lock, a limit, or an upload
-that is under way (MARKDOWN_DOCS/RELIABILITY_AND_SECURITY.md has all of them). What is still owed, and what
-stays true until a person acts, is kept however old it is.
+A table that is not listed cannot grow without bound: it has one row for each campaign, lock, limit or upload
+under way (MARKDOWN_DOCS/RELIABILITY_AND_SECURITY.md has all of them). Notices that somebody still waits for,
+and facts that stay true until a person acts, are kept however old they are.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from shared.database import Database
 logger = logging.getLogger("retention")
 
 BITE = 1000
-"""Rows that one statement removes at most, so that it holds its locks for a moment only."""
+"""The most rows that one statement removes, so that it holds its locks only for a moment."""
 MOST_SECONDS = 60.0
-"""How long one day's removal may take; the rest is removed on the following days."""
+"""How long the removal may take on one day. The following days remove the rest."""
 
-# A row is old when both clocks say so, ours and the server's: one that runs ahead removes nothing. The oldest
-# rows are found by an index; OFFSET 0 keeps the planner from joining whole tables instead.
+# A row is old when both clocks say so, ours and the server's: a clock that runs ahead removes nothing. The
+# oldest rows are found by an index; OFFSET 0 keeps the planner from joining whole tables instead.
 
-# With the notice go its deliveries. What somebody is still to get stays, and a digest while it carries any.
+# The deliveries of a notice go with it. A notice stays while somebody still waits for it, and a digest while
+# it carries other notices.
 NOTICES = """
 DELETE FROM notices WHERE ctid = ANY (ARRAY(
     SELECT n.ctid FROM notices n
@@ -43,21 +44,22 @@ DELETE FROM orchestrator_task_runs WHERE ctid = ANY (ARRAY(
     ORDER BY started_at LIMIT %(limit)s))
 """
 
-# Of a task that is no longer run. The table is small: a row a task and way of failing.
+# Alerts of tasks that no longer run. The table is small: one row for each task and way of failing.
 TASK_ALERTS = """
 DELETE FROM orchestrator_task_alerts WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM orchestrator_task_alerts
     WHERE greatest(began_at, last_notice_at) < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
 """
 
-# A failure that lasts is seen by each run. The table is small: a row a campaign that fails.
+# Each run sees a failure that lasts, so an old row is over. The table is small: a few rows for each campaign
+# that fails.
 ERRORS = """
 DELETE FROM campaign_errors WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM campaign_errors WHERE last_seen_at < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
 """
 
-# Of campaigns of which nothing has changed for as long. If one comes back to A1 after all, its assets are
-# compared with the DAM's and Box's anew.
+# Assets of campaigns in which nothing has changed for that long. If one comes back to A1 after all, its
+# assets are compared with the DAM and Box anew.
 LEDGER = """
 DELETE FROM campaign_assets WHERE ctid = ANY (ARRAY(
     SELECT a.ctid FROM campaign_assets a
@@ -67,7 +69,7 @@ DELETE FROM campaign_assets WHERE ctid = ANY (ARRAY(
     ORDER BY a.verified_at LIMIT %(limit)s))
 """
 
-# After its ledger: the next upload of the campaign begins where this one ended (RECORD_CAMPAIGN_UPLOAD).
+# Only after the campaign's assets: its next upload begins where this one ended (RECORD_CAMPAIGN_UPLOAD).
 UPLOADS = """
 DELETE FROM campaign_uploads WHERE ctid = ANY (ARRAY(
     SELECT u.ctid FROM campaign_uploads u
@@ -96,7 +98,7 @@ DELETE FROM campaign_events WHERE ctid = ANY (ARRAY(
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """How long the rows of a table are kept. removal: of up to `limit` rows that are older."""
+    """How long the rows of a table are kept. removal: the statement for up to `limit` rows that are older."""
 
     kept: timedelta
     removal: str
@@ -114,7 +116,7 @@ LIVES: Mapping[str, Life] = MappingProxyType(
         "campaign_events": Life(timedelta(days=730), EVENTS),
     }
 )
-"""{table: life}, in the order in which they are pruned: what others refer to comes after them."""
+"""{table: life}, in the order of removal: a table comes after those whose rows refer to it."""
 
 
 def prune(
@@ -122,7 +124,7 @@ def prune(
 ) -> dict[str, int]:
     """Remove the rows that are too old; {table: how many}. Raises DbError.
 
-    Each statement stands alone: a stop at any moment leaves nothing half done.
+    Each statement is a transaction of its own: a stop at any moment leaves nothing half done.
     """
     end = clock() + MOST_SECONDS
     removed = dict.fromkeys(LIVES, 0)

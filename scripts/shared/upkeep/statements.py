@@ -1,13 +1,13 @@
-"""Migrations as the runner applies them: a statement at a time, none that blocks others for long. Pure.
+"""Migrations as the runner applies them: one statement at a time, so that none blocks others for long. Pure.
 
-A file is plain SQL that `psql -f` applies too. The runner does the same with more care, because it may meet a
-table full of rows in use:
+A file is plain SQL that `psql -f` applies too. The runner does the same with more care, because a table may
+be full of rows and in use:
 
 - Each statement stands alone, as in psql, so that a lock goes with the statement that needed it. A file may
   be stopped between any two and applied again: every statement changes nothing the second time.
-- An index is built CONCURRENTLY. One that was stopped half-way is left behind unusable, and made anew.
-- The runner waits for a lock for LOCK_PATIENCE at most, then lets everybody pass and tries again: who waits
-  for a lock keeps all others waiting behind it. What a file says of lock_timeout is for psql.
+- An index is built CONCURRENTLY. When that is stopped half-way, an unusable index stays, and is made anew.
+- The runner waits for a lock for LOCK_PATIENCE at most, then lets everybody pass and tries again: a statement
+  that waits for a lock keeps everybody else waiting behind it. The lock_timeout in a file is for psql.
 """
 
 from __future__ import annotations

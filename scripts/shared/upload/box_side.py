@@ -52,7 +52,7 @@ class BoxSide:
             self._box = resources.enter_context(closing(BoxClient(box, gate, sleep)))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._pool = resources.enter_context(pool)
-            self._resources = resources.pop_all()
+            self._resources = resources.pop_all()  # from here on `__exit__` closes them
         self._pool.submit("", Job(0, partial(quietly, self._box.log_in)))  # beside what is done meanwhile
 
     def __enter__(self) -> Self:

@@ -25,7 +25,7 @@ class Buckets:
         self._database = database
 
     def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant:
-        """Leave for up to `wanted` calls, by the server's clock, which all runs share. See rate.take."""
+        """Allow up to `wanted` calls, by the server's clock, which all runs share. See rate.take."""
         with self._database.transaction():
             current, now = self._bucket(bucket)
             later, grant = take(current, wanted, limit, now)
@@ -34,7 +34,7 @@ class Buckets:
         return grant
 
     def pause_calls(self, bucket: str, seconds: float) -> None:
-        """Nobody gets leave for so long."""
+        """Allow no calls for so long."""
         with self._database.transaction():
             current, now = self._bucket(bucket)
             self._save_bucket(bucket, pause(current, seconds, now))

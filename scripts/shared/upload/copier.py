@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
@@ -19,7 +18,6 @@ from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
 from shared.box.answers import Part, UploadSession
 from shared.box.client import BoxClient
 from shared.box.refusals import MOST_CONFLICTS, NameTakenError
-from shared.http.ahead import Ahead
 from shared.rules.names import other_names, strict_name
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1
 from shared.upload.folders import NAME_REFUSALS
@@ -61,45 +59,40 @@ class SessionSpoiledError(BoxError):
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One asset to bring into its place."""
+    """One asset to bring into its place. entry: the ledger's, None when it knows nothing of this revision."""
 
     sender: Sender
     asset: Asset
     place: Place
     entry: LedgerEntry | None
 
+    def is_recorded(self, file: BoxFile) -> bool:
+        """Whether Box shows the ledger's file as it was when it was verified."""
+        entry = self.entry
+        return entry is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
 
+
+@dataclass(frozen=True, slots=True)
 class Copier:
     """Brings one campaign's assets into Box. Every method may be called by any thread.
 
     box, ledger: their calls and writes hold the campaign.
     """
 
-    def __init__(
-        self,
-        dam: Source,
-        box: BoxClient,
-        ledger: Ledger,
-        pool: Pool,
-        progress: Progress,
-        *,
-        run_id: str,
-        is_stopping: Callable[[], bool],
-    ) -> None:
-        self.box = box
-        self.ledger = ledger
-        self.pool = pool
-        self.progress = progress
-        self.run_id = run_id
-        self.is_stopping = is_stopping
-        self._dam = dam
+    dam: Source
+    box: BoxClient
+    ledger: Ledger
+    pool: Pool
+    progress: Progress
+    run_id: str
+    is_stopping: Callable[[], bool]
 
     def bring(self, errand: Errand) -> BoxFile:
         """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
-        asset, entry = errand.asset, errand.entry
-        if entry is not None and entry.revision == asset.revision:
-            file = self.box.read_file(entry.box_file_id)  # perhaps a person moved it
-            if file is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1):
+        asset = errand.asset
+        if errand.entry is not None:
+            file = self.box.read_file(errand.entry.box_file_id)  # perhaps a person moved it
+            if file is not None and errand.is_recorded(file):
                 self.progress.skip(asset)
                 return file
         campaign = errand.sender.campaign
@@ -120,12 +113,20 @@ class Copier:
         """Copy under the planned name, or under another one when something that is not ours has it."""
         name = errand.place.names[errand.asset.id]
         others = iter(other_names(name, errand.asset.id))
-        copy = _Copy(self, errand, self._dam, moving)
+        copy = _Copy(self, errand, moving)
         while True:
             try:
                 return self._copy_as(name, copy, errand)
             except (SomebodysFileError, NameTakenError) as exc:
-                name = self._other_name(errand, name, others, exc)
+                other = next(others, None)
+                if other is None:
+                    raise _no_name_is_free(errand, name) from exc
+                logger.warning(
+                    "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
+                    " uploading it as %r",
+                    errand.sender.campaign.id, errand.sender.campaign.label, name, errand.asset.id, other,
+                )  # fmt: skip
+                name = other
 
     def _copy_as(self, name: str, copy: _Copy, errand: Errand) -> BoxFile:
         """Copy under one name. After a fault that may pass, read and send the file again. Bytes that differ
@@ -144,53 +145,45 @@ class Copier:
             except (BoxError, DamError) as exc:
                 tries += 1
                 mismatches += exc.kind in MISMATCHES
-                if tries == TRIES_PER_ASSET or mismatches == 2:
+                if tries == TRIES_PER_ASSET or mismatches == 2 or not _may_succeed_at_once(exc):
                     raise
                 if exc.kind in NAME_REFUSALS:
                     name = strict_name(name, asset.id)
-                elif exc.kind not in MISMATCHES and _was_repeated(exc):
-                    raise
                 logger.info("asset %s, try %d: %s", asset.id, tries, exc)
 
-    def _other_name(self, errand: Errand, name: str, others: Iterator[str], taken: BoxError) -> str:
-        """The next name to try when something that is not ours has this one. Raises BoxError at the last."""
-        asset, campaign = errand.asset, errand.sender.campaign
-        for other in others:
-            logger.warning(
-                "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
-                " uploading it as %r",
-                campaign.id, campaign.label, name, asset.id, other,
-            )  # fmt: skip
-            return other
-        raise BoxError(
-            f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
-            f" {errand.place.path or '/'!r} of campaign {campaign.label!r}",
-            kind="name_taken",
-            hint=f"rename, move or delete {name!r} there; the next run then uploads the asset",
-            item_id=asset.id,
-        ) from taken
+
+def _no_name_is_free(errand: Errand, last_name: str) -> BoxError:
+    asset = errand.asset
+    return BoxError(
+        f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
+        f" {errand.place.path or '/'!r} of campaign {errand.sender.campaign.label!r}",
+        kind="name_taken",
+        hint=f"rename, move or delete {last_name!r} there; the next run then uploads the asset",
+        item_id=asset.id,
+    )
 
 
-def _was_repeated(error: AppError) -> bool:
-    """Whether there is no use in trying again at once: the client has done so, or nothing would change."""
+def _may_succeed_at_once(error: AppError) -> bool:
+    """Whether another try makes sense now: under a stricter name, or with the bytes sent once more.
+
+    After a fault of a whole system it makes none: the client has tried several times already.
+    """
+    if error.kind in NAME_REFUSALS or error.kind in MISMATCHES:
+        return True
     is_systems_fault = error.is_out_of_reach or (error.status_code or 0) >= 500
-    return is_systems_fault or error.heals_by_itself or not error.retryable
-
-
-_Opened = tuple[UploadSession, dict[int, Part]]
-"""An upload session, and by offset the parts that it has."""
+    return error.retryable and not (is_systems_fault or error.heals_by_itself)
 
 
 class _Copy:
     """One asset's way over, tried several times."""
 
-    def __init__(self, copier: Copier, errand: Errand, dam: Source, moving: Moving) -> None:
+    def __init__(self, copier: Copier, errand: Errand, moving: Moving) -> None:
         self._copier = copier
         self._moving = moving
         self._box = copier.box
         self._errand = errand
         self._asset = errand.asset
-        self._dam = dam
+        self._dam = copier.dam
         self._sha1_seen: str | None = None
         """Of the bytes of an earlier try that came through whole."""
         self._made: set[str] = set()
@@ -201,11 +194,12 @@ class _Copy:
 
         existing: the file that has the name; it gets a new version if it is ours.
         """
-        if existing is not None and existing.size_bytes != self._asset.size_bytes:
-            self._ensure_ours(name, existing)
+        has_its_size = existing is not None and existing.size_bytes == self._asset.size_bytes
+        if existing is not None and not has_its_size and not self._is_ours(name, existing):
+            raise SomebodysFileError(name, existing)  # before a byte is read in vain
         if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
             return self._copy_small(name, existing)
-        if existing is not None and existing.size_bytes == self._asset.size_bytes:
+        if existing is not None and has_its_size:
             if self._sha1_seen is None:
                 self._sha1_seen = read_sha1(self._dam, self._moving, self._copier.progress)
             held = self._held(name, existing, self._sha1_seen)
@@ -222,10 +216,6 @@ class _Copy:
         if existing.name == name or existing.id in self._made:
             return True
         return self._errand.sender.is_ours(self._asset.id, existing.id)
-
-    def _ensure_ours(self, name: str, existing: BoxFile) -> None:
-        if not self._is_ours(name, existing):
-            raise SomebodysFileError(name, existing)
 
     def _held(self, name: str, existing: BoxFile, sha1: str) -> BoxFile | None:
         """The file that has the name, if it holds these bytes; None if it is ours, for a new version.
@@ -245,7 +235,7 @@ class _Copy:
     def _copy_small(self, name: str, existing: BoxFile | None) -> BoxFile:
         asset = self._asset
         download = Download(self._dam, self._moving, self._copier.progress)
-        view = memoryview(bytearray(asset.size_bytes + 1))[: asset.size_bytes]
+        view = memoryview(bytearray(asset.size_bytes))
         with download.opened():
             download.fill(view)
             download.finish()
@@ -262,12 +252,11 @@ class _Copy:
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
         """By an upload session, which is opened while the DAM prepares the download."""
         download = Download(self._dam, self._moving, self._copier.progress)
-        sessions: Ahead[BoxFile | None, _Opened] = Ahead(partial(self._session, name))
         with download.opened():
-            with closing(sessions):
-                sessions.expect(existing)
+            with ThreadPoolExecutor(1) as beside:
+                opening = beside.submit(self._session, name, existing)
                 download.open()
-                session, known = sessions(existing)
+            session, known = opening.result()
             return self._fill(session, known, download, name, existing)
 
     def _fill(
@@ -293,15 +282,15 @@ class _Copy:
         self._copier.ledger.forget_upload(session.id)
         return self._verified(file, self._sha1_seen, existing)
 
-    def _session(self, name: str, existing: BoxFile | None) -> _Opened:
-        """The session that was left open for just this, with the parts it has, or else a new one."""
+    def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
+        """The session that was left open for just this, with its parts by offset, or else a new one."""
         asset, ledger = self._asset, self._copier.ledger
         campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
+        wanted = OpenUpload(campaign_id, asset.id, "", asset.revision, asset.size_bytes, folder_id, replaces)
         left = ledger.open_upload(campaign_id, asset.id)
         if left is not None:
-            wanted = (asset.revision, asset.size_bytes, folder_id, replaces)
-            if (left.revision, left.size_bytes, left.folder_id, left.replaces) == wanted:
+            if replace(left, session_id="") == wanted:
                 session = self._box.read_session(left.session_id)
                 if session is not None:
                     return session, self._box.list_parts(session)
@@ -309,10 +298,7 @@ class _Copy:
             self._box.abort(left.session_id)  # also when it is said to be over: nobody looks for it again
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
-        upload = OpenUpload(
-            campaign_id, asset.id, session.id, asset.revision, asset.size_bytes, folder_id, replaces
-        )
-        ledger.remember_upload(upload, self._copier.run_id)
+        ledger.remember_upload(replace(wanted, session_id=session.id), self._copier.run_id)
         return session, {}
 
     def _send_parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from shared.base.errors import DamError
@@ -46,7 +46,7 @@ class Download:
         self._progress = progress
         self._count = 0
         self._stream: Readable | None = None
-        self._opened: AbstractContextManager[Readable] | None = None
+        self._connection = ExitStack()
         self.sha1 = hashlib.sha1(usedforsecurity=False)
         self._md5: Any = hashlib.md5(usedforsecurity=False) if asset.md5 else None
 
@@ -113,16 +113,15 @@ class Download:
         """The stream, asked for from the next byte on unless it is open already. Raises DamError."""
         if self._stream is None:
             asset = self._asset
-            self._opened = self._dam.open_asset(asset.id, self._count, size_bytes=asset.size_bytes)
-            self._stream = self._opened.__enter__()
-            if self._stream.size not in (None, self._asset.size_bytes):
+            opened = self._dam.open_asset(asset.id, self._count, size_bytes=asset.size_bytes)
+            self._stream = self._connection.enter_context(opened)
+            if self._stream.size not in (None, asset.size_bytes):
                 raise self._wrong_size(str(self._stream.size))
         return self._stream
 
     def _close(self) -> None:
-        if self._opened is not None:
-            self._opened.__exit__(None, None, None)
-        self._opened = self._stream = None
+        self._stream = None
+        self._connection.close()
 
     def _wrong_size(self, got: str) -> DamError:
         asset = self._asset
@@ -139,12 +138,9 @@ def read_sha1(dam: Source, moving: Moving, progress: Progress) -> str:
     asset = moving.asset
     download = Download(dam, moving, progress)
     view = memoryview(bytearray(min(BLOCK_SIZE, asset.size_bytes)))
-    left = asset.size_bytes
     with download.opened():
-        while left:
-            block = view[: min(BLOCK_SIZE, left)]
-            download.fill(block)
-            left -= len(block)
+        for at in range(0, asset.size_bytes, BLOCK_SIZE):
+            download.fill(view[: asset.size_bytes - at])
         download.finish()
     progress.rewind(moving, asset.size_bytes)
     return download.sha1.hexdigest()

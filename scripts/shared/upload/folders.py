@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 
 from shared.base.errors import BoxError
@@ -111,30 +112,21 @@ class CampaignFolders:
     def below(self, root: Place, found: MasterAssets, known: Mapping[str, LedgerEntry]) -> dict[str, Place]:
         """The Box folder for every DAM folder that leads to an asset, with the names planned in each.
 
-        In the campaign's own folder one name is kept for the receipt. known: the ledger, {asset id: entry}.
+        In the campaign's own folder one name is kept for the receipt. known: {asset id: entry} of the assets
+        that are in Box as they are in the DAM now; they keep their names.
         """
-        children: dict[str, dict[str, DamFolder]] = {}
-        assets: dict[str, list[Asset]] = {}
-        for asset in found.assets:
-            assets.setdefault(asset.folder.id, []).append(asset)
-            folder = asset.folder
-            while folder.parent is not None:
-                children.setdefault(folder.parent.id, {})[folder.id] = folder
-                folder = folder.parent
+        folders, assets = _by_parent(found)
         waiting = [(found.folder_id or "", root)]
         while waiting:
             dam_id, place = waiting.pop()
             self._places[dam_id] = place
-            below = sorted(children.get(dam_id, {}).values(), key=lambda folder: folder.id)
-            here = sorted(assets.get(dam_id, []), key=lambda asset: asset.id)
-            pinned = {
-                asset.id: known[asset.id].box_name
-                for asset in here
-                if asset.id in known and known[asset.id].revision == asset.revision
-            }
+            below = sorted(folders[dam_id].values(), key=lambda folder: folder.id)
+            here = sorted(assets[dam_id], key=lambda asset: asset.id)
+            # By id, whatever the DAM's order: earlier items choose first, and each run plans the same names.
             items = [(RECEIPT_KEY, RECEIPT_NAME)] if place is root else []
             items += [(folder.id, folder.name) for folder in below]
             items += [(asset.id, asset.name) for asset in here]
+            pinned = {asset.id: known[asset.id].box_name for asset in here if asset.id in known}
             place.names.update(plan_names(items, pinned))
             for folder in below:
                 made = self._places.get(folder.id)
@@ -166,3 +158,16 @@ class CampaignFolders:
             kind="name_taken",
             hint="rename or move what has that name there; the next run then goes on",
         )
+
+
+def _by_parent(found: MasterAssets) -> tuple[Mapping[str, dict[str, DamFolder]], Mapping[str, list[Asset]]]:
+    """By the DAM folder that holds them: the folders that lead to an asset ({id: folder}), the assets."""
+    folders: dict[str, dict[str, DamFolder]] = defaultdict(dict)
+    assets: dict[str, list[Asset]] = defaultdict(list)
+    for asset in found.assets:
+        folder = asset.folder
+        assets[folder.id].append(asset)
+        while folder.parent is not None:
+            folders[folder.parent.id][folder.id] = folder
+            folder = folder.parent
+    return folders, assets

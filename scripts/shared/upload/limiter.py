@@ -81,7 +81,7 @@ class BoxGate:
         """Return when one call may go out. Raises DbError, and what `sleep` raises."""
         if CALLS in self._batches:
             self._wait_for(CALLS)
-        if is_upload and UPLOADS in self._batches:  # last, being the scarcer: leave must not grow stale
+        if is_upload and UPLOADS in self._batches:  # last: the scarcer permission must not expire meanwhile
             self._wait_for(UPLOADS)
         while True:
             with self._lock:
@@ -112,6 +112,7 @@ class BoxGate:
                     grant = self._ledger.take_calls(name, wanted, batch.limit)
                     batch.count, batch.good_until = grant.count, self._clock() + USE_WITHIN_SECONDS
                 if not grant.count:
+                    # A little longer than asked for, so that the next second has begun.
                     self._sleep(min(grant.wait_seconds, 1.0) + 0.001)
         finally:
             with self._lock:

@@ -156,15 +156,18 @@ class Progress:
         self.erase()
         return True
 
+    @property
+    def _moved_bytes(self) -> int:
+        return self._finished_bytes + sum(moving.count for moving in self._in_hand)
+
     def _show_life(self, now: float) -> None:
         """A line now and then, whatever LOG_LEVEL is: the loop takes a long silence for a hang."""
         if now - self._life_shown_at < SIGN_OF_LIFE_SECONDS:
             return
         self._life_shown_at = now
-        moved = self._finished_bytes + sum(moving.count for moving in self._in_hand)
         logging.getLogger(SIGN_OF_LIFE).info(
             "at work: %d of %d files and %d of %d bytes are done",
-            self.figures.files, self._expected_files, moved, self._expected_bytes,
+            self.figures.files, self._expected_files, self._moved_bytes, self._expected_bytes,
             extra={"action": "at_work"},
         )  # fmt: skip
 
@@ -172,12 +175,11 @@ class Progress:
         if self._screen is None or now - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = now
-        moved = self._finished_bytes + sum(moving.count for moving in self._in_hand)
         elapsed = now - (now if self._began_at is None else self._began_at)
         line = live_line(
             files=self.figures.files,
             of_files=self._expected_files,
-            moved=moved,
+            moved=self._moved_bytes,
             of_bytes=self._expected_bytes,
             elapsed_seconds=elapsed,
             in_flight=[

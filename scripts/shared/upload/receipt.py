@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -88,13 +88,13 @@ def find_receipt(box: BoxClient, folder: Place, campaign_id: str) -> Receipt | N
 
 
 def write_receipt(
-    box: BoxClient, folder: Place, campaign_id: str, content: bytes, asset_file_ids: Iterable[str]
+    box: BoxClient, folder: Place, campaign_id: str, content: bytes, ours: Collection[str]
 ) -> BoxFile:
     """Put the receipt into the campaign's folder, as a new version where there is one; verified.
 
-    A file of that name that is no receipt of the campaign is left alone. Raises BoxError.
+    A file of that name that is no receipt of the campaign is left alone. ours: the ids of its assets' files.
+    Raises BoxError.
     """
-    ours = set(asset_file_ids)
     for name in receipt_names(campaign_id):
         file = _written_as(name, box, folder, campaign_id, content, ours)
         if file is not None:
@@ -109,7 +109,7 @@ def write_receipt(
 def _written_as(
     name: str, box: BoxClient, folder: Place, campaign_id: str, content: bytes, ours: Collection[str]
 ) -> BoxFile | None:
-    """The receipt under one name; None when the name is taken by what is not our receipt. ours: our files."""
+    """The receipt under one name; None when the name is taken by what is not our receipt."""
     existing = folder.files_by_name.get(name)
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     for _ in range(MOST_CONFLICTS):  # the listing may be older than what is there

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, DamError, StoppedError
-from shared.base.values import Campaign, MasterAssets, Outcome, RetryStatus
+from shared.base.values import Campaign, MasterAssets, Notice, Outcome, RetryStatus
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
@@ -23,11 +23,12 @@ from shared.rules.retry import Action, count, decide, notice_for, reason_for
 from shared.settings import Settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
-from shared.upload.standing import GONE, Standing
+from shared.upload.standing import GONE, Followed, Standing
 
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
     from shared.upload.copier import Copier
+    from shared.upload.transfer import CampaignTransfer
 
 logger = logging.getLogger("uploader")
 
@@ -99,7 +100,7 @@ def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
             logger.info("campaign %s is looked at again: %s", known.id, exc)
 
 
-def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  # noqa: C901 - it is long on purpose: one campaign, one function
+def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
     settings, dam, database = context.settings, context.dam, context.database
 
     # The search only hints: the DAM's own record has the last word.
@@ -127,7 +128,7 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
             would = Arrival(campaign, Outcome.WOULD_UPLOAD, retry.retry_count, settings.retry.limit(retry))
             return replace(would, assets=len(found.assets), size_bytes=found.size_bytes)
 
-        # Copy until the folder shows just what was copied. Once all files are there, a stop waits for A2.
+        # Once all files are in Box, a stop waits for A2.
         context.check()
         from shared.upload.transfer import CampaignTransfer  # an idle run does not need it
 
@@ -135,39 +136,51 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:  
         try:
             with context.transferring(began):
                 transfer = CampaignTransfer(context.copier(database), campaign, settings.box.root_folder_id)
-                for pause in LISTING_PAUSES:
-                    transfer.copy(found)
-                    if pause:
-                        logger.info(
-                            "campaign %s keeps changing; it is listed again in %g s", campaign.id, pause
-                        )
-                        context.wait(pause)
-                    with context.asking():
-                        again = dam.list_master_assets(campaign.id)
-                    if transfer.is_settled_by(again):
-                        break
-                    action = decide(retry, again, settings.retry, context.began)
-                    if action is not Action.UPLOAD:
-                        return _empty(context, campaign, again, retry, action)
-                    logger.info("campaign %s shows other assets than were copied", campaign.id)
-                    found = again
-                else:
-                    raise _keeps_changing(campaign, transfer.first_difference(again))
+                copied = _copy_until_settled(context, transfer, found)
+                action = decide(retry, copied, settings.retry, context.began)
+                if action is not Action.UPLOAD:
+                    return _empty(context, campaign, copied, retry, action)
                 transfer.write_receipt(context.run_id, context.clock())
-
-            # Asked for first and noted: a run that is killed in between is completed by the next one.
-            Standing(database).request_a2(campaign.id)
-            with context.asking():
-                after = dam.change_status(
-                    campaign.id, expected=settings.dam.status_a1, new=settings.dam.status_a2
-                )
+            after = _move_to_a2(context, campaign)
         except StoppedError:
             return Arrival(campaign, Outcome.INTERRUPTED, retry.retry_count)
-        if after is None or after.status != settings.dam.status_a2:
-            logger.warning(
-                "campaign %s left %s while its assets were copied", campaign.id, settings.dam.status_a1
-            )
         return leave(context, after or campaign, is_gone=after is None, began=began)
+
+
+def _copy_until_settled(context: Context, transfer: CampaignTransfer, found: MasterAssets) -> MasterAssets:
+    """Copy until the folder shows just what was copied, or no asset at all; what it showed last."""
+    campaign_id = transfer.campaign.id
+    for pause in LISTING_PAUSES:
+        transfer.copy(found)
+        if pause:
+            logger.info("campaign %s keeps changing; it is listed again in %g s", campaign_id, pause)
+            context.wait(pause)
+        with context.asking():
+            again = context.dam.list_master_assets(campaign_id)
+        if transfer.is_settled_by(again) or not again.assets:
+            return again
+        logger.info("campaign %s shows other assets than were copied", campaign_id)
+        found = again
+    raise DamError(
+        f"the assets of campaign {campaign_id} changed over {len(LISTING_PAUSES)} listings, the last one that"
+        f" changed: {transfer.first_difference(found)}",
+        kind="keeps_changing",
+        hint="it goes to A2 when two listings in a row agree",
+        retryable=True,
+        item_id=campaign_id,
+    )
+
+
+def _move_to_a2(context: Context, campaign: Campaign) -> Campaign | None:
+    """Have the DAM say A2; the campaign as the DAM shows it then, None when it is gone."""
+    dam = context.settings.dam
+    # Noted before it is asked for: a run that is killed in between is completed by the next one (`leave`).
+    Standing(context.database).request_a2(campaign.id)
+    with context.asking():
+        after = context.dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
+    if after is None or after.status != dam.status_a2:
+        logger.warning("campaign %s left %s while its assets were copied", campaign.id, dam.status_a1)
+    return after
 
 
 @contextmanager
@@ -209,7 +222,10 @@ def _empty(
         )
         LastingErrors(database).clear(campaign.id)
         if notice_for(attempt) is None:
-            return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number, attempt.max_attempts)
+            outcome = Outcome.SNOOZED
+            if attempt.permanently_failed:
+                outcome = Outcome.SKIPPED_PERMANENTLY_FAILED
+            return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
             notice = composer.permanent(campaign, attempt, reason=reason, now=now)
@@ -250,28 +266,26 @@ def leave(
         LastingErrors(database).clear(campaign.id)
         if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
             return left
-        database.act_as("", "upload", "its assets are in Box")
-        database.reset_a1_retry(campaign.id)
-        totals = Ledger(database).upload_totals(campaign.id)
-        Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
-        folder_id = followed.box_folder_id or ""
-        notice = context.composer.success(
-            campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, now=context.clock()
-        )
-        if notice is not None:
-            Outbox(database).queue(notice)
+        notice, arrival = _complete(context, campaign, followed, began)
     if notice is not None:
         context.on_notice()
-    return Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
+    return arrival
 
 
-def _keeps_changing(campaign: Campaign, difference: str) -> DamError:
-    count = len(LISTING_PAUSES)
-    return DamError(
-        f"the assets of campaign {campaign.id} changed over {count} listings, the last one that changed:"
-        f" {difference}",
-        kind="keeps_changing",
-        hint="it goes to A2 when two listings in a row agree",
-        retryable=True,
-        item_id=campaign.id,
+def _complete(
+    context: Context, campaign: Campaign, followed: Followed, began: datetime | None
+) -> tuple[Notice | None, Arrival]:
+    """Enter a completed upload, in the transaction in which the row follows; the notice that it made."""
+    database = context.database
+    database.act_as("", "upload", "its assets are in Box")
+    database.reset_a1_retry(campaign.id)
+    totals = Ledger(database).upload_totals(campaign.id)
+    Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
+    folder_id = followed.box_folder_id or ""
+    notice = context.composer.success(
+        campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, now=context.clock()
     )
+    if notice is not None:
+        Outbox(database).queue(notice)
+    arrival = Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
+    return notice, arrival

@@ -51,7 +51,7 @@ SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_
 FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
       WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
 WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id, c.a1_cycle
+RETURNING before.a2_requested_at, c.box_folder_id, coalesce(c.a1_cycle, 1)
 """
 
 REQUEST_A2 = """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from datetime import datetime
 
 from shared.base.errors import AppError, CampaignLostError, DamError, StoppedError
@@ -49,7 +50,7 @@ class CampaignTransfer:
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
         self._left_over: set[str] = set()
-        """Files in Box of assets that the DAM has no longer."""
+        """Files in Box, by ledger or receipt, of assets that the DAM has no longer."""
 
     def copy(self, found: MasterAssets) -> None:
         """Have everything brought that Box lacks of a listing, and wait until nothing is on its way.
@@ -83,25 +84,35 @@ class CampaignTransfer:
             self._known = self._copier.ledger.uploaded_assets(self.campaign.id)
             self.root = self._folders.own()
         self.found = found
-        self.done = {asset.id: self.done[asset.id] for asset in found.assets if self._is_done(asset)}
-        shown = {asset.id for asset in found.assets}
-        self._left_over = {entry.box_file_id for entry in self._known.values() if entry.asset_id not in shown}
-        self._left_over |= {
-            file_id for asset_id, file_id in self._folders.listed.items() if asset_id not in shown
-        }
-        self._places = self._folders.below(self.root, found, self._known)
+        shown = _shape(found)
+        self.done = {one: done for one, done in self.done.items() if done[0] == shown.get(one)}
+        self._left_over = self._files_besides(shown)
+        current = self._current_entries(found)
+        self._places = self._folders.below(self.root, found, current)
         waiting = [asset for asset in found.assets if asset.id not in self.done]
         errands: list[Errand] = []
         self._copier.progress.expect(waiting)
         for asset in waiting:
-            place, entry = self._places[asset.folder.id], self._known.get(asset.id)
+            place, entry = self._places[asset.folder.id], current.get(asset.id)
+            errand = Errand(self, asset, place, entry)
             file = place.files_by_id.get(entry.box_file_id) if entry else None
-            if entry is not None and file is not None and _is_recorded(entry, asset, file):
-                self.done[asset.id] = (asset, file)
-                self._copier.progress.skip(asset)
+            if file is None or not errand.is_recorded(file):
+                errands.append(errand)
                 continue
-            errands.append(Errand(self, asset, place, entry))
+            self.done[asset.id] = (asset, file)
+            self._copier.progress.skip(asset)
         return errands
+
+    def _current_entries(self, found: MasterAssets) -> dict[str, LedgerEntry]:
+        """{asset id: entry} of what the ledger knows of the assets as the DAM has them now."""
+        entries = [(asset, self._known.get(asset.id)) for asset in found.assets]
+        return {asset.id: entry for asset, entry in entries if entry and entry.revision == asset.revision}
+
+    def _files_besides(self, shown: Mapping[str, Asset]) -> set[str]:
+        """The files that ledger or receipt know of other assets."""
+        files = [(entry.asset_id, entry.box_file_id) for entry in self._known.values()]
+        files += self._folders.listed.items()
+        return {file_id for asset_id, file_id in files if asset_id not in shown}
 
     def _queue(self, errand: Errand) -> None:
         def work() -> None:
@@ -200,22 +211,11 @@ class CampaignTransfer:
         ]
         return sorted(entries, key=lambda entry: entry.path)
 
-    def _is_done(self, asset: Asset) -> bool:
-        return asset.id in self.done and self.done[asset.id][0] == asset
-
     def is_ours(self, asset_id: str, file_id: str) -> bool:
         """See `Sender`. Called by workers."""
         entry = self._known.get(asset_id)
-        return (
-            (entry is not None and entry.box_file_id == file_id)
-            or self._folders.listed.get(asset_id) == file_id
-            or file_id in self._left_over
-        )
-
-
-def _is_recorded(entry: LedgerEntry, asset: Asset, file: BoxFile) -> bool:
-    """Whether the ledger, the DAM and Box's listing agree on an asset."""
-    return entry.revision == asset.revision and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
+        is_its_own = entry is not None and entry.box_file_id == file_id
+        return is_its_own or self._folders.listed.get(asset_id) == file_id or file_id in self._left_over
 
 
 def _may_be_outdated(error: AppError) -> bool:

@@ -176,26 +176,25 @@ class Pass:
     # In the thread of one campaign
 
     def _travel(self, retry: RetryStatus) -> None:
-        known = _known(retry)
-
-        def work(context: Context) -> None:
+        def work(context: Context, known: Campaign) -> None:
             arrival = travel(context, known, retry)
             self._is_interrupted |= arrival.outcome is Outcome.INTERRUPTED
             self._entries.note(arrival)
 
-        self._work_on(known, retry, work)
+        self._work_on(retry, work)
 
-    def _work_on(self, known: Campaign, retry: RetryStatus, work: Callable[[Context], None]) -> None:
+    def _work_on(self, retry: RetryStatus, work: Callable[[Context, Campaign], None]) -> None:
         """Take the campaign, so that nobody else works on it, and work. A failure never stops the next one.
 
-        With the context that `work` gets, each write and each effect outside holds the campaign.
+        work: is given the campaign as its row knows it, and a context in which each write, and each effect
+        outside, holds the campaign.
         """
-        context = self._context
+        context, known = self._context, _known(retry)
         try:
             if not self._is_dry_run:
                 held = self._database.take_campaign(known.id)
                 context = replace(context, database=held, dam=self._dam.guarded(held.ensure_held))
-            work(context)
+            work(context, known)
         except StoppedError:
             self._is_interrupted = True
         except CampaignLostError as exc:
@@ -305,17 +304,17 @@ class Pass:
                 self._is_interrupted = True
                 return
             retry = states.get(left.campaign_id, RetryStatus(left.campaign_id))
-            self._work_on(_known(retry), retry, partial(self._follow_patiently, left, _known(retry)))
+            self._work_on(retry, partial(self._follow_patiently, left))
             if self._ending is not None:
                 raise self._ending
 
-    def _follow_patiently(self, left: LeftBehind, known: Campaign, context: Context) -> None:
+    def _follow_patiently(self, left: LeftBehind, context: Context, known: Campaign) -> None:
         try:
-            self._follow(left, known, context)
+            self._follow(left, context, known)
         except DamError as exc:
             logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
 
-    def _follow(self, left: LeftBehind, known: Campaign, context: Context) -> None:
+    def _follow(self, left: LeftBehind, context: Context, known: Campaign) -> None:
         """Let one campaign's row say where it is. known: by its row."""
         status_a1 = self._settings.dam.status_a1
         campaign = context.dam.read_campaign(left.campaign_id)

@@ -75,7 +75,7 @@ class Pool:
 
     def __init__(self, workers: int, memory_bytes: int, *, reserve_bytes: int) -> None:
         self.workers = workers
-        self._readers_allowed = max(1, workers // 4)
+        self._readers_allowed = max(1, workers // 4)  # each keeps several others busy with its parts
         lock = threading.Lock()
         self._to_do = threading.Condition(lock)
         """Workers wait for it. A part or a file wakes one of them: with all of them awake for each part, the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import Tls
 from hostile import relaying, says
 from shared.base.errors import BoxError, ConfigError, DamError
 from shared.base.values import BoxSettings
+from shared.box.calls import BoxCalls
 from shared.box.session import BoxSession
 from shared.dam.certificate import client_context
 from shared.dam.client import DamClient
@@ -136,13 +138,16 @@ def test_redirection__never_leaves_tls(tls: Tls, dam: DamSimulator, location: st
     ],
 )
 def test_box_token__is_shown_to_box_alone(url: str, is_trusted: bool) -> None:
-    session = BoxSession(box_settings("https://api.box.com", "https://upload.box.com/api"), OpenGate())
+    settings = box_settings("https://api.box.com", "https://upload.box.com/api")
+    session = BoxSession(BoxCalls(settings, OpenGate(), time.sleep))
     assert session.trusts(url) is is_trusted
     if not is_trusted:
         with pytest.raises(BoxError, match="no token is sent"):
             session.call("GET", url, what="asking")
     gateway = box_settings("https://gateway.example", "https://gateway.example/api")
-    assert not BoxSession(gateway, OpenGate()).trusts(url), "a gateway's installation knows no other"
+    assert not BoxSession(BoxCalls(gateway, OpenGate(), time.sleep)).trusts(url), (
+        "a gateway's installation knows no other"
+    )
 
 
 def test_cookies__that_would_break_requests_are_dropped(dam: DamSimulator) -> None:

@@ -1,0 +1,176 @@
+"""A campaign's history in words for people: what each of its events tells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+from typing import Any
+
+from shared.base.values import NoticeKind, UploadTotals
+from shared.notices.wording import abbreviation, assets_and_size
+
+NOTICES: Mapping[str, str] = {
+    NoticeKind.RETRY: "retry notice",
+    NoticeKind.PERMANENT: "permanent-failure notice",
+    NoticeKind.SUCCESS: "success notice",
+    NoticeKind.ERROR: "error notice",
+    "a1_to_a2_recovered": "recovery notice",
+}
+"""What e-mails about a campaign are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of history.sql: what happened (kind, with facts in detail), and who did it, by what and why.
+
+    limit: how many attempts the cycle had then.
+    """
+
+    at: datetime
+    kind: str
+    cycle: int | None
+    actor: str
+    source: str
+    reason: str
+    detail: Mapping[str, Any]
+    limit: int = 0
+
+
+def events_of(rows: Iterable[tuple[Any, ...]], usual_limit: int) -> list[Event]:
+    """The events, oldest first, each with the limit that held at its time.
+
+    A limit of the campaign's own is an event too. The limit of all campaigns has no history: that of a
+    cycle is the number of its last attempt, where it came to that, and otherwise the present one.
+    """
+    rows = list(rows)
+    ends = {row[2]: row[6].get("attempt") for row in rows if row[1] == "attempt" and _is_last(row[6])}
+    own: int | None = None
+    events = []
+    for row in rows:
+        if row[1] == "limit":
+            own = row[6].get("max_retries")
+        events.append(replace(Event(*row), limit=own or ends.get(row[2]) or usual_limit))
+    return events
+
+
+def _is_last(detail: Mapping[str, Any]) -> bool:
+    return bool(detail.get("permanently_failed"))
+
+
+def in_words(event: Event, zone: tzinfo, gone: str) -> str:
+    """What happened. gone: the status of a campaign that the DAM no longer shows."""
+    if event.kind == "status":
+        return _status(event.detail, gone)
+    words = _WORDS.get(event.kind)
+    if words is not None:
+        return words(event, zone)
+    facts = (f"{name}={value}" for name, value in event.detail.items())
+    return _because(" ".join((event.kind, *facts)), event.reason)
+
+
+def _status(detail: Mapping[str, Any], gone: str) -> str:
+    status, before = detail.get("status"), detail.get("before")
+    if status == gone:
+        return "the DAM does not show it any more"
+    now = f"at {status}" if status else "its status field is empty"
+    return f"{now}, before at {before}" if before and before != gone else now
+
+
+def _attempt(event: Event, zone: tzinfo) -> str:
+    number = event.detail.get("attempt", 0)
+    if _is_last(event.detail):
+        said = f"attempt {number} of {number}, the last one" if number else "marked by hand"
+        return _because(f"{said}, permanently failed", event.reason)
+    return _because(f"attempt {number} of {max(number, event.limit)}", event.reason)
+
+
+def _reset(event: Event, zone: tzinfo) -> str:
+    if event.source == "auto":
+        return _because("reset by itself", event.reason)
+    if event.source == "upload":
+        return _because("attempts back to 0", event.reason)
+    return _by("reset", event)
+
+
+def _snooze(event: Event, zone: tzinfo) -> str:
+    return _by(f"snoozed until {_instant(event.detail.get('until'), zone)}", event)
+
+
+def _wake(event: Event, zone: tzinfo) -> str:
+    return _by("snooze ended", event)
+
+
+def _limit(event: Event, zone: tzinfo) -> str:
+    own = event.detail.get("max_retries")
+    return _by(f"limit {own}" if own else "limit back to that of all campaigns", event)
+
+
+def _upload(event: Event, zone: tzinfo) -> str:
+    totals = UploadTotals(event.detail.get("assets", 0), event.detail.get("bytes", 0))
+    return f"uploaded to Box: {assets_and_size(totals)}"
+
+
+def _error(event: Event, zone: tzinfo) -> str:
+    return _because(f"error {event.detail.get('kind', '')}", event.reason)
+
+
+def _error_over(event: Event, zone: tzinfo) -> str:
+    began = _instant(event.detail.get("began_at"), zone)
+    return f"error {event.detail.get('kind', '')} is over, it began {began}"
+
+
+def _queued(event: Event, zone: tzinfo) -> str:
+    return f"e-mail queued: {event.detail.get('subject', '')}"
+
+
+def _delivered(event: Event, zone: tzinfo) -> str:
+    return f"e-mail ({_notice(event)}) delivered to {event.detail.get('recipient', '')}"
+
+
+def _given_up(event: Event, zone: tzinfo) -> str:
+    return _because(
+        f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} given up", event.reason
+    )
+
+
+def _folded(event: Event, zone: tzinfo) -> str:
+    return f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is told in a later one"
+
+
+_WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
+    "attempt": _attempt,
+    "reset": _reset,
+    "snooze": _snooze,
+    "wake": _wake,
+    "limit": _limit,
+    "upload": _upload,
+    "error": _error,
+    "error_over": _error_over,
+    "notice": _queued,
+    "notice_sent": _delivered,
+    "notice_given_up": _given_up,
+    "notice_folded": _folded,
+}
+
+
+def _notice(event: Event) -> str:
+    kind: str = event.detail.get("kind", "")
+    return NOTICES.get(kind, kind)
+
+
+def _by(what: str, event: Event) -> str:
+    return _because(f"{what} by {event.actor} ({event.source})", event.reason)
+
+
+def _because(what: str, reason: str) -> str:
+    return f"{what}: {reason}" if reason else what
+
+
+def _instant(text: object, zone: tzinfo) -> str:
+    """A time out of an event's facts, where JSON keeps it as text."""
+    try:
+        local = datetime.fromisoformat(str(text)).astimezone(zone)
+    except (ValueError, OverflowError):
+        return str(text)
+    return f"{local:%a %Y-%m-%d %H:%M} {abbreviation(local)}"

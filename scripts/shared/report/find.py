@@ -1,0 +1,43 @@
+"""Which campaigns a person means by what they type: an id, a number, a name, or how one of these two begins.
+
+The question is database/queries/find.sql, for all words at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.database import Database
+
+MOST_NAMED = 20
+"""So many campaigns are named of a word that may be any of them."""
+_NO_TEXT = "\ufffd"
+"""Stands for bytes that are no text. It is not looked for: two such words would be the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """The campaigns that a word may mean. ids: MOST_NAMED of them at most; total: how many there are."""
+
+    word: str
+    ids: tuple[str, ...] = ()
+    total: int = 0
+
+    @property
+    def is_ambiguous(self) -> bool:
+        return self.total > 1
+
+
+def find(database: Database, words: Sequence[str]) -> list[Meant]:
+    """What each of the words means, in their order. Raises DbError."""
+    asked = list(dict.fromkeys(words))
+    values = {"words": [word for word in asked if _NO_TEXT not in word], "most": str(MOST_NAMED)}
+    found: dict[str, list[tuple[str, int]]] = {}
+    for word, campaign_id, total in database.run_query("find", values)[1]:
+        found.setdefault(word, []).append((campaign_id, total))
+    return [_meant(word, found.get(word, [])) for word in asked]
+
+
+def _meant(word: str, matches: Sequence[tuple[str, int]]) -> Meant:
+    return Meant(word, tuple(one for one, _ in matches), matches[0][1] if matches else 0)
