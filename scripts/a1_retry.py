@@ -18,16 +18,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from shared.base.errors import ExitCode
+from shared.base.errors import DamError, ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say, say_table
+from shared.base.values import GONE
 from shared.database import Database
 from shared.loop.memory import Memory
+from shared.report.explain import Installation, Live, explain
+from shared.report.explain_text import as_json, as_text
+from shared.report.facts import facts_of, ids_of
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
-from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
-from shared.upload.standing import GONE
+from shared.settings import (
+    CadenceSettings,
+    OperatorSettings,
+    load_operator_settings,
+    load_settings,
+    read_environment,
+)
 
 logger = logging.getLogger("a1_retry")
 
@@ -63,6 +73,36 @@ def show_unsent(database: Database, arguments: argparse.Namespace, settings: Ope
 
 def show_told(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     return _print(arguments, database.run_query("digest", {"mail": str(arguments.mail)}))
+
+
+def show_explanation(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Why a campaign is where it is; exit code 4 when nobody knows it."""
+    ids = ids_of(database, arguments.campaign) or [arguments.campaign]
+    if len(ids) > 1:
+        logger.error("%d campaigns have this number; name one by its id: %s", len(ids), ", ".join(ids))
+        return ExitCode.SOME_FAILED
+    now, cadence = datetime.now(UTC), settings.cadence
+    zone, window = (cadence.timezone, cadence.off_hours) if cadence else (ZoneInfo("UTC"), None)
+    by = Installation(
+        settings.retry, zone, window, settings.status_a1, settings.master_assets_folder, settings.commands
+    )
+    facts = facts_of(database, ids[0], now, status_a1=settings.status_a1)
+    live, exit_code = None, ExitCode.OK
+    if arguments.live:
+        from shared.upload.look import look  # what it takes to call the DAM is loaded for this alone
+
+        whole = load_settings(read_environment(arguments.env_file))
+        configure_logging(whole.log.format, whole.log.level, run_id="operator", secrets=whole.secrets)
+        try:
+            live = Live(*look(whole.dam, ids[0], now))
+        except DamError as exc:  # what the database knows is shown all the same
+            logger.error(
+                "the DAM could not be asked: %s", exc, extra={"action": "run_failed", "kind": exc.kind}
+            )
+            exit_code = exc.exit_code
+    told = explain(facts, by, now, live)
+    say(f"{as_json(told, by)}\n" if arguments.json else as_text(told, by))
+    return exit_code or (ExitCode.OK if told.is_known else ExitCode.SOME_FAILED)
 
 
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
@@ -279,6 +319,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     told.add_argument("mail", type=UUID, metavar="ID")
     told.set_defaults(action=show_told)
+    why = commands.add_parser(
+        "explain", parents=[common], help="why a campaign is where it is, and what is next"
+    )
+    why.add_argument("campaign", type=_text, metavar="C", help="its id or its number")
+    why.add_argument("--json", action="store_true", help="one JSON object instead of a text")
+    why.add_argument("--live", action="store_true", help="ask the DAM, too")
+    why.set_defaults(action=show_explanation)
     again = commands.add_parser("reset", parents=[common], help="try campaigns again from attempt 1")
     again.add_argument("campaign_ids", type=_text, nargs="*", metavar="ID")
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
