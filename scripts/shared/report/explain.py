@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands
 from shared.base.values import GONE, Campaign, MasterAssets, RetryStatus, UploadTotals
 from shared.notices.wording import abbreviation, assets_and_size, duration, one_line, rounded_size
-from shared.report.facts import Act, CampaignFacts
+from shared.report.facts import Act, CampaignFacts, Mail
 from shared.rules.cadence import OffHours
 from shared.rules.outlook import ComingRun, attempts_of, auto_reset_of, coming_run, runs_from
 from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, counts_from, decide, reason_for
@@ -28,7 +28,7 @@ OUT_OF_SIGHT = timedelta(days=1)
 
 
 class State(StrEnum):
-    """Where a campaign stands: the codes of `explain`, the same in its text, its JSON, the page and the metrics.
+    """Where a campaign stands, by codes that are the same in text, JSON, page and metrics.
 
     DUE: in A1, and no attempt is counted. EMPTY: attempts are counted, and the next empty look counts too.
     WAITING: attempts are counted, and the next one waits. UNSEEN: in A1 by its row, and the search does not
@@ -79,7 +79,7 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens next. at: when; None: nobody knows, or never. text: a sentence without the time."""
+    """One thing that happens next. at: when; None: nobody knows, or never. text: without the time."""
 
     what: Coming
     at: datetime | None
@@ -96,7 +96,7 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the DAM showed when it was asked. campaign: None when it does not show it; found: None likewise."""
+    """What the DAM showed when it was asked; both None when it does not show the campaign."""
 
     campaign: Campaign | None
     found: MasterAssets | None
@@ -434,7 +434,7 @@ class _View:
         skipped = "no look and no mail until it is reset"
         due = auto_reset_at(row, policy)
         if due is None:
-            return Step(Coming.NOTHING, None, f"{skipped}{self._why_no_auto_reset()}")
+            return Step(Coming.NOTHING, None, self._never_by_itself() or skipped)
         number = f"automatic reset {row.auto_resets + 1} of {policy.auto_reset_cycles}"
         at = auto_reset_of(row, policy, self._runs(due), self.by.zone, window) if window is not None else None
         if at is None:
@@ -445,12 +445,15 @@ class _View:
             )
         return Step(Coming.AUTO_RESET, at, f"{skipped}; then by itself ({number}), and that run looks again")
 
-    def _why_no_auto_reset(self) -> str:
+    def _never_by_itself(self) -> str:
+        """Why no automatic reset comes although they are switched on; "" when they are not."""
         policy, row = self.by.policy, self.row
+        skipped = "no look and no mail until a person resets it"
         if policy.auto_reset_days and row.auto_resets >= policy.auto_reset_cycles:
-            return f" by a person: {row.auto_resets} automatic resets are used up"
-        if policy.auto_reset_days and row.last_retry_at is None:
-            return ": the time of its last attempt is not known, so it is not reset by itself"
+            used = f"{row.auto_resets} of {policy.auto_reset_cycles} automatic resets are used up"
+            return f"{skipped}: {used}"
+        if policy.auto_reset_days:
+            return f"{skipped}: without the time of its last attempt it is not reset by itself"
         return ""
 
     def _read_again(self) -> Step:
@@ -514,17 +517,21 @@ class _View:
                 f" {self.said(first.last_seen_at)}: {one_line(first.message, SHOWN_MESSAGE)}"
             )
         if self.state is State.ERRING:
-            told = facts.errors[0].told_at
-            yield (
-                f"told by mail {self.said(told)}"
-                if told
-                else "no mail tells of it: it is expected to heal by itself"
-            )
+            yield self._told_of_error()
+        mail, upload = facts.success_mail, facts.upload
+        if self.state is State.UPLOADED and mail and upload and mail.created_at >= upload.started_at:
+            yield mail_said(mail)
         if self.state is State.PERMANENTLY_FAILED and facts.left_search_at:
             yield f"the DAM's search did not show it at {self.said(facts.left_search_at)}"
         if self.state is State.UPLOADING and facts.holder and facts.taken_at:
             yield f"last taken by {one_line(facts.holder, 80)}, {self.said(facts.taken_at)}"
         yield from self._notes_of_runs()
+
+    def _told_of_error(self) -> str:
+        told, mail = self.facts.errors[0].told_at, self.facts.error_mail
+        if told is None:
+            return "no mail tells of it: it is expected to heal by itself"
+        return f"told by mail {self.said(told)}" + (f": {mail_said(mail)}" if mail else "")
 
     def _notes_of_runs(self) -> Iterator[str]:
         last, run = self.facts.last_run, self.run
@@ -567,6 +574,16 @@ def _waits(delays: tuple[int, ...], waits: int) -> str:
     said = " and ".join([", ".join(minutes[:-1]), minutes[-1]]) if len(minutes) > 1 else minutes[0]
     repeats = ", the last one again and again" if waits > len(delays) else ""
     return f"wait{'s' if waits > 1 else ''} of {said} min{repeats} (A1_RETRY_DELAYS)"
+
+
+def mail_said(mail: Mail) -> str:
+    """`mail a81f3c02 to 3, delivered`: what became of it."""
+    to = f"mail {mail.id[:8]} to {mail.recipients}"
+    if mail.sent == mail.recipients:
+        return f"{to}, delivered"
+    parts = [(mail.sent, "delivered"), (mail.waiting, "waiting"), (mail.given_up, "given up")]
+    states = ", ".join(f"{many} {word}" for many, word in parts if many)
+    return f"{to}: {states}" + (f" ({one_line(mail.last_error, 120)})" if mail.last_error else "")
 
 
 def found_of(reason: str, folder_name: str) -> str:

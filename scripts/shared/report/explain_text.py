@@ -10,7 +10,16 @@ from typing import Any
 
 from shared.base.redaction import escape_json, escape_line
 from shared.notices.wording import one_line, rounded_size
-from shared.report.explain import Explanation, Installation, State, elapsed, found_of, moment, outcome_of
+from shared.report.explain import (
+    Explanation,
+    Installation,
+    State,
+    elapsed,
+    found_of,
+    mail_said,
+    moment,
+    outcome_of,
+)
 from shared.report.facts import SHOWN, AttemptFact, Mail
 
 WIDTH = 100
@@ -18,7 +27,7 @@ WIDTH = 100
 INDENT = 8
 HEADS = {
     State.NEVER_SEEN: "UNKNOWN",
-    State.DUE: "TRIED",
+    State.DUE: "TO BE TRIED",
     State.EMPTY: "TRIED AGAIN",
     State.WAITING: "TRIED AGAIN LATER",
     State.SNOOZED: "NOT COUNTED",
@@ -45,14 +54,11 @@ def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
     yield from _wrapped("", f"{HEADS.get(explanation.state, 'NOT TRIED')}: {explanation.state}{since}", 2)
     yield from _wrapped("  Why   ", explanation.why)
     yield from _attempts(explanation, by)
-    for label, texts in (
-        ("Rule", explanation.rule),
-        (
-            "Next",
-            [f"{moment(step.at, zone)}  {step.text}" if step.at else step.text for step in explanation.next],
-        ),
-    ):
-        yield from _listed(label, texts)
+    yield from _wrapped("  Rule  ", "; ".join(explanation.rule))
+    steps = explanation.next
+    yield from _listed(
+        "Next", [f"{moment(one.at, zone)}  {one.text}" if one.at else one.text for one in steps]
+    )
     label = "  Do    "
     for deed in explanation.do:
         yield from _wrapped(label, deed.text)
@@ -88,16 +94,6 @@ def _attempts(explanation: Explanation, by: Installation) -> Iterator[str]:
         mails = "; ".join(mail_said(mail) for mail in attempt.mails) or "no mail on record"
         line = f"{attempt.number:>2}  {moment(attempt.at, by.zone)}  {found:<22} {mails}"
         yield from _wrapped(" " * INDENT, line, INDENT + 4)
-
-
-def mail_said(mail: Mail) -> str:
-    """`mail a81f3c02 to 3, delivered`: what became of it."""
-    to = f"mail {mail.id[:8]} to {mail.recipients}"
-    if mail.sent == mail.recipients:
-        return f"{to}, delivered"
-    parts = [(mail.sent, "delivered"), (mail.waiting, "waiting"), (mail.given_up, "given up")]
-    states = ", ".join(f"{many} {word}" for many, word in parts if many)
-    return f"{to}: {states}" + (f" ({one_line(mail.last_error, 120)})" if mail.last_error else "")
 
 
 def _live(explanation: Explanation, by: Installation) -> Iterator[str]:

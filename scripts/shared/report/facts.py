@@ -180,7 +180,7 @@ class CampaignFacts:
 
 
 def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: str = "A1") -> CampaignFacts:
-    """What the database knows of a campaign now. Raises DbError."""
+    """What the database knows of a campaign now. database: holds no run. Raises DbError."""
     asked = {"campaign_id": campaign_id}
     kinds = {
         "attempts": [NoticeKind.RETRY.value, NoticeKind.PERMANENT.value],
@@ -254,17 +254,15 @@ def _attempts(
     """
     counted = [event for event in events if event[0] == "attempt" and event[2] == row.cycle][-SHOWN:]
     told = [mail for mail in mails if mail.cycle == row.cycle]
-    ends = [event[1] for event in counted[1:]]
+    begins = [event[1] for event in counted]
     return tuple(
         AttemptFact(
-            number=int(detail.get("attempt") or 0),
-            at=at,
-            reason=reason,
-            mails=tuple(
-                mail for mail in told if at <= mail.created_at and (end is None or mail.created_at < end)
-            ),
+            int(detail.get("attempt") or 0),
+            at,
+            reason,
+            tuple(mail for mail in told if at <= mail.created_at and (end is None or mail.created_at < end)),
         )
         for (_kind, at, _cycle, _actor, _source, reason, detail), end in zip(
-            counted, [*ends, None], strict=True
+            counted, [*begins[1:], None], strict=False
         )
     )
