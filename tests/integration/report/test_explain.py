@@ -32,7 +32,7 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
 from shared.report.explain import Coming, Explanation, Installation, State, explain, state_of
 from shared.report.explain_text import as_text
-from shared.report.facts import facts_of
+from shared.report.facts import CampaignFacts, facts_of, ids_of
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.rules.retry import RetryPolicy
 from shared.settings import Settings, load_settings
@@ -128,7 +128,7 @@ class Play:
         for number, told in list(self.told.items()):
             was, became = before[number], after[number]
             is_reset = became.cycle > was.cycle
-            has_counted = became.retry_count > (0 if is_reset else was.retry_count)
+            has_counted = became.last_retry_at not in (None, was.last_retry_at)
             has_failed = became.permanently_failed and (is_reset or not was.permanently_failed)
             when = f"campaign {number} at {planned}, told {told}"
             assert (told.get(Coming.AUTO_RESET) == planned) is is_reset, when
@@ -268,7 +268,7 @@ def test_next__is_what_the_runs_then_do(database: Database, reader: Database, se
         play.step(planned)
         planned = next_run(A1_TO_A2_INTERVAL_MINUTES, planned, settings.timezone, settings.off_hours).at
 
-    assert play.happened == {Coming.ATTEMPT: 0, Coming.PERMANENT_FAILURE: 0, Coming.AUTO_RESET: 0}
+    assert play.happened == {Coming.ATTEMPT: 20, Coming.PERMANENT_FAILURE: 17, Coming.AUTO_RESET: 6}
     assert play.states == {
         *(State.NEVER_SEEN, State.EMPTY, State.WAITING, State.SNOOZED, State.PERMANENTLY_FAILED),
         State.DUE,
@@ -278,6 +278,10 @@ def test_next__is_what_the_runs_then_do(database: Database, reader: Database, se
     assert [step.text for step in last.next] == [
         "no look and no mail until a person resets it: 1 of 1 automatic resets are used up"
     ]
+    told = [[mail.kind for mail in attempt.mails] for attempt in last.facts.attempts]
+    assert told == [[NoticeKind.RETRY], [NoticeKind.RETRY], [NoticeKind.PERMANENT]], "of the second cycle"
+    assert last.facts.last_reset is not None
+    assert last.facts.last_reset.actor == "auto"
     assert play.explained(8, MONDAY).state is State.NOT_A1
 
 
@@ -299,7 +303,8 @@ def test_facts__of_a_cycle_with_its_mails_and_who_reset_it(database: Database, r
     queue(database, campaign.id, NoticeKind.ERROR, datetime(2026, 11, 30, 9, 2, 30, tzinfo=UTC), None)
     database.execute("UPDATE notice_deliveries SET sent_at = now() WHERE recipient = 'a@example.com'")
     database.execute(
-        "UPDATE notice_deliveries SET gave_up_at = now(), last_error = '550' WHERE recipient = 'b@example.com'"
+        "UPDATE notice_deliveries SET gave_up_at = now(), last_error = '550'"
+        " WHERE recipient = 'b@example.com'"
     )
     LastingErrors(database).note(campaign.id, "DAM/forbidden", "403")
     facts = facts_of(reader, campaign.id, datetime.now(UTC))
@@ -352,17 +357,18 @@ def test_facts__of_an_upload_under_way_and_of_one_that_is_done(database: Databas
 def test_facts__are_read_by_indexes(database: Database, reader: Database, sent_statements: list[str]) -> None:
     """Of many campaigns with a history one is looked up; the statements are few."""
     database.execute("""
-        INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count)
-        SELECT 'c' || n, 'C-' || n, 'Campaign', 'A1', 1 FROM generate_series(1, 4000) n;
+        INSERT INTO campaign_status (campaign_id, campaign_number, status, a1_retry_count, a1_last_retry_at)
+        SELECT 'c' || n, 'C-' || n, 'A1', 1, now() FROM generate_series(1, 4000) n;
         INSERT INTO campaign_epochs SELECT 'c' || n, 1, 'run', now() FROM generate_series(1, 4000) n;
         INSERT INTO campaign_errors (campaign_id, kind, message)
         SELECT 'c' || n, 'k', 'm' FROM generate_series(1, 4000) n;
         INSERT INTO campaign_uploads (campaign_id, started_at, assets, bytes, run_id)
         SELECT 'c' || n, now(), 1, 1, 'r' FROM generate_series(1, 4000) n;
-        INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1, box_file_id,
-                                     box_name, run_id)
+        INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1,
+                                     box_file_id, box_name, run_id)
         SELECT 'c' || n, 'a', 'a', '1', 1, 's', 'b', 'b', 'r' FROM generate_series(1, 4000) n;
-        INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id, run_id)
+        INSERT INTO upload_sessions (campaign_id, asset_id, session_id, revision, size_bytes, folder_id,
+                                     run_id)
         SELECT 'c' || n, 'a', 's', '1', 1, 'f', 'r' FROM generate_series(1, 4000) n;
         INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, attempt, cycle)
         SELECT gen_random_uuid(), 'a1_to_a2_no_assets_retry', 'c' || n, '', '', '', now(), 1, 1
