@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
@@ -21,6 +22,8 @@ from shared.rules.outlook import ComingRun, attempts_of, auto_reset_of, coming_r
 from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, counts_from, decide, reason_for
 
 SHOWN_MESSAGE = 300
+FORETOLD_RUNS = 10_000
+"""In so many runs, of about a month, attempts are foretold."""
 LOCK_DOUBT = timedelta(hours=1)
 """For so long the runs look whether a lock comes after all (LEFT_BEHIND in upload/standing)."""
 OUT_OF_SIGHT = timedelta(days=1)
@@ -143,9 +146,9 @@ def state_of(facts: CampaignFacts, policy: RetryPolicy, status_a1: str, now: dat
         return State.UNSEEN
     if facts.errors:
         return State.ERRING
-    steps = (facts.a2_requested_at, progress.last_at, progress.open_at)
-    moved_at = max((at for at in steps if at is not None), default=None)
-    if moved_at is not None and (row.last_retry_at is None or moved_at > row.last_retry_at):
+    moved_at = _latest(facts.a2_requested_at, progress.last_at, progress.open_at)
+    found_empty_at = _latest(row.last_retry_at, _at(facts.last_reset))
+    if moved_at is not None and (found_empty_at is None or moved_at > found_empty_at):
         return State.UPLOADING
     if row.snoozed_until is not None and now < row.snoozed_until:
         return State.SNOOZED
@@ -230,7 +233,7 @@ class _View:
             State.PERMANENTLY_FAILED: attempt_at or facts.updated_at,
             State.EMPTY: attempt_at,
             State.WAITING: attempt_at,
-            State.DUE: max((at for at in (facts.in_a1_at, _at(facts.last_reset)) if at), default=of_row),
+            State.DUE: _latest(facts.in_a1_at, _at(facts.last_reset)) or of_row,
             State.SNOOZED: _at(facts.last_snooze) or facts.updated_at,
             State.UNSEEN: facts.left_search_at,
             State.ERRING: min((error.began_at for error in facts.errors), default=None),
@@ -420,7 +423,8 @@ class _View:
         if is_snoozed:
             yield Step(Coming.SNOOZE_ENDS, until, "the snooze ends; from then on an empty folder counts")
         remaining = max(1, self.limit - row.retry_count)
-        ahead = tuple(attempts_of(row, policy, self._runs(until if is_snoozed else None)))
+        runs = islice(self._runs(until if is_snoozed else None), FORETOLD_RUNS)
+        ahead = tuple(attempts_of(row, policy, runs))
         if remaining > 1:
             number = count(row, policy, self.now)[1].number
             text = f"if it is still empty, attempt {number} of {self.limit} counts, and a mail goes out"
@@ -508,8 +512,9 @@ class _View:
         facts = self.facts
         if facts.last_reset and self.state is not State.UPLOADED:
             yield f"reset {self._act(facts.last_reset)}"
-        if facts.last_snooze and self.row.snoozed_until is not None:
-            yield f"snoozed {self._act(facts.last_snooze)}, until {self.said(self.row.snoozed_until)}"
+        until = self.row.snoozed_until
+        if facts.last_snooze and until is not None and self.now < until:
+            yield f"snoozed {self._act(facts.last_snooze)}, until {self.said(until)}"
         if facts.errors and self.state is not State.ERRING:
             first = facts.errors[0]
             yield (
@@ -566,6 +571,10 @@ def _at(act: Act | None) -> datetime | None:
     return None if act is None else act.at
 
 
+def _latest(*moments: datetime | None) -> datetime | None:
+    return max((at for at in moments if at is not None), default=None)
+
+
 def _waits(delays: tuple[int, ...], waits: int) -> str:
     """How long the attempts after the first wait. waits: how many of them there are."""
     if not delays:
@@ -579,6 +588,8 @@ def _waits(delays: tuple[int, ...], waits: int) -> str:
 def mail_said(mail: Mail) -> str:
     """`mail a81f3c02 to 3, delivered`: what became of it."""
     to = f"mail {mail.id[:8]} to {mail.recipients}"
+    if not mail.recipients:
+        return f"mail {mail.id[:8]} to nobody"
     if mail.sent == mail.recipients:
         return f"{to}, delivered"
     parts = [(mail.sent, "delivered"), (mail.waiting, "waiting"), (mail.given_up, "given up")]
@@ -604,13 +615,16 @@ def outcome_of(explanation: Explanation, by: Installation) -> str:
         return "no run tries it"
     row = explanation.facts.row or RetryStatus(explanation.facts.campaign_id)
     at = run.at if run is not None else explanation.now
-    return {
+    number = count(row, by.policy, at)[1].number
+    seen = "once the search shows it, " if explanation.state is State.UNSEEN else ""
+    said = {
         Action.UPLOAD: "the next run uploads them",
-        Action.COUNT_ATTEMPT: f"the next run counts attempt {min(row.retry_count + 1, explanation.limit)}",
+        Action.COUNT_ATTEMPT: f"the next run counts attempt {number}",
         Action.WAIT: "the next run waits",
         Action.SNOOZE: "the next run counts nothing, it is snoozed",
         Action.SKIP: "the runs skip it until it is reset",
-    }[decide(row, live.found, by.policy, at)]
+    }
+    return seen + said[decide(row, live.found, by.policy, at)]
 
 
 def elapsed(earlier: datetime, later: datetime) -> str:

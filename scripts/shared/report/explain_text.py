@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from shared.base.redaction import escape_json, escape_line
@@ -118,7 +118,7 @@ def _live(explanation: Explanation, by: Installation) -> Iterator[str]:
 
 
 def as_json(explanation: Explanation, by: Installation) -> str:
-    """The explanation as one JSON object on one line; times are ISO 8601 in UTC's or the server's offset."""
+    """The explanation as one JSON object on one line; times are in UTC."""
     facts, row, live = explanation.facts, explanation.facts.row, explanation.live
     run, policy = explanation.run, by.policy
     document: dict[str, Any] = {
@@ -214,4 +214,4 @@ def _mail(mail: Mail) -> dict[str, Any]:
 
 
 def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat(timespec="seconds")
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="seconds")

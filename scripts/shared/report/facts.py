@@ -248,21 +248,15 @@ def _last(events: Iterable[tuple[Any, ...]], kind: str) -> Act | None:
 def _attempts(
     events: Iterable[tuple[Any, ...]], mails: Iterable[Mail], row: RetryStatus
 ) -> tuple[AttemptFact, ...]:
-    """The latest attempts of the row's cycle, each with the e-mails made between it and the next one.
-
-    By time, because a count that was changed by hand brings a number back.
+    """The latest attempts of the row's cycle, each with the e-mails that have its number and were made
+    before the next one of that number: a count that was changed by hand brings a number back.
     """
     counted = [event for event in events if event[0] == "attempt" and event[2] == row.cycle][-SHOWN:]
     told = [mail for mail in mails if mail.cycle == row.cycle]
-    begins = [event[1] for event in counted]
-    return tuple(
-        AttemptFact(
-            int(detail.get("attempt") or 0),
-            at,
-            reason,
-            tuple(mail for mail in told if at <= mail.created_at and (end is None or mail.created_at < end)),
-        )
-        for (_kind, at, _cycle, _actor, _source, reason, detail), end in zip(
-            counted, [*begins[1:], None], strict=False
-        )
-    )
+    attempts: list[AttemptFact] = []
+    for _kind, at, _cycle, _actor, _source, reason, detail in reversed(counted):
+        number = int(detail.get("attempt") or 0)
+        mails_of = tuple(mail for mail in told if mail.attempt == number and mail.created_at >= at)
+        told = [mail for mail in told if mail not in mails_of]
+        attempts.insert(0, AttemptFact(number, at, reason, mails_of))
+    return tuple(attempts)

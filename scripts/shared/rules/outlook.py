@@ -21,7 +21,7 @@ from shared.rules.cadence import (
     next_run,
     plan,
 )
-from shared.rules.retry import Action, RetryPolicy, count, decide, is_auto_reset_due
+from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, decide, is_auto_reset_due
 
 EMPTY = MasterAssets(None)
 MOST_RUNS = 50_000
@@ -30,6 +30,7 @@ OVERDUE_AFTER = timedelta(minutes=10)
 """How late a run may be before it is said that there was none."""
 LONGEST_RUN = timedelta(hours=12)
 """For so long a run without an end is taken for one that is under way; then for one that was killed."""
+WEEK = timedelta(days=7)
 WALKED = timedelta(days=10)
 """Of the time up to an instant the runs of so many days are walked, the earlier ones are leapt over."""
 
@@ -100,10 +101,16 @@ def auto_reset_of(
     status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime], zone: ZoneInfo, window: OffHours
 ) -> datetime | None:
     """The first of these runs that begins a new cycle of a permanently failed campaign by itself; None: none
-    of the next MOST_RUNS does.
+    does, because it never does or there are no office hours.
     """
+    due = auto_reset_at(status, policy)
+    if due is None:
+        return None
+    a_week_late: datetime | None = None
     for at in islice(runs, MOST_RUNS):
-        is_off = is_off_hours(at.astimezone(zone), window)
-        if is_auto_reset_due(status, policy, at, is_off_hours=is_off):
+        if is_auto_reset_due(status, policy, at, is_off_hours=is_off_hours(at.astimezone(zone), window)):
             return at
+        a_week_late = a_week_late or (at + WEEK if at >= due else None)
+        if a_week_late is not None and at > a_week_late:
+            return None
     return None

@@ -272,6 +272,12 @@ def test_text__of_each_state(state: State) -> None:
         # It was emptied after some of its files had been copied.
         (in_a1(1, "30 10:12"), {"progress": ProgressFact(1, 1, at("30 10:01"), at("30 10:01"))}, State.EMPTY),
         (in_a1(1, "30 10:12"), {"progress": ProgressFact(1, 1, at("30 10:14"), NOW)}, State.UPLOADING),
+        # … and reset since then.
+        (
+            in_a1(),
+            {"progress": ProgressFact(1, 1, at("30 09:57"), at("30 09:57")), "last_reset": RESET},
+            State.DUE,
+        ),
         (replace(ROW, status=None), {}, State.NOT_A1),
         # It came to A2, was set to A1 again, and to A2 by hand.
         (replace(ROW, status="A2"), {"upload": UPLOAD, "in_a1_at": NOW}, State.NOT_A1),
@@ -433,7 +439,7 @@ def test_json__has_the_same_code_and_the_same_sentences(state: State) -> None:
     assert document["state"] == state.value
     assert document["why"] == explanation.why
     assert [step["what"] for step in document["next"]] == [step.what for step in explanation.next]
-    assert document["as_of"] == "2026-11-30T10:16:40+01:00"
+    assert document["as_of"] == "2026-11-30T09:16:40+00:00"
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -441,7 +447,7 @@ def test_json__has_the_same_code_and_the_same_sentences(state: State) -> None:
 def test_hostile__texts_stay_on_their_lines(state: State, attack: str) -> None:
     """Whatever a name, a reason or an error holds: no line that is not ours, none too wide, no escape."""
     found = CASES[state][0]
-    act = Act(NOW, attack, attack, attack)
+    act = Act(RESET.at, attack, attack, attack)
     row = found.row and replace(
         found.row, campaign_name=attack, campaign_number=attack, failure_reason=attack,
         status=found.row.status if found.row.status != "B7" else attack or "B7",
