@@ -17,6 +17,7 @@ from shared.base.commands import Commands
 from shared.base.values import GONE, Campaign, MasterAssets, RetryStatus, UploadTotals
 from shared.notices.wording import abbreviation, assets_and_size, duration, one_line, rounded_size
 from shared.report.facts import Act, CampaignFacts, Mail
+from shared.report.state import State
 from shared.rules.cadence import OffHours
 from shared.rules.outlook import ComingRun, attempts_of, auto_reset_of, coming_run, runs_from
 from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, counts_from, decide, reason_for
@@ -28,29 +29,6 @@ LOCK_DOUBT = timedelta(hours=1)
 """For so long the runs look whether a lock comes after all (LEFT_BEHIND in upload/standing)."""
 OUT_OF_SIGHT = timedelta(days=1)
 """After so long a campaign in A1 that the search does not show is read again (LEFT_BEHIND likewise)."""
-
-
-class State(StrEnum):
-    """Where a campaign stands, by codes that are the same in text, JSON, page and metrics.
-
-    DUE: in A1, and no attempt is counted. EMPTY: attempts are counted, and the next empty look counts too.
-    WAITING: attempts are counted, and the next one waits. UNSEEN: in A1 by its row, and the search does not
-    show it. NOT_A1: neither A1 nor brought to A2 by an upload. GONE: the DAM does not show it.
-    """
-
-    NEVER_SEEN = "never_seen"
-    NOT_A1 = "not_a1"
-    GONE = "gone"
-    DUE = "due"
-    EMPTY = "empty"
-    WAITING = "waiting"
-    SNOOZED = "snoozed"
-    PERMANENTLY_FAILED = "permanently_failed"
-    UNSEEN = "unseen"
-    ERRING = "erring"
-    UPLOADING = "uploading"
-    UPLOADED = "uploaded"
-    LOCK_DOUBTFUL = "lock_doubtful"
 
 
 class Coming(StrEnum):

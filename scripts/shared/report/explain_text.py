@@ -13,7 +13,6 @@ from shared.notices.wording import one_line, rounded_size
 from shared.report.explain import (
     Explanation,
     Installation,
-    State,
     elapsed,
     found_of,
     mail_said,
@@ -21,6 +20,7 @@ from shared.report.explain import (
     outcome_of,
 )
 from shared.report.facts import SHOWN, AttemptFact, Mail
+from shared.report.state import State
 
 WIDTH = 100
 """Columns of the text. Only a command may be longer: it must stay one line to be pasted."""

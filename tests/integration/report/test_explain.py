@@ -30,9 +30,10 @@ from shared.base.values import (
 from shared.database import UPLOADER_LOCK, Database
 from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
-from shared.report.explain import Coming, Explanation, Installation, State, explain, state_of
+from shared.report.explain import Coming, Explanation, Installation, explain, state_of
 from shared.report.explain_text import as_text
 from shared.report.facts import CampaignFacts, facts_of
+from shared.report.state import State
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.rules.retry import RetryPolicy
 from shared.settings import Settings, load_settings

@@ -12,7 +12,7 @@ import pytest
 from hostile import ATTACKS
 from shared.base.commands import Commands
 from shared.base.values import Asset, Campaign, DamFolder, MasterAssets, RetryStatus
-from shared.report.explain import Coming, Installation, Live, State, explain, state_of
+from shared.report.explain import Coming, Installation, Live, explain, state_of
 from shared.report.explain_text import WIDTH, as_json, as_text
 from shared.report.facts import (
     Act,
@@ -23,6 +23,7 @@ from shared.report.facts import (
     ProgressFact,
     UploadFact,
 )
+from shared.report.state import State
 from shared.rules.cadence import LastRun, OffHours
 from shared.rules.retry import RetryPolicy, reason_for
 
