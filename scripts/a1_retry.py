@@ -20,23 +20,33 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from shared.base.errors import ExitCode
+from shared.base.errors import DamError, ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.base.tables import WIDTH, wrapped
+from shared.base.values import GONE
 from shared.database import Database
 from shared.loop.memory import Memory
 from shared.report import listing
 from shared.report.events import events_of, in_words
+from shared.report.explain import Installation, Live, explain
+from shared.report.explain_text import as_json, as_text
+from shared.report.facts import facts_of
 from shared.report.find import Meant, find
 from shared.report.listing import named
 from shared.report.states import Rules, retry_status
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
 from shared.rules.snooze import snooze_end
-from shared.settings import CadenceSettings, OperatorSettings, load_operator_settings, read_environment
-from shared.upload.standing import GONE
+from shared.settings import (
+    CadenceSettings,
+    OperatorSettings,
+    load_operator_settings,
+    load_settings,
+    read_environment,
+)
 
 logger = logging.getLogger("a1_retry")
 
@@ -197,6 +207,36 @@ def _tell(arguments: argparse.Namespace, done: Sequence[Done]) -> None:
 def _actor(arguments: argparse.Namespace) -> dict[str, str]:
     """Who acts, by what and why, for the history (migration 023)."""
     return {"who": arguments.by, "source": "a1_retry.py", "reason": arguments.reason}
+
+
+def show_explanation(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Why a campaign is where it is; exit code 4 when nobody knows it."""
+    (meant,) = find(database, [arguments.campaign_id])
+    if meant.is_ambiguous:
+        return choose(database, [arguments.campaign_id], _rules(settings)).exit_code
+    campaign_id = meant.ids[0] if meant.ids else arguments.campaign_id
+    now, cadence = datetime.now(UTC), settings.cadence
+    zone, window = (cadence.timezone, cadence.off_hours) if cadence else (ZoneInfo("UTC"), None)
+    by = Installation(
+        settings.retry, zone, window, settings.status_a1, settings.master_assets_folder, settings.commands
+    )
+    facts = facts_of(database, campaign_id, now, status_a1=settings.status_a1)
+    live, exit_code = None, ExitCode.OK
+    if arguments.live:
+        from shared.upload.look import look  # what it takes to call the DAM is loaded for this alone
+
+        whole = load_settings(read_environment(arguments.env_file))
+        configure_logging(whole.log.format, whole.log.level, run_id="operator", secrets=whole.secrets)
+        try:
+            live = Live(*look(whole.dam, campaign_id, now))
+        except DamError as exc:  # what the database knows is shown all the same
+            logger.error(
+                "the DAM could not be asked: %s", exc, extra={"action": "run_failed", "kind": exc.kind}
+            )
+            exit_code = exc.exit_code
+    told = explain(facts, by, now, live)
+    say(f"{as_json(told, by)}\n" if arguments.json else as_text(told, by))
+    return exit_code or (ExitCode.OK if told.is_known else ExitCode.SOME_FAILED)
 
 
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
@@ -512,6 +552,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("near-failure", show_near_failure, "campaigns with one attempt left")
     history = add("history", show_history, "what happened to a campaign, by whom and why")
     history.add_argument("campaign_id", **a_campaign)
+    why = add("explain", show_explanation, "why a campaign is where it is, and what happens next")
+    why.add_argument("campaign_id", **a_campaign)
+    why.add_argument("--live", action="store_true", help="ask the DAM, too")
     add("unsent", show_unsent, "e-mails that somebody has not got yet, and why")
     told = add("told", show_told, "every notice that one e-mail with a table carried")
     told.add_argument("mail", type=UUID, metavar="ID")

@@ -130,6 +130,7 @@ class OperatorSettings:
     status_a1: str
     cadence: CadenceSettings | None
     commands: Commands
+    master_assets_folder: str
     status_a2: str
     secrets: tuple[str, ...] = field(repr=False)
 

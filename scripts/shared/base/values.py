@@ -30,6 +30,10 @@ class Campaign:
         return f"{self.number} {self.name}".strip()
 
 
+GONE = "GONE"
+"""The status in the row of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchHit:
     """One folder of a search's answer: the status as the index has it, None when the answer left it out."""

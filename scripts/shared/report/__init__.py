@@ -1,5 +1,8 @@
 """The daily report: `day` says which time it covers, `figures` asks the database (its SQL) and holds what it
 tells, `wording` shows it to the templates. A new column is a matter of `figures` and a template.
 
+And one campaign explained: `facts` asks the database, `explain` says why and what is next by the rules of the
+runs, `explain_text` shows it.
+
 An idle run of the uploader loads none of this.
 """

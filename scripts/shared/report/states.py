@@ -8,29 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from enum import StrEnum
 from typing import Any
 
 from shared.base.values import RetryStatus
 from shared.notices.wording import abbreviation
+from shared.report.state import State
 from shared.rules.retry import RetryPolicy, auto_reset_at, count, counts_from
-
-
-class State(StrEnum):
-    """What a campaign is in; of several the first. The words of `--json`.
-
-    NOT_A1, GONE: no run does anything with it. EMPTY: attempts are counted, and the next empty look counts
-    too. DUE: none is counted.
-    """
-
-    GONE = "gone"
-    NOT_A1 = "not_a1"
-    PERMANENTLY_FAILED = "permanently_failed"
-    ERRING = "erring"
-    SNOOZED = "snoozed"
-    WAITING = "waiting"
-    EMPTY = "empty"
-    DUE = "due"
 
 
 @dataclass(frozen=True, slots=True)

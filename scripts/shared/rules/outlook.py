@@ -1,21 +1,79 @@
-"""What is ahead of a campaign whose folder stays empty: when its attempts count. Pure.
+"""What is ahead of a campaign whose folder stays empty: the runs to come, and what they do with it. Pure.
 
 The same rules decide in the runs; the e-mails, `explain` and `--simulate` read them from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 from shared.base.values import MasterAssets, RetryStatus
-from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, OffHours, next_run
-from shared.rules.retry import Action, RetryPolicy, count, decide
+from shared.rules.cadence import (
+    A1_TO_A2_INTERVAL_MINUTES,
+    Interval,
+    LastRun,
+    OffHours,
+    is_off_hours,
+    next_run,
+    plan,
+)
+from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, decide, is_auto_reset_due
 
 EMPTY = MasterAssets(None)
 MOST_RUNS = 50_000
 """So many runs are looked ahead, about four months: what lies behind that is not worth naming."""
+OVERDUE_AFTER = timedelta(minutes=10)
+"""How late a run may be before it is said that there was none."""
+LONGEST_RUN = timedelta(hours=12)
+"""For so long a run without an end is taken for one that is under way; then for one that was killed."""
+WEEK = timedelta(days=7)
+WALKED = timedelta(days=10)
+"""Of the time up to an instant the runs of so many days are walked, the earlier ones are leapt over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComingRun:
+    """The next run that begins, by the last one that did.
+
+    at: the minute that it is planned for; as if it were now, when one is under way or overdue.
+    under_way_since: when a run began that has not ended. overdue_since: since when one is missing.
+    """
+
+    at: datetime
+    under_way_since: datetime | None = None
+    overdue_since: datetime | None = None
+
+
+def coming_run(last: LastRun, now: datetime, zone: ZoneInfo, window: OffHours) -> ComingRun:
+    """The next run of the uploader. last: its last run that the orchestrator started."""
+    at = plan(Interval(A1_TO_A2_INTERVAL_MINUTES), last, now, zone, window).at
+    if last.finished_at is None and now - last.started_at < LONGEST_RUN:
+        return ComingRun(at, under_way_since=last.started_at)
+    due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at
+    since = max(due.astimezone(UTC), (last.finished_at or last.started_at).astimezone(UTC))
+    return ComingRun(at, overdue_since=since if now - since > OVERDUE_AFTER else None)
+
+
+def runs_from(
+    first: datetime, zone: ZoneInfo, window: OffHours, towards: datetime | None = None
+) -> Iterator[datetime]:
+    """The first run and those that follow it, without end. towards: an instant far ahead around which the
+    runs matter; those long before it are left out.
+
+    Off-hours bring the runs of each day to the same minutes, and without off-hours they are evenly spaced:
+    so the leap changes nothing of the later ones.
+    """
+    at = first
+    if towards is not None and (far := towards - WALKED - first) > timedelta(0):
+        interval = timedelta(minutes=A1_TO_A2_INTERVAL_MINUTES)
+        at = (first.astimezone(UTC) + far // interval * interval).astimezone(zone)
+    while True:
+        yield at
+        at = next_run(A1_TO_A2_INTERVAL_MINUTES, at, zone, window).at
 
 
 def attempts_ahead(
@@ -25,11 +83,34 @@ def attempts_ahead(
 
     status: after last_run, the minute that the latest run was planned for. Ends early after MOST_RUNS.
     """
-    at = last_run
-    for _ in range(MOST_RUNS):
+    first = next_run(A1_TO_A2_INTERVAL_MINUTES, last_run, zone, window).at
+    return attempts_of(status, policy, runs_from(first, zone, window))
+
+
+def attempts_of(status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime]) -> Iterator[datetime]:
+    """The same of given runs. status: before the first of them."""
+    for at in islice(runs, MOST_RUNS):
         if status.permanently_failed:
             return
-        at = next_run(A1_TO_A2_INTERVAL_MINUTES, at, zone, window).at
         if decide(status, EMPTY, policy, at) is Action.COUNT_ATTEMPT:
             status, _attempt = count(status, policy, at)
             yield at
+
+
+def auto_reset_of(
+    status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime], zone: ZoneInfo, window: OffHours
+) -> datetime | None:
+    """The first of these runs that begins a new cycle of a permanently failed campaign by itself; None: none
+    does, because it never does or there are no office hours.
+    """
+    due = auto_reset_at(status, policy)
+    if due is None:
+        return None
+    a_week_late: datetime | None = None
+    for at in islice(runs, MOST_RUNS):
+        if is_auto_reset_due(status, policy, at, is_off_hours=is_off_hours(at.astimezone(zone), window)):
+            return at
+        a_week_late = a_week_late or (at + WEEK if at >= due else None)
+        if a_week_late is not None and at > a_week_late:
+            return None
+    return None

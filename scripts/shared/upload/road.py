@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, DamError, StoppedError
-from shared.base.values import Campaign, MasterAssets, Notice, Outcome, RetryStatus
+from shared.base.values import GONE, Campaign, MasterAssets, Notice, Outcome, RetryStatus
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
@@ -23,7 +23,7 @@ from shared.rules.retry import Action, count, decide, notice_for, reason_for
 from shared.settings import Settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
-from shared.upload.standing import GONE, Followed, Standing
+from shared.upload.standing import Followed, Standing
 
 if TYPE_CHECKING:
     from shared.dam.client import DamClient

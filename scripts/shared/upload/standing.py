@@ -9,9 +9,6 @@ from datetime import datetime
 from shared.base.values import Campaign
 from shared.database import Database
 
-GONE = "GONE"
-"""The status of a campaign that the DAM no longer shows: deleted, or hidden from our user."""
-
 # The campaign stands in A1, by the DAM's own word: make or refresh its row.
 RECORD_IN_A1 = """
 INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)

@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from shared.report.states import Rules, State
+from shared.report.state import State
+from shared.report.states import Rules
 from shared.rules.retry import RetryPolicy
 
 ROME = ZoneInfo("Europe/Rome")
