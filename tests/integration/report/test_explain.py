@@ -296,7 +296,7 @@ def test_facts__of_a_cycle_with_its_mails_and_who_reset_it(database: Database, r
         database.increment_a1_retry(
             campaign.id, campaign.number, campaign.name, f"why {number}", at=attempted
         )
-        queue(database, campaign.id, NoticeKind.RETRY, attempted + timedelta(seconds=4), number)
+        queue(database, campaign.id, NoticeKind.RETRY, attempted + timedelta(seconds=4), 1)
         if number == 1:
             with database.transaction():
                 database.act_as("anna", "a1_retry.py", "files are there")
