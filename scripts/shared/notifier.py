@@ -18,12 +18,21 @@ from shared.base.values import (
     Notice,
     NoticeKind,
     NoticeLine,
+    Overtaken,
     RetryStatus,
     UploadTotals,
 )
 from shared.notices.mailer import Mailer
 from shared.notices.message import build_message
-from shared.notices.wording import assets_and_size, human_size, local_time, one_line, rendered, reset_sql
+from shared.notices.wording import (
+    assets_and_size,
+    human_size,
+    local_time,
+    one_line,
+    rendered,
+    reset_sql,
+    takes_place_of,
+)
 from shared.rules.alerts import AlertNews
 
 if TYPE_CHECKING:
@@ -39,8 +48,8 @@ class Composer:
     """Turns facts into notices. Holds what all of them share; time is an argument.
 
     timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
-    folder_name: the folder that
-    must hold the files. commands: those of this installation, for people to paste.
+    folder_name: the folder that must hold the files. commands: those of this installation, for people to
+    paste.
     """
 
     timezone: ZoneInfo
@@ -59,6 +68,7 @@ class Composer:
         reason: str,
         next_run_at: datetime,
         ahead: Sequence[datetime] = (),
+        overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
         """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows.
@@ -76,6 +86,7 @@ class Composer:
             attempt=attempt.number,
             max_attempts=attempt.max_attempts,
             cycle=attempt.cycle,
+            overtaken=overtaken,
             remaining=remaining,
             reason=one_line(reason),
             detail=one_line(reason),
@@ -84,7 +95,15 @@ class Composer:
             give_up=local_time(give_up_at, self.timezone) if give_up_at else "",
         )
 
-    def permanent(self, campaign: Campaign, attempt: Attempt, *, reason: str, now: datetime) -> Notice:
+    def permanent(
+        self,
+        campaign: Campaign,
+        attempt: Attempt,
+        *,
+        reason: str,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
+    ) -> Notice:
         """An empty folder that used up the last attempt: the last e-mail until somebody resets."""
         return self._notice(
             NoticeKind.PERMANENT,
@@ -94,6 +113,7 @@ class Composer:
             attempt=attempt.number,
             max_attempts=attempt.max_attempts,
             cycle=attempt.cycle,
+            overtaken=overtaken,
             reason=one_line(reason),
             detail=one_line(reason),
             reset_sql=reset_sql(campaign.id),
@@ -102,14 +122,18 @@ class Composer:
         )
 
     def success(
-        self, campaign: Campaign, totals: UploadTotals, *, box_folder_id: str, cycle: int = 1, now: datetime
+        self,
+        campaign: Campaign,
+        totals: UploadTotals,
+        *,
+        box_folder_id: str,
+        cycle: int = 1,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
     ) -> Notice | None:
         """A campaign that reached A2. None when nobody asked for success notices. No folder id, no link."""
         if not self.success_recipients:
             return None
-        from urllib.parse import quote
-
-        folder = quote(one_line(box_folder_id), safe="")
         return self._notice(
             NoticeKind.SUCCESS,
             campaign,
@@ -119,8 +143,9 @@ class Composer:
             size=human_size(totals.size_bytes),
             attempt=0,
             cycle=cycle,
+            overtaken=overtaken,
             detail=assets_and_size(totals),
-            box_url=f"https://app.box.com/folder/{folder}" if folder else "",
+            box_url=_box_url(box_folder_id),
         )
 
     def error(
@@ -177,10 +202,12 @@ class Composer:
         max_attempts: int | None = None,
         cycle: int,
         detail: str,
+        overtaken: Sequence[Overtaken] = (),
         **facts: str | int,
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
         most = max_attempts or self.max_attempts
+        also = takes_place_of(overtaken)
         values: dict[str, Any] = {
             "name": one_line(campaign.name) or number or campaign_id,
             "number": number or "(none)",
@@ -188,11 +215,23 @@ class Composer:
             "folder": one_line(self.folder_name),
             "attempt": attempt,
             "max_attempts": most,
+            "overtaken": also,
             "sent": local_time(now, self.timezone),
             **facts,
         }
-        line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
-        return replace(rendered(kind, campaign.id, recipients, values, now), line=line, cycle=cycle)
+        line = NoticeLine(
+            campaign.id, number, values["name"], attempt, most, f"{detail}. {also}" if also else detail
+        )
+        notice = rendered(kind, campaign.id, recipients, values, now)
+        return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
+
+
+def _box_url(folder_id: str) -> str:
+    """Of a folder in Box, for people; "" without a folder."""
+    from urllib.parse import quote
+
+    folder = quote(one_line(folder_id), safe="")
+    return f"https://app.box.com/folder/{folder}" if folder else ""
 
 
 EXIT_CODE_MEANINGS: Final = {

@@ -211,11 +211,27 @@ class NoticeLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A notice that a later one takes the place of, for the recipients whom nobody has begun to send it to.
+
+    attempts: of the retry notices among it and those whose place it has taken itself. is_partial: some of its
+    recipients have got it, or may have, or still will.
+    """
+
+    notice_id: str
+    kind: NoticeKind
+    attempts: tuple[int, ...]
+    recipients: tuple[str, ...]
+    is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
     campaign_id: "" when it is about no campaign. line: how a digest tells it; None for what no digest tells.
-    cycle: of the campaign; the notices of one cycle make one thread of e-mails.
+    cycle: of the campaign; the notices of one cycle make one thread of e-mails. overtaken: the earlier ones
+    that go out no more, because this one takes their place.
     """
 
     id: str
@@ -228,6 +244,7 @@ class Notice:
     created_at: datetime
     line: NoticeLine | None = None
     cycle: int | None = None
+    overtaken: tuple[Overtaken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, DamError, StoppedError
-from shared.base.values import Campaign, MasterAssets, Outcome, RetryStatus
+from shared.base.values import Campaign, MasterAssets, NoticeKind, Outcome, RetryStatus
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
@@ -208,11 +208,15 @@ def _empty(
             at=context.began,
         )
         LastingErrors(database).clear(campaign.id)
-        if notice_for(attempt) is None:
+        kind = notice_for(attempt)
+        if kind is None:
             return Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, attempt.number, attempt.max_attempts)
+        overtaken = Outbox(database).overtaken(
+            kind, campaign.id, composer.error_recipients, cycle=attempt.cycle
+        )
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
-            notice = composer.permanent(campaign, attempt, reason=reason, now=now)
+            notice = composer.permanent(campaign, attempt, reason=reason, overtaken=overtaken, now=now)
         else:
             counted = replace(retry, retry_count=attempt.number, last_retry_at=context.began)
             ahead = attempts_ahead(
@@ -222,7 +226,13 @@ def _empty(
                 A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours
             )
             notice = composer.retry(
-                campaign, attempt, reason=reason, next_run_at=planned.at, ahead=tuple(ahead), now=now
+                campaign,
+                attempt,
+                reason=reason,
+                next_run_at=planned.at,
+                ahead=tuple(ahead),
+                overtaken=overtaken,
+                now=now,
             )
         Outbox(database).queue(notice)
     context.on_notice()
@@ -255,8 +265,16 @@ def leave(
         totals = Ledger(database).upload_totals(campaign.id)
         Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
         folder_id = followed.box_folder_id or ""
+        overtaken = Outbox(database).overtaken(
+            NoticeKind.SUCCESS, campaign.id, context.composer.success_recipients, cycle=followed.cycle
+        )
         notice = context.composer.success(
-            campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, now=context.clock()
+            campaign,
+            totals,
+            box_folder_id=folder_id,
+            cycle=followed.cycle,
+            overtaken=overtaken,
+            now=context.clock(),
         )
         if notice is not None:
             Outbox(database).queue(notice)
