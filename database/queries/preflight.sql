@@ -319,6 +319,16 @@ needed_functions (signature, table_name, migration) AS (VALUES
     ('hold_campaign(text, bigint)', 'campaign_epochs', '021_create_campaign_epochs')
 ),
 
+-- What writes the history, and begins a cycle with each reset.
+needed_triggers (table_name, name, migration) AS (VALUES
+    ('campaign_status', 'campaign_status_before', '023_create_campaign_events'),
+    ('campaign_status', 'campaign_status_after', '023_create_campaign_events'),
+    ('campaign_errors', 'campaign_errors_after', '023_create_campaign_events'),
+    ('campaign_uploads', 'campaign_uploads_after', '023_create_campaign_events'),
+    ('notices', 'notices_after', '023_create_campaign_events'),
+    ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events')
+),
+
 cures AS (
     SELECT 'apply the migrations as the owner of the tables: python scripts/migrate.py' AS migrate,
            format('as the owner of the tables: psql -v ON_ERROR_STOP=1 -v role=%s -f database/roles.sql',
@@ -725,6 +735,16 @@ differences (severity, what, cure) AS (
                              t.name, g.tgname, g.tgfoid::regproc),
            format('ALTER TABLE %I DISABLE TRIGGER %I; if it does', t.name, g.tgname)
     FROM ours t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+    WHERE NOT EXISTS (SELECT FROM needed_triggers n WHERE n.table_name = t.name AND n.name = g.tgname)
+    UNION ALL
+    SELECT 'fault', format('%s lacks the trigger %s, which writes the history of campaigns', t.name, n.name),
+           CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.oid AND g.tgname = n.name)
+                THEN format('ALTER TABLE %I ENABLE TRIGGER %I', t.name, n.name)
+                ELSE format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+                            c.migrate, n.migration) END
+    FROM needed_triggers n JOIN ours t ON t.name = n.table_name, cures c
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                      WHERE g.tgrelid = t.oid AND g.tgname = n.name AND g.tgenabled <> 'D')
     UNION ALL
     SELECT 'fault', format('%s has the rule %I, and PostgreSQL refuses ON CONFLICT on a table with a rule', t.name, r.rulename),
            format('DROP RULE %I ON %I', r.rulename, t.name)

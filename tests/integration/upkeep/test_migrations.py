@@ -311,7 +311,9 @@ def test_runner__refuses_an_edited_old_file(empty_database_url: str, tmp_path: P
 
 
 def test_new_schema__carries_the_code_of_the_release(database_url: str, empty_database_url: str) -> None:
-    """What came after 0.1.0 only adds: no old column went or changed, and no old INSERT lacks a value."""
+    """What came after 0.1.0 only adds: no old column went or changed, and no old INSERT lacks a value. Except
+    for a1_resets, which is a part of campaign_events since 023: the old tool no longer resets.
+    """
     with Database(empty_database_url) as old, Database(database_url) as new:
         for path in migration_files():
             if path.name.startswith(RELEASED):
@@ -321,6 +323,7 @@ def test_new_schema__carries_the_code_of_the_release(database_url: str, empty_da
             " FROM information_schema.columns WHERE table_schema = 'public'"
         )
         before, after = set(old.rows(columns)), set(new.rows(columns))
+        before = {row for row in before if row[0] != "a1_resets"}
         assert before <= after
         tables = {row[0] for row in before}
         added = [row for row in after - before if row[0] in tables]
