@@ -326,7 +326,8 @@ needed_triggers (table_name, name, migration) AS (VALUES
     ('campaign_errors', 'campaign_errors_after', '023_create_campaign_events'),
     ('campaign_uploads', 'campaign_uploads_after', '023_create_campaign_events'),
     ('notices', 'notices_after', '023_create_campaign_events'),
-    ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events')
+    ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events'),
+    ('notice_deliveries', 'notice_deliveries_folded', '023_create_campaign_events')
 ),
 
 cures AS (

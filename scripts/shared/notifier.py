@@ -20,6 +20,7 @@ from shared.base.values import (
     NoticeLine,
     Overtaken,
     RetryStatus,
+    Trouble,
     UploadTotals,
 )
 from shared.notices.mailer import Mailer
@@ -29,6 +30,7 @@ from shared.notices.wording import (
     human_size,
     local_time,
     one_line,
+    plain_duration,
     rendered,
     reset_sql,
     takes_place_of,
@@ -148,6 +150,42 @@ class Composer:
             box_url=_box_url(box_folder_id),
         )
 
+    def recovered(
+        self,
+        campaign: Campaign,
+        totals: UploadTotals,
+        troubles: Sequence[Trouble],
+        *,
+        recipients: tuple[str, ...],
+        since: datetime,
+        box_folder_id: str,
+        cycle: int,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
+    ) -> Notice:
+        """A campaign that reached A2 after people had been told that it is in trouble.
+
+        troubles: at least one. since: when the first of them began. recipients: those who were told.
+        """
+        lasted = plain_duration(now - since)
+        was = [_was(trouble) for trouble in troubles]
+        return self._notice(
+            NoticeKind.RECOVERED,
+            campaign,
+            recipients,
+            now,
+            assets=totals.assets,
+            size=human_size(totals.size_bytes),
+            attempt=0,
+            cycle=cycle,
+            overtaken=overtaken,
+            was=was,
+            began=local_time(since, self.timezone),
+            duration=lasted,
+            detail=f"{assets_and_size(totals)}; solved after {lasted}. Was: {'; '.join(was)}",
+            box_url=_box_url(box_folder_id),
+        )
+
     def error(
         self,
         campaign: Campaign,
@@ -203,11 +241,10 @@ class Composer:
         cycle: int,
         detail: str,
         overtaken: Sequence[Overtaken] = (),
-        **facts: str | int,
+        **facts: str | int | list[str],
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
         most = max_attempts or self.max_attempts
-        also = takes_place_of(overtaken)
         values: dict[str, Any] = {
             "name": one_line(campaign.name) or number or campaign_id,
             "number": number or "(none)",
@@ -215,15 +252,24 @@ class Composer:
             "folder": one_line(self.folder_name),
             "attempt": attempt,
             "max_attempts": most,
-            "overtaken": also,
+            "overtaken": takes_place_of(overtaken),
             "sent": local_time(now, self.timezone),
             **facts,
         }
-        line = NoticeLine(
-            campaign.id, number, values["name"], attempt, most, f"{detail}. {also}" if also else detail
-        )
+        line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
         notice = rendered(kind, campaign.id, recipients, values, now)
         return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
+
+
+def _was(trouble: Trouble) -> str:
+    """`permanently failed after 3 attempts: the folder … holds no live assets`, or an error and its cure."""
+    detail = one_line(trouble.detail).removeprefix("still: ")
+    if trouble.kind is NoticeKind.ERROR:
+        return detail or "an error"
+    attempts = (
+        f" after {trouble.attempt} attempt{'' if trouble.attempt == 1 else 's'}" if trouble.attempt else ""
+    )
+    return f"permanently failed{attempts}" + (f": {detail}" if detail else "")
 
 
 def _box_url(folder_id: str) -> str:

@@ -17,6 +17,7 @@ DIGEST_REST = r"^and (\d+) more\. All"
 CAMPAIGN_NOTICES = ("a1_to_a2_no_assets_retry", "a1_to_a2_permanent_failure")
 SUCCESS = "a1_to_a2_success"
 ERROR = "a1_to_a2_error"
+RECOVERED = "a1_to_a2_recovered"
 
 
 class Checker:
@@ -76,10 +77,12 @@ class Checker:
             is_failed = owed > 0 and self.attempts[one.id] == MAX_ATTEMPTS
             wanted = dict(zip(CAMPAIGN_NOTICES, (owed - is_failed, int(is_failed)), strict=True))
             wanted[SUCCESS] = int(rows.get(one.id) == "A2")
+            was_in_trouble = found[(one.id, CAMPAIGN_NOTICES[1])] or found[(one.id, ERROR)]
+            wanted[RECOVERED] = int(bool(was_in_trouble) and wanted[SUCCESS])
             for kind, count in wanted.items():
                 if found[(one.id, kind)] != count:
                     yield f"{one.folder}: {found[(one.id, kind)]} notices of {kind}, owed {count}"
-        known = (*CAMPAIGN_NOTICES, SUCCESS, "daily_report", *((ERROR,) if self._may_fail else ()))
+        known = (*CAMPAIGN_NOTICES, SUCCESS, RECOVERED, "daily_report", *((ERROR,) if self._may_fail else ()))
         strange = [key for key in found if key[1] not in known]
         if strange:
             yield f"notices that nothing owes: {strange}"

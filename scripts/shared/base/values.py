@@ -183,6 +183,7 @@ class NoticeKind(StrEnum):
     PERMANENT = "a1_to_a2_permanent_failure"
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
+    RECOVERED = "a1_to_a2_recovered"
     DAILY_REPORT = "daily_report"
     TASK_ALERT = "orchestrator_task_alert"
 
@@ -192,6 +193,7 @@ DIGEST_KINDS = {
     NoticeKind.PERMANENT: "permanent",
     NoticeKind.SUCCESS: "success",
     NoticeKind.ERROR: "error",
+    NoticeKind.RECOVERED: "recovered",
 }
 """What comes once a campaign, and so in numbers: many at once are told in a digest. {kind: the word for it in
 the digest's template}.
@@ -200,7 +202,9 @@ the digest's template}.
 
 @dataclass(frozen=True, slots=True)
 class NoticeLine:
-    """A notice as a line of a table. attempt: spent so far. detail: why, or how much."""
+    """A notice as a line of a table. attempt: spent so far. detail: why, or how much. folded: how many
+    earlier notices it takes the place of.
+    """
 
     campaign_id: str
     number: str
@@ -208,6 +212,7 @@ class NoticeLine:
     attempt: int
     max_attempts: int
     detail: str
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,21 @@ class Overtaken:
     attempts: tuple[int, ...]
     recipients: tuple[str, ...]
     is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What people were told of a campaign that has not come right since, one kind of notice.
+
+    since: the first of these notices. detail, attempt: of the latest. recipients: those who got one, or are
+    owed one.
+    """
+
+    kind: NoticeKind
+    since: datetime
+    detail: str
+    attempt: int
+    recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ def digest(
     from uuid import uuid4  # an idle run does without
 
     digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
-    details = {one_line(line.detail, limit=300) for line in lines}
-    is_said_once = len(details) == 1 and kind is not NoticeKind.SUCCESS
+    details = {_detail(line) for line in lines}
+    is_said_once = len(details) == 1 and kind not in (NoticeKind.SUCCESS, NoticeKind.RECOVERED)
     same_detail = details.pop() if is_said_once else ""
     rows = [
         {
@@ -38,7 +38,7 @@ def digest(
             "name": one_line(line.name, limit=120) or one_line(line.number) or one_line(line.campaign_id),
             "attempt": line.attempt,
             "max_attempts": line.max_attempts,
-            "detail": one_line(line.detail, limit=300),
+            "detail": _detail(line),
             "reset_command": commands.reset(line.campaign_id) if kind is NoticeKind.PERMANENT else "",
         }
         for line in shown
@@ -58,3 +58,11 @@ def digest(
         "sent": local_time(now, timezone),
     }
     return rendered(kind, "", (recipient,), values, now, digest_id, "notice_digest")
+
+
+def _detail(line: NoticeLine) -> str:
+    detail = one_line(line.detail, limit=300)
+    if not line.folded:
+        return detail
+    mails = "1 earlier e-mail" if line.folded == 1 else f"{line.folded} earlier e-mails"
+    return f"{detail.rstrip('.')}; {mails} had not gone out"

@@ -24,7 +24,7 @@ from operator import itemgetter
 from typing import Any
 
 from shared.base.errors import DbError
-from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine, Overtaken
+from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine, Overtaken, Trouble
 from shared.database import MAIL_LOCK_CLASS, Database
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,17 @@ WITH gone AS (
 UPDATE notice_deliveries d SET owed_since = waited.since, late_told_at = waited.told_at
 FROM (SELECT recipient, min(since) AS since, max(late_told_at) AS told_at FROM gone GROUP BY 1) waited
 WHERE d.notice_id = %(id)s AND d.recipient = waited.recipient
+"""
+
+# What people were told of a campaign since its last completed upload, one row a kind of notice.
+TROUBLES = """
+SELECT n.kind, min(n.created_at), (array_agg(coalesce(n.detail, '') ORDER BY n.created_at DESC))[1],
+       coalesce((array_agg(n.attempt ORDER BY n.created_at DESC))[1], 0), array_agg(DISTINCT d.recipient)
+FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
+WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s) AND d.gave_up_at IS NULL
+  AND n.created_at > coalesce((SELECT max(completed_at) FROM campaign_uploads
+                               WHERE campaign_id = %(campaign_id)s), '-infinity')
+GROUP BY n.kind ORDER BY min(n.created_at), n.kind
 """
 
 # NULL when nothing is owed at all.
@@ -137,7 +148,8 @@ ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
 CROWD_LINES = """
 SELECT n.id, n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
        coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
-       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
+       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, ''),
+       (SELECT count(*) FROM notices e WHERE e.campaign_id = n.campaign_id AND e.folded_into = n.id)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
 WHERE d.mail_id IS NULL AND d.doubts = 0 AND d.sent_at IS NULL AND d.gave_up_at IS NULL
@@ -241,6 +253,7 @@ TAKES_PLACE_OF = {
     NoticeKind.RETRY: (NoticeKind.RETRY,),
     NoticeKind.PERMANENT: (NoticeKind.RETRY,),
     NoticeKind.SUCCESS: (NoticeKind.RETRY,),
+    NoticeKind.RECOVERED: (NoticeKind.RETRY, NoticeKind.PERMANENT, NoticeKind.ERROR),
 }
 """{kind: what a notice of it overtakes}. An error stays worth telling while the campaign is not at A2."""
 
@@ -279,6 +292,15 @@ class Outbox:
         values = {"campaign_id": campaign_id, "kinds": kinds, "recipients": list(recipients), "cycle": cycle}
         rows = self._database.rows(OVERTAKEN, values)
         return tuple(_overtaken(list(of_notice)) for _, of_notice in groupby(rows, key=itemgetter(0)))
+
+    def troubles(self, campaign_id: str) -> list[Trouble]:
+        """What people were told of a campaign since its last completed upload, and would like to be over."""
+        kinds = [NoticeKind.PERMANENT.value, NoticeKind.ERROR.value]
+        rows = self._database.rows(TROUBLES, {"campaign_id": campaign_id, "kinds": kinds})
+        return [
+            Trouble(NoticeKind(kind), since, detail, attempt, tuple(recipients))
+            for kind, since, detail, attempt, recipients in rows
+        ]
 
     def queue(self, notice: Notice) -> None:
         """Put a notice into the outbox, in the transaction of what it reports. What it has overtaken is owed

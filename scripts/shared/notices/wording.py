@@ -181,6 +181,15 @@ def duration(span: timedelta) -> str:
     return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
+def plain_duration(span: timedelta) -> str:
+    """`3 days 4 hours`, `2 hours 5 minutes`, `12 minutes`, `less than a minute`: for a subject."""
+    minutes = max(0, int(span.total_seconds() // 60))
+    hours, days = minutes // 60, minutes // 1440
+    pairs = [(days, "day"), (hours % 24, "hour")] if days else [(hours, "hour"), (minutes % 60, "minute")]
+    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in pairs if count]
+    return " ".join(words) or "less than a minute"
+
+
 def human_size(size_bytes: int) -> str:
     """`73.4 MB (73,400,320 bytes)`, in powers of 1000."""
     exact = f"{size_bytes:,} byte{'' if size_bytes == 1 else 's'}"

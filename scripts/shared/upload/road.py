@@ -6,14 +6,23 @@ The function blocks where it waits, and raises what goes wrong. It knows one cam
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, DamError, StoppedError
-from shared.base.values import Campaign, MasterAssets, NoticeKind, Outcome, RetryStatus
+from shared.base.values import (
+    Campaign,
+    MasterAssets,
+    NoticeKind,
+    Outcome,
+    Overtaken,
+    RetryStatus,
+    Trouble,
+    UploadTotals,
+)
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
@@ -23,7 +32,7 @@ from shared.rules.retry import Action, count, decide, notice_for, reason_for
 from shared.settings import Settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
-from shared.upload.standing import GONE, Standing
+from shared.upload.standing import GONE, Followed, Standing
 
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
@@ -257,30 +266,61 @@ def leave(
         followed = Standing(database).follow_status(campaign.id, GONE if is_gone else campaign.status)
         if followed is None:
             return left
-        LastingErrors(database).clear(campaign.id)
+        failing_since = LastingErrors(database).clear(campaign.id)
         if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
             return left
+        troubles = Outbox(database).troubles(campaign.id)  # before this upload is on record
         database.act_as("", "upload", "its assets are in Box")
         database.reset_a1_retry(campaign.id)
         totals = Ledger(database).upload_totals(campaign.id)
         Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
-        folder_id = followed.box_folder_id or ""
-        overtaken = Outbox(database).overtaken(
-            NoticeKind.SUCCESS, campaign.id, context.composer.success_recipients, cycle=followed.cycle
-        )
-        notice = context.composer.success(
-            campaign,
-            totals,
-            box_folder_id=folder_id,
-            cycle=followed.cycle,
-            overtaken=overtaken,
-            now=context.clock(),
-        )
-        if notice is not None:
-            Outbox(database).queue(notice)
-    if notice is not None:
+        told = _tell_arrival(context, campaign, followed, totals, troubles, failing_since)
+    for _ in range(told):
         context.on_notice()
     return Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
+
+
+def _tell_arrival(
+    context: Context,
+    campaign: Campaign,
+    followed: Followed,
+    totals: UploadTotals,
+    troubles: Sequence[Trouble],
+    failing_since: datetime | None,
+) -> int:
+    """Queue that the campaign is at A2, for those who were told of its troubles and for those who are told of
+    each success; how many notices that makes. failing_since: of the errors that are over with it.
+    """
+    outbox, composer, now = Outbox(context.database), context.composer, context.clock()
+    folder_id = followed.box_folder_id or ""
+    if troubles:
+        recipients = tuple(sorted({one for trouble in troubles for one in trouble.recipients}))
+        begins = [trouble.since for trouble in troubles]
+        if failing_since and any(trouble.kind is NoticeKind.ERROR for trouble in troubles):
+            begins.append(failing_since)
+        recovered = composer.recovered(
+            campaign,
+            totals,
+            troubles,
+            recipients=recipients,
+            since=min(begins),
+            box_folder_id=folder_id,
+            cycle=followed.cycle,
+            overtaken=outbox.overtaken(NoticeKind.RECOVERED, campaign.id, recipients, cycle=None),
+            now=now,
+        )
+        outbox.queue(recovered)
+    overtaken: tuple[Overtaken, ...] = ()
+    if followed.attempts:  # without one there is no retry notice that could wait
+        overtaken = outbox.overtaken(
+            NoticeKind.SUCCESS, campaign.id, composer.success_recipients, cycle=followed.cycle
+        )
+    success = composer.success(
+        campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, overtaken=overtaken, now=now
+    )
+    if success is not None:
+        outbox.queue(success)
+    return bool(troubles) + (success is not None)
 
 
 def _keeps_changing(campaign: Campaign, difference: str) -> DamError:
