@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from shared.report.figures import DayReport
+    from shared.report.week import WeekReport
 
 __all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert"]
 
@@ -228,6 +229,16 @@ class Composer:
             "sent": local_time(now, self.timezone),
         }
         return rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
+
+    def weekly_digest(self, report: WeekReport, *, notice_id: str, now: datetime) -> Notice:
+        """What is stuck. notice_id: the one of its week."""
+        from shared.report.wording import digest_values  # other runs do without
+
+        values = digest_values(report, self.timezone, self.commands, now) | {
+            "folder": one_line(self.folder_name),
+            "sent": local_time(now, self.timezone),
+        }
+        return rendered(NoticeKind.WEEKLY_DIGEST, "", self.report_recipients, values, now, notice_id)
 
     def _notice(
         self,

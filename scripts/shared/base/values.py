@@ -185,6 +185,7 @@ class NoticeKind(StrEnum):
     ERROR = "a1_to_a2_error"
     RECOVERED = "a1_to_a2_recovered"
     DAILY_REPORT = "daily_report"
+    WEEKLY_DIGEST = "weekly_digest"
     TASK_ALERT = "orchestrator_task_alert"
 
 

@@ -34,6 +34,7 @@ INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, creat
                      campaign_name, attempt, max_attempts, detail, cycle)
 VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(text)s, %(html)s, %(created_at)s, %(number)s,
         %(name)s, %(attempt)s, %(max_attempts)s, %(detail)s, %(cycle)s)
+ON CONFLICT (id) DO NOTHING
 """
 
 QUEUE_DELIVERIES = """
@@ -302,11 +303,12 @@ class Outbox:
             for kind, since, detail, attempt, recipients in rows
         ]
 
-    def queue(self, notice: Notice) -> None:
+    def queue(self, notice: Notice) -> bool:
         """Put a notice into the outbox, in the transaction of what it reports. What it has overtaken is owed
-        no more.
+        no more. False: one with its id is there already, and nothing is done.
         """
-        self._store(notice)
+        if not self._store(notice):
+            return False
         values = {"id": notice.id, "recipients": list(notice.recipients), "created_at": notice.created_at}
         self._database.execute(QUEUE_DELIVERIES, values)
         pairs = [(old.notice_id, recipient) for old in notice.overtaken for recipient in old.recipients]
@@ -319,12 +321,17 @@ class Outbox:
                 "recipients": recipients,
             }
             self._database.execute(FOLD, values)
+        return True
 
-    def _store(self, notice: Notice) -> None:
+    def _store(self, notice: Notice) -> bool:
         values = {name: getattr(notice, name) for name in Notice.__slots__}
         told = ("number", "name", "attempt", "max_attempts", "detail")
         values |= {name: getattr(notice.line, name, None) for name in told}
-        self._database.execute(STORE_NOTICE, values)
+        return self._database.execute(STORE_NOTICE, values) == 1
+
+    def is_known(self, notice_id: str) -> bool:
+        """Whether a notice with this id has been queued."""
+        return bool(self._database.rows(READ_NOTICE, {"id": notice_id}))
 
     def is_due(self, now: datetime) -> bool | None:
         """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
