@@ -59,6 +59,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orches
 GRANT SELECT, INSERT ON notices, daily_reports TO :"role";
 -- What is older than its stated life is removed (scripts/shared/upkeep/retention.py); deliveries go with their notice.
 GRANT DELETE ON notices, campaign_assets, campaign_uploads, daily_reports TO :"role";
+-- A later notice takes the place of one that is still owed.
+GRANT DELETE ON notice_deliveries TO :"role";
+GRANT UPDATE (folded_into) ON notices TO :"role";
 -- The history is written by triggers, with the rights of their owner.
 GRANT SELECT, DELETE ON campaign_events TO :"role";
 

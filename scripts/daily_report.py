@@ -1,7 +1,7 @@
-"""The daily report: what happened in a local day, by e-mail, once for each date.
+"""The daily report: what happened in a local day, by e-mail, once for each date. Or the weekly digest.
 
 The report and the mark that its day has been told of are one transaction; a second start finds the mark and
-only delivers what the outbox still owes.
+only delivers what the outbox still owes. So it is with the weekly digest, whose id is that of its week.
 """
 
 import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
@@ -17,6 +17,7 @@ from uuid import uuid4
 from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import exit_code_of, prepare_streams, say
+from shared.base.values import Notice
 from shared.database import Database
 from shared.loop.memory import Memory
 from shared.notices.delivery import deliver_due_notices
@@ -24,6 +25,7 @@ from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
 from shared.report.day import ReportDay, report_day
 from shared.report.figures import DayReport, Figures
+from shared.report.week import WeekFigures
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.settings import ReportSettings, load_report_settings, read_environment
 from shared.upkeep.retention import prune
@@ -67,6 +69,43 @@ def queue_report(
         )  # fmt: skip
 
 
+def preview(
+    database: Database,
+    settings: ReportSettings,
+    composer: Composer,
+    arguments: argparse.Namespace,
+    chosen: date,
+    now: datetime,
+) -> Notice:
+    """The report or the digest as it would be now."""
+    notice_id = str(uuid4())
+    if arguments.weekly:
+        stuck = WeekFigures(database).report(chosen, now, status_a1=settings.status_a1)
+        return composer.weekly_digest(stuck, notice_id=notice_id, now=now)
+    day = report_day(chosen, now, settings.timezone, Figures(database).previous(chosen))
+    report = read_report(database, settings, day, now, is_preview=True)
+    return composer.daily_report(report, notice_id=notice_id, now=now)
+
+
+def queue_digest(
+    database: Database, settings: ReportSettings, composer: Composer, today: date, now: datetime
+) -> None:
+    """Put the digest of this week into the outbox, unless that has been done."""
+    figures, outbox = WeekFigures(database), Outbox(database)
+    digest_id = figures.digest_id(today)
+    is_ours = False
+    if not outbox.is_known(digest_id):
+        report = figures.report(today, now, status_a1=settings.status_a1)
+        with database.transaction():
+            is_ours = outbox.queue(composer.weekly_digest(report, notice_id=digest_id, now=now))
+    year, week, _ = today.isocalendar()
+    logger.info(
+        "the digest of week %d of %d %s", week, year,
+        "is queued" if is_ours else "was queued before; nothing is sent again",
+        extra={"action": "digest_queued" if is_ours else "digest_exists"},
+    )  # fmt: skip
+
+
 def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
     """Print the report; or queue it, deliver what is due, and remove the rows that are too old."""
     settings = load_report_settings(read_environment(arguments.env_file))
@@ -94,20 +133,23 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         pending = database.pending_migrations()
         if pending:
             raise ConfigError(settings.commands.lacks(pending))
-        figures = Figures(database)
-        day = report_day(chosen, now, settings.timezone, figures.previous(chosen))
         if arguments.dry_run:
-            report = read_report(database, settings, day, now, is_preview=True)
-            say(composer.daily_report(report, notice_id=str(uuid4()), now=now).text)
+            say(preview(database, settings, composer, arguments, chosen, now).text)
             return ExitCode.OK
         database.ensure_own_session()  # each mail is sent under a lock
-        figures.forget_later(now, settings.timezone)
-        queue_report(database, settings, composer, day, now)
+        if arguments.weekly:
+            queue_digest(database, settings, composer, today, now)
+        else:
+            figures = Figures(database)
+            day = report_day(chosen, now, settings.timezone, figures.previous(chosen))
+            figures.forget_later(now, settings.timezone)
+            queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(database, mailer, now, settings.timezone, settings.commands)
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:
-            prune(database, now)
+            if not arguments.weekly:
+                prune(database, now)
         except DbError as exc:  # the report is out; what is old can wait
             logger.warning(
                 "rows that are older than their life stay until the next report: %s", exc,
@@ -124,10 +166,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--date", type=_date, metavar="YYYY-MM-DD", help="a local date; default: today, as far as it has gone"
     )
+    parser.add_argument(
+        "--weekly", action="store_true", help="the digest of what is stuck instead, once for each week"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the report, write and send nothing")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.weekly and arguments.date is not None:
+        parser.error("--weekly tells what is stuck now; --date does not go with it")
+    return arguments
 
 
 def _date(text: str) -> date:

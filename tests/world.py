@@ -196,6 +196,7 @@ def open_world(
             "MAIL_FROM": "a1-to-a2@example.com",
             "ERROR_NOTIFICATION_EMAILS": "support@example.com",
             "SUCCESS_NOTIFICATION_EMAILS": "done@example.com",
+            "DIGEST_DAY": "none",  # a test must not depend on the day it is run on
             "ORCHESTRATOR_TIMEZONE": zone_at(12),
         }
         yield World(dam, box, mail, database_url, env, box_root, folder, python)

@@ -7,6 +7,10 @@
 --   a1_cycle           the number of the cycle; a reset begins the next one
 --   a1_auto_resets     how often the product itself has reset it since a person did
 --   notices.cycle      the cycle that a notice is about
+--   notices.folded_into  the later notice that takes the place of this one for those who had not got it; what was owed
+--                      to them is no longer there, and the event notice_folded names each of them
+--   notice_deliveries.owed_since  since when its recipient has waited, by the oldest notice whose place it has taken;
+--                      NULL: since it was queued
 --
 -- Who acts: the settings a1_to_a2.actor, .source and .reason of the transaction, as the tools set them; without them
 -- the database user and the application's name.
@@ -25,7 +29,10 @@ ALTER TABLE campaign_status
     ADD COLUMN IF NOT EXISTS a1_cycle INTEGER DEFAULT 1,
     ADD COLUMN IF NOT EXISTS a1_auto_resets INTEGER DEFAULT 0;
 
-ALTER TABLE notices ADD COLUMN IF NOT EXISTS cycle INTEGER;
+ALTER TABLE notices
+    ADD COLUMN IF NOT EXISTS cycle INTEGER,
+    ADD COLUMN IF NOT EXISTS folded_into UUID;
+ALTER TABLE notice_deliveries ADD COLUMN IF NOT EXISTS owed_since TIMESTAMP WITH TIME ZONE;
 
 CREATE TABLE IF NOT EXISTS campaign_events (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -179,6 +186,22 @@ BEGIN
 END
 $$;
 
+-- A delivery that goes while it is owed is one that a later notice takes the place of.
+CREATE OR REPLACE FUNCTION notice_deliveries_folded() RETURNS TRIGGER LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    n record;
+BEGIN
+    SELECT campaign_id, kind, cycle, folded_into INTO n FROM notices
+    WHERE id = OLD.notice_id AND campaign_id <> '' AND folded_into IS NOT NULL;
+    IF FOUND THEN
+        PERFORM add_campaign_event(n.campaign_id, 'notice_folded', n.cycle, '',
+            jsonb_build_object('notice_id', OLD.notice_id, 'kind', n.kind, 'recipient', OLD.recipient,
+                               'into', n.folded_into), NULL);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- PostgreSQL 13 has no CREATE OR REPLACE TRIGGER.
 DROP TRIGGER IF EXISTS campaign_status_before ON campaign_status;
 CREATE TRIGGER campaign_status_before BEFORE UPDATE ON campaign_status
@@ -199,6 +222,9 @@ DROP TRIGGER IF EXISTS notice_deliveries_after ON notice_deliveries;
 CREATE TRIGGER notice_deliveries_after AFTER UPDATE OF sent_at, gave_up_at ON notice_deliveries
     FOR EACH ROW WHEN (NEW.sent_at IS DISTINCT FROM OLD.sent_at OR NEW.gave_up_at IS DISTINCT FROM OLD.gave_up_at)
     EXECUTE FUNCTION notice_deliveries_after();
+DROP TRIGGER IF EXISTS notice_deliveries_folded ON notice_deliveries;
+CREATE TRIGGER notice_deliveries_folded AFTER DELETE ON notice_deliveries
+    FOR EACH ROW WHEN (OLD.sent_at IS NULL AND OLD.gave_up_at IS NULL) EXECUTE FUNCTION notice_deliveries_folded();
 
 -- The triggers write with the rights of their owner, so that somebody who may change a campaign needs none on the table
 -- of events, and nobody can write an event by hand. They look nowhere but where these tables are.
@@ -210,25 +236,28 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['campaign_status_after', 'campaign_errors_after', 'campaign_uploads_after',
-                                'notices_after', 'notice_deliveries_after']
+                                'notices_after', 'notice_deliveries_after', 'notice_deliveries_folded']
     LOOP
         EXECUTE format('ALTER FUNCTION %I() SET search_path = %s, pg_temp', name, the_schema);
     END LOOP;
 END
 $$;
 
--- A role that writes what runs write (roles.sql granted it that before this table existed) also prunes.
+-- A role that writes what runs write (roles.sql granted it that before this table existed) also prunes, and folds.
 DO $$
 DECLARE
     writer oid;
+    name text;
 BEGIN
     FOR writer IN
         SELECT DISTINCT x.grantee
         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS x
         WHERE c.oid = 'run_epochs'::regclass AND x.privilege_type = 'UPDATE' AND x.grantee <> c.relowner
     LOOP
-        EXECUTE format('GRANT SELECT, DELETE ON campaign_events TO %s',
-                       CASE WHEN writer = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(writer)) END);
+        name := CASE WHEN writer = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(writer)) END;
+        EXECUTE format('GRANT SELECT, DELETE ON campaign_events TO %s', name);
+        EXECUTE format('GRANT UPDATE (folded_into) ON notices TO %s', name);
+        EXECUTE format('GRANT DELETE ON notice_deliveries TO %s', name);
     END LOOP;
 END
 $$;

@@ -156,7 +156,7 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('campaign_status', '001_create_campaign_status', 'SELECT, INSERT, UPDATE'),
     ('campaign_assets', '002_create_campaign_assets', 'SELECT, INSERT, UPDATE, DELETE'),
     ('notices', '004_create_outbox', 'SELECT, INSERT, DELETE'),
-    ('notice_deliveries', '004_create_outbox', 'SELECT, INSERT, UPDATE'),
+    ('notice_deliveries', '004_create_outbox', 'SELECT, INSERT, UPDATE, DELETE'),
     ('campaign_errors', '005_create_campaign_errors', 'SELECT, INSERT, UPDATE, DELETE'),
     ('orchestrator_task_runs', '008_create_orchestrator_task_runs', 'SELECT, INSERT, UPDATE, DELETE'),
     ('orchestrator_task_alerts', '009_create_task_alerts_and_daily_reports', 'SELECT, INSERT, DELETE'),
@@ -219,6 +219,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notices', 'max_attempts', 'integer', 2, 'null', '016_create_notice_bundles'),
     ('notices', 'detail', 'text', NULL, 'null', '016_create_notice_bundles'),
     ('notices', 'cycle', 'integer', 4, 'null', '023_create_campaign_events'),
+    ('notices', 'folded_into', 'uuid', NULL, 'null', '023_create_campaign_events'),
     ('notice_deliveries', 'notice_id', 'uuid', NULL, 'value', ''),
     ('notice_deliveries', 'recipient', 'text', 254, 'value', ''),
     ('notice_deliveries', 'tries', 'integer', 4, 'default', ''),
@@ -229,6 +230,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notice_deliveries', 'mail_id', 'uuid', NULL, 'null', '016_create_notice_bundles'),
     ('notice_deliveries', 'doubts', 'integer', 4, 'default', '019_count_handovers'),
     ('notice_deliveries', 'late_told_at', 'timestamp with time zone', NULL, 'null', '019_count_handovers'),
+    ('notice_deliveries', 'owed_since', 'timestamp with time zone', NULL, 'null', '023_create_campaign_events'),
     ('campaign_errors', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_errors', 'kind', 'text', 255, 'value', ''),
     ('campaign_errors', 'message', 'text', NULL, 'value', ''),
@@ -324,7 +326,8 @@ needed_triggers (table_name, name, migration) AS (VALUES
     ('campaign_errors', 'campaign_errors_after', '023_create_campaign_events'),
     ('campaign_uploads', 'campaign_uploads_after', '023_create_campaign_events'),
     ('notices', 'notices_after', '023_create_campaign_events'),
-    ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events')
+    ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events'),
+    ('notice_deliveries', 'notice_deliveries_folded', '023_create_campaign_events')
 ),
 
 cures AS (
@@ -496,6 +499,9 @@ lacking_rights AS (
       AND (r.name = 'DELETE'
            OR EXISTS (SELECT FROM columns c
                       WHERE c.oid = t.oid AND NOT has_column_privilege(t.oid, c.attnum, r.name)))
+    UNION ALL -- of what has been said, only this changes
+    SELECT c.table_name, 'UPDATE', c.name, FALSE FROM columns c
+    WHERE c.table_name = 'notices' AND c.name = 'folded_into' AND NOT has_column_privilege(c.oid, c.attnum, 'UPDATE')
 ),
 
 -- Sequences and functions that an INSERT, an UPDATE or a CHECK of our tables calls.

@@ -18,18 +18,30 @@ from shared.base.values import (
     Notice,
     NoticeKind,
     NoticeLine,
+    Overtaken,
     RetryStatus,
+    Trouble,
     UploadTotals,
 )
 from shared.notices.mailer import Mailer
 from shared.notices.message import build_message
-from shared.notices.wording import assets_and_size, human_size, local_time, one_line, rendered, reset_sql
+from shared.notices.wording import (
+    assets_and_size,
+    human_size,
+    local_time,
+    one_line,
+    plain_duration,
+    rendered,
+    reset_sql,
+    takes_place_of,
+)
 from shared.rules.alerts import AlertNews
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from shared.report.figures import DayReport
+    from shared.report.week import WeekReport
 
 __all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert"]
 
@@ -39,8 +51,8 @@ class Composer:
     """Turns facts into notices. Holds what all of them share; time is an argument.
 
     timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
-    folder_name: the folder that
-    must hold the files. commands: those of this installation, for people to paste.
+    folder_name: the folder that must hold the files. commands: those of this installation, for people to
+    paste.
     """
 
     timezone: ZoneInfo
@@ -59,6 +71,7 @@ class Composer:
         reason: str,
         next_run_at: datetime,
         ahead: Sequence[datetime] = (),
+        overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
         """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows.
@@ -76,6 +89,7 @@ class Composer:
             attempt=attempt.number,
             max_attempts=attempt.max_attempts,
             cycle=attempt.cycle,
+            overtaken=overtaken,
             remaining=remaining,
             reason=one_line(reason),
             detail=one_line(reason),
@@ -84,7 +98,15 @@ class Composer:
             give_up=local_time(give_up_at, self.timezone) if give_up_at else "",
         )
 
-    def permanent(self, campaign: Campaign, attempt: Attempt, *, reason: str, now: datetime) -> Notice:
+    def permanent(
+        self,
+        campaign: Campaign,
+        attempt: Attempt,
+        *,
+        reason: str,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
+    ) -> Notice:
         """An empty folder that used up the last attempt: the last e-mail until somebody resets."""
         return self._notice(
             NoticeKind.PERMANENT,
@@ -94,6 +116,7 @@ class Composer:
             attempt=attempt.number,
             max_attempts=attempt.max_attempts,
             cycle=attempt.cycle,
+            overtaken=overtaken,
             reason=one_line(reason),
             detail=one_line(reason),
             reset_sql=reset_sql(campaign.id),
@@ -102,14 +125,18 @@ class Composer:
         )
 
     def success(
-        self, campaign: Campaign, totals: UploadTotals, *, box_folder_id: str, cycle: int = 1, now: datetime
+        self,
+        campaign: Campaign,
+        totals: UploadTotals,
+        *,
+        box_folder_id: str,
+        cycle: int = 1,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
     ) -> Notice | None:
         """A campaign that reached A2. None when nobody asked for success notices. No folder id, no link."""
         if not self.success_recipients:
             return None
-        from urllib.parse import quote
-
-        folder = quote(one_line(box_folder_id), safe="")
         return self._notice(
             NoticeKind.SUCCESS,
             campaign,
@@ -119,8 +146,45 @@ class Composer:
             size=human_size(totals.size_bytes),
             attempt=0,
             cycle=cycle,
+            overtaken=overtaken,
             detail=assets_and_size(totals),
-            box_url=f"https://app.box.com/folder/{folder}" if folder else "",
+            box_url=_box_url(box_folder_id),
+        )
+
+    def recovered(
+        self,
+        campaign: Campaign,
+        totals: UploadTotals,
+        troubles: Sequence[Trouble],
+        *,
+        recipients: tuple[str, ...],
+        since: datetime,
+        box_folder_id: str,
+        cycle: int,
+        overtaken: Sequence[Overtaken] = (),
+        now: datetime,
+    ) -> Notice:
+        """A campaign that reached A2 after people had been told that it is in trouble.
+
+        troubles: at least one. since: when the first of them began. recipients: those who were told.
+        """
+        lasted = plain_duration(now - since)
+        was = [_was(trouble) for trouble in troubles]
+        return self._notice(
+            NoticeKind.RECOVERED,
+            campaign,
+            recipients,
+            now,
+            assets=totals.assets,
+            size=human_size(totals.size_bytes),
+            attempt=0,
+            cycle=cycle,
+            overtaken=overtaken,
+            was=was,
+            began=local_time(since, self.timezone),
+            duration=lasted,
+            detail=f"{assets_and_size(totals)}; solved after {lasted}. Was: {'; '.join(was)}",
+            box_url=_box_url(box_folder_id),
         )
 
     def error(
@@ -166,6 +230,16 @@ class Composer:
         }
         return rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
 
+    def weekly_digest(self, report: WeekReport, *, notice_id: str, now: datetime) -> Notice:
+        """What is stuck. notice_id: the one of its week."""
+        from shared.report.wording import digest_values  # other runs do without
+
+        values = digest_values(report, self.timezone, self.commands, now) | {
+            "folder": one_line(self.folder_name),
+            "sent": local_time(now, self.timezone),
+        }
+        return rendered(NoticeKind.WEEKLY_DIGEST, "", self.report_recipients, values, now, notice_id)
+
     def _notice(
         self,
         kind: NoticeKind,
@@ -177,7 +251,8 @@ class Composer:
         max_attempts: int | None = None,
         cycle: int,
         detail: str,
-        **facts: str | int,
+        overtaken: Sequence[Overtaken] = (),
+        **facts: str | int | list[str],
     ) -> Notice:
         number, campaign_id = one_line(campaign.number), one_line(campaign.id)
         most = max_attempts or self.max_attempts
@@ -188,11 +263,32 @@ class Composer:
             "folder": one_line(self.folder_name),
             "attempt": attempt,
             "max_attempts": most,
+            "overtaken": takes_place_of(overtaken),
             "sent": local_time(now, self.timezone),
             **facts,
         }
         line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
-        return replace(rendered(kind, campaign.id, recipients, values, now), line=line, cycle=cycle)
+        notice = rendered(kind, campaign.id, recipients, values, now)
+        return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
+
+
+def _was(trouble: Trouble) -> str:
+    """`permanently failed after 3 attempts: the folder … holds no live assets`, or an error and its cure."""
+    detail = one_line(trouble.detail).removeprefix("still: ")
+    if trouble.kind is NoticeKind.ERROR:
+        return detail or "an error"
+    attempts = (
+        f" after {trouble.attempt} attempt{'' if trouble.attempt == 1 else 's'}" if trouble.attempt else ""
+    )
+    return f"permanently failed{attempts}" + (f": {detail}" if detail else "")
+
+
+def _box_url(folder_id: str) -> str:
+    """Of a folder in Box, for people; "" without a folder."""
+    from urllib.parse import quote
+
+    folder = quote(one_line(folder_id), safe="")
+    return f"https://app.box.com/folder/{folder}" if folder else ""
 
 
 EXIT_CODE_MEANINGS: Final = {

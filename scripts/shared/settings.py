@@ -21,7 +21,7 @@ from shared.base.file_rights import user_name
 from shared.base.logs import RUN_ID_VARIABLE
 from shared.base.values import BoxSettings, DamSettings, MailServer, TransferSettings
 from shared.base.variables import LOOPBACK_HOSTS, Reader
-from shared.rules.cadence import OffHours
+from shared.rules.cadence import OffHours, Weekly
 from shared.rules.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -73,10 +73,11 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class CadenceSettings:
-    """When tasks run, by whose clock."""
+    """When tasks run, by whose clock. digest: of what is stuck; None: none is sent."""
 
     timezone: ZoneInfo
     off_hours: OffHours
+    digest: Weekly | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,13 @@ def load_cadence_settings(env: Mapping[str, str]) -> CadenceSettings:
     return _loaded(CadenceSettings, env)
 
 
+def load_digest(env: Mapping[str, str]) -> Weekly | None:
+    reader = Reader(env)
+    digest = _digest(reader)
+    reader.finish()
+    return digest
+
+
 def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
     # Whatever any script would keep secret; faults of variables that the loop does not read are theirs.
     secrets = _asked(env, Settings, OrchestratorSettings).secrets
@@ -264,6 +272,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "cadence": lambda reader: _read(CadenceSettings, reader),
         "timezone": lambda reader: reader.zone("ORCHESTRATOR_TIMEZONE"),
         "off_hours": _off_hours,
+        "digest": _digest,
         "status_a1": _status_a1,
         "status_a2": _status_a2,
         "master_assets_folder": _master_assets_folder,
@@ -388,6 +397,12 @@ def _run_minutes(reader: Reader) -> frozenset[int]:
         got = ",".join(wrong)
         reader.fault("OFF_HOURS_RUN_MINUTES", f"expected minutes of the hour from 0 to 59, got {got!r}")
     return frozenset(int(minute) for minute in minutes if minute not in wrong)
+
+
+def _digest(reader: Reader) -> Weekly | None:
+    day = reader.choice("DIGEST_DAY", "mon", (*DAY_NAMES, "none"))
+    at = reader.clock("DIGEST_TIME", "08:00")
+    return None if day == "none" else Weekly(DAY_NAMES.index(day), at)
 
 
 def _heartbeat_url(reader: Reader) -> str:

@@ -159,6 +159,7 @@ class Installation:
             "ERROR_NOTIFICATION_EMAILS": SUPPORT,
             "SUCCESS_NOTIFICATION_EMAILS": TEAM,
             "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+            "DIGEST_DAY": "none",  # the same story on each day of the week
         }
 
     # --- the product's scripts ---

@@ -17,6 +17,7 @@ DIGEST_REST = r"^and (\d+) more\. All"
 CAMPAIGN_NOTICES = ("a1_to_a2_no_assets_retry", "a1_to_a2_permanent_failure")
 SUCCESS = "a1_to_a2_success"
 ERROR = "a1_to_a2_error"
+RECOVERED = "a1_to_a2_recovered"
 
 
 class Checker:
@@ -76,10 +77,12 @@ class Checker:
             is_failed = owed > 0 and self.attempts[one.id] == MAX_ATTEMPTS
             wanted = dict(zip(CAMPAIGN_NOTICES, (owed - is_failed, int(is_failed)), strict=True))
             wanted[SUCCESS] = int(rows.get(one.id) == "A2")
+            was_in_trouble = found[(one.id, CAMPAIGN_NOTICES[1])] or found[(one.id, ERROR)]
+            wanted[RECOVERED] = int(bool(was_in_trouble) and wanted[SUCCESS])
             for kind, count in wanted.items():
                 if found[(one.id, kind)] != count:
                     yield f"{one.folder}: {found[(one.id, kind)]} notices of {kind}, owed {count}"
-        known = (*CAMPAIGN_NOTICES, SUCCESS, "daily_report", *((ERROR,) if self._may_fail else ()))
+        known = (*CAMPAIGN_NOTICES, SUCCESS, RECOVERED, "daily_report", *((ERROR,) if self._may_fail else ()))
         strange = [key for key in found if key[1] not in known]
         if strange:
             yield f"notices that nothing owes: {strange}"
@@ -195,7 +198,10 @@ class Checker:
                 yield f"{one.folder}: recorded as uploaded {uploads[one.id]} times"
 
     def _mailbox(self) -> Iterator[str]:
-        """Every notice has come, alone or in a table, and a mail that came again has the same Message-ID."""
+        """Every notice has come, alone, in a table or folded into a later one; a mail that came again has the
+        same Message-ID.
+        """
+        yield from self._deliveries()
         mails = self._stage.rows(
             "SELECT m.id, m.subject, d.recipient, m.body_text, count(*)"
             " FROM notice_deliveries d JOIN notices m ON m.id = coalesce(d.mail_id, d.notice_id)"
@@ -207,9 +213,6 @@ class Checker:
             told = max(1, len(re.findall(DIGEST_LINE, text, re.MULTILINE)) + int(rest[1] if rest else 0))
             if told != carried:
                 yield f"{subject!r} to {recipient} tells of {told} notices and carries {carried}"
-        unsent = self._stage.rows("SELECT notice_id FROM notice_deliveries WHERE sent_at IS NULL")
-        if unsent:
-            yield f"{len(unsent)} deliveries are not marked as sent"
         by_id: dict[str, Counter[tuple[str, str]]] = {}
         for mail in self._stage.mail.messages:
             for recipient in mail.envelope_to:
@@ -223,6 +226,31 @@ class Checker:
         came = Counter(key for count in by_id.values() for key in count)
         if came != Counter(owed):
             yield f"in the mailbox {came - Counter(owed)} too many, {Counter(owed) - came} missing"
+
+    def _deliveries(self) -> Iterator[str]:
+        """To each recipient of its kind a notice has been sent, or it is folded into one that has: once."""
+        recipients = {SUCCESS: "SUCCESS_NOTIFICATION_EMAILS", "daily_report": "REPORT_EMAILS"}
+        owed = {
+            (notice, recipient)
+            for notice, kind in self._stage.rows(
+                "SELECT id, kind FROM notices n WHERE campaign_id <> '' OR kind = 'daily_report'"
+            )
+            for recipient in self._stage.env[recipients.get(kind, "ERROR_NOTIFICATION_EMAILS")].split(",")
+        }
+        rows = self._stage.rows("SELECT notice_id, recipient, sent_at IS NOT NULL FROM notice_deliveries")
+        folded = self._stage.rows(
+            "SELECT detail ->> 'notice_id', detail ->> 'recipient', detail ->> 'into'"
+            " FROM campaign_events WHERE kind = 'notice_folded'"
+        )
+        unsent = [row for row in rows if not row[2]]
+        if unsent:
+            yield f"{len(unsent)} deliveries are not marked as sent"
+        told, once = Counter([row[:2] for row in rows] + [row[:2] for row in folded]), Counter(owed)
+        if told != once:
+            yield f"deliveries and folded ones: {told - once} too many, {once - told} missing"
+        for notice, recipient, into in folded:
+            if (into, recipient) not in told:
+                yield f"{notice} to {recipient} is folded into {into}, which does not go there"
 
     def _task_runs(self) -> Iterator[str]:
         """A run has an end and an exit code or neither; runs without an end are no more than kills."""

@@ -224,6 +224,7 @@ class Stage:
             "ERROR_NOTIFICATION_EMAILS": "support@example.com",
             "SUCCESS_NOTIFICATION_EMAILS": "done@example.com",
             "REPORT_EMAILS": "report@example.com",
+            "DIGEST_DAY": "none",  # a test must not depend on the day it is run on
             "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
             "OFF_HOURS_ENABLED": "false",
             "A1_MAX_RETRIES": str(MAX_ATTEMPTS),

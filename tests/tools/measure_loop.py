@@ -37,7 +37,7 @@ def idle(tasks: list[Task], env: dict[str, str], seconds: float) -> None:
     """The real loop on the real clock with nothing due."""
     import signal
 
-    loop = Orchestrator(tasks, lambda: load_orchestrator_settings(env))
+    loop = Orchestrator(lambda _: tasks, lambda: load_orchestrator_settings(env))
     before: list[resource.struct_rusage] = []
     threading.Timer(1, lambda: before.append(resource.getrusage(resource.RUSAGE_SELF))).start()
     threading.Timer(1 + seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -58,7 +58,7 @@ def many_runs(task: Task, env: dict[str, str], runs: int) -> None:
     clock = SimulatedClock(
         start, start + runs * minutes, [(start + first * minutes, lambda: figures.append(resident_mb()))]
     )
-    loop = Orchestrator([task], lambda: load_orchestrator_settings(env), clock=clock)
+    loop = Orchestrator(lambda _: [task], lambda: load_orchestrator_settings(env), clock=clock)
     clock.is_busy = lambda: bool(loop.running)
     loop.run_forever()
     print(f"memory: {figures[0]:.1f} MB after {first} runs, {resident_mb():.1f} MB after {runs}")

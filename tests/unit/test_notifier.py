@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from html.parser import HTMLParser
@@ -19,9 +20,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.base.commands import Commands, shell_word
-from shared.base.values import Attempt, Campaign, Notice, NoticeKind, RetryStatus, UploadTotals
+from shared.base.values import (
+    Attempt,
+    Campaign,
+    Notice,
+    NoticeKind,
+    Overtaken,
+    RetryStatus,
+    Trouble,
+    UploadTotals,
+)
 from shared.notices.delivery import GIVE_UP_AFTER, PAUSES
-from shared.notices.wording import TEMPLATES, one_line, reset_sql
+from shared.notices.wording import TEMPLATES, one_line, plain_duration, reset_sql, takes_place_of
 from shared.notifier import Composer, build_message
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -111,12 +121,28 @@ def error(
     )
 
 
+def recovered(about: Campaign, text: str = REASON, folder: str = "3123", was_error: bool = True) -> Notice:
+    failed = Trouble(NoticeKind.PERMANENT, NOW - timedelta(days=3, hours=4), text, 3, ("a@example.com",))
+    erring = Trouble(NoticeKind.ERROR, NOW - timedelta(hours=5), f"still: {text}", 1, ("b@example.com",))
+    return composer().recovered(
+        about,
+        UploadTotals(14, 73_400_320),
+        [failed, erring] if was_error else [failed],
+        recipients=("a@example.com", "b@example.com"),
+        since=NOW - timedelta(days=3, hours=4),
+        box_folder_id=folder,
+        cycle=2,
+        now=NOW,
+    )
+
+
 def all_notices(about: Campaign, text: str = REASON) -> list[Notice]:
     return [
         retry(about, reason=text),
         permanent(about, reason=text),
         success(about, folder=text),
         error(about, message=text, hint=text, kind=text),
+        recovered(about, text, folder=text),
     ]
 
 
@@ -337,6 +363,95 @@ def test_error__reminder_and_unknown_cure() -> None:
     for part in parts(error(campaign(), hint="", is_reminder=True)):
         assert "reminder: it still lasts" in part.lower()
         assert "No cure is known" in part
+
+
+def test_recovered__says_everything_in_both_parts() -> None:
+    notice = recovered(campaign())
+    assert notice.subject == "✅ Solved - Campaign Summer Launch (3 days 4 hours)"
+    assert notice.recipients == ("a@example.com", "b@example.com")
+    for part in parts(notice):
+        for must in (
+            "Summer Launch",
+            "C-1001",
+            HEX_ID,
+            "after 3 days 4 hours of trouble",
+            f"permanently failed after 3 attempts: {REASON}",
+            "10:00 CET on Friday 20 November 2026 (Europe/Rome)",
+            "73.4 MB (73,400,320 bytes)",
+            "https://app.box.com/folder/3123",
+            "Nothing to do",
+        ):
+            assert must in part
+        assert part.count(REASON) == 2, "what failed, and what was an error"
+        for must_not in ("still:", "reset", "None", "{{", "{%"):
+            assert must_not not in part
+    assert "app.box.com" not in recovered(campaign(), folder="").html
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (timedelta(seconds=-5), "less than a minute"),
+        (timedelta(seconds=59), "less than a minute"),
+        (timedelta(minutes=1), "1 minute"),
+        (timedelta(minutes=12, seconds=59), "12 minutes"),
+        (timedelta(hours=1), "1 hour"),
+        (timedelta(hours=2, minutes=5), "2 hours 5 minutes"),
+        (timedelta(days=1, minutes=50), "1 day"),
+        (timedelta(days=3, hours=4), "3 days 4 hours"),
+        (timedelta(days=400, hours=1), "400 days 1 hour"),
+    ],
+)
+def test_duration__in_plain_words(span: timedelta, words: str) -> None:
+    assert plain_duration(span) == words
+
+
+def old(kind: NoticeKind, *attempts: int, is_partial: bool = False) -> Overtaken:
+    return Overtaken("x", kind, attempts, ("a@example.com",), is_partial)
+
+
+@pytest.mark.parametrize(
+    ("overtaken", "said"),
+    [
+        ([], ""),
+        (
+            [old(NoticeKind.RETRY, 2)],
+            "The e-mail about attempt 2 had not gone out; this one takes its place.",
+        ),
+        (
+            [old(NoticeKind.RETRY, 1, 2)],
+            "The e-mails about attempts 1 and 2 had not gone out; this one takes their place.",
+        ),
+        (
+            [old(NoticeKind.RETRY, *range(1, 40))],
+            "The e-mails about 39 attempts had not gone out; this one takes their place.",
+        ),
+        (
+            [old(NoticeKind.RETRY, 1, is_partial=True)],
+            "The e-mail about attempt 1 had not reached everybody; where not, this one takes its place.",
+        ),
+        (
+            [old(NoticeKind.PERMANENT, 1, 2), old(NoticeKind.ERROR)],
+            "The e-mails about attempts 1 and 2, the permanent failure and the error had not gone out;"
+            " this one takes their place.",
+        ),
+        (
+            [old(NoticeKind.ERROR), old(NoticeKind.ERROR)],
+            "The e-mails about 2 errors had not gone out; this one takes their place.",
+        ),
+    ],
+)
+def test_overtaken__is_one_sentence(overtaken: list[Overtaken], said: str) -> None:
+    assert takes_place_of(overtaken) == said
+
+
+def test_overtaken__is_said_in_both_parts() -> None:
+    last = Attempt(3, counted=True, permanently_failed=True)
+    before = (old(NoticeKind.RETRY, 2),)
+    notice = composer().permanent(campaign(), last, reason=REASON, overtaken=before, now=NOW)
+    for part in parts(notice):
+        assert part.count("The e-mail about attempt 2 had not gone out; this one takes its place.") == 1
+    assert notice.overtaken == before
 
 
 def test_notice__carries_its_data() -> None:
@@ -573,6 +688,40 @@ def test_message__long_subject_folds_and_reads_back() -> None:
         data = build_message(notice, "a1@example.com").as_bytes()
         assert max(map(len, data.split(b"\r\n"))) <= 100
         assert read_back(notice)["Subject"] == notice.subject
+
+
+def in_cycle(cycle: int | None, campaign_id: str = HEX_ID) -> Notice:
+    attempt = Attempt(1, True, False, 3, cycle or 1)
+    about = campaign(campaign_id=campaign_id)
+    notice = composer().retry(about, attempt, reason=REASON, next_run_at=NOW, now=NOW)
+    return replace(notice, cycle=cycle)
+
+
+def test_thread__is_that_of_the_cycle() -> None:
+    one, again = read_back(in_cycle(1)), read_back(in_cycle(1))
+    assert one["References"] == again["References"]
+    assert one["Message-ID"] != again["Message-ID"]
+    assert one["References"] != one["Message-ID"]
+    assert re.fullmatch(r"<[0-9a-f]{32}\.1@example\.com>", one["References"])
+    assert read_back(in_cycle(2))["References"] != one["References"]
+    assert read_back(in_cycle(1, "a" * 40))["References"] != one["References"]
+    assert read_back(in_cycle(None))["References"] is None
+    every = [retry(campaign()), permanent(campaign()), success(campaign()), error(campaign())]
+    assert {read_back(notice)["References"] for notice in every} == {one["References"]}
+    assert read_back(recovered(campaign()))["References"] == read_back(in_cycle(2))["References"]
+
+
+@given(hostile_text.filter(bool))
+@example("a\r\nBcc: evil@example.com")
+@example("><x@y>\r\n\r\nbody")
+@example("\ud800")
+@example("x" * 5000)
+def test_thread__a_hostile_id_is_no_header(campaign_id: str) -> None:
+    notice = in_cycle(3, campaign_id)
+    data = build_message(notice, "a1@example.com").as_bytes()
+    (line,) = [line for line in data.split(b"\r\n") if line.startswith(b"References:")]
+    assert re.fullmatch(rb"References: <[0-9a-f]{32}\.3@example\.com>", line)
+    assert len(line) <= 78
 
 
 def test_message__many_recipients_all_show() -> None:

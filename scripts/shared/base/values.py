@@ -187,7 +187,9 @@ class NoticeKind(StrEnum):
     PERMANENT = "a1_to_a2_permanent_failure"
     SUCCESS = "a1_to_a2_success"
     ERROR = "a1_to_a2_error"
+    RECOVERED = "a1_to_a2_recovered"
     DAILY_REPORT = "daily_report"
+    WEEKLY_DIGEST = "weekly_digest"
     TASK_ALERT = "orchestrator_task_alert"
 
 
@@ -196,6 +198,7 @@ DIGEST_KINDS = {
     NoticeKind.PERMANENT: "permanent",
     NoticeKind.SUCCESS: "success",
     NoticeKind.ERROR: "error",
+    NoticeKind.RECOVERED: "recovered",
 }
 """Notices of which each campaign has its own: many at once become a digest. {kind: the word for it in the
 digest's template}.
@@ -204,7 +207,9 @@ digest's template}.
 
 @dataclass(frozen=True, slots=True)
 class NoticeLine:
-    """A notice as a line of a table. attempt: spent so far. detail: why, or how much."""
+    """A notice as a line of a table. attempt: spent so far. detail: why, or how much. folded: how many
+    earlier notices it takes the place of.
+    """
 
     campaign_id: str
     number: str
@@ -212,6 +217,37 @@ class NoticeLine:
     attempt: int
     max_attempts: int
     detail: str
+    folded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A notice that a later one takes the place of, for the recipients whom nobody has begun to send it to.
+
+    attempts: of the retry notices among it and those whose place it has taken itself. is_partial: some of its
+    recipients have got it, or may have, or still will.
+    """
+
+    notice_id: str
+    kind: NoticeKind
+    attempts: tuple[int, ...]
+    recipients: tuple[str, ...]
+    is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What people were told of a campaign that has not come right since, one kind of notice.
+
+    since: the first of these notices. detail, attempt: of the latest. recipients: those who got one, or are
+    owed one.
+    """
+
+    kind: NoticeKind
+    since: datetime
+    detail: str
+    attempt: int
+    recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +255,8 @@ class Notice:
     """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
 
     campaign_id: "" when it is about no campaign. line: how a digest tells it; None for what no digest tells.
-    cycle: of the campaign; the notices of one cycle make one thread of e-mails.
+    cycle: of the campaign; the notices of one cycle make one thread of e-mails. overtaken: the earlier ones
+    that go out no more, because this one takes their place.
     """
 
     id: str
@@ -232,6 +269,7 @@ class Notice:
     created_at: datetime
     line: NoticeLine | None = None
     cycle: int | None = None
+    overtaken: tuple[Overtaken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,16 @@ from shared.base.script import exit_code_of, prepare_streams, say, say_table, sh
 from shared.database import ORCHESTRATOR_LOCK, Database, readiness
 from shared.loop.orchestrator import Orchestrator
 from shared.loop.signals import STOPS
-from shared.loop.tasks import TASKS
-from shared.rules.cadence import Daily, Schedule, timeline, whole_minute
+from shared.loop.tasks import Task, tasks_with
+from shared.rules.cadence import Daily, Schedule, Weekly, timeline, whole_minute
 from shared.settings import (
+    DAY_NAMES,
     CadenceSettings,
     OrchestratorSettings,
     PolicySettings,
     Settings,
     load_cadence_settings,
+    load_digest,
     load_operator_settings,
     load_orchestrator_settings,
     load_policy_settings,
@@ -48,7 +50,7 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
     """Print the runs after `at`, until so many elapsed hours later. Raises ConfigError for a faulty `at`."""
     zone = cadence.timezone
     start = _beginning("--at", at, zone)
-    schedules = {task.name: task.schedule for task in TASKS}
+    schedules = {task.name: task.schedule for task in tasks_with(cadence.digest)}
     try:
         until = (start.astimezone(UTC) + timedelta(hours=hours)).astimezone(zone)
         runs = list(timeline(schedules, start, until, zone, cadence.off_hours))
@@ -69,7 +71,7 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
         return
     state = "on" if cadence.off_hours.enabled else "off"
     say(f"{zone}, after {shown(start)} until {shown(until)}, off-hours rule {state}: {len(runs)} runs\n")
-    width = max(len(task.name) for task in TASKS)
+    width = max(len(name) for name in schedules)
     for name, run in runs:
         say(f"{shown(run.at)}  {name:<{width}}  {run.rule}\n")
 
@@ -124,16 +126,21 @@ def _policy_of(env_file: Path) -> PolicySettings:
         raise ConfigError([f"{env_file}: {fault}" for fault in exc.faults]) from exc
 
 
-def list_tasks() -> None:
+def list_tasks(tasks: Sequence[Task]) -> None:
     """Print the table of tasks."""
     header = ("TASK", "RUNS", "OFF-HOURS", "LIMIT", "SCRIPT")
-    rows = [(task.name, *_in_words(task.schedule), str(task.limit), task.script) for task in TASKS]
+    rows = [
+        (task.name, *_in_words(task.schedule), str(task.limit), " ".join((task.script, *task.arguments)))
+        for task in tasks
+    ]
     say_table([header, *rows])
 
 
 def _in_words(schedule: Schedule) -> tuple[str, str]:
     if isinstance(schedule, Daily):
         return f"daily at {schedule.at:%H:%M}", "unchanged"
+    if isinstance(schedule, Weekly):
+        return f"{DAY_NAMES[schedule.day]} at {schedule.at:%H:%M}", "unchanged"
     return f"every {schedule.minutes} min", "slower"
 
 
@@ -307,7 +314,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.list or arguments.explain or arguments.simulate or arguments.check:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
     if arguments.list:
-        list_tasks()
+        list_tasks(tasks_with(load_digest(read_environment(env_file))))
         return ExitCode.OK
     if arguments.explain:
         cadence = load_cadence_settings(read_environment(env_file))
@@ -320,7 +327,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return check_all(env_file, is_online=arguments.online)
     orchestrator = Orchestrator(
-        TASKS,
+        lambda settings: tasks_with(settings.cadence.digest),
         lambda: load_orchestrator_settings(read_environment(env_file)),
         env_file=env_file,
         is_verbose=arguments.verbose,

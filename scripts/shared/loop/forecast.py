@@ -18,7 +18,7 @@ from shared.base.redaction import escape_line
 from shared.base.script import say, shown
 from shared.base.values import NoticeKind, RetryStatus
 from shared.database import Database
-from shared.loop.tasks import TASKS
+from shared.loop.tasks import TASKS, tasks_with
 from shared.notices.delivery import CROWD
 from shared.rules.cadence import timeline
 from shared.rules.retry import RetryPolicy
@@ -126,7 +126,7 @@ def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequ
     """The forecast of so many days of 24 hours. start: taken as every interval task's last planned minute."""
     zone, window = policy.cadence.timezone, policy.cadence.off_hours
     until = (start.astimezone(UTC) + timedelta(days=days)).astimezone(zone)
-    schedules = {task.name: task.schedule for task in TASKS}
+    schedules = {task.name: task.schedule for task in tasks_with(policy.cadence.digest)}
     planned = list(timeline(schedules, start, until, zone, window))
     by_day: defaultdict[date, Counter[str]] = defaultdict(Counter)
     for name, run in planned:

@@ -36,14 +36,15 @@ LOOP_ANSWER_SECONDS = 10.0
 
 
 class Orchestrator:
-    """The loop over a table of tasks. read_settings: raises ConfigError; asked at the start and on SIGHUP.
+    """The loop over the table of tasks that belongs to its settings.
 
+    read_settings: raises ConfigError; asked at the start and on SIGHUP.
     env_file: read again at each start of a task, which is handed what it reads and nothing else.
     """
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks_for: Callable[[OrchestratorSettings], Sequence[Task]],
         read_settings: Callable[[], OrchestratorSettings],
         *,
         env_file: Path | None = None,
@@ -52,6 +53,7 @@ class Orchestrator:
         clock: WallClock | None = None,
         reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
+        self._tasks_for = tasks_for
         self._read_settings = read_settings
         self._is_verbose = is_verbose
         self._signals = Signals()
@@ -77,7 +79,7 @@ class Orchestrator:
         self._run_id = new_run_id({})
         self._configure_log()
         self._teller = Teller(self._context)
-        self._runners = [TaskRunner(task, self._context, self._teller) for task in tasks]
+        self._runners = [TaskRunner(task, self._context, self._teller) for task in tasks_for(settings)]
 
     def _configure_log(self) -> None:
         log, secrets = self._context.settings.log, self._context.settings.secrets
@@ -251,8 +253,23 @@ class Orchestrator:
             self._configure_log()
             if is_moved:
                 self._journal.reopen(self._open_database)
+            self._change_table()
             logger.info("the settings were read again", extra={"action": "reloaded"})
         self._service.ready()
+
+    def _change_table(self) -> None:
+        """Let the table follow the settings. What runs at present stays, until the next reload at least."""
+        tasks = {task.name: task for task in self._tasks_for(self._context.settings)}
+        self._runners = [one for one in self._runners if one.task.name in tasks or one.child is not None]
+        known = {runner.task.name: runner for runner in self._runners}
+        for name, task in tasks.items():
+            if name in known:
+                known[name].task = task
+            else:
+                self._runners.append(TaskRunner(task, self._context, self._teller))
+        new = {runner.task.name: runner for runner in self._runners if runner.task.name not in known}
+        for name, last in self._journal.last_runs(list(new), self._clock.now()).items():
+            new[name].learn(last)
 
     # The database
 

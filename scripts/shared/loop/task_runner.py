@@ -117,7 +117,7 @@ class TaskRunner:
         env_file = find_env_file(context.env_file, context.environment)
         environment = task_environment(task.reads, context.environment, env_file)
         return Child(
-            [sys.executable, str(SCRIPTS / task.script)],
+            [sys.executable, str(SCRIPTS / task.script), *task.arguments],
             environment | {RUN_ID_VARIABLE: self._run.run_id},
             limit=task.limit,
             kill_after=task.kill_after,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared.base.errors import ExitCode
 from shared.rules.alerts import SILENCE_LIMIT
-from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Daily, Interval, Schedule
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Daily, Interval, Schedule, Weekly
 from shared.settings import ReportSettings, Settings, variables_of
 
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -18,11 +18,11 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 class Task:
     """A row of the table.
 
-    script: below scripts/. limit: after which a run is asked to end; kill_after: how long it may then still
-    take, so that the file in hand is finished. has_heartbeat: whether its runs are pinged.
-    own_failures: exit codes of which the task itself has told people already. reads: the variables of ours
-    that its script reads, and of which alone it is shown; None: all but those of the loop. silence: how long
-    it may write nothing before people are told.
+    script: below scripts/, run with these arguments. limit: after which a run is asked to end; kill_after:
+    how long it may then still take, so that the file in hand is finished. has_heartbeat: whether its runs are
+    pinged. own_failures: exit codes of which the task itself has told people already. reads: the variables of
+    ours that its script reads, and of which alone it is shown; None: all but those of the loop. silence: how
+    long it may write nothing before people are told.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Task:
     own_failures: frozenset[int] = frozenset()
     reads: frozenset[str] | None = None
     silence: timedelta = SILENCE_LIMIT
+    arguments: tuple[str, ...] = ()
 
 
 TASKS = (
@@ -55,3 +56,18 @@ TASKS = (
     ),
 )
 """What the loop does. To add a task: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""
+
+
+def tasks_with(digest: Weekly | None) -> tuple[Task, ...]:
+    """The whole table. digest: when the weekly digest is sent; None: it is not."""
+    if digest is None:
+        return TASKS
+    weekly = Task(
+        "weekly_digest",
+        "daily_report.py",
+        digest,
+        limit=timedelta(minutes=15),
+        reads=variables_of(ReportSettings),
+        arguments=("--weekly",),
+    )
+    return (*TASKS, weekly)

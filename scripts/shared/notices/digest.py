@@ -30,7 +30,7 @@ def digest(
 
     digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
     details = {_detail(line) for line in lines}
-    is_said_once = len(details) == 1 and kind is not NoticeKind.SUCCESS
+    is_said_once = len(details) == 1 and kind not in (NoticeKind.SUCCESS, NoticeKind.RECOVERED)
     same_detail = details.pop() if is_said_once else ""
     values: dict[str, Any] = {
         "about": DIGEST_KINDS[kind],
@@ -62,4 +62,8 @@ def _row(kind: NoticeKind, line: NoticeLine, commands: Commands) -> dict[str, An
 
 
 def _detail(line: NoticeLine) -> str:
-    return one_line(line.detail, limit=300)
+    detail = one_line(line.detail, limit=300)
+    if not line.folded:
+        return detail
+    mails = "1 earlier e-mail" if line.folded == 1 else f"{line.folded} earlier e-mails"
+    return f"{detail.rstrip('.')}; {mails} had not gone out"

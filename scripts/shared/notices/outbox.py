@@ -4,6 +4,9 @@ A notice is queued in the transaction of what it reports, with a delivery for ea
 owed until it is sent or given up. It goes out as the e-mail of its own notice, or of the digest that
 `mail_id` names: a notice that tells one recipient what many others tell.
 
+A campaign's notice that a later one overtakes before anybody has begun to send it goes out no more: the later
+one takes its place (`overtaken`, `queue`).
+
 What an e-mail carries is committed before it goes out, and so is `doubts`, which says that it may have
 arrived. A process that is killed in between leaves both behind: the same goes out again, under the same
 Message-ID.
@@ -16,9 +19,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from shared.base.errors import DbError
-from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine
+from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine, Overtaken, Trouble
 from shared.database import MAIL_LOCK_CLASS, Database
 
 logger = logging.getLogger(__name__)
@@ -28,11 +34,51 @@ INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, creat
                      campaign_name, attempt, max_attempts, detail, cycle)
 VALUES (%(id)s, %(kind)s, %(campaign_id)s, %(subject)s, %(text)s, %(html)s, %(created_at)s, %(number)s,
         %(name)s, %(attempt)s, %(max_attempts)s, %(detail)s, %(cycle)s)
+ON CONFLICT (id) DO NOTHING
 """
 
 QUEUE_DELIVERIES = """
 INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
 SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
+"""
+
+# What nobody has begun to send. What somebody holds in this moment is about to go out, and is left to it.
+OVERTAKEN = """
+SELECT n.id, n.kind, n.attempt, d.recipient,
+       (SELECT count(*) FROM notice_deliveries o WHERE o.notice_id = n.id),
+       (SELECT array_agg(e.attempt) FROM notices e
+        WHERE e.campaign_id = n.campaign_id AND e.folded_into = n.id)
+FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
+WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s)
+  AND (n.cycle = %(cycle)s OR %(cycle)s::integer IS NULL) AND d.recipient = ANY(%(recipients)s)
+  AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.mail_id IS NULL AND d.doubts = 0
+ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED
+"""
+
+# The deliveries by the very rows that OVERTAKEN holds. Who waits for one of them has waited since then, and
+# it may have been told as late. What was folded into a folded notice moves along.
+FOLD = """
+UPDATE notices SET folded_into = %(id)s
+WHERE campaign_id = %(campaign_id)s AND (id = ANY(%(ids)s::uuid[]) OR folded_into = ANY(%(ids)s::uuid[]));
+WITH gone AS (
+    DELETE FROM notice_deliveries d
+    USING unnest(%(ids)s::uuid[], %(recipients)s::text[]) AS o (notice_id, recipient), notices n
+    WHERE d.notice_id = o.notice_id AND d.recipient = o.recipient AND n.id = o.notice_id
+    RETURNING d.recipient, coalesce(d.owed_since, n.created_at) AS since, d.late_told_at)
+UPDATE notice_deliveries d SET owed_since = waited.since, late_told_at = waited.told_at
+FROM (SELECT recipient, min(since) AS since, max(late_told_at) AS told_at FROM gone GROUP BY 1) waited
+WHERE d.notice_id = %(id)s AND d.recipient = waited.recipient
+"""
+
+# What people were told of a campaign since its last completed upload, one row a kind of notice.
+TROUBLES = """
+SELECT n.kind, min(n.created_at), (array_agg(coalesce(n.detail, '') ORDER BY n.created_at DESC))[1],
+       coalesce((array_agg(n.attempt ORDER BY n.created_at DESC))[1], 0), array_agg(DISTINCT d.recipient)
+FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
+WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s) AND d.gave_up_at IS NULL
+  AND n.created_at > coalesce((SELECT max(completed_at) FROM campaign_uploads
+                               WHERE campaign_id = %(campaign_id)s), '-infinity')
+GROUP BY n.kind ORDER BY min(n.created_at), n.kind
 """
 
 # NULL when nothing is owed at all.
@@ -56,21 +102,22 @@ WHERE sent_at IS NULL AND gave_up_at IS NULL
 
 IS_NOTICE_LATE = """
 SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND n.created_at < %(before)s)
+               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL
+                 AND coalesce(d.owed_since, n.created_at) < %(before)s)
 """
 
 # What has waited since before then and was not told of so far: how much, since when, and why.
 TELL_LATE_NOTICES = """
 WITH late AS (
     UPDATE notice_deliveries d SET late_told_at = %(now)s
-    FROM (SELECT o.notice_id, o.recipient, n.created_at
+    FROM (SELECT o.notice_id, o.recipient, coalesce(o.owed_since, n.created_at) AS since
           FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
           WHERE o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
-            AND n.created_at < %(before)s
+            AND coalesce(o.owed_since, n.created_at) < %(before)s
           FOR UPDATE OF o SKIP LOCKED) owed
     WHERE d.notice_id = owed.notice_id AND d.recipient = owed.recipient
-    RETURNING d.notice_id, owed.created_at, d.next_try_at, d.last_error)
-SELECT count(DISTINCT notice_id), min(created_at),
+    RETURNING d.notice_id, owed.since, d.next_try_at, d.last_error)
+SELECT count(DISTINCT notice_id), min(since),
        (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1]
 FROM late
 """
@@ -102,7 +149,8 @@ ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
 CROWD_LINES = """
 SELECT n.id, n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
        coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
-       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, '')
+       coalesce(n.max_attempts, %(max)s), coalesce(n.detail, ''),
+       (SELECT count(*) FROM notices e WHERE e.campaign_id = n.campaign_id AND e.folded_into = n.id)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
 WHERE d.mail_id IS NULL AND d.doubts = 0 AND d.sent_at IS NULL AND d.gave_up_at IS NULL
@@ -187,7 +235,7 @@ UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
     mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
     next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
-    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
+    gave_up_at = CASE WHEN coalesce(d.owed_since, n.created_at) < %(give_up_before)s THEN %(now)s END
 FROM notices n
 WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND d.recipient = ANY(%(recipients)s)
   AND d.sent_at IS NULL AND d.gave_up_at IS NULL
@@ -200,6 +248,15 @@ DELETE FROM notices n
 WHERE n.id = %(id)s
   AND NOT EXISTS (SELECT FROM notice_deliveries d WHERE d.notice_id = n.id OR d.mail_id = n.id)
 """
+
+
+TAKES_PLACE_OF = {
+    NoticeKind.RETRY: (NoticeKind.RETRY,),
+    NoticeKind.PERMANENT: (NoticeKind.RETRY,),
+    NoticeKind.SUCCESS: (NoticeKind.RETRY,),
+    NoticeKind.RECOVERED: (NoticeKind.RETRY, NoticeKind.PERMANENT, NoticeKind.ERROR),
+}
+"""{kind: what a notice of it overtakes}. An error stays worth telling while the campaign is not at A2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,17 +283,55 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def queue(self, notice: Notice) -> None:
-        """Put a notice into the outbox, in the transaction of what it reports."""
-        self._store(notice)
+    def overtaken(
+        self, kind: NoticeKind, campaign_id: str, recipients: Sequence[str], *, cycle: int | None
+    ) -> tuple[Overtaken, ...]:
+        """The campaign's notices whose place one of this kind takes, held until the end of the transaction in
+        which it is to be queued. cycle: None: of all cycles.
+        """
+        kinds = [one.value for one in TAKES_PLACE_OF[kind]]
+        values = {"campaign_id": campaign_id, "kinds": kinds, "recipients": list(recipients), "cycle": cycle}
+        rows = self._database.rows(OVERTAKEN, values)
+        return tuple(_overtaken(list(of_notice)) for _, of_notice in groupby(rows, key=itemgetter(0)))
+
+    def troubles(self, campaign_id: str) -> list[Trouble]:
+        """What people were told of a campaign since its last completed upload, and would like to be over."""
+        kinds = [NoticeKind.PERMANENT.value, NoticeKind.ERROR.value]
+        rows = self._database.rows(TROUBLES, {"campaign_id": campaign_id, "kinds": kinds})
+        return [
+            Trouble(NoticeKind(kind), since, detail, attempt, tuple(recipients))
+            for kind, since, detail, attempt, recipients in rows
+        ]
+
+    def queue(self, notice: Notice) -> bool:
+        """Put a notice into the outbox, in the transaction of what it reports. What it has overtaken is owed
+        no more. False: one with its id is there already, and nothing is done.
+        """
+        if not self._store(notice):
+            return False
         values = {"id": notice.id, "recipients": list(notice.recipients), "created_at": notice.created_at}
         self._database.execute(QUEUE_DELIVERIES, values)
+        pairs = [(old.notice_id, recipient) for old in notice.overtaken for recipient in old.recipients]
+        if pairs:
+            ids, recipients = (list(column) for column in zip(*pairs, strict=True))
+            values = {
+                "id": notice.id,
+                "campaign_id": notice.campaign_id,
+                "ids": ids,
+                "recipients": recipients,
+            }
+            self._database.execute(FOLD, values)
+        return True
 
-    def _store(self, notice: Notice) -> None:
+    def _store(self, notice: Notice) -> bool:
         values = {name: getattr(notice, name) for name in Notice.__slots__}
         told = ("number", "name", "attempt", "max_attempts", "detail")
         values |= {name: getattr(notice.line, name, None) for name in told}
-        self._database.execute(STORE_NOTICE, values)
+        return self._database.execute(STORE_NOTICE, values) == 1
+
+    def is_known(self, notice_id: str) -> bool:
+        """Whether a notice with this id has been queued."""
+        return bool(self._database.rows(READ_NOTICE, {"id": notice_id}))
 
     def is_due(self, now: datetime) -> bool | None:
         """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
@@ -360,7 +455,7 @@ class Outbox:
     ) -> bool:
         """The mail server did not take the e-mail for these; whether all that it carried is given up now.
 
-        give_up_before: what was created earlier is not tried again. next_try_at: None: as it was claimed.
+        give_up_before: what has been owed for longer is not tried again. next_try_at: None: as claimed.
         """
         values = {
             "id": mail_id,
@@ -374,3 +469,14 @@ class Outbox:
         are_given_up = all(row[0] for row in self._database.rows(MARK_REFUSED, values))
         self._database.execute(DROP_DIGEST, values)
         return are_given_up
+
+
+def _overtaken(rows: Sequence[tuple[Any, ...]]) -> Overtaken:
+    """One notice. rows: those of OVERTAKEN, one for each recipient."""
+    notice_id, kind, attempt, _, deliveries, earlier = rows[0]
+    told = [attempt] if kind == NoticeKind.RETRY else []
+    attempts = tuple(sorted({*told, *(earlier or ())} - {None}))
+    recipients = tuple(row[3] for row in rows)
+    return Overtaken(
+        notice_id, NoticeKind(kind), attempts, recipients, is_partial=deliveries > len(recipients)
+    )

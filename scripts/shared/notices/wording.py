@@ -7,13 +7,14 @@ where it is used, so that a run without news does not pay for it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.queries import query
-from shared.base.values import Notice, NoticeKind, UploadTotals
+from shared.base.values import Notice, NoticeKind, Overtaken, UploadTotals
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -124,6 +125,32 @@ def _templates() -> Environment:
     )
 
 
+def takes_place_of(overtaken: Sequence[Overtaken]) -> str:
+    """`The e-mail about attempt 2 had not gone out; this one takes its place.`; "" for none."""
+    attempts = sorted({attempt for one in overtaken for attempt in one.attempts})
+    errors = sum(one.kind is NoticeKind.ERROR for one in overtaken)
+    about = []
+    if len(attempts) > 3:
+        about.append(f"{len(attempts)} attempts")
+    elif attempts:
+        about.append(f"attempt{'' if len(attempts) == 1 else 's'} {_and(list(map(str, attempts)))}")
+    if any(one.kind is NoticeKind.PERMANENT for one in overtaken):
+        about.append("the permanent failure")
+    if errors:
+        about.append("the error" if errors == 1 else f"{errors} errors")
+    if not about:
+        return ""
+    is_one = len(overtaken) == len(about) == 1 and len(attempts) <= 1
+    mails, their = ("e-mail", "its place") if is_one else ("e-mails", "their place")
+    reach = "reached everybody; where not," if any(one.is_partial for one in overtaken) else "gone out;"
+    return f"The {mails} about {_and(about)} had not {reach} this one takes {their}."
+
+
+def _and(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])
+
+
 def local_time(instant: datetime, zone: ZoneInfo) -> str:
     """`14:03 CET on Monday 23 November 2026 (Europe/Rome)`: the abbreviation tells a repeated hour apart."""
     if instant.tzinfo is None:
@@ -152,6 +179,15 @@ def duration(span: timedelta) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def plain_duration(span: timedelta) -> str:
+    """`3 days 4 hours`, `2 hours 5 minutes`, `12 minutes`, `less than a minute`: for a subject."""
+    minutes = max(0, int(span.total_seconds() // 60))
+    hours, days = minutes // 60, minutes // 1440
+    pairs = [(days, "day"), (hours % 24, "hour")] if days else [(hours, "hour"), (minutes % 60, "minute")]
+    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in pairs if count]
+    return " ".join(words) or "less than a minute"
 
 
 def human_size(size_bytes: int) -> str:

@@ -230,7 +230,7 @@ class TaskRuns:
 
 # doubts: at this many a mail is given up that may have arrived.
 OUTBOX_BACKLOG = """
-SELECT count(*), min(n.created_at),
+SELECT count(*), min(coalesce(d.owed_since, n.created_at)),
        (SELECT count(*) FROM notice_deliveries
         WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts < %(doubts)s),
        (SELECT count(*) FROM notice_deliveries

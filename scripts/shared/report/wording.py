@@ -1,4 +1,4 @@
-"""The daily report as its templates see it: the values themselves, each text and time in words."""
+"""The daily report and the weekly digest as their templates see them: the values, in words."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from shared.base.commands import Commands
 from shared.base.values import Campaign
 from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
 from shared.report.figures import DayReport
+from shared.report.week import WeekReport
 
 LONGEST_TEXT = 300
 
 
 def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: datetime) -> dict[str, Any]:
     """What the templates of a report are given: its fields, and what belongs to none of them."""
-    day, until, words = report.day, report.day.until.astimezone(zone), _Words(zone, commands, report, now)
+    day, until, words = (
+        report.day,
+        report.day.until.astimezone(zone),
+        _Words(zone, commands, report.day.since, now),
+    )
     return {
         **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
         "all_runs": report.all_runs,
@@ -36,13 +41,27 @@ def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: da
     }
 
 
+def digest_values(report: WeekReport, zone: ZoneInfo, commands: Commands, now: datetime) -> dict[str, Any]:
+    """What the templates of a weekly digest are given."""
+    words = _Words(zone, commands, now, now)
+    return {
+        **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
+        "date": report.date.isoformat(),
+        "is_quiet": report.is_quiet,
+        "tone": "red" if report.needs_somebody else "green" if report.is_quiet else "amber",
+        "unsent_command": commands.run("a1_retry.py", "unsent"),
+        "failed_command": commands.run("a1_retry.py", "failed"),
+        "where": commands.where,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """Puts values into words that can stand in a line of the e-mail."""
+    """Puts values into words that can stand in a line of the e-mail. news_since: what is later is new."""
 
     zone: ZoneInfo
     commands: Commands
-    report: DayReport
+    news_since: datetime
     now: datetime
 
     def of(self, value: Any) -> Any:
@@ -51,7 +70,7 @@ class _Words:
             return one_line(value, LONGEST_TEXT)
         if isinstance(value, datetime):
             age = duration(self.now - value)
-            return _Moment(short_time(value, self.zone), age, value >= self.report.day.since)
+            return _Moment(short_time(value, self.zone), age, value >= self.news_since)
         if isinstance(value, timedelta):
             return duration(value)
         if isinstance(value, tuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Literal
+from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from shared.base.clocks import is_waiting
@@ -18,10 +18,12 @@ A1_TO_A2_INTERVAL_MINUTES = 3
 MINUTE = timedelta(minutes=1)
 CATCH_UP = timedelta(hours=3)
 """How late a daily task may still start, on its own date."""
+WEEKLY_CATCH_UP = timedelta(hours=12)
+"""How late a weekly task may still start, in its own week, which begins on a Monday."""
 DAILY_RETRY = timedelta(minutes=10)
-"""How long after a daily task that did not end well it is tried again, while it may still start."""
+"""How long after a daily or weekly task that did not end well it is tried again, while it may still start."""
 
-Rule = Literal["in_hours", "off_hours", "daily"]
+Rule = Literal["in_hours", "off_hours", "daily", "weekly"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,38 @@ class Daily:
     """Once per local date, at a time of day, whatever the window says."""
 
     at: time
+    rule: ClassVar[Rule] = "daily"
+    period: ClassVar[timedelta] = timedelta(days=1)
+    catch_up: ClassVar[timedelta] = CATCH_UP
+
+    def period_of(self, day: date) -> date:
+        """The first date of the period that the date lies in."""
+        return day
+
+    def day_in(self, period: date) -> date:
+        """The date of the run of a period."""
+        return period
 
 
-Schedule = Interval | Daily
+@dataclass(frozen=True, slots=True)
+class Weekly:
+    """Once per local week, on a day (0 = Monday) at a time of day, whatever the window says."""
+
+    day: int
+    at: time
+    rule: ClassVar[Rule] = "weekly"
+    period: ClassVar[timedelta] = timedelta(days=7)
+    catch_up: ClassVar[timedelta] = WEEKLY_CATCH_UP
+
+    def period_of(self, day: date) -> date:
+        return day - timedelta(days=day.weekday())
+
+    def day_in(self, period: date) -> date:
+        return period + timedelta(days=self.day)
+
+
+Calendar = Daily | Weekly
+Schedule = Interval | Calendar
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +101,7 @@ class LastRun:
 class PlannedRun:
     """An instant and the rule that allowed it.
 
-    planned_at: the minute that the schedule names; earlier than `at` when a daily task is late.
+    planned_at: the minute that the schedule names; earlier than `at` when a daily or weekly task is late.
     """
 
     at: datetime
@@ -101,10 +132,11 @@ def plan(
     """When a task that is not running starts next: at once when `at` is not after `now`.
 
     A last run in the future does not count, because the clock was set back; a daily task still counts its
-    date. Missed runs make one run, in the first minute from `now` on that the rule allows.
+    date, a weekly one its week. Missed runs make one run, in the first minute from `now` on that the rule
+    allows.
     """
-    if isinstance(schedule, Daily):
-        return _next_daily(schedule.at, last, now, zone)
+    if isinstance(schedule, Calendar):
+        return _next_in_calendar(schedule, last, now, zone)
     this_minute = whole_minute(now).astimezone(UTC)
     planned = None if last is None else whole_minute(last.planned_at).astimezone(UTC)
     if planned is not None and planned > this_minute:
@@ -158,26 +190,26 @@ def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
     return wall
 
 
-def _next_daily(at: time, last: LastRun | None, now: datetime, zone: ZoneInfo) -> PlannedRun:
-    """The run of the first date, from today on, that has had none yet and for which it is not too late."""
+def _next_in_calendar(schedule: Calendar, last: LastRun | None, now: datetime, zone: ZoneInfo) -> PlannedRun:
+    """The run of the first date or week, from now on, that has had none and for which it is not too late."""
     this_minute = whole_minute(now).astimezone(UTC)
-    day = now.astimezone(zone).date()
+    period = schedule.period_of(now.astimezone(zone).date())
     while True:
-        planned = daily_instant(day, at, zone)
+        planned = daily_instant(schedule.day_in(period), schedule.at, zone)
         begins = planned.astimezone(UTC)
         start = max(begins, this_minute)
-        if last is not None and last.planned_at.astimezone(zone).date() == day:
+        if last is not None and schedule.period_of(last.planned_at.astimezone(zone).date()) == period:
             if last.exit_code == 0:
-                day += timedelta(days=1)
+                period += schedule.period
                 continue
             # It did not end well, as far as is known: again, but not at once.
             ended = whole_minute(last.finished_at or last.started_at).astimezone(UTC)
             if is_waiting(ended, DAILY_RETRY, this_minute):
                 start = max(start, ended + DAILY_RETRY)
         wall = start.astimezone(zone)
-        if start < begins + CATCH_UP and wall.date() == day:
-            return PlannedRun(wall, "daily", planned)
-        day += timedelta(days=1)
+        if start < begins + schedule.catch_up and schedule.period_of(wall.date()) == period:
+            return PlannedRun(wall, schedule.rule, planned)
+        period += schedule.period
 
 
 def timeline(
@@ -185,12 +217,12 @@ def timeline(
 ) -> Iterator[tuple[str, PlannedRun]]:
     """The runs in (after, until], in order of time, as (task, run).
 
-    It assumes that every interval task was last planned at `after`, and that no daily task is late.
+    It assumes that every interval task was last planned at `after`, and that no daily or weekly task is late.
     """
 
     def following(schedule: Schedule, last: datetime) -> PlannedRun:
-        if isinstance(schedule, Daily):
-            return _following_daily(schedule, last, zone)
+        if isinstance(schedule, Calendar):
+            return _following_in_calendar(schedule, last, zone)
         return _earliest(last, last, schedule, zone, window)
 
     start = whole_minute(after).astimezone(zone)
@@ -204,10 +236,11 @@ def timeline(
         upcoming[name] = following(schedules[name], run.at)
 
 
-def _following_daily(schedule: Daily, after: datetime, zone: ZoneInfo) -> PlannedRun:
-    day = after.astimezone(zone).date()
+def _following_in_calendar(schedule: Calendar, after: datetime, zone: ZoneInfo) -> PlannedRun:
+    period = schedule.period_of(after.astimezone(zone).date())
     while True:
-        instant = daily_instant(day, schedule.at, zone)
-        if instant.astimezone(UTC) > after.astimezone(UTC) and instant.date() == day:
-            return PlannedRun(instant, "daily", instant)
-        day += timedelta(days=1)
+        instant = daily_instant(schedule.day_in(period), schedule.at, zone)
+        is_own = schedule.period_of(instant.date()) == period
+        if instant.astimezone(UTC) > after.astimezone(UTC) and is_own:
+            return PlannedRun(instant, schedule.rule, instant)
+        period += schedule.period

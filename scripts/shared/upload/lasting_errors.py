@@ -22,7 +22,7 @@ MARK_TOLD = """
 UPDATE campaign_errors SET last_notice_at = now() WHERE campaign_id = %(campaign_id)s AND kind = %(kind)s
 """
 
-CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s"
+CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s RETURNING began_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class LastingErrors:
             self._database.execute(MARK_TOLD, values)
         return LastingError(began_at, is_due, last_notice_at is not None, is_young(began_at, now, patience))
 
-    def clear(self, campaign_id: str) -> None:
-        """The campaign's failures are over."""
-        self._database.execute(CLEAR_ERRORS, {"campaign_id": campaign_id})
+    def clear(self, campaign_id: str) -> datetime | None:
+        """The campaign's failures are over; when the first of them began, None: there were none."""
+        rows = self._database.rows(CLEAR_ERRORS, {"campaign_id": campaign_id})
+        return min((row[0] for row in rows), default=None)

@@ -6,14 +6,24 @@ The function blocks where it waits, and raises what goes wrong. It knows one cam
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, DamError, StoppedError
-from shared.base.values import GONE, Campaign, MasterAssets, Notice, Outcome, RetryStatus
+from shared.base.values import (
+    GONE,
+    Campaign,
+    MasterAssets,
+    NoticeKind,
+    Outcome,
+    Overtaken,
+    RetryStatus,
+    Trouble,
+    UploadTotals,
+)
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
@@ -221,14 +231,18 @@ def _empty(
             at=context.began,
         )
         LastingErrors(database).clear(campaign.id)
-        if notice_for(attempt) is None:
+        kind = notice_for(attempt)
+        if kind is None:
             outcome = Outcome.SNOOZED
             if attempt.permanently_failed:
                 outcome = Outcome.SKIPPED_PERMANENTLY_FAILED
             return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
+        overtaken = Outbox(database).overtaken(
+            kind, campaign.id, composer.error_recipients, cycle=attempt.cycle
+        )
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
-            notice = composer.permanent(campaign, attempt, reason=reason, now=now)
+            notice = composer.permanent(campaign, attempt, reason=reason, overtaken=overtaken, now=now)
         else:
             counted = replace(retry, retry_count=attempt.number, last_retry_at=context.began)
             ahead = attempts_ahead(
@@ -238,7 +252,13 @@ def _empty(
                 A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours
             )
             notice = composer.retry(
-                campaign, attempt, reason=reason, next_run_at=planned.at, ahead=tuple(ahead), now=now
+                campaign,
+                attempt,
+                reason=reason,
+                next_run_at=planned.at,
+                ahead=tuple(ahead),
+                overtaken=overtaken,
+                now=now,
             )
         Outbox(database).queue(notice)
     context.on_notice()
@@ -263,29 +283,58 @@ def leave(
         followed = Standing(database).follow_status(campaign.id, GONE if is_gone else campaign.status)
         if followed is None:
             return left
-        LastingErrors(database).clear(campaign.id)
+        failing_since = LastingErrors(database).clear(campaign.id)
         if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
             return left
-        notice, arrival = _complete(context, campaign, followed, began)
-    if notice is not None:
+        troubles = Outbox(database).troubles(campaign.id)  # before this upload is on record
+        database.act_as("", "upload", "its assets are in Box")
+        database.reset_a1_retry(campaign.id)
+        totals = Ledger(database).upload_totals(campaign.id)
+        Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
+        told = _tell_arrival(context, campaign, followed, totals, troubles, failing_since)
+    for _ in range(told):
         context.on_notice()
-    return arrival
+    return Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
 
 
-def _complete(
-    context: Context, campaign: Campaign, followed: Followed, began: datetime | None
-) -> tuple[Notice | None, Arrival]:
-    """Enter a completed upload, in the transaction in which the row follows; the notice that it made."""
-    database = context.database
-    database.act_as("", "upload", "its assets are in Box")
-    database.reset_a1_retry(campaign.id)
-    totals = Ledger(database).upload_totals(campaign.id)
-    Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
+def _tell_arrival(
+    context: Context,
+    campaign: Campaign,
+    followed: Followed,
+    totals: UploadTotals,
+    troubles: Sequence[Trouble],
+    failing_since: datetime | None,
+) -> int:
+    """Queue that the campaign is at A2, for those who were told of its troubles and for those who are told of
+    each success; how many notices that makes. failing_since: of the errors that are over with it.
+    """
+    outbox, composer, now = Outbox(context.database), context.composer, context.clock()
     folder_id = followed.box_folder_id or ""
-    notice = context.composer.success(
-        campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, now=context.clock()
+    if troubles:
+        recipients = tuple(sorted({one for trouble in troubles for one in trouble.recipients}))
+        begins = [trouble.since for trouble in troubles]
+        if failing_since and any(trouble.kind is NoticeKind.ERROR for trouble in troubles):
+            begins.append(failing_since)
+        recovered = composer.recovered(
+            campaign,
+            totals,
+            troubles,
+            recipients=recipients,
+            since=min(begins),
+            box_folder_id=folder_id,
+            cycle=followed.cycle,
+            overtaken=outbox.overtaken(NoticeKind.RECOVERED, campaign.id, recipients, cycle=None),
+            now=now,
+        )
+        outbox.queue(recovered)
+    overtaken: tuple[Overtaken, ...] = ()
+    if followed.attempts:  # without one there is no retry notice that could wait
+        overtaken = outbox.overtaken(
+            NoticeKind.SUCCESS, campaign.id, composer.success_recipients, cycle=followed.cycle
+        )
+    success = composer.success(
+        campaign, totals, box_folder_id=folder_id, cycle=followed.cycle, overtaken=overtaken, now=now
     )
-    if notice is not None:
-        Outbox(database).queue(notice)
-    arrival = Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)
-    return notice, arrival
+    if success is not None:
+        outbox.queue(success)
+    return bool(troubles) + (success is not None)

@@ -48,7 +48,7 @@ SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_
 FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
       WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
 WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id, coalesce(c.a1_cycle, 1)
+RETURNING before.a2_requested_at, c.box_folder_id, coalesce(c.a1_cycle, 1), coalesce(c.a1_retry_count, 0)
 """
 
 REQUEST_A2 = """
@@ -61,11 +61,12 @@ WHERE campaign_id = %(campaign_id)s
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What a row knew of a campaign that left A1."""
+    """What a row knew of a campaign that left A1. attempts: counted in its cycle."""
 
     a2_requested_at: datetime | None
     box_folder_id: str | None
     cycle: int
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,9 @@ def test_explain__as_the_contract_says() -> None:
 
 def test_explain__an_ordinary_week() -> None:
     rules = [run["rule"] for run in explained("2026-01-26T04:57:00+01:00", "168")["runs"]]
-    assert {rule: rules.count(rule) for rule in set(rules)} == {"in_hours": 1700, "off_hours": 83, "daily": 7}
+    assert {rule: rules.count(rule) for rule in set(rules)} == {
+        "in_hours": 1700, "off_hours": 83, "daily": 7, "weekly": 1,
+    }  # fmt: skip
     assert explained("2026-01-31T12:00", "24", OFF_HOURS_ENABLED="false")["off_hours_enabled"] is False
 
 
@@ -73,6 +75,18 @@ def test_explain__the_end_is_included_and_hours_are_elapsed() -> None:
     assert spring["until"] == "2026-03-29T04:00:00+02:00"
     assert [run["at"][11:16] for run in spring["runs"]] == ["01:30", "03:30"]
     assert explained("2026-01-30T18:00", "1")["runs"][-1]["rule"] == "daily"
+
+
+def test_explain__the_weekly_digest() -> None:
+    def digests(**variables: str) -> list[tuple[str, str]]:
+        runs = explained("2026-10-19T08:00", "336", OFF_HOURS_ENABLED="true", **variables)["runs"]
+        return [(run["at"], run["rule"]) for run in runs if run["task"] == "weekly_digest"]
+
+    assert digests() == [("2026-10-26T08:00:00+01:00", "weekly")]
+    assert digests(DIGEST_DAY="Wed", DIGEST_TIME="23:30") == [
+        ("2026-10-21T23:30:00+02:00", "weekly"), ("2026-10-28T23:30:00+01:00", "weekly"),
+    ]  # fmt: skip
+    assert digests(DIGEST_DAY="none") == []
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,12 @@ def test_list__needs_nothing() -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"a1_to_a2 +every 3 min +slower", done.stdout)
     assert re.search(r"daily_report +daily at 19:00 +unchanged", done.stdout)
+    assert re.search(r"weekly_digest +mon at 08:00 +unchanged .* daily_report.py --weekly", done.stdout)
+    assert "weekly_digest" not in command("--list", DIGEST_DAY="none").stdout
+    refused = command("--list", DIGEST_DAY="monday", DIGEST_TIME="8")
+    assert refused.returncode == 2
+    assert "DIGEST_DAY: expected one of mon, tue, wed, thu, fri, sat, sun, none" in refused.stderr
+    assert "DIGEST_TIME" in refused.stderr
 
 
 def test_check__tells_what_is_there_and_what_is_not(world: World) -> None:

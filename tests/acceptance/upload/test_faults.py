@@ -535,12 +535,16 @@ def test_smtp_down__delays_notices_and_loses_none(world: World) -> None:
         assert run.exit_code == 0, run.stderr
         assert run.report["notices"]["sent"] == 0
     assert world.row(campaign)["a1_permanently_failed"] is True
-    assert world.upload().report["notices"] == {"queued": 0, "sent": 3, "failed": 0}
-    assert [subject[:20] for subject in world.subjects] == [
-        "⚠️ No Assets Found (Attempt 1/3)"[:20],
-        "⚠️ No Assets Found (Attempt 2/3)"[:20],
-        "❌ PERMANENTLY FAILED"[:20],
-    ]
+    assert world.upload().report["notices"] == {"queued": 0, "sent": 1, "failed": 0}
+    assert [subject[:20] for subject in world.subjects] == ["❌ PERMANENTLY FAILED"[:20]]
+    body = world.mail.messages[0].message.get_body(("plain",))
+    assert body is not None
+    assert "The e-mails about attempts 1 and 2 had not gone out; this one takes their place." in (
+        body.get_content()
+    )
+    history = world.sql("SELECT kind, detail ->> 'kind' AS of FROM campaign_events ORDER BY id")
+    assert [row["of"][-5:] for row in history if row["kind"] == "notice_folded"] == ["retry", "retry"]
+    assert [row["of"][-7:] for row in history if row["kind"] == "notice_sent"] == ["failure"]
     assert world.upload().report["notices"]["sent"] == 0
 
 

@@ -115,7 +115,7 @@ class Stage:
         ]
         clock = SimulatedClock(rome(start), rome(end), planned)
         loop = Orchestrator(
-            tasks,
+            lambda _: tasks,
             self.settings,
             clock=clock,
             environment={**os.environ, **(environment or {})},
@@ -453,7 +453,7 @@ def test_loop__frozen_and_cut_off_starts_nothing_while_another_acts(stage: Stage
             return []
 
     clock = Freeze(rome("2026-01-28T10:00:00"), rome("2026-01-28T10:30:00"), [])
-    loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+    loop = Orchestrator(lambda _: [stage.task()], stage.settings, clock=clock)
     clock.is_busy = lambda: bool(loop.running)
     loop.run_forever()
     assert len(others) == 1
@@ -471,7 +471,7 @@ def test_loop__a_stop_that_comes_while_it_connects_starts_nothing(
     monkeypatch.setattr(orchestrator, "Database", stopped_meanwhile)
     for is_once in (False, True):
         clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T11:00:00"), [])
-        loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+        loop = Orchestrator(lambda _: [stage.task()], stage.settings, clock=clock)
         assert (loop.run_once() if is_once else loop.run_forever()) == 0
         assert stage.runs() == []
 
@@ -694,7 +694,7 @@ def test_heartbeat__one_that_never_answers_holds_nothing_up(stage: Stage) -> Non
     with watchman(delay=3) as (url, paths):
         stage.variables["HEARTBEAT_URL"] = url
         clock = SimulatedClock(rome("2026-01-28T10:00:00"), rome("2026-01-28T10:04:00"), [])
-        loop = Orchestrator([stage.task(has_heartbeat=True)], stage.settings, clock=clock)
+        loop = Orchestrator(lambda _: [stage.task(has_heartbeat=True)], stage.settings, clock=clock)
         clock.is_busy = lambda: bool(loop.running)
         loop.run_forever()
         assert len(stage.runs()) == 2
@@ -707,7 +707,7 @@ def test_heartbeat__one_that_never_answers_holds_nothing_up(stage: Stage) -> Non
 def test_once__runs_what_is_due_and_says_how_it_went(stage: Stage) -> None:
     def once(at: str, *tasks: Task) -> int:
         clock = SimulatedClock(rome(at), rome("2026-02-28T10:00:00"), [])
-        loop = Orchestrator(tasks, stage.settings, clock=clock)
+        loop = Orchestrator(lambda _: tasks, stage.settings, clock=clock)
         clock.is_busy = lambda: bool(loop.running)
         return loop.run_once()
 
@@ -723,7 +723,7 @@ def test_once__database_lost_before_anything_was_started(
 ) -> None:
     stage.url = own_server.url
     clock = SimulatedClock(rome("2026-01-28T10:00:05"), rome("2026-02-28T10:00:00"), [])
-    loop = Orchestrator([stage.task()], stage.settings, clock=clock)
+    loop = Orchestrator(lambda _: [stage.task()], stage.settings, clock=clock)
     monkeypatch.setattr(Teller, "round_began", lambda *_: own_server.stop())
     assert loop.run_once() == 75
 

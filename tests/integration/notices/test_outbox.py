@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -588,3 +589,209 @@ def test_reset__of_a_table_resets_its_campaigns_and_no_others(
     assert stage.sql(
         "SELECT count(*), min(campaign_id) FROM campaign_status WHERE a1_permanently_failed"
     ) == [(4, f"{22:040x}")]
+
+
+# --- a later notice of the same cycle takes the place of an earlier one ------------------------------------
+
+
+class Cycle:
+    """The notices of one campaign, queued as the road queues them."""
+
+    def __init__(self, stage: Stage, number: int = 1, database: Database | None = None) -> None:
+        self.stage = stage
+        self.database = database or stage.database
+        self.campaign = Campaign(f"{number:040x}", f"C-{number}", f"Launch {number}", "A1")
+
+    def attempt(self, number: int, *, at: datetime = NOW, cycle: int = 1) -> str:
+        """Queue attempt n of 3; returns its subject."""
+        with self.database.transaction():
+            return self.queue(number, at=at, cycle=cycle)
+
+    def queue(self, number: int, *, at: datetime, cycle: int = 1) -> str:
+        """In the caller's transaction."""
+        attempt = Attempt(number, True, number == 3, 3, cycle)
+        outbox, composer = Outbox(self.database), self.stage.composer
+        kind = NoticeKind.PERMANENT if number == 3 else NoticeKind.RETRY
+        overtaken = outbox.overtaken(kind, self.campaign.id, composer.error_recipients, cycle=cycle)
+        if number == 3:
+            notice = composer.permanent(self.campaign, attempt, reason=EMPTY, overtaken=overtaken, now=at)
+        else:
+            notice = composer.retry(
+                self.campaign, attempt, reason=EMPTY, next_run_at=at, overtaken=overtaken, now=at
+            )
+        outbox.queue(notice)
+        return notice.subject
+
+
+def assert_each_notice_arrived_or_is_folded(stage: Stage, *, repeated: int = 0) -> None:
+    """For each notice and recipient: exactly one delivery that is sent, or one event that names the notice
+    which takes its place, and for which the same holds.
+    """
+    owed = {
+        (notice, one)
+        for (notice,) in stage.sql("SELECT id FROM notices WHERE campaign_id <> ''")
+        for one in (SUPPORT, ONCALL)
+    }
+    sent = {(notice, one) for notice, one in stage.sql("SELECT notice_id, recipient FROM notice_deliveries")}
+    folded = {
+        (notice, one): (into, one)
+        for notice, one, into in stage.sql(
+            "SELECT (detail ->> 'notice_id')::uuid, detail ->> 'recipient', (detail ->> 'into')::uuid"
+            " FROM campaign_events WHERE kind = 'notice_folded'"
+        )
+    }
+    assert sent | folded.keys() == owed
+    assert not sent & folded.keys()
+    assert all(into in owed for into in folded.values())
+    stage.assert_each_notice_in_one_mail(repeated=repeated)
+
+
+def test_fold__an_outage_leaves_one_mail_a_campaign(stage: Stage) -> None:
+    stage.sink.stop()
+    cycle = Cycle(stage)
+    for number in (1, 2, 3):
+        subject = cycle.attempt(number, at=NOW + number * 3 * MINUTE)
+        assert stage.deliver(NOW + number * 3 * MINUTE).failed == 1
+    stage.sink.start()
+    assert stage.deliver(NOW + 60 * MINUTE) == DeliveryCounts(sent=1)
+    assert stage.inbox == [(subject, (ONCALL, SUPPORT))]
+    for part in parts(stage.sink.messages[0]):
+        said = "The e-mails about attempts 1 and 2 had not gone out; this one takes their place."
+        assert part.count(said) == 1
+    last = stage.sql("SELECT id FROM notices WHERE attempt = 3")[0][0]
+    assert stage.sql("SELECT DISTINCT folded_into FROM notices WHERE attempt < 3") == [(last,)]
+    assert stage.deliver(NOW + 70 * MINUTE) == DeliveryCounts()
+    assert Outbox(stage.database).is_due(NOW + 70 * MINUTE) is None
+    assert_each_notice_arrived_or_is_folded(stage)
+
+
+def test_fold__what_went_out_stays_as_it_is(stage: Stage) -> None:
+    cycle = Cycle(stage)
+    subjects = []
+    for number in (1, 2, 3):
+        subjects.append(cycle.attempt(number, at=NOW + number * MINUTE))
+        stage.deliver(NOW + number * MINUTE)
+    assert [subject for subject, _ in stage.inbox] == subjects
+    assert not any("takes" in parts(mail)[0] for mail in stage.sink.messages)
+    assert stage.sql("SELECT count(*) FROM notices WHERE folded_into IS NOT NULL") == [(0,)]
+
+
+def test_fold__a_recipient_who_was_refused_gets_the_later_one(stage: Stage) -> None:
+    stage.sink.refuse(ONCALL, 451, "greylisted")
+    cycle = Cycle(stage)
+    first = cycle.attempt(1)
+    stage.deliver()
+    second = cycle.attempt(2, at=NOW + 3 * MINUTE)
+    stage.sink.reset()
+    stage.deliver(NOW + 60 * MINUTE)
+    assert stage.inbox == [(second, (ONCALL, SUPPORT))], first
+    (text, _) = parts(stage.sink.messages[0])
+    assert (
+        "The e-mail about attempt 1 had not reached everybody; where not, this one takes its place." in text
+    )
+
+
+def test_fold__another_cycle_another_kind_and_another_campaign_stay(stage: Stage) -> None:
+    stage.queue(NoticeKind.ERROR, 1)
+    stage.queue(NoticeKind.RETRY, 1, first=2)
+    cycle = Cycle(stage)
+    cycle.attempt(3, cycle=1)
+    cycle.attempt(1, cycle=2)
+    assert stage.sql("SELECT count(*) FROM notices WHERE folded_into IS NOT NULL") == [(0,)]
+    assert stage.deliver(NOW + MINUTE) == DeliveryCounts(sent=4)
+
+
+@pytest.mark.parametrize("count", [1, CROWD + 1], ids=["single", "table"])
+def test_fold__a_mail_that_was_begun_goes_out(stage: Stage, count: int) -> None:
+    """It may have arrived, alone or in a table; so it is no longer free to be folded."""
+    for one in range(count):
+        Cycle(stage, one).attempt(1)
+    stage.killed(after=True)
+    (to,) = stage.inbox[0][1:]
+    Cycle(stage, 0).attempt(2, at=NOW + MINUTE)
+    folded = stage.sql("SELECT detail ->> 'recipient' FROM campaign_events WHERE kind = 'notice_folded'")
+    assert folded == [(one,) for one in (ONCALL, SUPPORT) if one not in to]
+    stage.deliver(NOW + 5 * MINUTE)
+    assert_each_notice_arrived_or_is_folded(stage, repeated=len(to))
+
+
+def test_fold__leaves_what_is_being_claimed_and_waits_for_nobody(stage: Stage) -> None:
+    cycle = Cycle(stage)
+    cycle.attempt(1)
+    with closing(psycopg2.connect(stage.url)) as other, other.cursor() as cursor:
+        cursor.execute("UPDATE notice_deliveries SET doubts = doubts + 1 WHERE recipient = %s", [ONCALL])
+        cycle.attempt(2, at=NOW + MINUTE)
+        assert stage.sql("SELECT recipient, doubts FROM notice_deliveries ORDER BY 2 DESC, 1") == [
+            (ONCALL, 0), (ONCALL, 0), (SUPPORT, 0),
+        ]  # fmt: skip
+        other.commit()
+    stage.deliver(NOW + MINUTE)
+    assert Counter(to for _, to in stage.inbox) == {(ONCALL,): 1, (ONCALL, SUPPORT): 1}
+    assert_each_notice_arrived_or_is_folded(stage)
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["committed", "rolled back"])
+def test_fold__a_delivery_in_between_sends_nothing_twice_and_loses_nothing(
+    stage: Stage, is_kept: bool
+) -> None:
+    Cycle(stage).attempt(1)
+    with Database(stage.url, 3) as other:
+        try:
+            with other.transaction():
+                Cycle(stage, database=other).queue(2, at=NOW + MINUTE)
+                assert stage.deliver(NOW + MINUTE).sent == 0
+                if not is_kept:
+                    raise KilledError
+        except KilledError:
+            pass
+    stage.deliver(NOW + MINUTE)
+    assert [re.findall(r"\d/3", subject) for subject, _ in stage.inbox] == [["2/3" if is_kept else "1/3"]]
+    assert_each_notice_arrived_or_is_folded(stage)
+
+
+def test_fold__while_a_process_delivers_without_a_pause(stage: Stage) -> None:
+    """Thirty campaigns run through their cycles beside a delivery that never rests."""
+    is_over = threading.Event()
+
+    def deliver() -> None:
+        with Database(stage.url, 3) as own:
+            while not is_over.is_set():
+                deliver_due_notices(own, stage.mailer(), NOW + timedelta(hours=1), ROME, COMMANDS)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    try:
+        for number in (1, 2, 3):
+            for one in range(30):
+                Cycle(stage, one).attempt(number, at=NOW + number * MINUTE)
+    finally:
+        is_over.set()
+        thread.join()
+    stage.deliver(NOW + timedelta(hours=2))
+    assert_each_notice_arrived_or_is_folded(stage)
+
+
+def test_fold__who_waits_has_waited_since_the_first(stage: Stage) -> None:
+    """A mail server that is away is late, and given up, however often a later notice takes over."""
+    stage.sink.refuse_all(451, "greylisted")
+    told = []
+    for hours in range(20, 240, 20):
+        at = NOW + timedelta(hours=hours)
+        Cycle(stage).attempt(1 + hours // 20 % 2, at=at)
+        stage.deliver(at)
+        told += [hours for _ in late_notices(stage.database, at, ROME, COMMANDS)]
+    given_up = stage.sql("SELECT count(*) FROM notice_deliveries WHERE gave_up_at IS NOT NULL")
+    assert told == [40, 200], "at the look after the first one, and after the first one since it was given up"
+    assert given_up == [(2,)], "five days after the first one"
+    assert Outbox(stage.database).is_late(NOW + timedelta(hours=181))
+
+
+def test_fold__is_told_in_a_table_too(stage: Stage) -> None:
+    for one in range(CROWD + 1):
+        for number in (1, 2, 3):
+            Cycle(stage, one).attempt(number, at=NOW + number * MINUTE)
+    stage.deliver(NOW + 5 * MINUTE)
+    assert len(stage.inbox) == 2
+    (text, _) = parts(stage.sink.messages[0])
+    assert text.count("; 2 earlier e-mails had not gone out.") == 1, "what all share, once"
+    assert_each_notice_arrived_or_is_folded(stage)

@@ -311,6 +311,12 @@ REVOKE UPDATE ON campaign_status FROM CURRENT_USER; GRANT UPDATE (status) ON cam
     CURRENT_USER
   fault: lacks UPDATE (campaign_id, campaign_number, campaign_name, created_at
   cure: roles.sql
+REVOKE UPDATE ON notices FROM CURRENT_USER
+  fault: lacks UPDATE (folded_into) on notices
+  cure: roles.sql
+REVOKE DELETE ON notice_deliveries FROM CURRENT_USER
+  fault: lacks DELETE on notice_deliveries
+  cure: roles.sql
 REVOKE EXECUTE ON FUNCTION hold_run FROM PUBLIC, CURRENT_USER
   fault: lacks EXECUTE on the function hold_run
   cure: roles.sql

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from shared.rules.cadence import (
     CATCH_UP,
     DAILY_RETRY,
+    WEEKLY_CATCH_UP,
     Daily,
     Interval,
     LastRun,
     OffHours,
+    Weekly,
     daily_instant,
     next_run,
     plan,
@@ -269,3 +271,114 @@ def test_plan__the_night_the_clocks_go_back_has_one_report() -> None:
     last = LastRun(first.planned_at, first.at, first.at, 0)
     again = plan(schedule, last, rome("2026-10-25T02:30", fold=1), ROME, WINDOW)
     assert again.at.date() == date(2026, 10, 26)
+
+
+# --- once a week --------------------------------------------------------------------------------------------
+
+DIGEST = Weekly(0, time(8))
+"""2026-01-26 is a Monday."""
+
+
+def digest_of(day: str, *, code: int | None = 0, at: str = "08:00") -> LastRun:
+    began = rome(f"{day}T{at}")
+    return LastRun(rome(f"{day}T08:00"), began, None if code is None else began, code)
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "wanted"),
+    [
+        pytest.param(None, "2026-01-28T10:00", "2026-02-02T08:00", id="the week's day is over"),
+        pytest.param(None, "2026-01-26T07:59:59", "2026-01-26T08:00", id="07:59:59"),
+        pytest.param(digest_of("2026-01-19"), "2026-01-26T08:00:01", "2026-01-26T08:00", id="not yet"),
+        pytest.param(digest_of("2026-01-26"), "2026-01-26T08:00:01", "2026-02-02T08:00", id="done"),
+        pytest.param(digest_of("2026-01-19"), "2026-01-26T19:59:59", "2026-01-26T19:59", id="late, just so"),
+        pytest.param(digest_of("2026-01-19"), "2026-01-26T20:00", "2026-02-02T08:00", id="too late"),
+        pytest.param(digest_of("2026-01-26", code=75), "2026-01-26T08:00:30", "2026-01-26T08:10", id="again"),
+        pytest.param(digest_of("2026-01-26", code=None), "2026-01-26T08:01", "2026-01-26T08:10",
+                     id="was cut"),
+        pytest.param(digest_of("2026-01-26", code=2, at="19:55"), "2026-01-26T19:56", "2026-02-02T08:00",
+                     id="no time left to try again"),
+        pytest.param(digest_of("2026-01-26"), "2026-01-26T05:00", "2026-02-02T08:00",
+                     id="clock set back hours"),
+        pytest.param(digest_of("2026-02-09"), "2026-01-26T05:00", "2026-01-26T08:00",
+                     id="clock set back weeks"),
+        pytest.param(digest_of("2026-01-26"), "2026-02-16T08:00", "2026-02-16T08:00", id="down for weeks"),
+    ],
+)  # fmt: skip
+def test_plan__weekly(last: LastRun | None, now: str, wanted: str) -> None:
+    assert plan(DIGEST, last, rome(now), ROME, WINDOW).at == rome(wanted)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last", "now", "wanted"),
+    [
+        pytest.param(Weekly(4, time(8)), "2026-01-26T08:00", "2026-01-28T09:00", "2026-02-06T08:00",
+                     id="another day in a week that has had its run"),
+        pytest.param(Weekly(0, time(20)), "2026-01-19T20:00", "2026-01-27T07:59", "2026-01-27T07:59",
+                     id="caught up on the next date"),
+        pytest.param(Weekly(6, time(20)), "2026-01-18T20:00", "2026-01-25T23:59", "2026-01-25T23:59",
+                     id="the last minute of the week"),
+        pytest.param(Weekly(6, time(20)), "2026-01-18T20:00", "2026-01-26T00:00", "2026-02-01T20:00",
+                     id="never in another week"),
+        pytest.param(Weekly(5, time(3)), None, "2026-01-31T02:00", "2026-01-31T03:00", id="off-hours too"),
+    ],
+)  # fmt: skip
+def test_plan__weekly_edges(schedule: Weekly, last: str | None, now: str, wanted: str) -> None:
+    known = None if last is None else LastRun(rome(last), rome(last), rome(last), 0)
+    run = plan(schedule, known, rome(now), ROME, WINDOW)
+    assert (run.at, run.rule) == (rome(wanted), "weekly")
+
+
+def test_plan__a_late_weekly_run_keeps_its_planned_minute() -> None:
+    run = plan(DIGEST, None, rome("2026-01-26T17:15:30"), ROME, WINDOW)
+    assert (run.at, run.planned_at) == (rome("2026-01-26T17:15"), rome("2026-01-26T08:00"))
+    assert timedelta(hours=12) == WEEKLY_CATCH_UP
+
+
+def test_plan__weekly_on_the_nights_of_the_clock_changes() -> None:
+    schedule = Weekly(6, time(2, 30))
+    assert plan(schedule, None, rome("2026-03-28T12:00"), ROME, WINDOW).at == rome("2026-03-29T03:00")
+    first = plan(schedule, None, rome("2026-10-25T02:30"), ROME, WINDOW)
+    assert first.at.utcoffset() == timedelta(hours=2)
+    last = LastRun(first.planned_at, first.at, first.at, 0)
+    again = plan(schedule, last, rome("2026-10-25T02:30", fold=1), ROME, WINDOW)
+    assert again.at.date() == date(2026, 11, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.datetimes(datetime(2025, 1, 1), datetime(2037, 1, 1)),  # noqa: DTZ001 - hypothesis wants naive ones
+    st.integers(0, 6),
+    TIMES,
+    st.lists(st.tuples(st.integers(1, 3 * 1440), st.sampled_from([0, 0, 75, None])), min_size=1, max_size=12),
+    st.sampled_from(["Europe/Rome", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC"]),
+)
+def test_plan__weekly_is_once_a_week_whatever_happens(
+    start: datetime, day: int, at: time, looks: list[tuple[int, int | None]], name: str
+) -> None:
+    """Awake now and then, each run ending well or not: what starts is due, of its week, and not done yet."""
+    zone, schedule = ZoneInfo(name), Weekly(day, at)
+    now, last, done = start.replace(tzinfo=UTC), None, set()
+    for minutes, code in looks:
+        now += timedelta(minutes=minutes)
+        run = plan(schedule, last, now, zone, WINDOW)
+        begins = run.planned_at.astimezone(UTC)
+        week = run.planned_at.isocalendar()[:2]
+        assert run.planned_at.weekday() == day or run.planned_at.time() != at, "or the clock jumped over it"
+        assert timedelta(0) <= run.at.astimezone(UTC) - begins < WEEKLY_CATCH_UP
+        assert run.at.isocalendar()[:2] == week
+        assert week not in done
+        assert run.at.astimezone(UTC) - now < timedelta(days=14, hours=2)
+        if run.at.astimezone(UTC) <= now:
+            last = LastRun(run.planned_at, now, None if code is None else now, code)
+            if code == 0:
+                done.add(week)
+
+
+def test_timeline__a_weekly_task() -> None:
+    start = rome("2026-10-19T08:00")
+    runs = list(timeline({"w": DIGEST}, start, start + timedelta(days=21), ROME, WINDOW))
+    assert [(run.at, run.rule) for _, run in runs] == [
+        (rome("2026-10-26T08:00"), "weekly"), (rome("2026-11-02T08:00"), "weekly"),
+        (rome("2026-11-09T08:00"), "weekly"),
+    ]  # fmt: skip
