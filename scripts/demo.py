@@ -34,9 +34,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KINDS = {
     "⚠️": "retry notices",
     "❌": "permanent failures",
-    "✅": "successes",
+    "✅": "successes and solved troubles",
     "🛑": "errors",
     "📊": "daily report",
+    "🗓️": "weekly digest",
 }
 
 

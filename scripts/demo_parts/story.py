@@ -11,7 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import requests
@@ -81,6 +81,11 @@ class Narrator:
         for line in lines:
             _put(" " * GUTTER + (line if len(line) <= WIDTH - GUTTER else line[: WIDTH - GUTTER - 1] + "…"))
 
+    def print(self, lines: Sequence[str]) -> None:
+        """What a tool printed, uncut."""
+        for line in lines:
+            _put(f"    {line}")
+
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.is_colourful else text
 
@@ -104,6 +109,7 @@ class Demo:
         self.files_never_come()
         self.status_was_wrong()
         self.a_weekend()
+        self.files_are_promised()
         self.look_back()
 
     # --- the acts ---
@@ -208,14 +214,14 @@ class Demo:
 
         self.run(
             {cafe: ("uploaded", 0), magic: ("folder_missing", 1)},
-            [success_subject(cafe, len(late)), retry_subject(magic, 1)],
+            [solved_subject(cafe), success_subject(cafe, len(late)), retry_subject(magic, 1)],
         )
         self.in_box(cafe, late)
         self.row(cafe, "A2", 0, is_failed=False)
         self.row(magic, "A1", 1, is_failed=False)
         latest = self.world.deliver(magic.id, few_files("Winter Magic"))
         self.tell.say("dam", f"{magic.number} gets its folder, and {len(latest)} files in it.")
-        self.run({magic: ("uploaded", 0)}, [success_subject(magic, len(latest))])
+        self.run({magic: ("uploaded", 0)}, [solved_subject(magic), success_subject(magic, len(latest))])
         self.in_box(magic, latest)
         self.row(magic, "A2", 0, is_failed=False)
         self.in_dam(cafe, "A2")
@@ -287,7 +293,7 @@ class Demo:
         self.tell.say("you", "let the orchestrator do what is due, as cron does each minute:")
         self.tell.quote(f"python scripts/{ORCHESTRATOR} --once")
         # Whatever the time of day is here, the demo's office is open.
-        done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false")
+        done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false", DIGEST_DAY="none")
         (self.world.output / "runs" / "once.log").write_text(done.stderr, encoding="utf-8")
         self.expect(f"--once ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
         self.tell.show([re.sub(r"^\S+ [A-Z]+ run=\w+ ", "", line) for line in done.stderr.splitlines()])
@@ -298,6 +304,42 @@ class Demo:
         planned = self.world.sql("SELECT count(*) FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")
         self.expect("runs on record", "1", str(planned[0]["count"]))
         self.tell.say("✓", "The uploader ran as a process of its own, and the database remembers the run.")
+
+    def files_are_promised(self) -> None:
+        self.tell.act("ACT 5, PEOPLE: the files are promised, and somebody asks why there is no A2 yet")
+        campaign = self.campaign("C-5001", "Promised Launch")
+        self.tell.say("dam", f"{campaign} is set to A1; its Master Assets folder is empty.")
+        self.run({campaign: ("empty", 1)}, [retry_subject(campaign, 1)])
+        until = f"{datetime.now(UTC) + timedelta(days=5):%Y-%m-%dT08:00}"
+        self.tool("snooze", campaign.number, "--until", until, "--reason", "files promised for then")
+        for _ in range(2):
+            self.run({campaign: ("snoozed", 1)}, [])
+        self.row(campaign, "A1", 1, is_failed=False)
+        told = self.tool("explain", "promised l")  # as people type: how its name begins
+        self.expect("explain names the state", True, "snoozed" in told)
+        self.tool("history", campaign.number)
+        self.tell.say("you", "have the weekly list of what is stuck sent now, not on Monday:")
+        self.tell.quote(f"python scripts/{REPORT} --weekly")
+        done = self.world.run_script(REPORT, "--weekly")
+        self.expect(f"the weekly digest ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
+        mails = self.collect_mails()
+        for mail in mails:
+            self.tell.say("inbox", mail.subject)
+        self.expect("one weekly digest", ["🗓️ Stuck Campaigns - 1"], [mail.subject[:22] for mail in mails])
+        sources = self.world.deliver(campaign.id, few_files("Promised Launch"))
+        self.tell.say("dam", f"{len(sources)} files for {campaign.number} arrive before the snooze is over.")
+        self.run({campaign: ("uploaded", 0)}, [success_subject(campaign, len(sources))])
+        self.in_box(campaign, sources)
+        self.row(campaign, "A2", 0, is_failed=False)
+        self.tell.say("✓", "Nothing was counted and nobody was told anything while the files were promised.")
+
+    def tool(self, *words: str) -> str:
+        """What the operator's tool answers."""
+        self.tell.say("you", f"python scripts/{RETRY_TOOL} {shlex.join(words)}")
+        done = self.world.run_script(RETRY_TOOL, *words)
+        self.expect(f"{RETRY_TOOL} {words[0]} ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
+        self.tell.print(done.stdout.splitlines())
+        return done.stdout
 
     def report(self) -> None:
         """The daily report, whatever the time of day."""
@@ -372,7 +414,8 @@ class Demo:
             for name, entry in entries.items()
         }
         self.expect(f"outcomes of {where}", wanted, got)
-        self.expect(f"e-mails of {where}", sorted(subjects), sorted(mail.subject for mail in received))
+        got_subjects = sorted(re.sub(r"^(✅ Solved - .*) \(.*\)$", r"\1", mail.subject) for mail in received)
+        self.expect(f"e-mails of {where}", sorted(subjects), got_subjects)
         notices = {"queued": len(subjects), "sent": len(subjects), "failed": 0}
         self.expect(f"notices that {where} reports", notices, done.report.get("notices"))
 
@@ -512,6 +555,11 @@ def retry_subject(campaign: Campaign, attempt: int) -> str:
 def permanent_subject(campaign: Campaign) -> str:
     """The promised subject."""
     return f"❌ PERMANENTLY FAILED - Campaign {campaign.name} (No Assets After 3 Attempts)"
+
+
+def solved_subject(campaign: Campaign) -> str:
+    """Without how long it took."""
+    return f"✅ Solved - Campaign {campaign.name}"
 
 
 def success_subject(campaign: Campaign, assets: int) -> str:
