@@ -43,11 +43,14 @@ def digest(
         }
         for line in shown
     ]
+    limits = [line.max_attempts for line in lines]
+    least, most = min(limits), max(limits)
     values: dict[str, Any] = {
         "about": DIGEST_KINDS[kind],
         "campaigns": len({line.campaign_id for line in lines}),
         "notices": len(lines),
-        "max_attempts": max(line.max_attempts for line in lines),
+        "limits": str(least) if least == most else f"{least} to {most}",
+        "is_one_limit": least == most,
         "rows": rows,
         "more": len(lines) - len(shown),
         "same_detail": same_detail.rstrip("."),
