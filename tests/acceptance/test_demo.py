@@ -35,8 +35,11 @@ KEY_LINES = (
     "Fri 22:30 to Mon 04:30  a1_to_a2      55 runs, every 60 minutes, off-hours",
     "a1_to_a2 done in ",
     "inbox     📊 Daily Report - ",
-    "e-mails   14: 7 retry notices, 2 permanent failures, 4 successes, 1 daily report",
-    "files     18, 60.0 MB, in Box with the SHA-1 of their source",
+    "ACT 5, PEOPLE",
+    "snoozed, since ",
+    "inbox     🗓️ Stuck Campaigns - 1",
+    "e-mails   19: 8 retry notices, 2 permanent failures, 7 successes and solved troubles, 1 daily report,",
+    "files     20, 60.0 MB, in Box with the SHA-1 of their source",
 )
 MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
 """Real secrets, should the demo be played where there are any; nothing of them may be left behind."""

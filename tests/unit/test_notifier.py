@@ -25,12 +25,14 @@ from shared.base.values import (
     Campaign,
     Notice,
     NoticeKind,
+    NoticeLine,
     Overtaken,
     RetryStatus,
     Trouble,
     UploadTotals,
 )
 from shared.notices.delivery import GIVE_UP_AFTER, PAUSES
+from shared.notices.digest import digest
 from shared.notices.wording import TEMPLATES, one_line, plain_duration, reset_sql, takes_place_of
 from shared.notifier import Composer, build_message
 
@@ -523,6 +525,55 @@ def test_import__stays_cheap() -> None:
         check=False,
     )
     assert done.stderr.strip() == ""
+
+
+# --- a limit of the campaign's own --------------------------------------------------------------------------
+
+
+def test_limit__is_this_campaigns_own() -> None:
+    attempt = Attempt(2, True, False, 7)
+    notice = composer(3).retry(campaign(), attempt, reason=REASON, next_run_at=NOW, now=NOW)
+    assert "(Attempt 2/7)" in notice.subject
+    for part in parts(notice):
+        assert "2 of 7, 5 remaining" in part
+        assert "After attempt 7 " in part
+        assert "of 3" not in part
+    last = composer(3).permanent(campaign(), Attempt(7, True, True, 7), reason=REASON, now=NOW)
+    assert "(No Assets After 7 Attempts)" in last.subject
+    failing = RetryStatus("c", retry_count=1, max_retries=7)
+    told = composer(3).error(
+        campaign(), message="m", hint="", kind="k", began_at=NOW, is_reminder=False, retry=failing, now=NOW
+    )
+    for part in (*parts(last), *parts(told)):
+        assert "of 7" in part
+        assert "of 3" not in part
+
+
+def table(kind: NoticeKind, *limits: int) -> Notice:
+    lines = [NoticeLine(f"c{n}", f"C-{n}", "n", limit, limit, REASON) for n, limit in enumerate(limits)]
+    return digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+
+
+def test_limits__of_a_table_that_differ() -> None:
+    one, some = table(NoticeKind.PERMANENT, 3, 3), table(NoticeKind.PERMANENT, 5, 2, 3)
+    assert one.subject == "❌ PERMANENTLY FAILED - 2 Campaigns (No Assets After 3 Attempts)"
+    assert some.subject == "❌ PERMANENTLY FAILED - 3 Campaigns (No Assets After 2 to 5 Attempts)"
+    for part in parts(some):
+        assert "after 2 to 5 attempts" in part.lower()
+    for part in parts(table(NoticeKind.RETRY, 3, 3)):
+        assert "After attempt 3 one final e-mail is sent" in part
+    for part in parts(table(NoticeKind.RETRY, 5, 3)):
+        assert "After its last attempt, one of 3 to 5, one final e-mail is sent" in part
+
+
+def test_table__of_the_solved() -> None:
+    lines = [NoticeLine(f"c{n}", f"C-{n}", "n", 0, 3, "1 asset, 3 bytes; solved after 1 day") for n in (1, 2)]
+    notice = digest(NoticeKind.RECOVERED, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+    assert notice.subject == "✅ Solved - 2 Campaigns"
+    for part in parts(notice):
+        assert part.count("solved after 1 day") == 2
+        assert "Nothing to do" in part
+        assert "attempt" not in part.lower()
 
 
 # --- hostile text -------------------------------------------------------------------------------------------

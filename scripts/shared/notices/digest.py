@@ -32,11 +32,14 @@ def digest(
     details = {_detail(line) for line in lines}
     is_said_once = len(details) == 1 and kind not in (NoticeKind.SUCCESS, NoticeKind.RECOVERED)
     same_detail = details.pop() if is_said_once else ""
+    limits = [line.max_attempts for line in lines]
+    least, most = min(limits), max(limits)
     values: dict[str, Any] = {
         "about": DIGEST_KINDS[kind],
         "campaigns": len({line.campaign_id for line in lines}),
         "notices": len(lines),
-        "max_attempts": max(line.max_attempts for line in lines),
+        "limits": str(least) if least == most else f"{least} to {most}",
+        "is_one_limit": least == most,
         "rows": [_row(kind, line, commands) for line in shown],
         "more": len(lines) - len(shown),
         "same_detail": same_detail.rstrip("."),

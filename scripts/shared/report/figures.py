@@ -116,7 +116,7 @@ class UploadSection(Section[Upload]):
 
 CAMPAIGNS_IN_RETRY = """
 SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
-       a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, '')
+       a1_retry_count, a1_last_retry_at, coalesce(a1_failure_reason, ''), a1_max_retries
 FROM campaign_status
 WHERE status = %(status)s AND a1_retry_count > 0 AND NOT coalesce(a1_permanently_failed, FALSE)
 ORDER BY a1_retry_count DESC, a1_last_retry_at, campaign_id LIMIT %(limit)s
@@ -133,12 +133,15 @@ ORDER BY a1_last_retry_at DESC NULLS LAST, campaign_id LIMIT %(limit)s
 
 @dataclass(frozen=True, slots=True)
 class EmptyCampaign:
-    """A campaign in retry, or permanently failed. last_attempt_at None: the row was changed by hand."""
+    """A campaign in retry, or permanently failed. last_attempt_at None: the row was changed by hand.
+    max_attempts: of one in retry, if it has a limit of its own.
+    """
 
     campaign: Campaign
     attempts: int
     last_attempt_at: datetime | None
     reason: str
+    max_attempts: int | None = None
 
 
 # Those that a notice told of: what is still expected to heal by itself is none of them.

@@ -32,7 +32,7 @@ from shared.loop.orchestrator import Orchestrator
 from shared.loop.tasks import Task
 from shared.loop.teller import Teller
 from shared.loop.wall_clock import Action
-from shared.rules.cadence import Daily, Interval
+from shared.rules.cadence import Daily, Interval, Weekly
 from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
 from simulators.mail import MailSink
@@ -642,6 +642,36 @@ def test_loop__hangup_takes_the_new_rules_of_a_time_zone(stage: Stage) -> None:
         zoneinfo.reset_tzpath(before)
         ZoneInfo.clear_cache()
     assert stage.runs() == ["Wed 22:00", "Wed 22:31", "Wed 22:34", "Wed 22:37"]
+
+
+def test_loop__hangup_changes_the_table(stage: Stage) -> None:
+    """A task that comes, one whose time moves, one that goes: as the settings say."""
+    tables = {
+        "false": (stage.task(),),
+        "true": (stage.task(), stage.task(name="digest", schedule=Weekly(2, time(10, 20)))),
+    }
+
+    def change(is_enabled: str) -> Callable[[SimulatedClock], None]:
+        def act(_: SimulatedClock) -> None:
+            stage.variables |= {"OFF_HOURS_ENABLED": is_enabled}
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        return act
+
+    stage.variables |= {"OFF_HOURS_ENABLED": "false"}
+    clock = SimulatedClock(
+        rome("2026-01-28T10:00:00"), rome("2026-01-28T10:40:00"),
+        [(rome("2026-01-28T10:10:10"), lambda: change("true")(clock)),
+         (rome("2026-01-28T10:30:10"), lambda: change("false")(clock))],
+    )  # fmt: skip
+    loop = Orchestrator(
+        lambda settings: tables[str(settings.cadence.off_hours.enabled).lower()], stage.settings, clock=clock
+    )
+    clock.is_busy = lambda: bool(loop.running)
+    assert loop.run_forever() == 0
+    assert stage.runs("digest") == ["Wed 10:20"]
+    assert stage.runs()[-1] == "Wed 10:39"
+    assert [runner.task.name for runner in loop._runners] == ["work"]
 
 
 def test_loop__hangup_reads_the_settings_again_or_keeps_them(

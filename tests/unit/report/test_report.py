@@ -28,6 +28,14 @@ from shared.report.figures import (
     Upload,
     UploadSection,
 )
+from shared.report.week import (
+    ErringCampaign,
+    FailedCampaign,
+    SnoozedCampaign,
+    UntoldNotice,
+    WeekReport,
+    shares,
+)
 from shared.rules.alerts import TaskAlert
 
 ROME = ZoneInfo("Europe/Rome")
@@ -69,17 +77,19 @@ def busy(campaign: Campaign = CAMPAIGN, text: str = EMPTY, task: str = "a1_to_a2
     )
 
 
+COMPOSER = Composer(
+    timezone=ROME,
+    max_attempts=3,
+    folder_name="Master Assets",
+    commands=COMMANDS,
+    error_recipients=("support@example.com",),
+    success_recipients=(),
+    report_recipients=("managers@example.com",),
+)
+
+
 def compose(report: DayReport) -> Notice:
-    composer = Composer(
-        timezone=ROME,
-        max_attempts=3,
-        folder_name="Master Assets",
-        commands=COMMANDS,
-        error_recipients=("support@example.com",),
-        success_recipients=(),
-        report_recipients=("managers@example.com",),
-    )
-    return composer.daily_report(report, notice_id="the-id", now=NOW)
+    return COMPOSER.daily_report(report, notice_id="the-id", now=NOW)
 
 
 class Page(HTMLParser):
@@ -367,3 +377,53 @@ def test_hostile__cannot_break_lines_or_html(name: str, text: str, campaign_id: 
     assert page.attributes == calm_page.attributes
     assert notice.subject == calm.subject
     build_message(notice, "a1@example.com").as_bytes()
+
+
+# --- the weekly digest --------------------------------------------------------------------------------------
+
+
+def week(campaign: Campaign = CAMPAIGN, text: str = EMPTY) -> WeekReport:
+    return WeekReport(
+        date=date(2026, 11, 23),
+        stuck=3,
+        failed=Section((FailedCampaign(campaign, NOW - 76 * HOUR, 2, text, text, NOW - 90 * HOUR),), 1),
+        erring=Section((ErringCampaign(campaign, f"Box/{text}", text, NOW - 30 * HOUR),), 1),
+        snoozed=Section((SnoozedCampaign(campaign, NOW + 30 * HOUR, text, text),), 1),
+        untold=Section((UntoldNotice(text, NOW - 30 * HOUR, True, text),), 1),
+    )
+
+
+def digest_of(report: WeekReport) -> Notice:
+    return COMPOSER.weekly_digest(report, notice_id="the-id", now=NOW)
+
+
+@settings(max_examples=30, deadline=None)
+@given(name=hostile_text, text=hostile_text, campaign_id=hostile_text)
+@example("x\r\n- forged line", "</p><script>alert(1)</script>", "a\r\nX-Evil: 1")
+@example('" onmouseover="x', "{{ name }} {% if %}", "'; DROP TABLE campaign_status; --")
+def test_hostile__cannot_break_a_digest(name: str, text: str, campaign_id: str) -> None:
+    notice, calm = digest_of(week(Campaign(campaign_id, "C-1", name, "A1"), f"x{text}")), digest_of(week())
+    assert len(notice.text.splitlines()) == len(calm.text.splitlines())
+    page, calm_page = Page(notice.html), Page(calm.html)
+    assert page.tags == calm_page.tags
+    assert page.attributes == calm_page.attributes
+    assert notice.subject == calm.subject == "🗓️ Stuck Campaigns - 3 (2026-11-23)"
+    build_message(notice, "a1@example.com").as_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 10_000), min_size=4, max_size=4))
+@example([10_000, 0, 0, 0])
+@example([10_000, 10_000, 10_000, 10_000])
+@example([49, 51, 10_000, 3])
+def test_shares__fill_the_lines_and_leave_none_out(totals: list[int]) -> None:
+    found = shares(totals)
+    assert sum(found) == min(200, sum(totals))
+    assert all(min(total, 50) <= share <= total for share, total in zip(found, totals, strict=True))
+
+
+def test_in_retry__tells_the_campaigns_own_limit() -> None:
+    own = EmptyCampaign(CAMPAIGN, 2, NOW, EMPTY, 7)
+    for part in parts(replace(quiet(), in_retry=Section((own, replace(own, max_attempts=None)), 2))):
+        assert "attempt 2 of 7" in part
+        assert "attempt 2 of 3" in part
