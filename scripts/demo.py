@@ -33,7 +33,8 @@ MARKER = ".made-by-the-demo"
 KINDS = {
     "⚠️": "retry notices",
     "❌": "permanent failures",
-    "✅": "successes",
+    "✅ Uploaded": "successes",
+    "✅ Solved": "solved",
     "🛑": "errors",
     "📊": "daily report",
 }

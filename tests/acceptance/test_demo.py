@@ -26,6 +26,7 @@ KEY_LINES = (
     "ACT 2, PERSISTENT",
     "inbox     ❌ PERMANENTLY FAILED - Campaign Café Crème & Friends (No Assets After 3 Attempts)",
     "row       C-2002: status = A1, a1_retry_count = 3, a1_permanently_failed = TRUE",
+    "inbox     ✅ Solved - Campaign Café Crème & Friends (",
     "run 8     C-2001: permanently failed, skipped",
     "scripts/a1_retry.py",
     "C-2002: there is no folder, attempt 1 of 3",
@@ -35,7 +36,7 @@ KEY_LINES = (
     "Fri 22:30 to Mon 04:30  a1_to_a2      55 runs, every 60 minutes, off-hours",
     "a1_to_a2 done in ",
     "inbox     📊 Daily Report - ",
-    "e-mails   14: 7 retry notices, 2 permanent failures, 4 successes, 1 daily report",
+    "e-mails   16: 7 retry notices, 2 permanent failures, 4 successes, 2 solved, 1 daily report",
     "files     18, 60.0 MB, in Box with the SHA-1 of their source",
 )
 MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
@@ -123,8 +124,8 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     assert [path for path in left if b"marked-secret" in path.read_bytes()] == []
 
     stems = {path.stem for path in (output / "mails").iterdir()}
-    assert stems == {f"{number:04d}" for number in range(1, 15)}
-    assert len(list((output / "mails").iterdir())) == 3 * 14
+    assert stems == {f"{number:04d}" for number in range(1, 17)}
+    assert len(list((output / "mails").iterdir())) == 3 * 16
     assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
     spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
     assert (spring / "Film" / "Masters" / "TV spot 30s master.mxf").stat().st_size == 60_000_000
