@@ -34,7 +34,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KINDS = {
     "⚠️": "retry notices",
     "❌": "permanent failures",
-    "✅": "successes and solved troubles",
+    "✅ Uploaded": "successes",
+    "✅ Solved": "solved",
     "🛑": "errors",
     "📊": "daily report",
     "🗓️": "weekly digest",

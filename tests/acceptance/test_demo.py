@@ -26,6 +26,7 @@ KEY_LINES = (
     "ACT 2, PERSISTENT",
     "inbox     ❌ PERMANENTLY FAILED - Campaign Café Crème & Friends (No Assets After 3 Attempts)",
     "row       C-2002: status = A1, a1_retry_count = 3, a1_permanently_failed = TRUE",
+    "inbox     ✅ Solved - Campaign Café Crème & Friends (",
     "run 8     C-2001: permanently failed, skipped",
     "scripts/a1_retry.py",
     "C-2002: there is no folder, attempt 1 of 3",
@@ -38,7 +39,7 @@ KEY_LINES = (
     "ACT 5, PEOPLE",
     "snoozed, since ",
     "inbox     🗓️ Stuck Campaigns - 1",
-    "e-mails   19: 8 retry notices, 2 permanent failures, 7 successes and solved troubles, 1 daily report,",
+    "e-mails   19: 8 retry notices, 2 permanent failures, 5 successes, 2 solved, 1 daily report, 1 weekly",
     "files     20, 60.0 MB, in Box with the SHA-1 of their source",
 )
 MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
@@ -126,8 +127,8 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     assert [path for path in left if b"marked-secret" in path.read_bytes()] == []
 
     stems = {path.stem for path in (output / "mails").iterdir()}
-    assert stems == {f"{number:04d}" for number in range(1, 15)}
-    assert len(list((output / "mails").iterdir())) == 3 * 14
+    assert stems == {f"{number:04d}" for number in range(1, 17)}
+    assert len(list((output / "mails").iterdir())) == 3 * 16
     assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
     spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
     assert (spring / "Film" / "Masters" / "TV spot 30s master.mxf").stat().st_size == 60_000_000

@@ -27,6 +27,7 @@ from shared.base.values import (
     NoticeKind,
     NoticeLine,
     RetryStatus,
+    Trouble,
     UploadTotals,
 )
 from shared.notices.digest import digest
@@ -41,6 +42,13 @@ from shared.report.figures import (
     TaskRuns,
     Upload,
     UploadSection,
+)
+from shared.report.week import (
+    ErringCampaign,
+    FailedCampaign,
+    SnoozedCampaign,
+    UntoldNotice,
+    WeekReport,
 )
 from shared.rules.alerts import TaskAlert
 
@@ -95,7 +103,18 @@ def sample_notices() -> dict[str, Notice]:
             retry=RetryStatus("c", retry_count=1),
             now=NOW,
         ),
+        composer.recovered(
+            campaign,
+            UploadTotals(14, 73_400_320),
+            [Trouble(NoticeKind.PERMANENT, NOW - 3 * DAY, EMPTY, 3, ("support@example.com",))],
+            recipients=("support@example.com",),
+            since=NOW - 3 * DAY,
+            box_folder_id="312345678901",
+            cycle=2,
+            now=NOW,
+        ),
         composer.daily_report(busy_day(), notice_id="busy", now=REPORT_AT),
+        composer.weekly_digest(stuck(), notice_id="week", now=REPORT_AT),
     ]
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
     tables = {
@@ -174,6 +193,23 @@ def busy_day() -> DayReport:
         ),
         runs_before=(TaskRuns("a1_to_a2", done=61),),
         backlog=Backlog(waiting=2, oldest_at=REPORT_AT - HOUR / 2, given_up=1),
+    )
+
+
+def stuck() -> WeekReport:
+    """A week with something in every section."""
+    reset_at, trouble = REPORT_AT - 12 * DAY, "Box refused: 403 (invite the service account)"
+    failed = FailedCampaign(sample("C-0911", "Winter Magic"), REPORT_AT - 9 * DAY, 2, EMPTY, "ann", reset_at)
+    snoozed = SnoozedCampaign(sample("C-1012", "Easter"), REPORT_AT + DAY, "bob", "films come on Tuesday")
+    return WeekReport(
+        date=date(2026, 11, 23),
+        stuck=3,
+        failed=Section((failed,), 1),
+        erring=Section(
+            (ErringCampaign(sample("C-1013", "Spring"), "Box/x", trouble, REPORT_AT - 2 * DAY),), 1
+        ),
+        snoozed=Section((snoozed,), 1),
+        untold=Section((UntoldNotice("🛑 A1→A2 Error - Campaign Spring", reset_at, True, "451 later"),), 1),
     )
 
 

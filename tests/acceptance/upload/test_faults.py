@@ -562,7 +562,7 @@ def test_recipient_refused__others_get_it_once(world: World) -> None:
     ]
 
 
-def test_smtp_login_refused__says_so_and_keeps_the_notice(world: World) -> None:
+def test_smtp_login_refused__says_so_and_the_next_notice_takes_over(world: World) -> None:
     world.dam.add_campaign("Summer Launch", "C-1001")
     world.mail.refuse_login = True
     run = world.upload(SMTP_USERNAME="robot", SMTP_PASSWORD="letmein-please")
@@ -570,7 +570,10 @@ def test_smtp_login_refused__says_so_and_keeps_the_notice(world: World) -> None:
     assert run.report["notices"] == {"queued": 1, "sent": 0, "failed": 1}
     assert "letmein-please" not in run.stderr
     world.mail.refuse_login = False
-    assert world.upload().report["notices"] == {"queued": 1, "sent": 2, "failed": 0}
+    assert world.upload().report["notices"] == {"queued": 1, "sent": 1, "failed": 0}
+    body = world.mail.messages[0].message.get_body(("plain",))
+    assert body is not None
+    assert "The e-mail about attempt 1 had not gone out; this one takes its place." in body.get_content()
 
 
 def test_database_down__exits_75_before_any_other_call(world: World) -> None:
