@@ -88,7 +88,10 @@ def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
         return Chosen([], ExitCode.BAD_CONFIG)
     unknown = [word.word for word in meant if not word.ids]
     for name in unknown:
-        logger.error("no campaign %s in campaign_status: no id, number or name is this or begins so", name)
+        logger.error(
+            "no campaign %s in campaign_status: no id, number or name matches, and no name begins with it",
+            name,
+        )
     exit_code = ExitCode.SOME_FAILED if unknown else ExitCode.OK
     return Chosen([rows[one] for one in ids if one in rows], exit_code)
 

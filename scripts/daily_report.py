@@ -44,6 +44,7 @@ def read_report(
         status_a1=settings.status_a1,
         next_run_at=planned.at,
         alerts=alerts,
+        now=now,
         is_preview=is_preview,
     )
 

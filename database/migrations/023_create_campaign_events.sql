@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS campaign_events (
     cycle       INTEGER,
     actor       TEXT NOT NULL,
     source      TEXT NOT NULL,
+    db_user     TEXT NOT NULL DEFAULT session_user,
     reason      TEXT NOT NULL DEFAULT '',
     detail      JSONB NOT NULL DEFAULT '{}'
 );
@@ -51,17 +52,34 @@ CREATE INDEX IF NOT EXISTS campaign_events_at_idx ON campaign_events (at);
 CREATE INDEX IF NOT EXISTS campaign_status_snoozed_idx ON campaign_status (a1_snoozed_until)
     WHERE a1_snoozed_until IS NOT NULL;
 
--- In one statement, so that no reset is lost which somebody makes meanwhile.
+-- In one statement, so that no reset is lost which somebody makes meanwhile. Who could read the old table reads the new
+-- one. A view of somebody's keeps the old table, which stays empty.
 DO $$
+DECLARE
+    reader oid;
 BEGIN
-    IF to_regclass('a1_resets') IS NOT NULL THEN
-        LOCK TABLE a1_resets IN ACCESS EXCLUSIVE MODE;
-        INSERT INTO campaign_events (campaign_id, at, kind, actor, source, reason, detail)
-        SELECT campaign_id, reset_at, 'reset', reset_by, 'a1_retry.py', reason,
-               jsonb_build_object('attempts', retry_count_before, 'permanently_failed', was_permanently_failed)
-        FROM a1_resets ORDER BY id;
-        DROP TABLE a1_resets;
+    IF to_regclass('a1_resets') IS NULL THEN
+        RETURN;
     END IF;
+    LOCK TABLE a1_resets IN ACCESS EXCLUSIVE MODE;
+    INSERT INTO campaign_events (campaign_id, at, kind, actor, source, reason, detail)
+    SELECT campaign_id, reset_at, 'reset', reset_by, 'a1_retry.py', reason,
+           jsonb_build_object('attempts', retry_count_before, 'permanently_failed', was_permanently_failed)
+    FROM a1_resets ORDER BY id;
+    DELETE FROM a1_resets;
+    FOR reader IN
+        SELECT DISTINCT x.grantee
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS x
+        WHERE c.oid = 'a1_resets'::regclass AND x.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT SELECT ON campaign_events TO %s',
+                       CASE WHEN reader = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(reader)) END);
+    END LOOP;
+    BEGIN
+        DROP TABLE a1_resets;
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+        RAISE WARNING 'a1_resets stays, and stays empty: %; its rows are in campaign_events (kind reset) now', SQLERRM;
+    END;
 END
 $$;
 
@@ -79,12 +97,17 @@ $$;
 -- Each reset begins the next cycle, a plain UPDATE too. What cannot be is refused, with the cure.
 CREATE OR REPLACE FUNCTION campaign_status_before() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
-    IF (coalesce(OLD.a1_retry_count, 0) > 0 OR coalesce(OLD.a1_permanently_failed, FALSE))
-       AND coalesce(NEW.a1_retry_count, 0) = 0 AND NOT coalesce(NEW.a1_permanently_failed, FALSE)
+    IF NOT coalesce(NEW.a1_permanently_failed, FALSE)
+       AND (coalesce(OLD.a1_permanently_failed, FALSE)
+            OR coalesce(OLD.a1_retry_count, 0) > 0 AND coalesce(NEW.a1_retry_count, 0) = 0)
     THEN
+        NEW.a1_retry_count := 0; -- also where only the mark was taken away: the cycle has had its notices
         NEW.a1_cycle := coalesce(OLD.a1_cycle, 1) + 1;
         NEW.a1_auto_resets := CASE WHEN current_setting('a1_to_a2.source', TRUE) = 'auto'
                                    THEN coalesce(OLD.a1_auto_resets, 0) + 1 ELSE 0 END;
+    END IF;
+    IF current_setting('a1_to_a2.source', TRUE) = 'upload' THEN
+        NEW.a1_auto_resets := 0;
     END IF;
     IF NEW.a1_max_retries IS DISTINCT FROM OLD.a1_max_retries AND NEW.a1_max_retries NOT BETWEEN 1 AND 1000 THEN
         RAISE EXCEPTION 'a1_max_retries % is not from 1 to 1000', NEW.a1_max_retries
@@ -108,19 +131,28 @@ DECLARE
     attempts_before integer := 0;
     was_failed boolean := FALSE;
     status_before text;
+    last_before timestamptz;
 BEGIN
+    IF NEW.campaign_id IS NULL THEN -- a row of another program that is not a campaign yet
+        RETURN NULL;
+    END IF;
     IF NOT is_new THEN
         attempts_before := coalesce(OLD.a1_retry_count, 0);
         was_failed := coalesce(OLD.a1_permanently_failed, FALSE);
-        status_before := OLD.status;
+        status_before := OLD.status::text;
+        last_before := OLD.a1_last_retry_at;
     END IF;
-    IF is_new OR NEW.status IS DISTINCT FROM status_before THEN
+    IF is_new OR NEW.status::text IS DISTINCT FROM status_before THEN
         PERFORM add_campaign_event(NEW.campaign_id, 'status', NEW.a1_cycle, '',
             jsonb_build_object('status', NEW.status, 'before', status_before), NULL);
     END IF;
     IF attempts > attempts_before OR is_failed AND NOT was_failed THEN
         PERFORM add_campaign_event(NEW.campaign_id, 'attempt', NEW.a1_cycle, coalesce(NEW.a1_failure_reason, ''),
-            jsonb_build_object('attempt', attempts, 'permanently_failed', is_failed), NEW.a1_last_retry_at);
+            jsonb_build_object('attempt', attempts, 'permanently_failed', is_failed),
+            CASE WHEN NEW.a1_last_retry_at IS DISTINCT FROM last_before THEN NEW.a1_last_retry_at END);
+    ELSIF NOT is_new AND attempts < attempts_before AND NOT was_failed AND attempts > 0 THEN
+        PERFORM add_campaign_event(NEW.campaign_id, 'correction', NEW.a1_cycle, NULL,
+            jsonb_build_object('attempts', attempts, 'before', attempts_before), NULL);
     END IF;
     IF is_new THEN
         RETURN NULL;

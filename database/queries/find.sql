@@ -1,5 +1,6 @@
 -- Which campaigns people mean by what they type:  psql -v words='{C-1001,summer}' -f database/queries/find.sql
--- A word is an id, else a number, else a name, else how a number or a name begins: of each word only what matches best.
+-- A word is an id, else a number, else a name, else how a name begins: of each word only what matches best. How a number
+-- begins is not enough: C-100 must never mean C-1001.
 -- Only an id minds capitals. total: all that match; most: so many of them are named.
 \if :{?most} \else \set most 20 \endif
 WITH asked AS (
@@ -16,8 +17,7 @@ WITH asked AS (
     WHERE word NOT IN (SELECT word FROM numbers)
 ), beginnings AS (
     SELECT word, campaign_id
-    FROM others JOIN campaign_status ON starts_with(lower(campaign_number), lowered)
-                                     OR starts_with(lower(campaign_name), lowered)
+    FROM others JOIN campaign_status ON starts_with(lower(campaign_name), lowered)
     WHERE word NOT IN (SELECT word FROM numbers UNION ALL SELECT word FROM names)
 ), matching AS (
     SELECT * FROM ids UNION SELECT * FROM numbers UNION SELECT * FROM names UNION SELECT * FROM beginnings

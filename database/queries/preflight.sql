@@ -289,6 +289,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_events', 'cycle', 'integer', 4, 'null', ''),
     ('campaign_events', 'actor', 'text', 255, 'value', ''),
     ('campaign_events', 'source', 'text', 63, 'value', ''),
+    ('campaign_events', 'db_user', 'text', 63, 'default', ''),
     ('campaign_events', 'reason', 'text', NULL, 'value', ''),
     ('campaign_events', 'detail', 'jsonb', NULL, 'value', '')
 ),

@@ -70,13 +70,15 @@ class Composer:
         *,
         reason: str,
         next_run_at: datetime,
+        again_days: int = 0,
         ahead: Sequence[datetime] = (),
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
         """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows.
 
-        ahead: when the attempts that remain would count, as far as they were looked ahead.
+        ahead: when the attempts that remain would count, as far as they were looked ahead. again_days: after
+        so many days a campaign that is given up begins anew by itself; 0: never.
         """
         remaining = max(0, (attempt.max_attempts or self.max_attempts) - attempt.number)
         next_attempt_at = ahead[0] if ahead else next_run_at
@@ -95,6 +97,7 @@ class Composer:
             detail=one_line(reason),
             next_run=local_time(next_run_at, self.timezone),
             next_attempt="" if next_attempt_at == next_run_at else local_time(next_attempt_at, self.timezone),
+            again_days=again_days,
             give_up=local_time(give_up_at, self.timezone) if give_up_at else "",
         )
 
@@ -104,10 +107,11 @@ class Composer:
         attempt: Attempt,
         *,
         reason: str,
+        again_at: datetime | None = None,
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
-        """An empty folder that used up the last attempt: the last e-mail until somebody resets."""
+        """An empty folder that used up the last attempt. again_at: when a new cycle begins by itself."""
         return self._notice(
             NoticeKind.PERMANENT,
             campaign,
@@ -119,6 +123,7 @@ class Composer:
             overtaken=overtaken,
             reason=one_line(reason),
             detail=one_line(reason),
+            again=local_time(again_at, self.timezone) if again_at else "",
             reset_sql=reset_sql(campaign.id),
             reset_command=self.commands.reset(campaign.id),
             where=self.commands.where,

@@ -62,14 +62,17 @@ def test_increment__counts_to_the_maximum_under_contention(database_url: str) ->
         assert not database.reset_a1_retry("unknown")
 
 
-def test_increment__after_half_a_reset_counts_no_further(database_url: str) -> None:
+def test_reset__of_the_mark_alone_is_a_whole_one(database_url: str) -> None:
+    """Else the next empty look would be the last one again, with another last e-mail in the same cycle."""
     with Database(database_url, 2) as database:
         for _ in range(2):
             database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
         with psycopg2.connect(database_url) as connection, connection.cursor() as cursor:
             cursor.execute("UPDATE campaign_status SET a1_permanently_failed = FALSE")
         connection.close()
-        assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(2, True, True, 2)
+        assert database.get_a1_retry_status(CAMPAIGN).cycle == 2
+        attempt = database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty")
+        assert attempt == Attempt(1, True, False, 2, 2)
 
 
 def test_states__of_many_campaigns_cost_one_statement(database_url: str, sent_statements: list[str]) -> None:

@@ -269,7 +269,7 @@ def test_permanent__says_everything_in_both_parts() -> None:
             "C-1001",
             HEX_ID,
             REASON,
-            "the last e-mail about it",
+            "not looked at any more",
             "until somebody resets it",
             f"{RESET}'{HEX_ID}';",
             f"python scripts/a1_retry.py reset {HEX_ID}",

@@ -70,7 +70,8 @@ FROM (SELECT recipient, min(since) AS since, max(late_told_at) AS told_at FROM g
 WHERE d.notice_id = %(id)s AND d.recipient = waited.recipient
 """
 
-# What people were told of a campaign since its last completed upload, one row a kind of notice.
+# What people were told of a campaign since its last completed upload, one row a kind of notice. That upload
+# is on record by the server's clock, its notices by ours: both must be earlier.
 TROUBLES = """
 SELECT n.kind, min(n.created_at), (array_agg(coalesce(n.detail, '') ORDER BY n.created_at DESC))[1],
        coalesce((array_agg(n.attempt ORDER BY n.created_at DESC))[1], 0), array_agg(DISTINCT d.recipient)
@@ -78,6 +79,8 @@ FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
 WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s) AND d.gave_up_at IS NULL
   AND n.created_at > coalesce((SELECT max(completed_at) FROM campaign_uploads
                                WHERE campaign_id = %(campaign_id)s), '-infinity')
+  AND n.created_at > coalesce((SELECT max(created_at) FROM notices
+                               WHERE campaign_id = %(campaign_id)s AND kind = ANY(%(ends)s)), '-infinity')
 GROUP BY n.kind ORDER BY min(n.created_at), n.kind
 """
 
@@ -235,7 +238,7 @@ UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
     mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
     next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
-    gave_up_at = CASE WHEN coalesce(d.owed_since, n.created_at) < %(give_up_before)s THEN %(now)s END
+    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
 FROM notices n
 WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND d.recipient = ANY(%(recipients)s)
   AND d.sent_at IS NULL AND d.gave_up_at IS NULL
@@ -297,7 +300,8 @@ class Outbox:
     def troubles(self, campaign_id: str) -> list[Trouble]:
         """What people were told of a campaign since its last completed upload, and would like to be over."""
         kinds = [NoticeKind.PERMANENT.value, NoticeKind.ERROR.value]
-        rows = self._database.rows(TROUBLES, {"campaign_id": campaign_id, "kinds": kinds})
+        ends = [NoticeKind.RECOVERED.value, NoticeKind.SUCCESS.value]
+        rows = self._database.rows(TROUBLES, {"campaign_id": campaign_id, "kinds": kinds, "ends": ends})
         return [
             Trouble(NoticeKind(kind), since, detail, attempt, tuple(recipients))
             for kind, since, detail, attempt, recipients in rows

@@ -101,6 +101,10 @@ def _wake(event: Event, zone: tzinfo) -> str:
     return _by("snooze ended", event)
 
 
+def _correction(event: Event, zone: tzinfo) -> str:
+    return _by(f"attempts set to {event.detail.get('attempts')}, before {event.detail.get('before')}", event)
+
+
 def _limit(event: Event, zone: tzinfo) -> str:
     own = event.detail.get("max_retries")
     return _by(f"limit {own}" if own else "limit back to that of all campaigns", event)
@@ -135,7 +139,7 @@ def _given_up(event: Event, zone: tzinfo) -> str:
 
 
 def _folded(event: Event, zone: tzinfo) -> str:
-    return f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is told in a later one"
+    return f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is covered by a later one"
 
 
 _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
@@ -144,6 +148,7 @@ _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
     "snooze": _snooze,
     "wake": _wake,
     "limit": _limit,
+    "correction": _correction,
     "upload": _upload,
     "error": _error,
     "error_over": _error_over,

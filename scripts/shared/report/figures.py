@@ -256,6 +256,30 @@ class Backlog:
     doubtful: int = 0
 
 
+SNOOZED = """
+SELECT shown.*, e.actor, e.reason
+FROM (SELECT count(*) OVER () AS total, campaign_id, coalesce(campaign_number, ''),
+             coalesce(campaign_name, ''), status, a1_snoozed_until
+      FROM campaign_status
+      WHERE a1_snoozed_until > %(now)s AND status = %(status)s AND NOT coalesce(a1_permanently_failed, FALSE)
+      ORDER BY a1_snoozed_until, campaign_id LIMIT %(limit)s) shown
+LEFT JOIN LATERAL (SELECT actor, reason FROM campaign_events e
+                   WHERE e.campaign_id = shown.campaign_id AND e.kind = 'snooze'
+                   ORDER BY e.id DESC LIMIT 1) e ON TRUE
+ORDER BY a1_snoozed_until, campaign_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SnoozedCampaign:
+    """A campaign whose files are promised. snoozed_by, reason None: the history has it no more."""
+
+    campaign: Campaign
+    until: datetime
+    snoozed_by: str | None
+    reason: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
     """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
@@ -269,6 +293,7 @@ class DayReport:
     uploads_before: UploadSection = field(default_factory=UploadSection)
     in_retry: Section[EmptyCampaign] = field(default_factory=Section)
     failed: Section[EmptyCampaign] = field(default_factory=Section)
+    snoozed: Section[SnoozedCampaign] = field(default_factory=Section)
     failures: Section[LastingFailure] = field(default_factory=Section)
     failures_over: Section[Campaign] = field(default_factory=Section)
     campaigns_failing: int = 0
@@ -300,6 +325,7 @@ class DayReport:
         runs = (*self.runs, *self.runs_before)
         return bool(
             self.in_retry.total
+            or self.snoozed.total
             or self.failures_over.total
             or self.backlog.waiting
             or any(task.has_trouble for task in runs)
@@ -355,9 +381,12 @@ class Figures:
         status_a1: str,
         next_run_at: datetime,
         alerts: Iterable[TaskAlert],
+        now: datetime | None = None,
         is_preview: bool = False,
     ) -> DayReport:
-        """Everything the report of this day tells. is_preview: with what the report would claim."""
+        """Everything the report of this day tells. now: None: the end of what the report covers. is_preview:
+        with what the report would claim.
+        """
         uploads, uploads_before = self.uploads(day, is_preview=is_preview)
         runs, runs_before = self.runs(day)
         return DayReport(
@@ -367,6 +396,7 @@ class Figures:
             uploads_before=uploads_before,
             in_retry=self.in_retry(status_a1),
             failed=self.failed(),
+            snoozed=self.snoozed(status_a1, now or day.until),
             failures=self.failures(),
             failures_over=self.failures_over(day),
             campaigns_failing=self.campaigns_failing(),
@@ -403,6 +433,10 @@ class Figures:
     def failed(self) -> Section[EmptyCampaign]:
         """Every permanently failed campaign, the latest first."""
         return self._section(EmptyCampaign, FAILED_CAMPAIGNS)
+
+    def snoozed(self, status: str, now: datetime) -> Section[SnoozedCampaign]:
+        """Campaigns in this status whose files are promised; the snooze that ends first comes first."""
+        return self._section(SnoozedCampaign, SNOOZED, {"status": status, "now": now})
 
     def failures(self) -> Section[LastingFailure]:
         """Failures of campaigns that are not over, the latest first."""

@@ -1,4 +1,4 @@
-"""Which campaigns a person means by what they type: an id, a number, a name, or how one of these two begins.
+"""Which campaigns a person means by what they type: an id, a number, a name, or how a name begins.
 
 The question is database/queries/find.sql, for all words at once.
 """

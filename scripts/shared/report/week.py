@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 
 from shared.base.values import Campaign
 from shared.database import Database
-from shared.report.figures import Section
+from shared.report.figures import SNOOZED, Section, SnoozedCampaign
 
 MOST_ROWS: Final = 200
 """Lines of the digest at most, all sections together."""
@@ -79,30 +79,6 @@ class ErringCampaign:
     @property
     def system(self) -> str:
         return self.kind.partition("/")[0]
-
-
-SNOOZED = """
-SELECT shown.*, e.actor, e.reason
-FROM (SELECT count(*) OVER () AS total, campaign_id, coalesce(campaign_number, ''),
-             coalesce(campaign_name, ''), status, a1_snoozed_until
-      FROM campaign_status
-      WHERE a1_snoozed_until > %(now)s AND status = %(status)s AND NOT coalesce(a1_permanently_failed, FALSE)
-      ORDER BY a1_snoozed_until, campaign_id LIMIT %(limit)s) shown
-LEFT JOIN LATERAL (SELECT actor, reason FROM campaign_events e
-                   WHERE e.campaign_id = shown.campaign_id AND e.kind = 'snooze'
-                   ORDER BY e.id DESC LIMIT 1) e ON TRUE
-ORDER BY a1_snoozed_until, campaign_id
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class SnoozedCampaign:
-    """A campaign whose files are promised. snoozed_by, reason None: the history has it no more."""
-
-    campaign: Campaign
-    until: datetime
-    snoozed_by: str | None
-    reason: str | None
 
 
 # Notices that have reached nobody: all that were to get one were given up lately, or still wait.

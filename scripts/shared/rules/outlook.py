@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -24,8 +25,8 @@ from shared.rules.cadence import (
 from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, decide, is_auto_reset_due
 
 EMPTY = MasterAssets(None)
-MOST_RUNS = 50_000
-"""So many runs are looked ahead, about four months: what lies behind that is not worth naming."""
+MOST_RUNS = 10_000
+"""So many runs are looked ahead, more than a month: what lies behind that is not worth naming."""
 OVERDUE_AFTER = timedelta(minutes=10)
 """How late a run may be before it is said that there was none."""
 LONGEST_RUN = timedelta(hours=12)
@@ -85,6 +86,14 @@ def attempts_ahead(
     """
     first = next_run(A1_TO_A2_INTERVAL_MINUTES, last_run, zone, window).at
     return attempts_of(status, policy, runs_from(first, zone, window))
+
+
+@lru_cache(maxsize=64)
+def attempts_to_come(
+    status: RetryStatus, policy: RetryPolicy, last_run: datetime, zone: ZoneInfo, window: OffHours
+) -> tuple[datetime, ...]:
+    """The same at once, and computed once for all campaigns that stand alike."""
+    return tuple(attempts_ahead(status, policy, last_run, zone, window))
 
 
 def attempts_of(status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime]) -> Iterator[datetime]:

@@ -70,9 +70,13 @@ def counts_from(status: RetryStatus, policy: RetryPolicy, now: datetime) -> date
     """
     if not policy.delays or status.retry_count == 0 or status.last_retry_at is None:
         return None
-    last, this_minute = _planned_minute(status.last_retry_at), _planned_minute(now)
+    this_minute = _planned_minute(now)
     delay = policy.delays[min(status.retry_count, len(policy.delays)) - 1]
-    due = last + timedelta(minutes=delay)
+    try:
+        last = _planned_minute(status.last_retry_at)
+        due = last + timedelta(minutes=delay)
+    except OverflowError:  # infinity, set by hand
+        return None
     return due if last <= this_minute < due else None
 
 
@@ -117,7 +121,15 @@ def auto_reset_at(status: RetryStatus, policy: RetryPolicy) -> datetime | None:
         return None
     if status.auto_resets >= policy.auto_reset_cycles:
         return None
-    return _planned_minute(status.last_retry_at) + timedelta(days=policy.auto_reset_days)
+    try:
+        return _planned_minute(status.last_retry_at) + timedelta(days=policy.auto_reset_days)
+    except OverflowError:  # infinity, set by hand
+        return None
+
+
+def days_until_again(status: RetryStatus, policy: RetryPolicy) -> int:
+    """For how many days the campaign would be left alone if it were given up now; 0: until a person acts."""
+    return policy.auto_reset_days if status.auto_resets < policy.auto_reset_cycles else 0
 
 
 def is_auto_reset_due(status: RetryStatus, policy: RetryPolicy, now: datetime, *, is_off_hours: bool) -> bool:

@@ -19,14 +19,14 @@ def snooze_end(text: str, zone: ZoneInfo | None, now: datetime) -> datetime:
         if written.tzinfo is None:
             if zone is None:
                 raise ConfigError(
-                    f"--until: whose time is {text}? Set ORCHESTRATOR_TIMEZONE, or write {text}+01:00"
+                    f"--until: in which time zone is {text}? Set ORCHESTRATOR_TIMEZONE, or write {text}+01:00"
                 )
             written = written.replace(tzinfo=zone)
         end = written.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise ConfigError(f"--until: expected a time such as 2026-12-07T08:00, got {text!r}") from exc
     if end <= now:
-        raise ConfigError(f"--until: {text} is over")
+        raise ConfigError(f"--until: {text} is in the past")
     if end - now > LONGEST_SNOOZE:
         latest = (now + LONGEST_SNOOZE).astimezone(zone or UTC)
         raise ConfigError(

@@ -28,8 +28,17 @@ from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
-from shared.rules.outlook import attempts_ahead
-from shared.rules.retry import Action, count, decide, notice_for, reason_for
+from shared.rules.outlook import attempts_to_come
+from shared.rules.retry import (
+    Action,
+    auto_reset_at,
+    count,
+    days_until_again,
+    decide,
+    notice_for,
+    reason_for,
+    reset,
+)
 from shared.settings import Settings
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
@@ -98,6 +107,8 @@ def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
     An item that answers 404 may just have been deleted. The campaign is then begun again, as the next run
     would do it. Raises AppError with its campaign, and StoppedError as long as no file is being copied.
     """
+    if retry.permanently_failed:
+        retry = _begin_anew(context, retry)
     missing: set[str | None] = set()
     while True:
         try:
@@ -108,6 +119,20 @@ def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
             context.check()
             missing.add(exc.item_id)
             logger.info("campaign %s is looked at again: %s", known.id, exc)
+
+
+def _begin_anew(context: Context, retry: RetryStatus) -> RetryStatus:
+    """Begin a new cycle, after A1_AUTO_RESET_DAYS of permanent failure; where the campaign stands now."""
+    days = context.settings.retry.auto_reset_days
+    with context.database.transaction():
+        context.database.act_as("auto", "auto", f"A1_AUTO_RESET_DAYS={days}")
+        context.database.reset_a1_retry(retry.campaign_id)
+    logger.info(
+        "campaign %s begins cycle %d by itself: it has been permanently failed for %d days",
+        retry.campaign_id, retry.cycle + 1, days,
+        extra={"action": "auto_reset", "campaign_id": retry.campaign_id},
+    )  # fmt: skip
+    return reset(retry, is_automatic=True)
 
 
 def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
@@ -221,6 +246,8 @@ def _empty(
         return Arrival(campaign, outcome, count(retry, settings.retry, context.began)[1].number, limit)
     reason = reason_for(found, settings.dam.master_assets_folder)
     now = context.clock()
+    expected, _ = count(retry, settings.retry, context.began)
+    ahead = _attempts_ahead(context, expected)  # it may take a moment: not while the row is held
     with database.transaction():
         attempt = database.increment_a1_retry(
             campaign.id,
@@ -242,12 +269,15 @@ def _empty(
         )
         if attempt.permanently_failed:
             outcome = Outcome.PERMANENTLY_FAILED
-            notice = composer.permanent(campaign, attempt, reason=reason, overtaken=overtaken, now=now)
-        else:
-            counted = replace(retry, retry_count=attempt.number, last_retry_at=context.began)
-            ahead = attempts_ahead(
-                counted, settings.retry, context.began, settings.timezone, settings.off_hours
+            notice = composer.permanent(
+                campaign,
+                attempt,
+                reason=reason,
+                again_at=auto_reset_at(replace(expected, permanently_failed=True), settings.retry),
+                overtaken=overtaken,
+                now=now,
             )
+        else:
             planned = next_run(
                 A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours
             )
@@ -256,13 +286,28 @@ def _empty(
                 attempt,
                 reason=reason,
                 next_run_at=planned.at,
-                ahead=tuple(ahead),
+                ahead=ahead if attempt.number == expected.retry_count else (),
+                again_days=days_until_again(retry, settings.retry),
                 overtaken=overtaken,
                 now=now,
             )
         Outbox(database).queue(notice)
     context.on_notice()
     return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
+
+
+def _attempts_ahead(context: Context, status: RetryStatus) -> tuple[datetime, ...]:
+    """When the attempts that remain would count. It is the same for all campaigns that stand alike."""
+    alike = RetryStatus(
+        "",
+        retry_count=status.retry_count,
+        last_retry_at=status.last_retry_at,
+        permanently_failed=status.permanently_failed,
+        max_retries=status.max_retries,
+        snoozed_until=status.snoozed_until,
+    )
+    settings = context.settings
+    return attempts_to_come(alike, settings.retry, context.began, settings.timezone, settings.off_hours)
 
 
 def leave(

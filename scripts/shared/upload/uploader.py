@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from shared.http.ahead import quietly
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer
 from shared.rules.cadence import is_off_hours
-from shared.rules.retry import is_auto_reset_due, reset
+from shared.rules.retry import is_auto_reset_due
 from shared.settings import Settings
 from shared.upload.entries import Entries
 from shared.upload.failures import Failure, Failures
@@ -95,7 +95,7 @@ class Pass:
                 success_recipients=settings.mail.success_recipients,
             ),
             clock=clock,
-            began=clock(),
+            began=report.started_at,
             run_id=report.run_id,
             is_dry_run=is_dry_run,
             check=self._check,
@@ -110,7 +110,6 @@ class Pass:
         """Work through the A1 campaigns, or the chosen ids alone. Raises AppError when nothing can go on."""
         ids = list(dict.fromkeys(chosen)) or [hit.id for hit in self._dam.find_campaigns()]
         states = self._database.get_a1_retry_states(ids)
-        states |= self._reset_by_itself(states.values())
         logger.info(
             "%d campaigns in %s, %d of them permanently failed", len(ids), self._settings.dam.status_a1,
             sum(state.permanently_failed for state in states.values()), extra={"action": "search_done"},
@@ -127,33 +126,19 @@ class Pass:
             self._failures.has_failed = True  # a mistyped id must not pass for a success
         return self._failures.conclude(is_interrupted=self._is_interrupted, has_brought=self._has_brought)
 
-    def _reset_by_itself(self, states: Iterable[RetryStatus]) -> dict[str, RetryStatus]:
-        """Begin a new cycle for campaigns that have been permanently failed for A1_AUTO_RESET_DAYS;
-        {id: where it stands now} of those.
+    def _let_travel(self, states: Sequence[RetryStatus]) -> None:
+        """Start each campaign in a thread of its own, except for the permanently failed ones, unless their
+        time for a new cycle has come.
         """
         settings, began = self._settings, self._context.began
-        is_off = is_off_hours(began.astimezone(settings.timezone), settings.off_hours)
-        due = [one for one in states if is_auto_reset_due(one, settings.retry, began, is_off_hours=is_off)]
-        if not due or self._is_dry_run:
-            return {}
-        reason = f"A1_AUTO_RESET_DAYS={settings.retry.auto_reset_days}"
-        with self._database.transaction():
-            self._database.act_as("auto", "auto", reason)
-            for one in due:
-                self._database.reset_a1_retry(one.campaign_id)
-        for one in due:
-            logger.info(
-                "campaign %s begins cycle %d by itself: it has been permanently failed for %d days",
-                one.campaign_id, one.cycle + 1, settings.retry.auto_reset_days,
-                extra={"action": "auto_reset", "campaign_id": one.campaign_id},
-            )  # fmt: skip
-        return {one.campaign_id: reset(one, is_automatic=True) for one in due}
-
-    def _let_travel(self, states: Sequence[RetryStatus]) -> None:
-        """Start each campaign in a thread of its own, except for the permanently failed ones."""
-        travellers = [state for state in states if not state.permanently_failed]
+        is_off = self._is_dry_run or is_off_hours(began.astimezone(settings.timezone), settings.off_hours)
+        travellers = []
         for state in states:
-            if state.permanently_failed:
+            if not state.permanently_failed or is_auto_reset_due(
+                state, settings.retry, began, is_off_hours=is_off
+            ):
+                travellers.append(state)
+            else:
                 self._entries.skip(_known(state), state)
         if not travellers:
             return

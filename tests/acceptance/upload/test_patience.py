@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psycopg2
 import pytest
 
@@ -169,7 +171,9 @@ def test_history__keeps_all_that_changes_a_campaign(world: World) -> None:
     assert world.upload().outcomes == {campaign: "uploaded"}
     after = kinds(world, campaign)[11:]
     assert after[:3] == ["error", "notice", "notice_sent"]
-    assert sorted(after[3:]) == sorted(["status", "error_over", "upload", "notice", "notice_sent"])
+    assert sorted(after[3:]) == sorted(
+        ["status", "error_over", "upload", *["notice", "notice_sent"] * 2]  # solved, and uploaded
+    )
     assert world.row(campaign)["a1_cycle"] == 2
 
 
@@ -187,3 +191,52 @@ def test_history__an_old_tools_resets_move_into_it(world: World) -> None:
     (event,) = world.sql(EVENTS, "c")
     assert (event["kind"], event["actor"], event["reason"]) == ("reset", "anna", "files")
     assert event["detail"] == {"attempts": 3, "permanently_failed": True}
+
+
+def test_auto_reset__of_a_row_that_somebody_holds_costs_that_campaign_alone(world: World) -> None:
+    stuck, other = world.dam.add_campaign("Summer", "C-1"), world.dam.add_campaign("Winter", "C-2")
+    always = {"OFF_HOURS_ENABLED": "false", "A1_AUTO_RESET_DAYS": "2", "A1_MAX_RETRIES": "1"}
+    assert world.upload("--campaign", stuck, **always).outcomes == {stuck: "permanently_failed"}
+    world.sql("UPDATE campaign_status SET a1_last_retry_at = now() - interval '2 days'")
+    connection = psycopg2.connect(world.database_url)
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute("UPDATE campaign_status SET updated_at = now() WHERE campaign_id = %s", (stuck,))
+        run = world.upload(**always)
+    assert run.outcomes[other] == "permanently_failed", run.stderr
+    assert run.outcomes[stuck] in ("failed", "postponed")
+    assert world.upload(**always).outcomes[stuck] == "permanently_failed"
+    assert world.row(stuck)["a1_cycle"] == 2
+
+
+@pytest.mark.parametrize("statement", [
+    "INSERT INTO campaign_status (status) VALUES ('A1')",
+    "UPDATE campaign_status SET status = 'A1' WHERE campaign_id IS NULL",
+])  # fmt: skip
+def test_history__leaves_rows_alone_that_are_no_campaigns_yet(world: World, statement: str) -> None:
+    """Another program's table: its drafts have no id."""
+    world.sql("ALTER TABLE campaign_status DROP CONSTRAINT campaign_status_pkey CASCADE")
+    world.sql("ALTER TABLE campaign_status ALTER COLUMN campaign_id DROP NOT NULL")
+    world.sql("INSERT INTO campaign_status (status) VALUES ('draft')")
+    world.sql(statement)
+    assert world.sql("SELECT * FROM campaign_events") == []
+
+
+def test_history__keeps_who_logged_in_whatever_they_say(world: World) -> None:
+    world.sql("INSERT INTO campaign_status (campaign_id, a1_retry_count) VALUES ('c', 2)")
+    world.sql("SET a1_to_a2.actor = 'boss@hq'; UPDATE campaign_status SET a1_retry_count = 1")
+    (event,) = world.sql("SELECT kind, actor, db_user FROM campaign_events WHERE kind = 'correction'")
+    assert event["actor"] == "boss@hq"
+    assert event["db_user"] == world.sql("SELECT session_user AS me")[0]["me"]
+
+
+def test_migration__keeps_a_view_of_the_old_resets_and_their_readers(world: World) -> None:
+    by_number = {path.name[:3]: path.read_text(encoding="utf-8") for path in migration_files()}
+    world.sql(by_number["007"])
+    world.sql("CREATE VIEW who_reset AS SELECT reset_by FROM a1_resets")
+    world.sql("GRANT SELECT ON a1_resets TO PUBLIC")
+    for _ in range(2):
+        world.sql(by_number["023"])
+    assert world.sql("SELECT * FROM who_reset") == []
+    assert world.sql("SELECT has_table_privilege('public', 'campaign_events', 'SELECT') AS may") == [
+        {"may": True}
+    ]

@@ -242,7 +242,7 @@ def test_next__is_what_the_runs_then_do(database: Database, reader: Database, se
     entries = [
         FRIDAY,  # 0: left alone: fails, is reset by itself on Monday, and fails again
         FRIDAY + 39 * MINUTE,  # 1: its attempts reach into the night
-        FRIDAY,  # 2: has a limit of its own, and is given a smaller one later
+        FRIDAY,  # 2: has a limit of its own, is given a smaller one later, and so begins anew
         FRIDAY,  # 3: is snoozed until Saturday noon
         FRIDAY,  # 4: is snoozed for ten minutes
         FRIDAY,  # 5: is reset by hand on Saturday
@@ -269,7 +269,7 @@ def test_next__is_what_the_runs_then_do(database: Database, reader: Database, se
         play.step(planned)
         planned = next_run(A1_TO_A2_INTERVAL_MINUTES, planned, settings.timezone, settings.off_hours).at
 
-    assert play.happened == {Coming.ATTEMPT: 20, Coming.PERMANENT_FAILURE: 17, Coming.AUTO_RESET: 6}
+    assert play.happened == {Coming.ATTEMPT: 21, Coming.PERMANENT_FAILURE: 17, Coming.AUTO_RESET: 6}
     assert play.states == {
         *(State.NEVER_SEEN, State.EMPTY, State.WAITING, State.SNOOZED, State.PERMANENTLY_FAILED),
         State.DUE,

@@ -63,9 +63,10 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
         ),
         (
             event("notice_folded", kind="a1_to_a2_error", recipient="a@example.com", into="x"),
-            "e-mail (error notice) to a@example.com is told in a later one",
+            "e-mail (error notice) to a@example.com is covered by a later one",
         ),
         (event("notice_sent", kind="new", recipient="a@b.c"), "e-mail (new) delivered to a@b.c"),
+        (event("correction", attempts=1, before=2), "attempts set to 1, before 2 by anna@host (a1_retry.py)"),
         (event("something_new", "why", fact=1), "something_new fact=1: why"),
     ],
 )

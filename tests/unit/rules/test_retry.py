@@ -177,6 +177,16 @@ def test_auto_reset__is_counted_and_a_persons_one_begins_anew() -> None:
     assert reset(failed, is_automatic=False) == RetryStatus("c", auto_resets=0, cycle=5)
 
 
+@pytest.mark.parametrize("at", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
+def test_time__that_is_infinity_holds_nothing_up(at: datetime) -> None:
+    """PostgreSQL knows infinity, and somebody may have written it."""
+    waiting = RetryStatus("c", retry_count=1, last_retry_at=at)
+    assert counts_from(waiting, RetryPolicy(delays=(3,)), NOW) is None
+    failed = RetryStatus("c", retry_count=3, permanently_failed=True, last_retry_at=at)
+    assert not is_auto_reset_due(failed, RetryPolicy(auto_reset_days=3), NOW, is_off_hours=True)
+    auto_reset_at(failed, RetryPolicy(auto_reset_days=3))
+
+
 def test_notice_for__one_kind_each() -> None:
     assert notice_for(Attempt(1, counted=True, permanently_failed=False)) is NoticeKind.RETRY
     assert notice_for(Attempt(3, counted=True, permanently_failed=True)) is NoticeKind.PERMANENT
