@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,8 @@ from shared.report.facts import facts_of
 from shared.report.find import Meant, find
 from shared.report.listing import named
 from shared.report.states import Rules, retry_status
-from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
+from shared.rules.cadence import LastRun, is_off_hours
+from shared.rules.outlook import coming_run
 from shared.rules.snooze import snooze_end
 from shared.settings import (
     CadenceSettings,
@@ -54,8 +55,6 @@ Answer = tuple[list[str], list[tuple[Any, ...]]]
 Row = dict[str, Any]
 Action = Callable[[Database, argparse.Namespace, OperatorSettings], int]
 
-OVERDUE_AFTER = timedelta(minutes=10)
-"""How late a run may be before it is said that there was none."""
 MOST_RETRIES = 1000
 
 
@@ -451,19 +450,16 @@ def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: dateti
     if cadence is None or last is None:
         return "by the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
-    # A run without an end works still; after the uploader's time limit (`tasks`) its end was lost.
-    if last.finished_at is None and now - last.started_at < timedelta(hours=12):
-        return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
-    due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at
-    overdue_since = max(due.astimezone(UTC), (last.finished_at or last.started_at).astimezone(UTC))
-    if now - overdue_since > OVERDUE_AFTER:
+    coming = coming_run(last, now, zone, window)
+    if coming.under_way_since is not None:
+        return f"by the run after the one that began at {_clock(coming.under_way_since.astimezone(zone))}"
+    if coming.overdue_since is not None:
         return (
-            f"by the next run of the uploader; it was due at {_clock(overdue_since.astimezone(zone))} and has"
-            " not come: is the orchestrator running?"
+            f"by the next run of the uploader; it was due at {_clock(coming.overdue_since.astimezone(zone))}"
+            " and has not come: is the orchestrator running?"
         )
-    planned = plan(Interval(A1_TO_A2_INTERVAL_MINUTES), last, now, zone, window)
-    rule = ", off-hours" if planned.rule == "off_hours" else ""
-    return f"by the next run of the uploader, planned for {_clock(planned.at)}{rule}"
+    rule = ", off-hours" if is_off_hours(coming.at, window) else ""
+    return f"by the next run of the uploader, planned for {_clock(coming.at)}{rule}"
 
 
 def _clock(local: datetime) -> str:
