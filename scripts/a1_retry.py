@@ -406,8 +406,8 @@ def _without_row(row: Row) -> Done:
 
 def _snooze_beside(row: Row, rules: Rules) -> str:
     """A snooze that goes on after a reset, for the end of a sentence; "" for none."""
-    until = row["a1_snoozed_until"]
-    if not rules.is_snoozed(retry_status(row)):
+    until = retry_status(row).running_snooze(rules.now)
+    if until is None:
         return ""
     return f"; it stays snoozed until {_clock(until.astimezone(rules.zone))}: no attempt counts before that"
 
