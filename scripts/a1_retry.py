@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,8 @@ from shared.report.facts import facts_of
 from shared.report.find import Meant, find
 from shared.report.listing import named
 from shared.report.states import Rules, retry_status
-from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, Interval, LastRun, next_run, plan
+from shared.rules.cadence import LastRun, is_off_hours
+from shared.rules.outlook import coming_run
 from shared.rules.snooze import snooze_end
 from shared.settings import (
     CadenceSettings,
@@ -54,9 +55,9 @@ Answer = tuple[list[str], list[tuple[Any, ...]]]
 Row = dict[str, Any]
 Action = Callable[[Database, argparse.Namespace, OperatorSettings], int]
 
-OVERDUE_AFTER = timedelta(minutes=10)
-"""How late a run may be before it is said that there was none."""
 MOST_RETRIES = 1000
+LEFT_OUT = ("skipped", "unread")
+"""Outcomes of a campaign that a command was to change, and could not."""
 
 
 # Which campaigns
@@ -79,12 +80,11 @@ def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
     A word that means none is told, and the others go on.
     """
     meant = find(database, words)
-    ids = list(dict.fromkeys(one for word in meant for one in word.ids))
-    answer = database.run_query("status_all", {"ids": ids}) if ids else ([], [])
-    rows = {row["campaign_id"]: row for row in _objects(answer)}
-    if any(word.is_ambiguous for word in meant):
-        for word in (one for one in meant if one.is_ambiguous):
-            _list_candidates(word, [rows[one] for one in word.ids if one in rows], rules)
+    rows = _rows_of(database, meant)
+    ambiguous = [word for word in meant if word.is_ambiguous]
+    if ambiguous:
+        for word in ambiguous:
+            _list_candidates(word, rows, rules)
         return Chosen([], ExitCode.BAD_CONFIG)
     unknown = [word.word for word in meant if not word.ids]
     for name in unknown:
@@ -92,16 +92,25 @@ def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
             "no campaign %s in campaign_status: no id, number or name matches, and no name begins with it",
             name,
         )
-    exit_code = ExitCode.SOME_FAILED if unknown else ExitCode.OK
-    return Chosen([rows[one] for one in ids if one in rows], exit_code)
+    return Chosen(list(rows.values()), ExitCode.SOME_FAILED if unknown else ExitCode.OK)
 
 
-def _list_candidates(word: Meant, rows: Sequence[Row], rules: Rules) -> None:
+def _rows_of(database: Database, meant: Iterable[Meant]) -> dict[str, Row]:
+    """{id: its row} of all campaigns that are meant, in the order in which they are named."""
+    ids = list(dict.fromkeys(one for word in meant for one in word.ids))
+    if not ids:
+        return {}
+    rows = _by_id(database.run_query("status_all", {"ids": ids}))
+    return {one: rows[one] for one in ids if one in rows}
+
+
+def _list_candidates(word: Meant, rows: Mapping[str, Row], rules: Rules) -> None:
+    shown = [rows[one] for one in word.ids if one in rows]
     logger.error(
         "%s may be any of %d campaigns; nothing was done. Name one by its id:", word.word, word.total
     )
-    rest = f"and {word.total - len(rows)} more\n" if word.total > len(rows) else ""
-    say(listing.candidates(rows, rules) + rest, to=sys.stderr)
+    rest = f"and {word.total - len(shown)} more\n" if word.total > len(shown) else ""
+    say(listing.candidates(shown, rules) + rest, to=sys.stderr)
 
 
 def _rules(settings: OperatorSettings) -> Rules:
@@ -116,37 +125,29 @@ def show_status(database: Database, arguments: argparse.Namespace, settings: Ope
     rules = _rules(settings)
     if arguments.campaign_ids:
         chosen = choose(database, arguments.campaign_ids, rules)
-        if arguments.json:
-            _say_states(chosen.rows, rules)
-        else:
-            say("\n".join(listing.facts(row, rules) for row in chosen.rows))
+        _say_states(arguments, chosen.rows, rules, _facts)
         return chosen.exit_code
     rows = _objects(database.run_query("status_all", {}))
-    if arguments.json:
-        _say_states(rows, rules)
-        return ExitCode.OK
-    say(listing.standings(rows, rules))
-    if rows:
+    _say_states(arguments, rows, rules, listing.standings)
+    if rows and not arguments.json:
         say("\n" + "\n".join(wrapped(f"looked at {_when(database, settings)}", WIDTH)) + "\n")
     return ExitCode.OK
 
 
+def _facts(rows: Sequence[Row], rules: Rules) -> str:
+    return "\n".join(listing.facts(row, rules) for row in rows)
+
+
 def show_failed(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     rows, rules = _objects(database.run_query("failed", {})), _rules(settings)
-    if arguments.json:
-        _say_states(rows, rules)
-    else:
-        say(listing.failed(rows, rules))
+    _say_states(arguments, rows, rules, listing.failed)
     return ExitCode.OK
 
 
 def show_near_failure(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     values = {"max_retries": str(settings.retry.max_retries), "status_a1": settings.status_a1}
     rows, rules = _objects(database.run_query("near_failure", values)), _rules(settings)
-    if arguments.json:
-        _say_states(rows, rules)
-    else:
-        say(listing.standings(rows, rules))
+    _say_states(arguments, rows, rules, listing.standings)
     return ExitCode.OK
 
 
@@ -212,6 +213,20 @@ def _actor(arguments: argparse.Namespace) -> dict[str, str]:
     return {"who": arguments.by, "source": "a1_retry.py", "reason": arguments.reason}
 
 
+def _act(
+    database: Database, arguments: argparse.Namespace, query: str, chosen: Chosen, **values: object
+) -> dict[str, Row]:
+    """Do what the query does with the chosen campaigns; {id: what it answers} of those that it changed."""
+    ids = [row["campaign_id"] for row in chosen.rows]
+    return _by_id(database.run_query(query, {"ids": ids, **values, **_actor(arguments)}))
+
+
+def _exit_code_of(chosen: Chosen, done: Iterable[Done]) -> ExitCode:
+    """How a command ends that did this to the chosen campaigns."""
+    has_left_out = any(one.outcome in LEFT_OUT for one in done)
+    return ExitCode.SOME_FAILED if has_left_out else chosen.exit_code
+
+
 def show_explanation(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     """Why a campaign is where it is; exit code 4 when nobody knows it."""
     (meant,) = find(database, [arguments.campaign_id])
@@ -257,8 +272,7 @@ def reset(database: Database, arguments: argparse.Namespace, settings: OperatorS
 def _resetnamed(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
     chosen = choose(database, arguments.campaign_ids, _rules(settings))
     done = _reset_shown(database, arguments, settings, chosen.rows)
-    has_skipped = any(one.outcome == "skipped" for one in done)
-    return ExitCode.SOME_FAILED if has_skipped else chosen.exit_code
+    return _exit_code_of(chosen, done)
 
 
 def _reset_all_failed(
@@ -310,7 +324,7 @@ def _reset_shown(
     }
     with database.transaction():
         ((ids,),) = database.run_query("reset_note", values)[1]
-        changed = {row["campaign_id"]: row for row in _objects(database.run_query("reset", {"ids": ids}))}
+        changed = _by_id(database.run_query("reset", {"ids": ids}))
     when, rules = _when(database, settings), _rules(settings)
     done = []
     for row in shown:
@@ -336,8 +350,7 @@ def snooze(database: Database, arguments: argparse.Namespace, settings: Operator
     zone = settings.cadence.timezone if settings.cadence else None
     end = snooze_end(arguments.until, zone, rules.now)
     chosen = choose(database, arguments.campaign_ids, rules)
-    values = {"ids": [row["campaign_id"] for row in chosen.rows], "until": end, **_actor(arguments)}
-    changed = {row["campaign_id"]: row for row in _objects(database.run_query("snooze", values))}
+    changed = _act(database, arguments, "snooze", chosen, until=end)
     done = []
     for row in chosen.rows:
         after = changed.get(row["campaign_id"])
@@ -352,15 +365,14 @@ def snooze(database: Database, arguments: argparse.Namespace, settings: Operator
         said = f"{verb} {named(row)} until {until}: {comes}{_error_beside(row, 'a snooze')}"
         done.append(Done(row, "snoozed", said))
     _tell(arguments, done)
-    return ExitCode.SOME_FAILED if len(changed) < len(chosen.rows) else chosen.exit_code
+    return _exit_code_of(chosen, done)
 
 
 def wake(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
     """End the snooze of the named campaigns."""
     rules = _rules(settings)
     chosen = choose(database, arguments.campaign_ids, rules)
-    values = {"ids": [row["campaign_id"] for row in chosen.rows], **_actor(arguments)}
-    changed = {row["campaign_id"] for row in _objects(database.run_query("wake", values))}
+    changed = _act(database, arguments, "wake", chosen)
     done = []
     for row in chosen.rows:
         if row["campaign_id"] in changed:
@@ -376,12 +388,7 @@ def limit(database: Database, arguments: argparse.Namespace, settings: OperatorS
     """Let a cycle of the named campaigns have so many attempts, or as many as all have."""
     rules = _rules(settings)
     chosen = choose(database, arguments.campaign_ids, rules)
-    values = {
-        "ids": [row["campaign_id"] for row in chosen.rows],
-        "max_retries": str(arguments.attempts),
-        **_actor(arguments),
-    }
-    changed = {row["campaign_id"] for row in _objects(database.run_query("limit", values))}
+    changed = _act(database, arguments, "limit", chosen, max_retries=str(arguments.attempts))
     most = arguments.attempts or settings.retry.max_retries
     attempts = f"{most} attempt{'' if most == 1 else 's'} a cycle"
     if not arguments.attempts:
@@ -396,8 +403,7 @@ def limit(database: Database, arguments: argparse.Namespace, settings: OperatorS
         else:
             done.append(Done(row, "nothing_to_do", f"{named(row)}: it has {attempts} already"))
     _tell(arguments, done)
-    has_no_row = any(one.outcome == "unread" for one in done)
-    return ExitCode.SOME_FAILED if has_no_row else chosen.exit_code
+    return _exit_code_of(chosen, done)
 
 
 def _without_row(row: Row) -> Done:
@@ -410,8 +416,8 @@ def _without_row(row: Row) -> Done:
 
 def _snooze_beside(row: Row, rules: Rules) -> str:
     """A snooze that goes on after a reset, for the end of a sentence; "" for none."""
-    until = row["a1_snoozed_until"]
-    if not rules.is_snoozed(retry_status(row)):
+    until = retry_status(row).running_snooze(rules.now)
+    if until is None:
         return ""
     return f"; it stays snoozed until {_clock(until.astimezone(rules.zone))}: no attempt counts before that"
 
@@ -454,27 +460,32 @@ def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: dateti
     if cadence is None or last is None:
         return "by the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
-    # A run without an end works still; after the uploader's time limit (`tasks`) its end was lost.
-    if last.finished_at is None and now - last.started_at < timedelta(hours=12):
-        return f"by the run after the one that began at {_clock(last.started_at.astimezone(zone))}"
-    due = next_run(A1_TO_A2_INTERVAL_MINUTES, last.planned_at, zone, window).at
-    overdue_since = max(due.astimezone(UTC), (last.finished_at or last.started_at).astimezone(UTC))
-    if now - overdue_since > OVERDUE_AFTER:
+    coming = coming_run(last, now, zone, window)
+    if coming.under_way_since is not None:
+        return f"by the run after the one that began at {_clock(coming.under_way_since.astimezone(zone))}"
+    if coming.overdue_since is not None:
         return (
-            f"by the next run of the uploader; it was due at {_clock(overdue_since.astimezone(zone))} and has"
-            " not come: is the orchestrator running?"
+            f"by the next run of the uploader; it was due at {_clock(coming.overdue_since.astimezone(zone))}"
+            " and has not come: is the orchestrator running?"
         )
-    planned = plan(Interval(A1_TO_A2_INTERVAL_MINUTES), last, now, zone, window)
-    rule = ", off-hours" if planned.rule == "off_hours" else ""
-    return f"by the next run of the uploader, planned for {_clock(planned.at)}{rule}"
+    rule = ", off-hours" if is_off_hours(coming.at, window) else ""
+    return f"by the next run of the uploader, planned for {_clock(coming.at)}{rule}"
 
 
 def _clock(local: datetime) -> str:
     return f"{local:%H:%M %Z on %a %Y-%m-%d}"
 
 
-def _say_states(rows: Sequence[Row], rules: Rules) -> None:
-    """The rows with the state that they amount to, as JSON."""
+def _say_states(
+    arguments: argparse.Namespace,
+    rows: Sequence[Row],
+    rules: Rules,
+    as_text: Callable[[Sequence[Row], Rules], str],
+) -> None:
+    """The rows with the state that they amount to, as JSON or as text."""
+    if not arguments.json:
+        say(as_text(rows, rules))
+        return
     standings = map(rules.standing, rows)
     _say_json(
         {**row, "state": one.state, "next": one.coming} for row, one in zip(rows, standings, strict=True)
@@ -489,6 +500,10 @@ def _say_json(objects: Iterable[Mapping[str, object]]) -> None:
 def _objects(answer: Answer) -> list[Row]:
     columns, rows = answer
     return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _by_id(answer: Answer) -> dict[str, Row]:
+    return {row["campaign_id"]: row for row in _objects(answer)}
 
 
 def _plain(cell: object) -> object:

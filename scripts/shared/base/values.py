@@ -101,6 +101,10 @@ class RetryStatus:
     cycle: int = 1
     auto_resets: int = 0
 
+    def running_snooze(self, now: datetime) -> datetime | None:
+        """The end of its snooze; None when it is not snoozed now."""
+        return self.snoozed_until if self.snoozed_until is not None and now < self.snoozed_until else None
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:

@@ -44,6 +44,17 @@ USUAL_FORECAST_DAYS = 30
 LONGEST_FORECAST_DAYS = 366
 MOST_STUCK = 100_000
 FORECAST_YEARS = (1970, 9000)
+COMPANIONS = (
+    (("at", "hours"), ("explain",), "--at and --hours go with --explain"),
+    (
+        ("days", "start", "stuck", "diff"),
+        ("simulate",),
+        "--days, --from, --stuck and --diff go with --simulate",
+    ),
+    (("json",), ("explain", "simulate"), "--json goes with --explain or --simulate"),
+    (("online",), ("check",), "--online goes with --check"),
+)
+"""(options, the actions that they go with, what is said when one of them is given without)."""
 
 
 def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: bool) -> None:
@@ -296,36 +307,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     arguments = parser.parse_args(argv)
-    if not arguments.explain and (arguments.at is not None or arguments.hours is not None):
-        parser.error("--at and --hours go with --explain")
-    of_simulate = (arguments.days, arguments.start, arguments.stuck, arguments.diff)
-    if not arguments.simulate and any(one is not None for one in of_simulate):
-        parser.error("--days, --from, --stuck and --diff go with --simulate")
-    if arguments.json and not (arguments.explain or arguments.simulate):
-        parser.error("--json goes with --explain or --simulate")
-    if arguments.online and not arguments.check:
-        parser.error("--online goes with --check")
+    for options, actions, fault in COMPANIONS:
+        is_given = any(getattr(arguments, option) != parser.get_default(option) for option in options)
+        if is_given and not any(getattr(arguments, action) for action in actions):
+            parser.error(fault)
     return arguments
 
 
 def act(arguments: argparse.Namespace) -> int:
     """Do what the arguments ask for. Raises AppError."""
-    env_file: Path | None = arguments.env_file
     if arguments.list or arguments.explain or arguments.simulate or arguments.check:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
-    if arguments.list:
-        list_tasks(tasks_with(load_digest(read_environment(env_file))))
-        return ExitCode.OK
-    if arguments.explain:
-        cadence = load_cadence_settings(read_environment(env_file))
-        hours = 24.0 if arguments.hours is None else arguments.hours
-        explain(cadence, arguments.at, hours, as_json=arguments.json)
-        return ExitCode.OK
-    if arguments.simulate:
-        forecast(arguments)
-        return ExitCode.OK
-    if arguments.check:
-        return check_all(env_file, is_online=arguments.online)
+        return tell(arguments)
+    env_file: Path | None = arguments.env_file
     orchestrator = Orchestrator(
         lambda settings: tasks_with(settings.cadence.digest),
         lambda: load_orchestrator_settings(read_environment(env_file)),
@@ -333,6 +327,22 @@ def act(arguments: argparse.Namespace) -> int:
         is_verbose=arguments.verbose,
     )
     return orchestrator.run_once() if arguments.once else orchestrator.run_forever()
+
+
+def tell(arguments: argparse.Namespace) -> int:
+    """Print what is asked for, and touch nothing. Raises AppError."""
+    env_file: Path | None = arguments.env_file
+    if arguments.check:
+        return check_all(env_file, is_online=arguments.online)
+    if arguments.list:
+        list_tasks(tasks_with(load_digest(read_environment(env_file))))
+    elif arguments.explain:
+        cadence = load_cadence_settings(read_environment(env_file))
+        hours = 24.0 if arguments.hours is None else arguments.hours
+        explain(cadence, arguments.at, hours, as_json=arguments.json)
+    else:
+        forecast(arguments)
+    return ExitCode.OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

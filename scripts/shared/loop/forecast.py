@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -127,29 +128,38 @@ def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequ
     zone, window = policy.cadence.timezone, policy.cadence.off_hours
     until = (start.astimezone(UTC) + timedelta(days=days)).astimezone(zone)
     schedules = {task.name: task.schedule for task in tasks_with(policy.cadence.digest)}
+    reports = tuple(name for name in schedules if name != UPLOADER)
     planned = list(timeline(schedules, start, until, zone, window))
+    runs = [run for name, run in planned if name == UPLOADER]
     by_day: defaultdict[date, Counter[str]] = defaultdict(Counter)
     for name, run in planned:
-        if name != UPLOADER:
+        if name in reports:
             by_day[run.at.date()][f"emails_{name}"] += 1
-    first = []
-    runs = [run for name, run in planned if name == UPLOADER]
-    for at, events in groupby(simulate(runs, campaigns, policy.retry), lambda event: event.at):
-        figures, notices = by_day[at.astimezone(zone).date()], Counter[NoticeKind]()
-        for event in events:
-            if event.status is None:
-                figures[f"runs_{event.rule}"] += 1
-            elif event.notice is not None:
-                notices[event.notice] += 1
-            else:
-                figures[OF_EVENT[event.kind]] += 1
-                if event.status.campaign_id == campaigns[0].status.campaign_id:
-                    first.append(event)
-        for kind, count in notices.items():
-            figures[OF_NOTICE[kind]] += count if count <= CROWD else 1
-    reports = tuple(name for name in schedules if name != UPLOADER)
-    ordered = dict(sorted(by_day.items()))
-    return Forecast(policy, start, until, tuple(campaigns), reports, ordered, tuple(first))
+    for at, events in groupby(simulate(runs, campaigns, policy.retry), attrgetter("at")):
+        by_day[at.astimezone(zone).date()].update(_figures(events))
+    first = tuple(filter(_is_step, simulate(runs, campaigns[:1], policy.retry)))
+    return Forecast(policy, start, until, tuple(campaigns), reports, dict(sorted(by_day.items())), first)
+
+
+def _figures(events: Iterable[Event]) -> Counter[str]:
+    """The figures of one run's events. Many notices of a kind are one e-mail."""
+    figures = Counter(map(_figure, events))
+    for mails in OF_NOTICE.values():
+        if figures[mails] > CROWD:
+            figures[mails] = 1
+    return figures
+
+
+def _figure(event: Event) -> str:
+    """The figure that an event counts in."""
+    if event.status is None:
+        return f"runs_{event.rule}"
+    return OF_EVENT[event.kind] if event.notice is None else OF_NOTICE[event.notice]
+
+
+def _is_step(event: Event) -> bool:
+    """Whether an event changes where a campaign stands: it is no run, and no notice."""
+    return event.status is not None and event.notice is None
 
 
 # As text

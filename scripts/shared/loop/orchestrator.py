@@ -170,8 +170,7 @@ class Orchestrator:
         if not self._journal.lock_task(name):
             logger.info("%s is still running, started by another process", name)
             return False
-        for last in self._journal.last_runs([name], self._clock.now()).values():
-            runner.learn(last)
+        self._learn_last_runs([runner])
         return True
 
     def _wait(self) -> list[Action]:
@@ -261,15 +260,14 @@ class Orchestrator:
         """Let the table follow the settings. What runs at present stays, until the next reload at least."""
         tasks = {task.name: task for task in self._tasks_for(self._context.settings)}
         self._runners = [one for one in self._runners if one.task.name in tasks or one.child is not None]
-        known = {runner.task.name: runner for runner in self._runners}
-        for name, task in tasks.items():
-            if name in known:
-                known[name].task = task
-            else:
-                self._runners.append(TaskRunner(task, self._context, self._teller))
-        new = {runner.task.name: runner for runner in self._runners if runner.task.name not in known}
-        for name, last in self._journal.last_runs(list(new), self._clock.now()).items():
-            new[name].learn(last)
+        known = {runner.task.name for runner in self._runners}
+        for runner in self._runners:
+            runner.task = tasks.get(runner.task.name, runner.task)
+        new = [
+            TaskRunner(task, self._context, self._teller) for name, task in tasks.items() if name not in known
+        ]
+        self._runners += new
+        self._learn_last_runs(new)
 
     # The database
 
@@ -289,10 +287,14 @@ class Orchestrator:
             self._teller.forget()
         if not has_taken_over:
             return
-        runners = {runner.task.name: runner for runner in self._runners}
-        for name, last in self._journal.last_runs(list(runners), self._clock.now()).items():
-            runners[name].learn(last)
+        self._learn_last_runs(self._runners)
         self._teller.learn(self._journal.alerts())
+
+    def _learn_last_runs(self, runners: Sequence[TaskRunner]) -> None:
+        """Let these know what the database has of their last runs."""
+        by_name = {runner.task.name: runner for runner in runners}
+        for name, last in self._journal.last_runs(list(by_name), self._clock.now()).items():
+            by_name[name].learn(last)
 
     def _still_acts(self) -> bool:
         """Whether no other orchestrator acts, by a look at the lock and not from memory: this process may

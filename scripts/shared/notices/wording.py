@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,25 +128,32 @@ def _templates() -> Environment:
 def takes_place_of(overtaken: Sequence[Overtaken]) -> str:
     """`The e-mail about attempt 2 had not gone out; this one takes its place.`; "" for none."""
     attempts = sorted({attempt for one in overtaken for attempt in one.attempts})
-    errors = sum(one.kind is NoticeKind.ERROR for one in overtaken)
-    about = []
-    if len(attempts) > 3:
-        about.append(f"{len(attempts)} attempts")
-    elif attempts:
-        about.append(f"attempt{'' if len(attempts) == 1 else 's'} {_and(list(map(str, attempts)))}")
-    if any(one.kind is NoticeKind.PERMANENT for one in overtaken):
-        about.append("the permanent failure")
-    if errors:
-        about.append("the error" if errors == 1 else f"{errors} errors")
+    kinds = [one.kind for one in overtaken]
+    errors = kinds.count(NoticeKind.ERROR)
+    parts = (
+        _attempts_in_words(attempts),
+        "the permanent failure" if NoticeKind.PERMANENT in kinds else "",
+        {0: "", 1: "the error"}.get(errors, f"{errors} errors"),
+    )
+    about = list(filter(None, parts))
     if not about:
         return ""
     is_one = len(overtaken) == len(about) == 1 and len(attempts) <= 1
     mails, their = ("e-mail", "its place") if is_one else ("e-mails", "their place")
     reach = "reached everybody; where not," if any(one.is_partial for one in overtaken) else "gone out;"
-    return f"The {mails} about {_and(about)} had not {reach} this one takes {their}."
+    return f"The {mails} about {joined(about)} had not {reach} this one takes {their}."
 
 
-def _and(words: Sequence[str]) -> str:
+def _attempts_in_words(attempts: Sequence[int]) -> str:
+    """`attempt 2`, `attempts 1 and 2`, `39 attempts`; "" for none."""
+    if not attempts:
+        return ""
+    if len(attempts) > 3:
+        return f"{len(attempts)} attempts"
+    return f"attempt{'' if len(attempts) == 1 else 's'} {joined(list(map(str, attempts)))}"
+
+
+def joined(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])
 
@@ -163,6 +170,12 @@ def short_time(instant: datetime, zone: ZoneInfo) -> str:
     """`23 Nov 14:03 CET`, where the year and the zone are told elsewhere."""
     local = instant.astimezone(zone)
     return f"{local.day} {local:%b} {local:%H:%M} {abbreviation(local)}"
+
+
+def moment(instant: datetime, zone: tzinfo) -> str:
+    """`Mon 2026-11-30 10:15 CET`."""
+    local = instant.astimezone(zone)
+    return f"{local:%a %Y-%m-%d %H:%M} {abbreviation(local)}"
 
 
 def abbreviation(local: datetime) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from shared.base.values import NoticeKind, UploadTotals
-from shared.notices.wording import abbreviation, assets_and_size
+from shared.notices.wording import assets_and_size, moment
 
 NOTICES: Mapping[str, str] = {
     NoticeKind.RETRY: "retry notice",
@@ -175,7 +175,6 @@ def _because(what: str, reason: str) -> str:
 def _instant(text: object, zone: tzinfo) -> str:
     """A time out of an event's facts, where JSON keeps it as text."""
     try:
-        local = datetime.fromisoformat(str(text)).astimezone(zone)
+        return moment(datetime.fromisoformat(str(text)), zone)
     except (ValueError, OverflowError):
         return str(text)
-    return f"{local:%a %Y-%m-%d %H:%M} {abbreviation(local)}"

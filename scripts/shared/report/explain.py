@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
 from shared.base.values import GONE, Campaign, MasterAssets, RetryStatus, UploadTotals
-from shared.notices.wording import abbreviation, assets_and_size, duration, one_line, rounded_size
+from shared.notices.wording import assets_and_size, duration, joined, moment, one_line, rounded_size
 from shared.report.facts import Act, CampaignFacts, Mail
-from shared.report.state import State
+from shared.report.state import State, state_by_count
 from shared.rules.cadence import OffHours
 from shared.rules.outlook import ComingRun, attempts_of, auto_reset_of, coming_run, runs_from
 from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, counts_from, decide, reason_for
@@ -56,6 +56,11 @@ class Installation:
     status_a1: str
     folder_name: str
     commands: Commands
+
+    @property
+    def folder(self) -> str:
+        """The folder's name as it is quoted in a sentence."""
+        return f'"{one_line(self.folder_name, 60)}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class Explanation:
 
 def state_of(facts: CampaignFacts, policy: RetryPolicy, status_a1: str, now: datetime) -> State:
     """Where the campaign stands now."""
-    row, progress = facts.row, facts.progress
+    row = facts.row
     if row is None:
         return State.ERRING if facts.errors else State.NEVER_SEEN
     if row.status != status_a1:
@@ -124,15 +129,15 @@ def state_of(facts: CampaignFacts, policy: RetryPolicy, status_a1: str, now: dat
         return State.UNSEEN
     if facts.errors:
         return State.ERRING
+    return State.UPLOADING if _is_uploading(facts, row) else state_by_count(row, policy, now)
+
+
+def _is_uploading(facts: CampaignFacts, row: RetryStatus) -> bool:
+    """Whether an upload got further after the folder was last found empty, or the campaign was reset."""
+    progress = facts.progress
     moved_at = _latest(facts.a2_requested_at, progress.last_at, progress.open_at)
     found_empty_at = _latest(row.last_retry_at, _at(facts.last_reset))
-    if moved_at is not None and (found_empty_at is None or moved_at > found_empty_at):
-        return State.UPLOADING
-    if row.snoozed_until is not None and now < row.snoozed_until:
-        return State.SNOOZED
-    if row.retry_count == 0:
-        return State.DUE
-    return State.EMPTY if counts_from(row, policy, now) is None else State.WAITING
+    return moved_at is not None and (found_empty_at is None or moved_at > found_empty_at)
 
 
 def _state_outside_a1(facts: CampaignFacts, row: RetryStatus, now: datetime) -> State:
@@ -150,14 +155,13 @@ def explain(facts: CampaignFacts, by: Installation, now: datetime, live: Live | 
     last, run = facts.last_run, None
     if last is not None and by.window is not None:
         run = coming_run(last, now, by.zone, by.window)
-    row = facts.row or RetryStatus(facts.campaign_id)
-    view = _View(facts, row, by, run, state_of(facts, by.policy, by.status_a1, now), now)
+    view = _View(facts, by, run, state_of(facts, by.policy, by.status_a1, now), now)
     return Explanation(
         facts=facts,
         state=view.state,
         since=view.since,
         why=view.why,
-        counted=row.retry_count,
+        counted=facts.retry.retry_count,
         limit=view.limit,
         rule=tuple(view.rule()),
         next=tuple(view.steps()),
@@ -169,30 +173,23 @@ def explain(facts: CampaignFacts, by: Installation, now: datetime, live: Live | 
     )
 
 
-def moment(at: datetime, zone: ZoneInfo) -> str:
-    """`Mon 2026-11-30 10:15 CET`."""
-    local = at.astimezone(zone)
-    return f"{local:%a %Y-%m-%d %H:%M} {abbreviation(local)}"
-
-
 @dataclass(frozen=True, slots=True)
 class _View:
     """One campaign as it is explained: each method answers one question."""
 
     facts: CampaignFacts
-    row: RetryStatus
     by: Installation
     run: ComingRun | None
     state: State
     now: datetime
 
     @property
-    def limit(self) -> int:
-        return self.by.policy.limit(self.row)
+    def row(self) -> RetryStatus:
+        return self.facts.retry
 
     @property
-    def folder(self) -> str:
-        return f'the folder "{one_line(self.by.folder_name, 60)}"'
+    def limit(self) -> int:
+        return self.by.policy.limit(self.row)
 
     def said(self, at: datetime) -> str:
         return moment(at, self.by.zone)
@@ -201,10 +198,7 @@ class _View:
 
     @property
     def since(self) -> datetime | None:
-        facts, row, state = self.facts, self.row, self.state
-        progress = facts.progress
-        begun = [at for at in (progress.first_at, progress.open_at, facts.a2_requested_at) if at]
-        attempt_at = row.last_retry_at or (facts.attempts[-1].at if facts.attempts else None)
+        facts, progress, attempt_at = self.facts, self.facts.progress, self._attempt_at
         of_row = facts.status_at or facts.updated_at
         found: dict[State, datetime | None] = {
             State.NEVER_SEEN: None,
@@ -214,12 +208,17 @@ class _View:
             State.DUE: _latest(facts.in_a1_at, _at(facts.last_reset)) or of_row,
             State.SNOOZED: _at(facts.last_snooze) or facts.updated_at,
             State.UNSEEN: facts.left_search_at,
-            State.ERRING: min((error.began_at for error in facts.errors), default=None),
-            State.UPLOADING: min(begun, default=None),
+            State.ERRING: _earliest(*(error.began_at for error in facts.errors)),
+            State.UPLOADING: _earliest(progress.first_at, progress.open_at, facts.a2_requested_at),
             State.UPLOADED: facts.upload.completed_at if facts.upload else None,
             State.LOCK_DOUBTFUL: facts.lock_doubted_at,
         }
-        return found.get(state, of_row)
+        return found.get(self.state, of_row)
+
+    @property
+    def _attempt_at(self) -> datetime | None:
+        attempts = self.facts.attempts
+        return self.row.last_retry_at or (attempts[-1].at if attempts else None)
 
     @property
     def why(self) -> str:
@@ -265,7 +264,9 @@ class _View:
         return f"it is at {self.by.status_a1}, and no attempt is counted in cycle {self.row.cycle}"
 
     def _why_empty(self) -> str:
-        reason = one_line(self.row.failure_reason or f"{self.folder} was found empty", SHOWN_MESSAGE)
+        reason = one_line(
+            self.row.failure_reason or f"the folder {self.by.folder} was found empty", SHOWN_MESSAGE
+        )
         return f"{reason}; {self._spent()} are spent (cycle {self.row.cycle})"
 
     def _why_waiting(self) -> str:
@@ -396,12 +397,11 @@ class _View:
     def _attempts(self) -> Iterator[Step]:
         """When empty looks count, as far as the runs are known."""
         row, policy = self.row, self.by.policy
-        until = row.snoozed_until
-        is_snoozed = until is not None and self.now < until
-        if is_snoozed:
+        until = row.running_snooze(self.now)
+        if until is not None:
             yield Step(Coming.SNOOZE_ENDS, until, "the snooze ends; from then on an empty folder counts")
         remaining = max(1, self.limit - row.retry_count)
-        runs = islice(self._runs(until if is_snoozed else None), FORETOLD_RUNS)
+        runs = islice(self._runs(until), FORETOLD_RUNS)
         ahead = tuple(attempts_of(row, policy, runs))
         if remaining > 1:
             number = count(row, policy, self.now)[1].number
@@ -452,7 +452,7 @@ class _View:
         if self.run is not None and self.run.overdue_since is not None:
             check = commands.run("orchestrator-prod.py", "--check")
             yield Deed("see why the orchestrator does not run:", check)
-        put = f'put the files into "{one_line(self.by.folder_name, 60)}"'
+        put = f"put the files into {self.by.folder}"
         uploads = Deed(f"{put}; the next run uploads them")
         snooze = self._tool("snooze", "--until", "YYYY-MM-DD", "--reason", "WHY")
         promised = Deed("if they are promised for later:", snooze)
@@ -487,20 +487,28 @@ class _View:
     # What else is to be known
 
     def notes(self) -> Iterator[str]:
-        facts = self.facts
-        if facts.last_reset and self.state is not State.UPLOADED:
-            yield f"reset {self._act(facts.last_reset)}"
-        until = self.row.snoozed_until
-        if facts.last_snooze and until is not None and self.now < until:
-            yield f"snoozed {self._act(facts.last_snooze)}, until {self.said(until)}"
-        if facts.errors and self.state is not State.ERRING:
-            first = facts.errors[0]
+        yield from self._notes_of_acts()
+        if self.state is State.ERRING:
+            yield self._told_of_error()
+        elif self.facts.errors:
+            first = self.facts.errors[0]
             yield (
                 f"it failed with an error from {self.said(first.began_at)} to"
                 f" {self.said(first.last_seen_at)}: {one_line(first.message, SHOWN_MESSAGE)}"
             )
-        if self.state is State.ERRING:
-            yield self._told_of_error()
+        yield from self._notes_of_state()
+        yield from self._notes_of_runs()
+
+    def _notes_of_acts(self) -> Iterator[str]:
+        facts, until = self.facts, self.row.running_snooze(self.now)
+        if facts.last_reset and self.state is not State.UPLOADED:
+            yield f"reset {self._act(facts.last_reset)}"
+        if facts.last_snooze and until is not None:
+            yield f"snoozed {self._act(facts.last_snooze)}, until {self.said(until)}"
+
+    def _notes_of_state(self) -> Iterator[str]:
+        """What some states leave open."""
+        facts = self.facts
         mail, upload = facts.success_mail, facts.upload
         if self.state is State.UPLOADED and mail and upload and mail.created_at >= upload.started_at:
             yield mail_said(mail)
@@ -508,7 +516,6 @@ class _View:
             yield f"the DAM's search did not show it at {self.said(facts.left_search_at)}"
         if self.state is State.UPLOADING and facts.holder and facts.taken_at:
             yield f"last taken by {one_line(facts.holder, 80)}, {self.said(facts.taken_at)}"
-        yield from self._notes_of_runs()
 
     def _told_of_error(self) -> str:
         told, mail = self.facts.errors[0].told_at, self.facts.error_mail
@@ -553,12 +560,15 @@ def _latest(*moments: datetime | None) -> datetime | None:
     return max((at for at in moments if at is not None), default=None)
 
 
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((at for at in moments if at is not None), default=None)
+
+
 def _waits(delays: tuple[int, ...], waits: int) -> str:
     """How long the attempts after the first wait. waits: how many of them there are."""
     if not delays:
         return "each run's empty look counts (A1_RETRY_DELAYS is empty)"
-    minutes = [str(minutes) for minutes in delays[:waits]]
-    said = " and ".join([", ".join(minutes[:-1]), minutes[-1]]) if len(minutes) > 1 else minutes[0]
+    said = joined([str(minutes) for minutes in delays[:waits]])
     repeats = ", the last one again and again" if waits > len(delays) else ""
     return f"wait{'s' if waits > 1 else ''} of {said} min{repeats} (A1_RETRY_DELAYS)"
 
@@ -591,7 +601,7 @@ def outcome_of(explanation: Explanation, by: Installation) -> str:
         return ""
     if live.campaign.status != by.status_a1:
         return "no run tries it"
-    row = explanation.facts.row or RetryStatus(explanation.facts.campaign_id)
+    row = explanation.facts.retry
     at = run.at if run is not None else explanation.now
     number = count(row, by.policy, at)[1].number
     seen = "once the search shows it, " if explanation.state is State.UNSEEN else ""

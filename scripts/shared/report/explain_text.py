@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.base.redaction import escape_json, escape_line
-from shared.notices.wording import one_line, rounded_size
+from shared.base.values import RetryStatus
+from shared.notices.wording import moment, one_line, rounded_size
 from shared.report.explain import (
     Explanation,
     Installation,
+    Live,
     elapsed,
     found_of,
     mail_said,
-    moment,
     outcome_of,
 )
-from shared.report.facts import SHOWN, AttemptFact, Mail
+from shared.report.facts import SHOWN, Act, AttemptFact, ErrorFact, Mail, UploadFact
 from shared.report.state import State
+from shared.rules.outlook import ComingRun
 
 WIDTH = 100
 """Columns of the text. Only a command may be longer: it must stay one line to be pasted."""
@@ -45,11 +47,8 @@ def as_text(explanation: Explanation, by: Installation) -> str:
 
 
 def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
-    facts, zone = explanation.facts, by.zone
-    row = facts.row
-    name = f'"{one_line(row.campaign_name, 60)}"' if row and row.campaign_name else ""
-    label = " ".join(part for part in (one_line(row.campaign_number, 40) if row else "", name) if part)
-    yield from _wrapped("", "  ".join(part for part in (label, one_line(facts.campaign_id, 90)) if part), 2)
+    zone = by.zone
+    yield from _wrapped("", _label(explanation.facts.retry), 2)
     since = f", since {moment(explanation.since, zone)}" if explanation.since else ""
     yield from _wrapped("", f"{HEADS.get(explanation.state, 'NOT TRIED')}: {explanation.state}{since}", 2)
     yield from _wrapped("  Why   ", explanation.why)
@@ -59,16 +58,18 @@ def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
     yield from _listed(
         "Next", [f"{moment(one.at, zone)}  {one.text}" if one.at else one.text for one in steps]
     )
-    label = "  Do    "
-    for deed in explanation.do:
-        yield from _wrapped(label, deed.text)
-        label = " " * INDENT
-        if deed.command:
-            yield f"{label}{escape_line(deed.command)}"
+    yield from _deeds(explanation)
     yield from _listed("Note", explanation.notes)
     yield from _live(explanation, by)
     asked = "" if explanation.live else " The DAM was not asked; --live asks it now."
     yield f"As of {moment(explanation.now, zone)}.{asked}"
+
+
+def _label(row: RetryStatus) -> str:
+    """`C-1001 "Easter 2027"  0b0d5568…`, without what is not known."""
+    name = f'"{one_line(row.campaign_name, 60)}"' if row.campaign_name else ""
+    called = " ".join(filter(None, (one_line(row.campaign_number, 40), name)))
+    return "  ".join(filter(None, (called, one_line(row.campaign_id, 90))))
 
 
 def _wrapped(head: str, text: str, indent: int = INDENT) -> list[str]:
@@ -82,6 +83,15 @@ def _listed(label: str, texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield from _wrapped(head, text, INDENT + 2)
         head = " " * INDENT
+
+
+def _deeds(explanation: Explanation) -> Iterator[str]:
+    head = "  Do    "
+    for deed in explanation.do:
+        yield from _wrapped(head, deed.text)
+        head = " " * INDENT
+        if deed.command:
+            yield f"{head}{escape_line(deed.command)}"
 
 
 def _attempts(explanation: Explanation, by: Installation) -> Iterator[str]:
@@ -104,89 +114,55 @@ def _live(explanation: Explanation, by: Installation) -> Iterator[str]:
         yield from _wrapped("  DAM   ", "now: it does not show this campaign")
         return
     status = one_line(live.campaign.status or "no status", 40)
-    folder = f'"{one_line(by.folder_name, 60)}"'
     if live.found.folder_id is None:
-        holds = f"it has no folder {folder}"
+        holds = f"it has no folder {by.folder}"
     elif live.found.assets:
         count = len(live.found.assets)
         size = rounded_size(live.found.size_bytes)
-        holds = f"{folder} holds {count} asset{'' if count == 1 else 's'} ({size})"
+        holds = f"{by.folder} holds {count} asset{'' if count == 1 else 's'} ({size})"
     else:
-        holds = f"{folder} is empty"
+        holds = f"{by.folder} is empty"
     name = one_line(live.campaign.label, 120)
     yield from _wrapped("  DAM   ", f"now: {name} is at {status}, and {holds}: {outcome_of(explanation, by)}")
 
 
 def as_json(explanation: Explanation, by: Installation) -> str:
     """The explanation as one JSON object on one line; times are in UTC."""
-    facts, row, live = explanation.facts, explanation.facts.row, explanation.live
-    run, policy = explanation.run, by.policy
+    facts, row, policy = explanation.facts, explanation.facts.retry, by.policy
+    run, live = explanation.run, explanation.live
     document: dict[str, Any] = {
         "campaign_id": facts.campaign_id,
-        "campaign_number": row.campaign_number if row else "",
-        "campaign_name": row.campaign_name if row else "",
-        "status": row.status if row else None,
+        "campaign_number": row.campaign_number,
+        "campaign_name": row.campaign_name,
+        "status": row.status,
         "state": explanation.state,
         "since": _iso(explanation.since),
         "why": explanation.why,
-        "cycle": row.cycle if row else 1,
+        "cycle": row.cycle,
         "attempt": explanation.counted,
         "max_attempts": explanation.limit,
         "attempts": [_attempt(one, by) for one in facts.attempts],
         "rule": {
             "text": explanation.rule,
             "max_retries": policy.max_retries,
-            "own_limit": row.max_retries if row else None,
+            "own_limit": row.max_retries,
             "retry_delays": policy.delays,
             "auto_reset_days": policy.auto_reset_days,
             "auto_reset_cycles": policy.auto_reset_cycles,
-            "auto_resets": row.auto_resets if row else 0,
+            "auto_resets": row.auto_resets,
         },
         "first_seen_at": _iso(facts.created_at),
         "box_folder_id": facts.box_folder_id,
-        "snoozed_until": _iso(row.snoozed_until if row else None),
+        "snoozed_until": _iso(row.snoozed_until),
         "next": [{"what": step.what, "at": _iso(step.at), "text": step.text} for step in explanation.next],
         "do": [{"text": deed.text, "command": deed.command} for deed in explanation.do],
         "notes": explanation.notes,
-        "errors": [
-            {
-                "kind": error.kind,
-                "message": error.message,
-                "began_at": _iso(error.began_at),
-                "last_seen_at": _iso(error.last_seen_at),
-                "told_at": _iso(error.told_at),
-            }
-            for error in facts.errors
-        ],
-        "last_reset": facts.last_reset
-        and {
-            "at": _iso(facts.last_reset.at),
-            "by": facts.last_reset.actor,
-            "source": facts.last_reset.source,
-            "reason": facts.last_reset.reason,
-        },
-        "upload": facts.upload
-        and {
-            "completed_at": _iso(facts.upload.completed_at),
-            "assets": facts.upload.assets,
-            "bytes": facts.upload.size_bytes,
-        },
-        "next_run": run
-        and {
-            "at": _iso(run.at),
-            "under_way_since": _iso(run.under_way_since),
-            "overdue_since": _iso(run.overdue_since),
-        },
+        "errors": [_error(error) for error in facts.errors],
+        "last_reset": facts.last_reset and _act(facts.last_reset),
+        "upload": facts.upload and _upload(facts.upload),
+        "next_run": run and _run(run),
         "as_of": _iso(explanation.now),
-        "live": live
-        and {
-            "status": live.campaign.status if live.campaign else None,
-            "is_shown": live.campaign is not None,
-            "has_folder": live.found is not None and live.found.folder_id is not None,
-            "assets": len(live.found.assets) if live.found else None,
-            "bytes": live.found.size_bytes if live.found else None,
-            "outcome": outcome_of(explanation, by),
-        },
+        "live": live and {**_seen(live), "outcome": outcome_of(explanation, by)},
     }
     return escape_json(json.dumps(document, ensure_ascii=False))
 
@@ -210,6 +186,48 @@ def _mail(mail: Mail) -> dict[str, Any]:
         "waiting": mail.waiting,
         "given_up": mail.given_up,
         "last_error": mail.last_error,
+    }
+
+
+def _error(error: ErrorFact) -> dict[str, Any]:
+    return {
+        "kind": error.kind,
+        "message": error.message,
+        "began_at": _iso(error.began_at),
+        "last_seen_at": _iso(error.last_seen_at),
+        "told_at": _iso(error.told_at),
+    }
+
+
+def _act(act: Act) -> dict[str, Any]:
+    return {"at": _iso(act.at), "by": act.actor, "source": act.source, "reason": act.reason}
+
+
+def _upload(upload: UploadFact) -> dict[str, Any]:
+    return {
+        "completed_at": _iso(upload.completed_at),
+        "assets": upload.assets,
+        "bytes": upload.size_bytes,
+    }
+
+
+def _run(run: ComingRun) -> dict[str, Any]:
+    return {
+        "at": _iso(run.at),
+        "under_way_since": _iso(run.under_way_since),
+        "overdue_since": _iso(run.overdue_since),
+    }
+
+
+def _seen(live: Live) -> dict[str, Any]:
+    """What the DAM showed."""
+    campaign, found = live.campaign, live.found
+    return {
+        "status": campaign.status if campaign else None,
+        "is_shown": campaign is not None,
+        "has_folder": found is not None and found.folder_id is not None,
+        "assets": len(found.assets) if found else None,
+        "bytes": found.size_bytes if found else None,
     }
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from shared.base.values import NoticeKind, RetryStatus
 from shared.database import Database
+from shared.report.events import Event
 from shared.rules.cadence import LastRun
 
 SHOWN = 20
 """Attempts, and e-mails about them, that are read at most: the latest."""
+ATTEMPT_MAILS = [NoticeKind.RETRY.value, NoticeKind.PERMANENT.value]
 RECENT_EVENTS = 2000
 """So far back a campaign's history is looked through."""
 
@@ -51,7 +52,7 @@ FROM campaign_errors WHERE campaign_id = %(campaign_id)s ORDER BY last_seen_at D
 """
 
 EVENTS = """
-SELECT kind, at, cycle, actor, source, reason, detail
+SELECT at, kind, cycle, actor, source, reason, detail
 FROM (SELECT * FROM campaign_events WHERE campaign_id = %(campaign_id)s ORDER BY id DESC LIMIT %(limit)s) e
 WHERE kind IN ('attempt', 'reset', 'snooze', 'limit', 'status') ORDER BY id
 """
@@ -178,26 +179,26 @@ class CampaignFacts:
     success_mail: Mail | None = None
     last_run: LastRun | None = None
 
+    @property
+    def retry(self) -> RetryStatus:
+        """The row; a campaign without one stands at zero."""
+        return self.row or RetryStatus(self.campaign_id)
+
 
 def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: str = "A1") -> CampaignFacts:
     """What the database knows of a campaign now. database: holds no run. Raises DbError."""
     asked = {"campaign_id": campaign_id}
-    kinds = {
-        "attempts": [NoticeKind.RETRY.value, NoticeKind.PERMANENT.value],
-        "error": NoticeKind.ERROR.value,
-        "success": NoticeKind.SUCCESS.value,
-    }
+    kinds = {"attempts": ATTEMPT_MAILS, "error": NoticeKind.ERROR.value, "success": NoticeKind.SUCCESS.value}
     with database.transaction():
         database.execute(ONE_SNAPSHOT)
         found = database.row(CAMPAIGN, {**asked, "now": now})
         errors = database.rows(ERRORS, asked)
-        events = database.rows(EVENTS, {**asked, "limit": RECENT_EVENTS})
+        events = [Event(*row) for row in database.rows(EVENTS, {**asked, "limit": RECENT_EVENTS})]
         mails = [Mail(*row) for row in database.rows(MAILS, {**asked, **kinds, "limit": SHOWN})]
     created_at, updated_at, a2_requested_at, lock_doubted_at, left_search_at, box_folder_id = found[12:18]
     status, upload, progress, last_run = found[:12], found[18:22], found[22:28], found[30:]
     holder, taken_at = found[28:30]
     row = None if status[0] is None else RetryStatus(*status)
-    statuses = [(event[1], event[6].get("status")) for event in events if event[0] == "status"]
     return CampaignFacts(
         campaign_id,
         row,
@@ -208,44 +209,62 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         left_search_at=left_search_at,
         box_folder_id=box_folder_id,
         errors=tuple(ErrorFact(*error) for error in errors),
-        attempts=_attempts(events, [one for one in mails if one.kind in kinds["attempts"]], row)
-        if row
-        else (),
-        last_reset=_last(events, "reset"),
-        last_snooze=_last(events, "snooze"),
-        last_limit=_last(events, "limit"),
-        status_at=statuses[-1][0] if statuses else None,
-        in_a1_at=next((at for at, became in reversed(statuses) if became == status_a1), None),
+        attempts=_attempts(events, mails, row.cycle) if row else (),
+        last_reset=_last_act(events, "reset"),
+        last_snooze=_last_act(events, "snooze"),
+        last_limit=_last_act(events, "limit"),
+        status_at=_last_at(events, "status"),
+        in_a1_at=_last_at(events, "status", status=status_a1),
         upload=None if upload[1] is None else UploadFact(*upload),
         progress=ProgressFact(*progress),
         holder=holder,
         taken_at=taken_at,
-        error_mail=next((mail for mail in mails if mail.kind == kinds["error"]), None),
-        success_mail=next((mail for mail in mails if mail.kind == kinds["success"]), None),
+        error_mail=_mail(mails, NoticeKind.ERROR),
+        success_mail=_mail(mails, NoticeKind.SUCCESS),
         last_run=None if last_run[0] is None else LastRun(*last_run),
     )
 
 
-def _last(events: Iterable[tuple[Any, ...]], kind: str) -> Act | None:
-    found = [event for event in events if event[0] == kind]
-    if not found:
-        return None
-    _kind, at, _cycle, actor, source, reason, _detail = found[-1]
-    return Act(at, actor, source, reason)
+def _last(events: Sequence[Event], kind: str, **facts: str) -> Event | None:
+    """The last event of a kind that has these facts."""
+    return next(
+        (one for one in reversed(events) if one.kind == kind and facts.items() <= one.detail.items()), None
+    )
 
 
-def _attempts(
-    events: Iterable[tuple[Any, ...]], mails: Iterable[Mail], row: RetryStatus
-) -> tuple[AttemptFact, ...]:
-    """The latest attempts of the row's cycle, each with the e-mails that have its number and were made
-    before the next one of that number: a count that was changed by hand brings a number back.
+def _last_at(events: Sequence[Event], kind: str, **facts: str) -> datetime | None:
+    event = _last(events, kind, **facts)
+    return None if event is None else event.at
+
+
+def _last_act(events: Sequence[Event], kind: str) -> Act | None:
+    event = _last(events, kind)
+    return None if event is None else Act(event.at, event.actor, event.source, event.reason)
+
+
+def _mail(mails: Iterable[Mail], kind: NoticeKind) -> Mail | None:
+    """The one e-mail of this kind that was read."""
+    return next((mail for mail in mails if mail.kind == kind), None)
+
+
+def _attempts(events: Iterable[Event], mails: Iterable[Mail], cycle: int) -> tuple[AttemptFact, ...]:
+    """The latest attempts of a cycle, with their e-mails."""
+    counted = [
+        AttemptFact(int(event.detail.get("attempt") or 0), event.at, event.reason)
+        for event in events
+        if event.kind == "attempt" and event.cycle == cycle
+    ]
+    told = [mail for mail in mails if mail.kind in ATTEMPT_MAILS and mail.cycle == cycle]
+    return _with_mails(counted[-SHOWN:], told)
+
+
+def _with_mails(attempts: Sequence[AttemptFact], mails: Sequence[Mail]) -> tuple[AttemptFact, ...]:
+    """Each attempt with the e-mails that have its number and were made before the next one of that number: a
+    count that was changed by hand brings a number back.
     """
-    counted = [event for event in events if event[0] == "attempt" and event[2] == row.cycle][-SHOWN:]
-    told = [mail for mail in mails if mail.cycle == row.cycle]
-    attempts: list[AttemptFact] = []
-    for _kind, at, _cycle, _actor, _source, reason, detail in reversed(counted):
-        number = int(detail.get("attempt") or 0)
-        mails_of = tuple(mail for mail in told if mail.attempt == number and mail.created_at >= at)
-        told = [mail for mail in told if mail not in mails_of]
-        attempts.insert(0, AttemptFact(number, at, reason, mails_of))
-    return tuple(attempts)
+    told: list[AttemptFact] = []
+    for one in reversed(attempts):
+        mails_of = tuple(mail for mail in mails if mail.attempt == one.number and mail.created_at >= one.at)
+        mails = [mail for mail in mails if mail not in mails_of]
+        told.insert(0, replace(one, mails=mails_of))
+    return tuple(told)

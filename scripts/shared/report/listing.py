@@ -78,9 +78,10 @@ def _facts(row: Row, rules: Rules) -> Iterator[tuple[str, str]]:
     yield "attempts", f"{retry.retry_count} of {rules.policy.limit(retry)}" if row["a1_cycle"] else ""
     yield "why", retry.failure_reason or ""
     yield "error", f"since {rules.at(row['error_since'])}: {row['error']}" if row["error"] else ""
-    if rules.is_snoozed(retry):
+    until = retry.running_snooze(rules.now)
+    if until is not None:
         reason = f": {row['snooze_reason']}" if row["snooze_reason"] else ""
-        yield "snoozed", f"until {rules.at(retry.snoozed_until)} by {row['snoozed_by'] or '?'}{reason}"
+        yield "snoozed", f"until {rules.at(until)} by {row['snoozed_by'] or '?'}{reason}"
     yield "cycle", str(row["a1_cycle"] or "")
 
 

@@ -1,8 +1,12 @@
-"""The codes of where a campaign stands."""
+"""The codes of where a campaign stands, and which of them its count brings. Pure."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
+
+from shared.base.values import RetryStatus
+from shared.rules.retry import RetryPolicy, counts_from
 
 
 class State(StrEnum):
@@ -29,3 +33,12 @@ class State(StrEnum):
     UPLOADING = "uploading"
     UPLOADED = "uploaded"
     LOCK_DOUBTFUL = "lock_doubtful"
+
+
+def state_by_count(status: RetryStatus, policy: RetryPolicy, now: datetime) -> State:
+    """Where a campaign in A1 stands that is neither given up nor fails: its count and its snooze decide."""
+    if status.running_snooze(now) is not None:
+        return State.SNOOZED
+    if status.retry_count == 0:
+        return State.DUE
+    return State.EMPTY if counts_from(status, policy, now) is None else State.WAITING

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.base.values import RetryStatus
 from shared.notices.wording import abbreviation
-from shared.report.state import State
+from shared.report.state import State, state_by_count
 from shared.rules.retry import RetryPolicy, auto_reset_at, count, counts_from
 
 
@@ -55,14 +55,7 @@ class Rules:
             return State.PERMANENTLY_FAILED
         if has_error:
             return State.ERRING
-        if self.is_snoozed(retry):
-            return State.SNOOZED
-        if retry.retry_count == 0:
-            return State.DUE
-        return State.EMPTY if counts_from(retry, self.policy, self.now) is None else State.WAITING
-
-    def is_snoozed(self, retry: RetryStatus) -> bool:
-        return retry.snoozed_until is not None and self.now < retry.snoozed_until
+        return state_by_count(retry, self.policy, self.now)
 
     def _words(self, state: State, retry: RetryStatus, row: Mapping[str, Any]) -> str:
         if state is State.ERRING:

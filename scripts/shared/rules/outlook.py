@@ -30,7 +30,9 @@ MOST_RUNS = 10_000
 OVERDUE_AFTER = timedelta(minutes=10)
 """How late a run may be before it is said that there was none."""
 LONGEST_RUN = timedelta(hours=12)
-"""For so long a run without an end is taken for one that is under way; then for one that was killed."""
+"""For so long, the uploader's time limit, a run without an end is taken for one that is under way; then for
+one that was killed.
+"""
 WEEK = timedelta(days=7)
 WALKED = timedelta(days=10)
 """Of the time up to an instant the runs of so many days are walked, the earlier ones are leapt over."""
@@ -40,7 +42,7 @@ WALKED = timedelta(days=10)
 class ComingRun:
     """The next run that begins, by the last one that did.
 
-    at: the minute that it is planned for; as if it were now, when one is under way or overdue.
+    at: the minute that it is planned for, local; as if it were now, when one is under way or overdue.
     under_way_since: when a run began that has not ended. overdue_since: since when one is missing.
     """
 

@@ -56,7 +56,7 @@ def decide(status: RetryStatus, found: MasterAssets | None, policy: RetryPolicy,
         return Action.SKIP
     if found.assets:
         return Action.UPLOAD
-    if status.snoozed_until is not None and now < status.snoozed_until:
+    if status.running_snooze(now) is not None:
         return Action.SNOOZE
     return Action.COUNT_ATTEMPT if counts_from(status, policy, now) is None else Action.WAIT
 

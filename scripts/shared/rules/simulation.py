@@ -69,6 +69,10 @@ class Stuck:
     since: datetime
     files_at: datetime | None = None
 
+    def holds(self, now: datetime) -> MasterAssets:
+        """What its folder holds then."""
+        return EMPTY if self.files_at is None or now < self.files_at else FULL
+
 
 def simulate(runs: Sequence[PlannedRun], campaigns: Sequence[Stuck], policy: RetryPolicy) -> Iterator[Event]:
     """The events of these runs in order of time; those of one run in the order of the campaigns.
@@ -82,25 +86,23 @@ def simulate(runs: Sequence[PlannedRun], campaigns: Sequence[Stuck], policy: Ret
         yield Event(now, run.rule, Kind.RUN)
         while looks and looks[0][0] == index:
             _, order, status = heappop(looks)
-            files_at = campaigns[order].files_at
-            events, status, again = _look(status, files_at, policy, now, run.rule)
+            events, status, again = _look(campaigns[order], status, policy, now, run.rule)
             yield from events
             if again is not None:
                 heappush(looks, (max(index + 1, bisect_left(instants, again)), order, status))
 
 
 def _look(
-    status: RetryStatus, files_at: datetime | None, policy: RetryPolicy, now: datetime, rule: Rule
+    stuck: Stuck, status: RetryStatus, policy: RetryPolicy, now: datetime, rule: Rule
 ) -> tuple[list[Event], RetryStatus, datetime | None]:
     """One run's look at one campaign: what comes of it, where the campaign then stands, and the instant
-    before which another look would do nothing; None: for ever.
+    before which another look would do nothing; None: for ever. status: where it stands before the look.
     """
     events = []
     if is_auto_reset_due(status, policy, now, is_off_hours=rule == "off_hours"):
         status = reset(status, is_automatic=True)
         events.append(Event(now, rule, Kind.AUTO_RESET, status))
-    found = EMPTY if files_at is None or now < files_at else FULL
-    match decide(status, found, policy, now):
+    match decide(status, stuck.holds(now), policy, now):
         case Action.UPLOAD:
             events.append(Event(now, rule, Kind.UPLOADED, reset(status, is_automatic=False)))
             return events, status, None
@@ -117,4 +119,4 @@ def _look(
             until = counts_from(status, policy, now)
         case Action.SNOOZE:
             until = status.snoozed_until
-    return events, status, min(instant for instant in (until, files_at) if instant is not None)
+    return events, status, min(instant for instant in (until, stuck.files_at) if instant is not None)

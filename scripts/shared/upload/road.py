@@ -357,15 +357,12 @@ def _tell_arrival(
     folder_id = followed.box_folder_id or ""
     if troubles:
         recipients = tuple(sorted({one for trouble in troubles for one in trouble.recipients}))
-        begins = [trouble.since for trouble in troubles]
-        if failing_since and any(trouble.kind is NoticeKind.ERROR for trouble in troubles):
-            begins.append(failing_since)
         recovered = composer.recovered(
             campaign,
             totals,
             troubles,
             recipients=recipients,
-            since=min(begins),
+            since=_began(troubles, failing_since),
             box_folder_id=folder_id,
             cycle=followed.cycle,
             overtaken=outbox.overtaken(NoticeKind.RECOVERED, campaign.id, recipients, cycle=None),
@@ -383,3 +380,11 @@ def _tell_arrival(
     if success is not None:
         outbox.queue(success)
     return bool(troubles) + (success is not None)
+
+
+def _began(troubles: Sequence[Trouble], failing_since: datetime | None) -> datetime:
+    """When the first of these troubles began: an error began before its first notice."""
+    begins = [trouble.since for trouble in troubles]
+    if failing_since and any(trouble.kind is NoticeKind.ERROR for trouble in troubles):
+        begins.append(failing_since)
+    return min(begins)
