@@ -577,7 +577,8 @@ def mail_said(mail: Mail) -> str:
     """`mail a81f3c02 to 3, delivered`: what became of it."""
     to = f"mail {mail.id[:8]} to {mail.recipients}"
     if not mail.recipients:
-        return f"mail {mail.id[:8]} to nobody"
+        folded = mail.folded_into
+        return f"told in mail {folded[:8]}" if folded else f"mail {mail.id[:8]} to nobody"
     if mail.sent == mail.recipients:
         return f"{to}, delivered"
     parts = [(mail.sent, "delivered"), (mail.waiting, "waiting"), (mail.given_up, "given up")]

@@ -186,6 +186,7 @@ def _mail(mail: Mail) -> dict[str, Any]:
         "waiting": mail.waiting,
         "given_up": mail.given_up,
         "last_error": mail.last_error,
+        "folded_into": mail.folded_into,
     }
 
 

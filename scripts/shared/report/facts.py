@@ -24,8 +24,8 @@ ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 CAMPAIGN = """
 SELECT s.campaign_id, coalesce(s.a1_retry_count, 0), s.a1_last_retry_at,
        coalesce(s.a1_permanently_failed, FALSE), s.a1_failure_reason, coalesce(s.campaign_number, ''),
-       coalesce(s.campaign_name, ''), s.status, s.a1_max_retries, s.a1_snoozed_until, s.a1_cycle,
-       s.a1_auto_resets,
+       coalesce(s.campaign_name, ''), s.status, s.a1_max_retries, s.a1_snoozed_until,
+       coalesce(s.a1_cycle, 1), coalesce(s.a1_auto_resets, 0),
        s.created_at, s.updated_at, s.a2_requested_at, s.lock_doubted_at, s.left_search_at, s.box_folder_id,
        u.started_at, u.completed_at, u.assets, u.bytes,
        a.files, a.bytes, a.first_at, a.last_at, o.files, o.last_at, e.holder, e.taken_at,
@@ -61,14 +61,15 @@ WHERE kind IN ('attempt', 'reset', 'snooze', 'limit', 'status') ORDER BY id
 MAILS = """
 SELECT n.id::text, n.kind, n.created_at, n.cycle, n.attempt, count(d.recipient), count(d.sent_at),
        count(d.gave_up_at), (array_agg(d.last_error ORDER BY d.next_try_at DESC)
-                             FILTER (WHERE d.sent_at IS NULL AND d.last_error IS NOT NULL))[1]
+                             FILTER (WHERE d.sent_at IS NULL AND d.last_error IS NOT NULL))[1],
+       n.folded_into::text
 FROM (SELECT %(attempts)s::text[] AS kinds, %(limit)s AS most
       UNION ALL SELECT ARRAY[%(error)s], 1 UNION ALL SELECT ARRAY[%(success)s], 1) wanted
-CROSS JOIN LATERAL (SELECT id, kind, created_at, cycle, attempt FROM notices
+CROSS JOIN LATERAL (SELECT id, kind, created_at, cycle, attempt, folded_into FROM notices
                     WHERE campaign_id = %(campaign_id)s AND kind = ANY(wanted.kinds)
                     ORDER BY created_at DESC LIMIT wanted.most) n
 LEFT JOIN notice_deliveries d ON d.notice_id = n.id
-GROUP BY n.id, n.kind, n.created_at, n.cycle, n.attempt ORDER BY n.created_at
+GROUP BY n.id, n.kind, n.created_at, n.cycle, n.attempt, n.folded_into ORDER BY n.created_at
 """
 
 
@@ -76,7 +77,8 @@ GROUP BY n.id, n.kind, n.created_at, n.cycle, n.attempt ORDER BY n.created_at
 class Mail:
     """A notice to some recipients: how many have it, and of how many it was given up.
 
-    last_error: why somebody has not got it; None when no try failed.
+    last_error: why somebody has not got it; None when no try failed. folded_into: the id of the later notice
+    that took its place before it went out.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Mail:
     sent: int
     given_up: int
     last_error: str | None
+    folded_into: str | None = None
 
     @property
     def waiting(self) -> int:
