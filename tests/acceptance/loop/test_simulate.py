@@ -47,8 +47,8 @@ def test_text__a_table_by_day_and_the_first_campaigns_own_days() -> None:
     table = [line.split() for line in lines]
     assert ["Mon", "2026-11-30", "240", "2", "3000", "1000", "0", "2", "1", "1"] in table
     assert ["Sat", "2026-12-05", "0", "24", "0", "0", "0", "0", "0", "1"] in table, "due, but out of hours"
-    assert ["Mon", "2026-12-07", "100", "5", "3000", "1000", "1000", "2", "1", "0"] in table
-    assert ["total", "1700", "83", "6000", "2000", "1000", "4", "2", "7"] in table
+    assert ["Mon", "2026-12-07", "100", "5", "3000", "1000", "1000", "2", "1", "1"] in table
+    assert ["total", "1700", "83", "6000", "2000", "1000", "4", "2", "8"] in table
     own = lines[lines.index("The first campaign:") + 1 :]
     assert own == [
         "  Mon 2026-11-30 10:00 +01:00  attempt 1",
