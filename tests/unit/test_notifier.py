@@ -262,6 +262,17 @@ def test_retry__numbers_follow_the_setting() -> None:
         assert "of 3" not in part
 
 
+def test_automatic_reset__is_named_where_silence_is_promised() -> None:
+    at = NOW + timedelta(days=30)
+    last = Attempt(3, counted=True, permanently_failed=True)
+    for part in parts(composer().permanent(campaign(), last, reason=REASON, again_at=at, now=NOW)):
+        assert "until somebody resets it, or by itself in office hours from 14:00" in " ".join(part.split())
+    first = Attempt(1, counted=True, permanently_failed=False)
+    notice = composer().retry(campaign(), first, reason=REASON, next_run_at=NOW, again_days=30, now=NOW)
+    for part in parts(notice):
+        assert "skipped until somebody resets it, or for 30 days" in " ".join(part.split())
+
+
 def test_permanent__says_everything_in_both_parts() -> None:
     for part in parts(permanent(campaign())):
         for must in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -249,3 +250,19 @@ def test_upload__is_recorded_with_its_duration(world: World, zone: ZoneInfo) -> 
     assert row["report_date"] is None
     (first,) = world.sql("SELECT min(verified_at) AS at FROM campaign_assets")
     assert begun_at < row["started_at"] < first["at"] < row["completed_at"] < datetime.now(UTC)
+
+
+def test_snoozed_campaign__is_named_until_its_snooze_is_over(world: World) -> None:
+    world.sql(
+        "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status)"
+        " VALUES ('c', 'C-1', 'Summer', 'A1')"
+    )
+    world.sql(
+        "SET a1_to_a2.actor = 'anna@host'; SET a1_to_a2.reason = 'files on Monday';"
+        " UPDATE campaign_status SET a1_snoozed_until = now() + interval '80 days'"
+    )
+    told = report(world, "--dry-run")
+    assert "Nothing happened" not in told.stdout
+    assert re.search(r"^- C-1 Summer: until .*, by anna@host; files on Monday$", told.stdout, re.MULTILINE)
+    world.sql("UPDATE campaign_status SET a1_snoozed_until = now() - interval '1 minute'")
+    assert "SNOOZED" not in report(world, "--dry-run").stdout
