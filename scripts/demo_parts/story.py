@@ -82,9 +82,13 @@ class Narrator:
             _put(" " * GUTTER + (line if len(line) <= WIDTH - GUTTER else line[: WIDTH - GUTTER - 1] + "…"))
 
     def print(self, lines: Sequence[str]) -> None:
-        """What a tool printed, uncut."""
+        """What a tool printed, all of it; what is too long goes on in the next line."""
         for line in lines:
-            _put(f"    {line}")
+            indent = " " * (len(line) - len(line.lstrip()))
+            for piece in textwrap.wrap(
+                line, WIDTH - 4, subsequent_indent=f"{indent}  ", drop_whitespace=True, break_on_hyphens=False,
+            ) or [""]:  # fmt: skip
+                _put(f"    {piece}")
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.is_colourful else text

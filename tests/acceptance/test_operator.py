@@ -386,7 +386,7 @@ def test_snooze__of_a_failed_one_resets_it_in_the_same_step(world: World) -> Non
 
 @pytest.mark.parametrize(
     ("until", "said"),
-    [("2020-01-01T08:00", "is over"), ("2099-01-01T08:00", "90 days"), ("soon", "expected a time")],
+    [("2020-01-01T08:00", "is in the past"), ("2099-01-01T08:00", "90 days"), ("soon", "expected a time")],
 )
 def test_snooze__until_what_cannot_be_is_refused(world: World, until: str, said: str) -> None:
     world.sql(FAILED, "c1", "C-1")
@@ -535,20 +535,23 @@ def test_crowd__of_stuck_campaigns_is_shown_at_once(world: World) -> None:
         "UPDATE campaign_status SET a1_snoozed_until = now() + interval '2 days'"
         " WHERE a1_snoozed_until IS NOT NULL"
     )
+    # What wait4 tells of memory counts the process that started this one.
+    measured = (
+        "import os, re, runpy, sys; del sys.argv[0]; sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n"
+        "    high = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
+        "    print(sum(os.times()[:2]), high, file=sys.stderr)"
+    )
     for words in (("status",), ("failed",), ("status", "--json")):
-        with (world.folder / "out").open("w") as out:
-            process = subprocess.Popen(
-                [sys.executable, SCRIPTS / TOOL, *words],
-                env=world.environment(),
-                cwd=world.folder,
-                stdout=out,
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        assert (world.folder / "out").read_text().count("C-") >= 5000
-        assert used.ru_utime + used.ru_stime < 2, words
-        assert used.ru_maxrss < 150 * 1024, words
+        done = subprocess.run(
+            [sys.executable, "-c", measured, SCRIPTS / TOOL, *words],
+            env=world.environment(), cwd=world.folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.count("C-") >= 5000
+        seconds, kilobytes = done.stderr.split()[-2:]
+        assert float(seconds) < 2, words
+        assert int(kilobytes) < 150 * 1024, words
 
 
 # --- a chosen campaign --------------------------------------------------------------------------------------

@@ -63,8 +63,10 @@ class GuardedHttp(HTTPConnection):
         sends of its own accord, tickets above all, is taken in and does not count.
         """
         sock = self.sock
-        if super().is_connected or not isinstance(sock, ssl.SSLSocket):
-            return super().is_connected
+        if super().is_connected:  # asked once: a ticket may come between two looks
+            return True
+        if not isinstance(sock, ssl.SSLSocket):
+            return False
         sock.settimeout(0)  # each request sets its own
         try:
             sock.recv(1)

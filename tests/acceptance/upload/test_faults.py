@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -628,8 +629,7 @@ def test_killed__and_run_again_is_as_if_never_killed(world: World, system: str, 
     fault = simulator.fail(match, delay=5.0, times=1, skip=1 if "folders/0" in match else 0)
     process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     wait_for(lambda: fault.hits == 1)
-    process.send_signal(signal.SIGKILL)
-    world.finish(process)
+    kill(world, process)
     simulator.clear_faults()
     run = world.upload()
     assert run.exit_code == 0, run.stderr
@@ -637,13 +637,20 @@ def test_killed__and_run_again_is_as_if_never_killed(world: World, system: str, 
     assert_uploaded_whole(world, pair)
 
 
+def kill(world: World, process: subprocess.Popen[str]) -> None:
+    """As the kernel does it; PostgreSQL ends the session, and its lock, a moment later."""
+    process.send_signal(signal.SIGKILL)
+    world.finish(process)
+    own = "SELECT FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()"
+    wait_for(lambda: not world.sql(own, f"a1_to_a2 %:{process.pid} %"))
+
+
 def test_killed__between_a2_and_the_record_keeps_the_notice(world: World) -> None:
     pair = add_pair(world)
     fault = world.dam.fail(rf"GET .*/folders/{pair.broken}\?", delay=5.0, times=1, skip=2)
     process = world.start("a1_to_a2_box_uploader.py", "--auth-pfx-v2", "--json")
     wait_for(lambda: fault.hits == 1)
-    process.send_signal(signal.SIGKILL)
-    world.finish(process)
+    kill(world, process)
     world.dam.clear_faults()
     assert world.dam.status(pair.broken) == "A2"
     assert "✅ Uploaded to Box - Campaign Broken (2 assets)" not in world.subjects
