@@ -85,9 +85,8 @@ class Narrator:
         """What a tool printed, all of it; what is too long goes on in the next line."""
         for line in lines:
             indent = " " * (len(line) - len(line.lstrip()))
-            for piece in textwrap.wrap(
-                line, WIDTH - 4, subsequent_indent=f"{indent}  ", drop_whitespace=True, break_on_hyphens=False,
-            ) or [""]:  # fmt: skip
+            wrapped = textwrap.wrap(line, WIDTH - 4, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+            for piece in wrapped or [""]:
                 _put(f"    {piece}")
 
     def _paint(self, code: str, text: str) -> str:

@@ -127,7 +127,7 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     assert [path for path in left if b"marked-secret" in path.read_bytes()] == []
 
     stems = {path.stem for path in (output / "mails").iterdir()}
-    assert stems == {f"{number:04d}" for number in range(1, 17)}
+    assert stems == {f"{number:04d}" for number in range(1, 20)}
     assert len(list((output / "mails").iterdir())) == 3 * 16
     assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
     spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
