@@ -143,9 +143,11 @@ class Conductor:
         followers: dict[int, int] = {}
         if kind != "undisturbed":
             followers = self._collect(self._start(FOLLOWERS, campaigns))
+        # It may have been frozen just after it gave the lock back.
+        holds = frozen and self._holds_lock(worker)
         if frozen:
             os.kill(worker, signal.SIGCONT)
-        if frozen and not cut and ExitCode.OK in followers.values():
+        if holds and not cut and ExitCode.OK in followers.values():
             self._break(f"{where}: a follower worked although the frozen one still held the lock")
         self._judge(where, self._collect(first) | followers, campaigns, worker)
 
@@ -229,6 +231,14 @@ class Conductor:
     def _cut(self, pid: int) -> bool:
         """Let the server end the worker's connection; False when it had ended by itself."""
         return bool(end_sessions(self._url, _name(pid)))
+
+    def _holds_lock(self, pid: int) -> bool:
+        return bool(
+            self._sql(
+                "SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+                " WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = %s", _name(pid),
+            )
+        )  # fmt: skip
 
     def _collect(self, pids: list[int]) -> dict[int, int]:
         return {pid: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids}
