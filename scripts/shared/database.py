@@ -79,9 +79,8 @@ FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 
 # Count one attempt: never past the maximum, never on a campaign that is permanently failed, or was snoozed
-# after the run read where it stands. A limit of the
-# campaign's own that was set at or below the count makes this attempt the last one. `rules.retry.count` is
-# the same rule.
+# after the run read where it stands. A limit of the campaign's own, set at or below the count, makes this
+# attempt the last one. `rules.retry.count` is the same rule.
 INCREMENT_A1_RETRY = """
 INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
                                   a1_last_retry_at, a1_permanently_failed, a1_failure_reason)

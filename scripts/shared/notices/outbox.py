@@ -459,7 +459,7 @@ class Outbox:
     ) -> bool:
         """The mail server did not take the e-mail for these; whether all that it carried is given up now.
 
-        give_up_before: what has been owed for longer is not tried again. next_try_at: None: as claimed.
+        give_up_before: what is older is not tried again. next_try_at: None: as claimed.
         """
         values = {
             "id": mail_id,
