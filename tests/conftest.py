@@ -51,6 +51,25 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+PASS_VARIABLES = {
+    "DAM_BASE_URL": "https://dam.example.com",
+    "DAM_CLIENT_ID": "id",
+    "DAM_CLIENT_SECRET": "secret",
+    "DAM_USERNAME": "user",
+    "DAM_PASSWORD": "password",
+    "DAM_CAMPAIGNS_FOLDER_ID": "root",
+    "DAM_STATUS_FIELD_ID": "status",
+    "DAM_NUMBER_FIELD_ID": "number",
+    "BOX_CLIENT_ID": "id",
+    "BOX_CLIENT_SECRET": "secret",
+    "BOX_ENTERPRISE_ID": "1",
+    "BOX_ROOT_FOLDER_ID": "0",
+    "MAIL_FROM": "a1-to-a2@example.com",
+    "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
+}
+"""What a pass needs whose DAM is played by the test and whose Box is never asked."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the long proofs are (tests/crash), and what they draw from."""
     parser.addoption("--seed", type=int, default=1, help="of the crash proof and the storm")

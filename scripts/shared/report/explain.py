@@ -471,7 +471,7 @@ class _View:
                 Deed("see whether it lies below the campaigns folder"),
                 Deed("to ask the DAM:", self._tool("explain", "--live")),
             ],
-            State.ERRING: [Deed("mend what the error names; the next run tries again by itself")],
+            State.ERRING: [Deed("fix what the error describes; the next run tries again by itself")],
             State.UPLOADED: [Deed("nothing; to compare both sides again:", verify)],
         }.get(self.state, [Deed("nothing")])
         if self.row.permanently_failed and self.row.status != a1:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from conftest import PASS_VARIABLES
 from shared.base.values import (
     Asset,
     BoxFile,
@@ -193,23 +194,10 @@ def _id(number: int) -> str:
 def settings(database_url: str) -> Settings:
     return load_settings(
         {
+            **PASS_VARIABLES,
             "DATABASE_URL": database_url,
-            "DAM_BASE_URL": "https://dam.example.com",
-            "DAM_CLIENT_ID": "id",
-            "DAM_CLIENT_SECRET": "secret",
-            "DAM_USERNAME": "user",
-            "DAM_PASSWORD": "password",
-            "DAM_CAMPAIGNS_FOLDER_ID": "root",
-            "DAM_STATUS_FIELD_ID": "status",
-            "DAM_NUMBER_FIELD_ID": "number",
-            "BOX_CLIENT_ID": "id",
-            "BOX_CLIENT_SECRET": "secret",
-            "BOX_ENTERPRISE_ID": "1",
-            "BOX_ROOT_FOLDER_ID": "0",
             "SMTP_HOST": "mail.example.com",
-            "MAIL_FROM": "a1-to-a2@example.com",
             "ERROR_NOTIFICATION_EMAILS": "support@example.com,oncall@example.com",
-            "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
             "A1_RETRY_DELAYS": "3,10,30",
             "A1_AUTO_RESET_DAYS": "1",
             "A1_AUTO_RESET_CYCLES": "1",

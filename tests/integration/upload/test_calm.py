@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import pytest
 
+from conftest import PASS_VARIABLES
 from shared.base.errors import AppError, DamError, ExitCode
 from shared.base.values import Campaign, MasterAssets, NoticeKind, RetryStatus, SearchHit
 from shared.database import UPLOADER_LOCK, Database
@@ -310,22 +311,9 @@ def open_month(database_url: str, mail: MailSink) -> Iterator[Callable[..., Mont
         def opened(**variables: str) -> Month:
             settings = load_settings(
                 {
+                    **PASS_VARIABLES,
                     "DATABASE_URL": database_url,
-                    "DAM_BASE_URL": "https://dam.example.com",
-                    "DAM_CLIENT_ID": "id",
-                    "DAM_CLIENT_SECRET": "secret",
-                    "DAM_USERNAME": "user",
-                    "DAM_PASSWORD": "password",
-                    "DAM_CAMPAIGNS_FOLDER_ID": "root",
-                    "DAM_STATUS_FIELD_ID": "status",
-                    "DAM_NUMBER_FIELD_ID": "number",
-                    "BOX_CLIENT_ID": "id",
-                    "BOX_CLIENT_SECRET": "secret",
-                    "BOX_ENTERPRISE_ID": "1",
-                    "BOX_ROOT_FOLDER_ID": "0",
-                    "MAIL_FROM": "a1-to-a2@example.com",
                     "ERROR_NOTIFICATION_EMAILS": ",".join(RECIPIENTS),
-                    "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
                     **mail.settings,
                     **variables,
                 },

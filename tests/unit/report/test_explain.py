@@ -201,7 +201,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
           Why   it fails with an error, which spends no attempt: 403 for folder f [DAM/forbidden]; last seen
                 Mon 2026-11-30 10:15 CET
           Next  Mon 2026-11-30 10:18 CET  the next run tries again
-          Do    mend what the error names; the next run tries again by itself
+          Do    fix what the error describes; the next run tries again by itself
           Note  told by mail Mon 2026-11-30 07:16 CET: mail a81f0100 to 3, delivered
         """,
     ),
