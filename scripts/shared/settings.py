@@ -5,6 +5,7 @@ Secrets never show in a repr. `base/variables` has how one variable is read, `ba
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands, here
 from shared.base.env_file import ENV_FILE_VARIABLE, find_env_file, is_task, read_env_file
 from shared.base.file_rights import user_name
+from shared.base.links import CAMPAIGN_ID, FOLDER_ID, Links
 from shared.base.logs import RUN_ID_VARIABLE
 from shared.base.values import BoxSettings, DamSettings, MailServer, TransferSettings
 from shared.base.variables import LOOPBACK_HOSTS, Reader
@@ -28,13 +30,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DamAuth = Literal["pfx-v2", "password"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MOST_DELAY_MINUTES = 7 * 24 * 60
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
-OUR_PREFIXES = ("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_")
+OUR_PREFIXES = (
+    *("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_", "ADMIN_"),
+)
 SMTP_PORTS: dict[Literal["starttls", "tls", "none"], int] = {"starttls": 587, "tls": 465, "none": 25}
 
 # As libpq splits it, and stricter where people forget to escape: one @, no #, each % with two digits.
@@ -137,6 +142,40 @@ class OperatorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may use the operator's page, and how they get in.
+
+    users_file: names and hashes of passwords; None: nobody gets in by a password. proxy_header: the header in
+    which a proxy says who asks, believed from proxy_peers alone; "": there is no such proxy. operators: who
+    may act beside reading.
+    """
+
+    listen_host: str
+    listen_port: int
+    users_file: Path | None
+    proxy_header: str
+    proxy_peers: tuple[Network, ...]
+    operators: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSettings:
+    """What the operator's page needs: neither DAM nor Box nor mail."""
+
+    database: DatabaseSettings
+    log: LogSettings
+    retry: RetryPolicy
+    status_a1: str
+    status_a2: str
+    cadence: CadenceSettings
+    commands: Commands
+    master_assets_folder: str
+    links: Links
+    access: AccessSettings
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OrchestratorSettings:
     """What the loop itself needs; its tasks read their own settings.
 
@@ -154,6 +193,10 @@ class OrchestratorSettings:
     stop_seconds: float
     commands: Commands
     secrets: tuple[str, ...] = field(repr=False)
+
+
+KINDS = (Settings, OrchestratorSettings, PageSettings)
+"""Between them they read every variable."""
 
 
 # The environment
@@ -187,7 +230,7 @@ def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
 
 def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
-    reader = _asked({}, Settings, OrchestratorSettings)
+    reader = _asked({}, *KINDS)
     secret_files = {f"{name}_FILE" for name in reader.secret_names}
     known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, RUN_ID_VARIABLE}
     suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
@@ -217,7 +260,7 @@ def _likely_meant(name: str, known: Collection[str], *, is_ours: bool) -> str:
 def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
     """All settings of the uploader. dam_auth, from the command line, wins over DAM_AUTH.
 
-    Raises ConfigError with every fault at once, each naming its variable, as do the five that follow.
+    Raises ConfigError with every fault at once, each naming its variable, as do those that follow.
     """
     return _loaded(Settings, {**env, "DAM_AUTH": dam_auth} if dam_auth else env)
 
@@ -229,6 +272,10 @@ def load_report_settings(env: Mapping[str, str]) -> ReportSettings:
 def load_operator_settings(env: Mapping[str, str], *, needs_cadence: bool = False) -> OperatorSettings:
     has_cadence = needs_cadence or env.get("ORCHESTRATOR_TIMEZONE", "").strip()
     return _loaded(OperatorSettings, env, **({} if has_cadence else {"cadence": None}))
+
+
+def load_page_settings(env: Mapping[str, str]) -> PageSettings:
+    return _loaded(PageSettings, env)
 
 
 def load_policy_settings(env: Mapping[str, str]) -> PolicySettings:
@@ -248,7 +295,7 @@ def load_digest(env: Mapping[str, str]) -> Weekly | None:
 
 def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
     # Whatever any script would keep secret; faults of variables that the loop does not read are theirs.
-    secrets = _asked(env, Settings, OrchestratorSettings).secrets
+    secrets = _asked(env, *KINDS).secrets
     return _loaded(OrchestratorSettings, env, secrets=tuple(secrets))
 
 
@@ -280,6 +327,8 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "heartbeat_url": _heartbeat_url,
         "stop_seconds": lambda reader: reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
         "commands": _commands,
+        "links": _links,
+        "access": _access,
         "secrets": lambda reader: tuple(reader.secrets),  # of the fields before it
     }
     names = (one.name for one in fields(kind))  # type: ignore[arg-type]
@@ -301,7 +350,7 @@ def variables_of(*kinds: type) -> frozenset[str]:
 
 def variable_names() -> frozenset[str]:
     """Every variable that is read: what `.env.example` and the docs must list."""
-    return variables_of(Settings, OrchestratorSettings)
+    return variables_of(*KINDS)
 
 
 def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -667,3 +716,85 @@ def _mail(reader: Reader) -> MailSettings:
         report_recipients=reader.addresses("REPORT_EMAILS", default="ERROR_NOTIFICATION_EMAILS")
         or error_recipients,
     )
+
+
+# Addresses to open, and the operator's page
+
+
+def _links(reader: Reader) -> Links:
+    return Links(
+        dam=_template(reader, "DAM_WEB_URL", CAMPAIGN_ID),
+        box=_template(reader, "BOX_WEB_URL", FOLDER_ID),
+        page=_optional_url(reader, "ADMIN_URL", reader.text("ADMIN_URL")),
+    )
+
+
+def _template(reader: Reader, name: str, place: str) -> str:
+    """An address with a place for an id; "" when unset."""
+    template = reader.text(name)
+    if template and template.count(place) != 1:
+        reader.fault(name, f"expected an https address with one {place} in it, got {template!r}")
+        return ""
+    # A page of the DAM may stand behind a # in its address, which no server is ever sent.
+    _optional_url(reader, name, template.replace("#", "").replace("?", "").replace(place, "1"))
+    return template
+
+
+def _optional_url(reader: Reader, name: str, text: str) -> str:
+    return reader.checked_url(name, text, "an https address") if text else ""
+
+
+def _access(reader: Reader) -> AccessSettings:
+    host, port = _listen(reader)
+    users_file = reader.readable_file("ADMIN_USERS_FILE")
+    header = reader.text("ADMIN_PROXY_HEADER")
+    peers = _peers(reader)
+    if header and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", header):
+        reader.fault("ADMIN_PROXY_HEADER", f"expected a header's name such as X-Remote-User, got {header!r}")
+    if bool(header) != bool(peers) and not reader.is_faulty("ADMIN_PROXY_PEERS"):
+        reader.fault(
+            "ADMIN_PROXY_HEADER and ADMIN_PROXY_PEERS",
+            "belong together: the header that says who asks, and the addresses of the proxies that set it",
+        )
+    if users_file is None and not header and not reader.is_faulty("ADMIN_USERS_FILE"):
+        reader.fault(
+            "ADMIN_USERS_FILE",
+            "missing: nobody could get in; make the file with a1_retry.py page-user, or let a proxy say who"
+            " asks (ADMIN_PROXY_HEADER, ADMIN_PROXY_PEERS)",
+        )
+    return AccessSettings(
+        listen_host=host,
+        listen_port=port,
+        users_file=users_file,
+        proxy_header=header,
+        proxy_peers=peers,
+        operators=frozenset(reader.items("ADMIN_OPERATORS", "")),
+    )
+
+
+def _listen(reader: Reader) -> tuple[str, int]:
+    """Address and port to listen on."""
+    text = reader.text("ADMIN_LISTEN", "127.0.0.1:8080")
+    host, _, port = text.rpartition(":")
+    try:
+        address = str(ipaddress.ip_address(host.strip("[]") if host.startswith("[") else host))
+    except ValueError:
+        address = ""
+    if not address or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        hint = "an IP address and a port such as 127.0.0.1:8080"
+        reader.fault("ADMIN_LISTEN", f"expected {hint}, got {text!r}")
+        return "127.0.0.1", 8080
+    return address, int(port)
+
+
+def _peers(reader: Reader) -> tuple[Network, ...]:
+    """The networks in ADMIN_PROXY_PEERS."""
+    found = []
+    for item in reader.items("ADMIN_PROXY_PEERS", ""):
+        try:
+            found.append(ipaddress.ip_network(item))
+        except ValueError:
+            reader.fault(
+                "ADMIN_PROXY_PEERS", f"expected IP addresses or networks such as 10.0.0.0/24, got {item!r}"
+            )
+    return tuple(found)

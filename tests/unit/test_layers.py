@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notifier": {"base", "rules", "notices", "report"},
     "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
     "loop": {*_CLIENTS, "settings", "database", "notices", "notifier"},
+    "page": {"base", "rules", "settings", "database", "upkeep", "notices", "report", "loop"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
 what stands higher, never the other way.

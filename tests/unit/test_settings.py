@@ -205,7 +205,7 @@ def test_file_name__may_begin_at_home_and_its_fault_is_told_once(
         ("ERROR_NOTIFICATION_EMAIL", "ERROR_NOTIFICATION_EMAILS"),
         ("OFFHOURS_ENABLED", "OFF_HOURS_ENABLED"),
         ("HEARTBEAT_URI", "HEARTBEAT_URL"),
-        ("BOX_WHATEVER", "CONFIGURATION.md"),
+        ("BOX_FROBNICATE", "CONFIGURATION.md"),
         ("SMTP_PASSWORD", None),
         ("SMTP_PASSWORD_FILE", None),
         ("PGSSLMODE", None),

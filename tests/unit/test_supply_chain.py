@@ -32,6 +32,7 @@ def test_requirements__are_pinned_by_hash_and_agree_with_pyproject() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     for file, names in (
         ("requirements.txt", project["project"]["dependencies"]),
+        ("requirements-page.txt", project["dependency-groups"]["page"]),
         ("requirements-dev.txt", project["dependency-groups"]["dev"]),
     ):
         found, wanted = pins(file), directly_wanted(names)
@@ -39,8 +40,10 @@ def test_requirements__are_pinned_by_hash_and_agree_with_pyproject() -> None:
     production, development = pins(), pins("requirements-dev.txt")
     # Compiled packages come as one file a platform and version of Python.
     assert all(production[name][2] > 20 for name in ("cffi", "cryptography", "markupsafe", "psycopg2-binary"))
-    both = production.keys() & development.keys()
-    assert {name: production[name][0] for name in both} == {name: development[name][0] for name in both}
+    page = pins("requirements-page.txt")
+    for one, other in ((production, page), (production, development), (page, development)):
+        both = one.keys() & other.keys()
+        assert {name: one[name][0] for name in both} == {name: other[name][0] for name in both}
 
 
 def test_requirements__are_what_the_tests_run_with() -> None:
@@ -52,7 +55,7 @@ def test_makefile__installs_by_hash_and_production_before_the_rest() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     installed = re.findall(r"-m pip install.* -r (requirements\S*)", makefile)
     by_hash = re.findall(r"-m pip install.* --require-hashes -r (requirements\S*)", makefile)
-    assert installed == by_hash == ["requirements.txt", "requirements-dev.txt"]
+    assert installed == by_hash == ["requirements.txt", "requirements-page.txt", "requirements-dev.txt"]
 
 
 def test_license__is_there_and_named() -> None:
