@@ -20,6 +20,11 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
+# Debian's Chromium, in which the tests use the operator's page; installed where that can be done.
+BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium, for the tests in a browser" && \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	{ echo "chromium is missing, and the tests use the page in it (Debian: apt-get install chromium)." >&2; exit 1; }
 # Fails where PyPI, or a mirror in its place, has no answer about a package that we pin.
 ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
@@ -31,6 +36,7 @@ help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
+	@$(BROWSER)
 	$(VENV_PYTHON) -m pytest -n 4 $(PYTEST_ARGS)
 
 test-zones: $(INSTALLED) ## the cadence over every clock change of every time zone, 2025 to 2037
