@@ -88,9 +88,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
                 is_stopping=stop.is_set,
             )
         )
-        pending = database.pending_migrations()
-        if pending:
-            raise ConfigError(settings.commands.lacks(pending))
+        database.ensure_migrated(settings.commands)
         if arguments.verify is None and not arguments.dry_run:
             take_lock(database)
         connecting.join()

@@ -131,9 +131,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
     )
     name = f"a1_to_a2 daily report {run_id}"
     with Database(settings.database.dsn, settings.retry.max_retries, application_name=name) as database:
-        pending = database.pending_migrations()
-        if pending:
-            raise ConfigError(settings.commands.lacks(pending))
+        database.ensure_migrated(settings.commands)
         if arguments.dry_run:
             say(preview(database, settings, composer, arguments, chosen, now).text)
             return ExitCode.OK

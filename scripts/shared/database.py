@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from shared.base.commands import here
+from shared.base.commands import Commands, here
 from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
 from shared.base.queries import defaults, query
 from shared.base.redaction import escape_line
@@ -346,6 +346,12 @@ class Database:
                     hint=f"see: {here().run('orchestrator-prod.py', '--check')}",
                 )
         return [path for path in migration_files() if path.stem not in applied]
+
+    def ensure_migrated(self, commands: Commands) -> None:
+        """Raise ConfigError, with the command that cures it, when migrations are pending; else as above."""
+        pending = self.pending_migrations()
+        if pending:
+            raise ConfigError(commands.lacks(pending))
 
     # Retry state
 

@@ -229,9 +229,7 @@ def _check_database(settings: Settings) -> ExitCode:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
         for difference in found:
             say(f"{difference}\n")
-        pending = database.pending_migrations()
-        if pending:
-            raise ConfigError(settings.commands.lacks(pending))
+        database.ensure_migrated(settings.commands)
         ready = readiness(found)
         if ready is not ExitCode.OK:
             return ready

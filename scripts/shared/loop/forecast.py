@@ -14,7 +14,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from shared.base.errors import ConfigError
 from shared.base.redaction import escape_line
 from shared.base.script import say, shown
 from shared.base.values import NoticeKind, RetryStatus
@@ -115,9 +114,7 @@ def campaigns_in_a1(settings: OperatorSettings, since: datetime) -> tuple[Stuck,
     Raises ConfigError when migrations are pending.
     """
     with Database(settings.database.dsn, application_name="a1_to_a2 simulate") as database:
-        pending = database.pending_migrations()
-        if pending:
-            raise ConfigError(settings.commands.lacks(pending))
+        database.ensure_migrated(settings.commands)
         ids = [row[0] for row in database.rows(A1_CAMPAIGNS, {"status_a1": settings.status_a1})]
         states = database.get_a1_retry_states(ids)
     return tuple(Stuck(states[one], since) for one in ids if one in states)

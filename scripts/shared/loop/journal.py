@@ -100,13 +100,10 @@ class Journal:
     def _connect(self) -> Database:
         database = self._open_database()
         try:
-            pending = database.pending_migrations()
-        except DbError:
+            database.ensure_migrated(self._commands)
+        except (DbError, ConfigError):
             database.close()
             raise
-        if pending:
-            database.close()
-            raise ConfigError(self._commands.lacks(pending))
         self._was_reached = True
         if self._is_away_told:
             logger.info("the database is back")

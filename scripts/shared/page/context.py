@@ -1,4 +1,4 @@
-"""What every request of the operator's page has at hand: the settings, a clock, a connection, and who asks."""
+"""What a request of the operator's page has at hand: settings, a clock, a connection, and who asks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks. came_by: the proxy's header, or a password. peer: the address of the browser, or its proxy."""
+    """Who asks. came_by: a proxy's header, or a password. peer: the address of the browser, or its proxy."""
 
     name: str
     may_act: bool
