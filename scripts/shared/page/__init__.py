@@ -2,5 +2,5 @@
 
 `app` puts it together, `access` says who asks and what they may do, `views` answers each path, `acts` changes
 campaigns and messages and can take that back; `campaigns`, `overview` and `records` ask the database (their
-SQL). What a campaign's state means is said by report/ and rules/ alone. Flask is loaded here and nowhere else.
+SQL). What a state means is said by report/ and rules/ alone. Flask is loaded here and nowhere else.
 """
