@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.base.commands import Commands, shell_word
+from shared.base.links import NO_LINKS
 from shared.base.values import (
     Attempt,
     Campaign,
@@ -562,7 +563,7 @@ def test_limit__is_this_campaigns_own() -> None:
 
 def table(kind: NoticeKind, *limits: int) -> Notice:
     lines = [NoticeLine(f"c{n}", f"C-{n}", "n", limit, limit, REASON) for n, limit in enumerate(limits)]
-    return digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+    return digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NO_LINKS, NOW)
 
 
 def test_limits__of_a_table_that_differ() -> None:
@@ -579,7 +580,9 @@ def test_limits__of_a_table_that_differ() -> None:
 
 def test_table__of_the_solved() -> None:
     lines = [NoticeLine(f"c{n}", f"C-{n}", "n", 0, 3, "1 asset, 3 bytes; solved after 1 day") for n in (1, 2)]
-    notice = digest(NoticeKind.RECOVERED, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+    notice = digest(
+        NoticeKind.RECOVERED, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NO_LINKS, NOW
+    )
     assert notice.subject == "✅ Solved - 2 Campaigns"
     for part in parts(notice):
         assert part.count("solved after 1 day") == 2
