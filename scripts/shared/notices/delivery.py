@@ -63,7 +63,8 @@ def deliver_due_notices(
 
     Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
-    times. commands, links: of this installation, for people to paste and to open. is_stopping: asked before each e-mail.
+    times. commands, links: of this installation, for people to paste and to open. is_stopping: asked before
+    each e-mail.
     """
     outbox = Outbox(database)
     if not outbox.is_due(now):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,16 +11,22 @@ from shared.base.commands import Commands
 from shared.base.links import Links
 from shared.base.values import Campaign
 from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
-from shared.report.figures import DayReport
+from shared.report.figures import DayReport, Section
 from shared.report.week import WeekReport
 
 LONGEST_TEXT = 300
+LINKED_ROWS = 30
+"""Rows that a section shows at most where each has a link: the report still stays below what mail clients cut
+off, and the page has the whole list.
+"""
 
 
 def report_values(
     report: DayReport, zone: ZoneInfo, commands: Commands, links: Links, now: datetime
 ) -> dict[str, Any]:
     """What the templates of a report are given: its fields, and what belongs to none of them."""
+    if links.page:
+        report = _shortened(report)
     day, until, words = (
         report.day,
         report.day.until.astimezone(zone),
@@ -43,6 +49,19 @@ def report_values(
         "rounded_size": rounded_size,
         "human_size": human_size,
     }
+
+
+def _shortened(report: DayReport) -> DayReport:
+    """The report with LINKED_ROWS at most in each section."""
+    sections = {one.name: getattr(report, one.name) for one in fields(report)}
+    return replace(
+        report,
+        **{
+            name: replace(section, rows=section.rows[:LINKED_ROWS])
+            for name, section in sections.items()
+            if isinstance(section, Section)
+        },
+    )
 
 
 def digest_values(
