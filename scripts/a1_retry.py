@@ -236,7 +236,13 @@ def show_explanation(database: Database, arguments: argparse.Namespace, settings
     now, cadence = datetime.now(UTC), settings.cadence
     zone, window = (cadence.timezone, cadence.off_hours) if cadence else (ZoneInfo("UTC"), None)
     by = Installation(
-        settings.retry, zone, window, settings.status_a1, settings.master_assets_folder, settings.commands
+        settings.retry,
+        zone,
+        window,
+        settings.status_a1,
+        settings.master_assets_folder,
+        settings.commands,
+        settings.links,
     )
     facts = facts_of(database, campaign_id, now, status_a1=settings.status_a1)
     live, exit_code = None, ExitCode.OK

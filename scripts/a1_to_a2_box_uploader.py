@@ -101,7 +101,12 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             )
 
         delivery = Delivery(
-            connect_beside, lambda: Mailer(settings.mail.server), clock, settings.timezone, settings.commands
+            connect_beside,
+            lambda: Mailer(settings.mail.server),
+            clock,
+            settings.timezone,
+            settings.commands,
+            settings.links,
         )
         report.delivered = delivery.counts
         single = Pass(

@@ -125,6 +125,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         max_attempts=settings.retry.max_retries,
         folder_name=settings.master_assets_folder,
         commands=settings.commands,
+        links=settings.links,
         error_recipients=settings.mail.error_recipients,
         success_recipients=settings.mail.success_recipients,
         report_recipients=settings.mail.report_recipients,
@@ -144,7 +145,9 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
             figures.forget_later(now, settings.timezone)
             queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
-        delivered = deliver_due_notices(database, mailer, now, settings.timezone, settings.commands)
+        delivered = deliver_due_notices(
+            database, mailer, now, settings.timezone, settings.commands, settings.links
+        )
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:
             if not arguments.weekly:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
+from shared.base.links import FOLDER_ID, NO_LINKS, Links
 from shared.base.values import (
     Attempt,
     Campaign,
@@ -46,19 +47,23 @@ if TYPE_CHECKING:
 __all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert"]
 
 
+USUAL_BOX: Final = Links(box=f"https://app.box.com/folder/{FOLDER_ID}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composer:
     """Turns facts into notices. Holds what all of them share; time is an argument.
 
     timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
-    folder_name: the folder that must hold the files. commands: those of this installation, for people to
-    paste.
+    folder_name: the folder that must hold the files. commands, links: of this installation, for people to
+    paste and to open.
     """
 
     timezone: ZoneInfo
     max_attempts: int
     folder_name: str
     commands: Commands
+    links: Links = NO_LINKS
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
     report_recipients: tuple[str, ...] = ()
@@ -153,7 +158,7 @@ class Composer:
             cycle=cycle,
             overtaken=overtaken,
             detail=assets_and_size(totals),
-            box_url=_box_url(box_folder_id),
+            box_url=self._box_url(box_folder_id),
         )
 
     def recovered(
@@ -189,7 +194,7 @@ class Composer:
             began=local_time(since, self.timezone),
             duration=lasted,
             detail=f"{assets_and_size(totals)}; solved after {lasted}. Was: {'; '.join(was)}",
-            box_url=_box_url(box_folder_id),
+            box_url=self._box_url(box_folder_id),
         )
 
     def error(
@@ -202,6 +207,7 @@ class Composer:
         began_at: datetime,
         is_reminder: bool,
         retry: RetryStatus,
+        box_folder_id: str | None = None,
         now: datetime,
     ) -> Notice:
         """A failure that a person must look at. hint: the cure, "" when none is known.
@@ -221,6 +227,7 @@ class Composer:
             attempt=retry.retry_count,
             max_attempts=retry.max_retries,
             cycle=retry.cycle,
+            box_url=self.links.box_folder(box_folder_id),
             detail=("still: " if is_reminder else "") + one_line(f"{message} ({hint})" if hint else message),
         )
 
@@ -228,7 +235,7 @@ class Composer:
         """What happened in a local day. notice_id: the id under which the day is already marked as told."""
         from shared.report.wording import report_values  # other runs do without
 
-        values = report_values(report, self.timezone, self.commands, now) | {
+        values = report_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
             "max_attempts": self.max_attempts,
             "sent": local_time(now, self.timezone),
@@ -239,7 +246,7 @@ class Composer:
         """What is stuck. notice_id: the one of its week."""
         from shared.report.wording import digest_values  # other runs do without
 
-        values = digest_values(report, self.timezone, self.commands, now) | {
+        values = digest_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
             "sent": local_time(now, self.timezone),
         }
@@ -269,12 +276,19 @@ class Composer:
             "attempt": attempt,
             "max_attempts": most,
             "overtaken": takes_place_of(overtaken),
+            "page_url": self.links.campaign(campaign.id),
+            "dam_url": self.links.dam_folder(campaign.id),
             "sent": local_time(now, self.timezone),
             **facts,
         }
         line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
         notice = rendered(kind, campaign.id, recipients, values, now)
         return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
+
+    def _box_url(self, folder_id: str) -> str:
+        """Of a folder in Box, for people: without BOX_WEB_URL, at Box's usual address; "" without a folder."""
+        links = self.links if self.links.box else USUAL_BOX
+        return links.box_folder(one_line(folder_id))
 
 
 def _was(trouble: Trouble) -> str:
@@ -286,14 +300,6 @@ def _was(trouble: Trouble) -> str:
         f" after {trouble.attempt} attempt{'' if trouble.attempt == 1 else 's'}" if trouble.attempt else ""
     )
     return f"permanently failed{attempts}" + (f": {detail}" if detail else "")
-
-
-def _box_url(folder_id: str) -> str:
-    """Of a folder in Box, for people; "" without a folder."""
-    from urllib.parse import quote
-
-    folder = quote(one_line(folder_id), safe="")
-    return f"https://app.box.com/folder/{folder}" if folder else ""
 
 
 EXIT_CODE_MEANINGS: Final = {
@@ -311,6 +317,7 @@ def task_alert(
     host: str,
     recipients: tuple[str, ...],
     timezone: ZoneInfo,
+    links: Links = NO_LINKS,
     now: datetime,
 ) -> Notice:
     """A task of the orchestrator that fails again and again, or does so no more.
@@ -327,6 +334,7 @@ def task_alert(
         "began": local_time(news.began_at, timezone),
         "host": one_line(host),
         "tail": [one_line(line, 300) for line in tail],
+        "runs_url": links.on_page("/runs"),
         "sent": local_time(now, timezone),
     }
     return rendered(NoticeKind.TASK_ALERT, "", recipients, values, now)

@@ -107,6 +107,7 @@ class Settings:
     timezone: ZoneInfo
     off_hours: OffHours
     commands: Commands
+    links: Links
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -123,6 +124,7 @@ class ReportSettings:
     status_a1: str
     master_assets_folder: str
     commands: Commands
+    links: Links
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -136,6 +138,7 @@ class OperatorSettings:
     status_a1: str
     cadence: CadenceSettings | None
     commands: Commands
+    links: Links
     master_assets_folder: str
     status_a2: str
     secrets: tuple[str, ...] = field(repr=False)
@@ -192,6 +195,7 @@ class OrchestratorSettings:
     heartbeat_url: str = field(repr=False)
     stop_seconds: float
     commands: Commands
+    links: Links
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -732,11 +736,14 @@ def _links(reader: Reader) -> Links:
 def _template(reader: Reader, name: str, place: str) -> str:
     """An address with a place for an id; "" when unset."""
     template = reader.text(name)
-    if template and template.count(place) != 1:
-        reader.fault(name, f"expected an https address with one {place} in it, got {template!r}")
+    # What is put into it may not decide which host is called.
+    is_fixed = re.match("[^/]+//[^/?#]+[/?#]", template.partition(place)[0])
+    if template and (template.count(place) != 1 or not is_fixed):
+        got = "" if "@" in template else f", got {template!r}"  # it may hold a password
+        reader.fault(name, f"expected an https address with one {place} behind its host{got}")
         return ""
     # A page of the DAM may stand behind a # in its address, which no server is ever sent.
-    _optional_url(reader, name, template.replace("#", "").replace("?", "").replace(place, "1"))
+    _optional_url(reader, name, re.sub("[?#]", "/", template).replace(place, "1"))
     return template
 
 

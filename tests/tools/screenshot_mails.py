@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from playwright.sync_api import sync_playwright
 
 from shared.base.commands import Commands
+from shared.base.links import Links
 from shared.base.values import (
     DIGEST_KINDS,
     Attempt,
@@ -64,6 +65,11 @@ ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands(
     "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
 )
+LINKS = Links(
+    dam="https://dam.example.com/teams/#/folder/{campaign_id}",
+    box="https://app.box.com/folder/{folder_id}",
+    page="https://a1-to-a2.example.com",
+)
 
 
 def sample_notices() -> dict[str, Notice]:
@@ -73,6 +79,7 @@ def sample_notices() -> dict[str, Notice]:
         max_attempts=3,
         folder_name="Master Assets",
         commands=COMMANDS,
+        links=LINKS,
         error_recipients=("support@example.com",),
         success_recipients=("campaigns@example.com",),
         report_recipients=("managers@example.com",),
@@ -101,6 +108,7 @@ def sample_notices() -> dict[str, Notice]:
             began_at=NOW - timedelta(hours=25),
             is_reminder=True,
             retry=RetryStatus("c", retry_count=1),
+            box_folder_id="312345678901",
             now=NOW,
         ),
         composer.recovered(
@@ -119,7 +127,7 @@ def sample_notices() -> dict[str, Notice]:
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
     tables = {
         f"digest_{DIGEST_KINDS[kind]}": digest(
-            kind, "support@example.com", lines_of(kind), ROME, COMMANDS, NOW
+            kind, "support@example.com", lines_of(kind), ROME, COMMANDS, LINKS, NOW
         )
         for kind in DIGEST_KINDS
     }
@@ -132,12 +140,14 @@ def lines_of(kind: NoticeKind) -> list[NoticeLine]:
     details = {
         NoticeKind.ERROR: "Box refused to create the campaign's folder: 403 (invite the service account)",
         NoticeKind.SUCCESS: "14 assets, 73.4 MB",
+        NoticeKind.RECOVERED: "14 assets, 73.4 MB; solved after 3 days. Was: permanently failed",
     }
     return [
         NoticeLine(
             sample(f"C-{1001 + n}", name).id, f"C-{1001 + n}", name,
             3 if kind is NoticeKind.PERMANENT else 1, 3,
             details.get(kind, EMPTY) if n % 2 else details.get(kind, EMPTY).replace("403", "404"),
+            box_folder_id=f"3123456789{n:02d}" if n else None,
         )
         for n, name in enumerate(names)
     ]  # fmt: skip

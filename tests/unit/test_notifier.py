@@ -13,14 +13,18 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hostile import ATTACKS
 from shared.base.commands import Commands, shell_word
+from shared.base.links import NO_LINKS, NOT_IN_A_PATH, Links
 from shared.base.values import (
+    DIGEST_KINDS,
     Attempt,
     Campaign,
     Notice,
@@ -34,7 +38,8 @@ from shared.base.values import (
 from shared.notices.delivery import GIVE_UP_AFTER, PAUSES
 from shared.notices.digest import digest
 from shared.notices.wording import TEMPLATES, one_line, plain_duration, reset_sql, takes_place_of
-from shared.notifier import Composer, build_message
+from shared.notifier import Composer, build_message, task_alert
+from shared.rules.alerts import AlertNews
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
@@ -65,6 +70,16 @@ hostile_text = st.text(
 
 
 COMMANDS = Commands("python", "scripts")
+LINKS = Links(
+    dam="https://dam.example.com/#/folder/{campaign_id}",
+    box="https://box.example.com/folder/{folder_id}",
+    page="https://page.example.com",
+)
+PAGE_URL, DAM_URL = (
+    f"https://page.example.com/campaigns/{HEX_ID}",
+    f"https://dam.example.com/#/folder/{HEX_ID}",
+)
+BOX_URL = "https://box.example.com/folder/3123"
 
 
 def composer(max_attempts: int = 3, **overrides: object) -> Composer:
@@ -83,8 +98,10 @@ def campaign(name: str = "Summer Launch", number: str = "C-1001", campaign_id: s
     return Campaign(campaign_id, number, name, "A1")
 
 
-def retry(about: Campaign, attempt: int = 1, max_attempts: int = 3, reason: str = REASON) -> Notice:
-    return composer(max_attempts).retry(
+def retry(
+    about: Campaign, attempt: int = 1, max_attempts: int = 3, reason: str = REASON, links: Links = NO_LINKS
+) -> Notice:
+    return composer(max_attempts, links=links).retry(
         about,
         Attempt(attempt, counted=True, permanently_failed=False),
         reason=reason,
@@ -93,13 +110,21 @@ def retry(about: Campaign, attempt: int = 1, max_attempts: int = 3, reason: str 
     )
 
 
-def permanent(about: Campaign, max_attempts: int = 3, reason: str = REASON) -> Notice:
+def permanent(
+    about: Campaign, max_attempts: int = 3, reason: str = REASON, links: Links = NO_LINKS
+) -> Notice:
     last = Attempt(max_attempts, counted=True, permanently_failed=True)
-    return composer(max_attempts).permanent(about, last, reason=reason, now=NOW)
+    return composer(max_attempts, links=links).permanent(about, last, reason=reason, now=NOW)
 
 
-def success(about: Campaign, assets: int = 14, size: int = 73_400_320, folder: str = "3123") -> Notice:
-    notice = composer().success(about, UploadTotals(assets, size), box_folder_id=folder, now=NOW)
+def success(
+    about: Campaign,
+    assets: int = 14,
+    size: int = 73_400_320,
+    folder: str = "3123",
+    links: Links = NO_LINKS,
+) -> Notice:
+    notice = composer(links=links).success(about, UploadTotals(assets, size), box_folder_id=folder, now=NOW)
     assert notice is not None
     return notice
 
@@ -110,8 +135,10 @@ def error(
     hint: str = "invite the app",
     kind: str = "forbidden",
     is_reminder: bool = False,
+    folder: str | None = None,
+    links: Links = NO_LINKS,
 ) -> Notice:
-    return composer().error(
+    return composer(links=links).error(
         about,
         message=message,
         hint=hint,
@@ -119,14 +146,21 @@ def error(
         began_at=NOW - timedelta(hours=25),
         is_reminder=is_reminder,
         retry=RetryStatus("c", retry_count=1),
+        box_folder_id=folder,
         now=NOW,
     )
 
 
-def recovered(about: Campaign, text: str = REASON, folder: str = "3123", was_error: bool = True) -> Notice:
+def recovered(
+    about: Campaign,
+    text: str = REASON,
+    folder: str = "3123",
+    was_error: bool = True,
+    links: Links = NO_LINKS,
+) -> Notice:
     failed = Trouble(NoticeKind.PERMANENT, NOW - timedelta(days=3, hours=4), text, 3, ("a@example.com",))
     erring = Trouble(NoticeKind.ERROR, NOW - timedelta(hours=5), f"still: {text}", 1, ("b@example.com",))
-    return composer().recovered(
+    return composer(links=links).recovered(
         about,
         UploadTotals(14, 73_400_320),
         [failed, erring] if was_error else [failed],
@@ -138,13 +172,13 @@ def recovered(about: Campaign, text: str = REASON, folder: str = "3123", was_err
     )
 
 
-def all_notices(about: Campaign, text: str = REASON) -> list[Notice]:
+def all_notices(about: Campaign, text: str = REASON, links: Links = NO_LINKS) -> list[Notice]:
     return [
-        retry(about, reason=text),
-        permanent(about, reason=text),
-        success(about, folder=text),
-        error(about, message=text, hint=text, kind=text),
-        recovered(about, text, folder=text),
+        retry(about, reason=text, links=links),
+        permanent(about, reason=text, links=links),
+        success(about, folder=text, links=links),
+        error(about, message=text, hint=text, kind=text, folder=text, links=links),
+        recovered(about, text, folder=text, links=links),
     ]
 
 
@@ -562,7 +596,7 @@ def test_limit__is_this_campaigns_own() -> None:
 
 def table(kind: NoticeKind, *limits: int) -> Notice:
     lines = [NoticeLine(f"c{n}", f"C-{n}", "n", limit, limit, REASON) for n, limit in enumerate(limits)]
-    return digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+    return digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NO_LINKS, NOW)
 
 
 def test_limits__of_a_table_that_differ() -> None:
@@ -579,12 +613,120 @@ def test_limits__of_a_table_that_differ() -> None:
 
 def test_table__of_the_solved() -> None:
     lines = [NoticeLine(f"c{n}", f"C-{n}", "n", 0, 3, "1 asset, 3 bytes; solved after 1 day") for n in (1, 2)]
-    notice = digest(NoticeKind.RECOVERED, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NOW)
+    notice = digest(
+        NoticeKind.RECOVERED, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NO_LINKS, NOW
+    )
     assert notice.subject == "✅ Solved - 2 Campaigns"
     for part in parts(notice):
         assert part.count("solved after 1 day") == 2
         assert "Nothing to do" in part
         assert "attempt" not in part.lower()
+
+
+# --- links --------------------------------------------------------------------------------------------------
+
+
+def hrefs(notice: Notice) -> list[str | None]:
+    return [value for tag, name, value in Page(notice.html).attributes if (tag, name) == ("a", "href")]
+
+
+def assert_links(notice: Notice, *wanted: str) -> None:
+    """Both parts have these links and no other, in this order; each on a line of its own."""
+    lines = [line.strip() for line in notice.text.splitlines()]
+    assert [line for line in lines if "https://" in line] == list(wanted)
+    assert hrefs(notice) == list(wanted)
+
+
+def test_links__each_notice_has_those_that_help() -> None:
+    assert_links(retry(campaign(), links=LINKS), DAM_URL, PAGE_URL)
+    assert_links(permanent(campaign(), links=LINKS), DAM_URL, PAGE_URL)
+    assert_links(error(campaign(), folder="3123", links=LINKS), PAGE_URL, DAM_URL, BOX_URL)
+    assert_links(error(campaign(), links=LINKS), PAGE_URL, DAM_URL)
+    assert_links(success(campaign(), links=LINKS), BOX_URL, PAGE_URL)
+    assert_links(recovered(campaign(), links=LINKS), BOX_URL, PAGE_URL)
+
+
+def test_links__of_the_page_come_before_command_and_sql() -> None:
+    for part in parts(permanent(campaign(), links=LINKS)):
+        assert part.index("in one of three ways") < part.index("Reset it on its page:")
+        assert part.index("Reset it on its page:") < part.index("With the tool") < part.index("UPDATE ")
+    for part in parts(retry(campaign(), links=LINKS)):
+        assert "One of the three is enough" in part
+        assert "snooze the campaign on its page, or give it a limit of its own there" in part
+
+
+@pytest.mark.parametrize("place", ["page", "dam", "box"])
+def test_links__each_address_is_used_alone(place: str) -> None:
+    links = replace(NO_LINKS, **{place: getattr(LINKS, place)})
+    assert_links(retry(campaign(), links=links), *{"page": [PAGE_URL], "dam": [DAM_URL]}.get(place, []))
+    own = {"page": PAGE_URL, "dam": DAM_URL, "box": BOX_URL}[place]
+    assert_links(error(campaign(), folder="3123", links=links), own)
+
+
+def test_links__without_addresses_only_box_has_one() -> None:
+    """As it was before there were settings for them."""
+    usual = "https://app.box.com/folder/3123"
+    for notice in (retry(campaign()), permanent(campaign()), error(campaign(), folder="3123")):
+        assert_links(notice)
+    assert_links(success(campaign()), usual)
+    assert_links(recovered(campaign()), usual)
+    for kind in DIGEST_KINDS:
+        lines = [NoticeLine("c1", "C-1", "n", 1, 3, REASON, box_folder_id="3123")]
+        assert_links(digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, NO_LINKS, NOW))
+    for notice in all_notices(campaign()):
+        for part in parts(notice):
+            assert "its page" not in part
+            assert "operator" not in part
+            assert "three" not in part
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "places"),
+    [
+        (NoticeKind.RETRY, "in_retry", [PAGE_URL, DAM_URL]),
+        (NoticeKind.PERMANENT, "failed", [PAGE_URL, DAM_URL]),
+        (NoticeKind.ERROR, "erring", [PAGE_URL, DAM_URL, BOX_URL]),
+        (NoticeKind.SUCCESS, "uploaded", [PAGE_URL, BOX_URL]),
+        (NoticeKind.RECOVERED, "uploaded", [PAGE_URL, BOX_URL]),
+    ],
+)
+def test_links__of_a_table(kind: NoticeKind, state: str, places: list[str]) -> None:
+    lines = [NoticeLine(HEX_ID, "C-1", "n", 1, 3, REASON, box_folder_id="3123")]
+    notice = digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, LINKS, NOW)
+    whole = f"https://page.example.com/campaigns?state={state}"
+    assert_links(notice, *([whole, *places] if kind is NoticeKind.PERMANENT else [*places, whole]))
+
+
+@pytest.mark.parametrize("kind", ["began", "reminder", "silent", "over"])
+def test_links__of_a_task_are_its_runs(kind: Literal["began", "reminder", "silent", "over"]) -> None:
+    def told(links: Links) -> Notice:
+        return task_alert(
+            AlertNews(kind, "t", ("exit code 4",), 3, NOW),
+            tail=[], host="h", recipients=("a@example.com",), timezone=ZoneInfo("UTC"), links=links, now=NOW,
+        )  # fmt: skip
+
+    assert_links(told(LINKS), "https://page.example.com/runs")
+    assert_links(told(NO_LINKS))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_links__of_a_hostile_id_stay_ours(attack: str) -> None:
+    lines = [NoticeLine(attack, attack, attack, 1, 3, attack, box_folder_id=attack)]
+    tables = [
+        digest(kind, "a@example.com", lines, ZoneInfo("Europe/Rome"), COMMANDS, LINKS, NOW)
+        for kind in DIGEST_KINDS
+    ]
+    ours = (
+        "https://page.example.com/campaigns",
+        "https://dam.example.com/#/folder/",
+        "https://box.example.com/",
+    )
+    for notice in [*all_notices(campaign(attack, attack, attack), attack, LINKS), *tables]:
+        for address in hrefs(notice):
+            assert address is not None
+            assert address.startswith(ours)
+            assert re.fullmatch("[A-Za-z0-9:/#?=._~%-]+", address)
+            assert address in [line.strip() for line in notice.text.splitlines()]
 
 
 # --- hostile text -------------------------------------------------------------------------------------------
@@ -629,10 +771,17 @@ def test_one_line__long_text_is_no_trap() -> None:
 @example("a" * 3000, "b" * 3000, "'; DROP TABLE campaign_status; --")
 @example("x --><script>alert(1)</script>", '" onmouseover="x', "-rf")
 def test_hostile__cannot_break_header_or_html(name: str, text: str, campaign_id: str) -> None:
-    calm = all_notices(campaign())
-    for notice, model in zip(
-        all_notices(campaign(name, text, campaign_id), text if one_line(text) else "x"), calm, strict=True
-    ):
+    # What no address can name has no link: the test below tells of it.
+    text = "x" if one_line(text) in NOT_IN_A_PATH or text in NOT_IN_A_PATH else text
+    links = NO_LINKS if campaign_id in NOT_IN_A_PATH else LINKS
+    for notice, model in [
+        *zip(all_notices(campaign(name, text, campaign_id), text), all_notices(campaign()), strict=True),
+        *zip(
+            all_notices(campaign(name, text, campaign_id), text, links),
+            all_notices(campaign(), REASON, links),
+            strict=True,
+        ),
+    ]:
         data = build_message(notice, "a1@example.com").as_bytes()
         assert max(map(len, data.split(b"\r\n"))) <= 998
         assert b"\n" not in data.replace(b"\r\n", b"")

@@ -15,9 +15,12 @@ import pytest
 from shared.base.env_file import ENV_FILE_VARIABLE
 from shared.base.errors import ConfigError
 from shared.base.file_rights import fault_of
+from shared.base.links import NO_LINKS, Links
 from shared.settings import (
     Settings,
+    load_operator_settings,
     load_orchestrator_settings,
+    load_report_settings,
     load_settings,
     read_environment,
 )
@@ -169,6 +172,52 @@ def test_dam_base_url__that_cannot_work_is_refused_and_shows_no_secret(
 def test_address__that_nobody_can_take_apart_is_a_fault_and_no_bug(least: dict[str, str], name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: expected .*https"):
         load_settings(least | {name: "https://[zz]/", "A1_TO_A2_ENV_FILE": ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "fault"),
+    [
+        (
+            "DAM_WEB_URL",
+            "https://dam.example.com/folders",
+            "with one {campaign_id} behind its host, got 'https:",
+        ),
+        ("DAM_WEB_URL", "https://d.example.com/{campaign_id}/{campaign_id}", "with one {campaign_id} behind"),
+        ("DAM_WEB_URL", "https://{campaign_id}.example.com/", "with one {campaign_id} behind its host"),
+        ("DAM_WEB_URL", "https://d.example.com{campaign_id}/", "with one {campaign_id} behind its host"),
+        ("DAM_WEB_URL", "http://dam.example.com/{campaign_id}", "http would send secrets in clear to dam"),
+        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/{campaign_id}", "must not carry a user name"),
+        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/", "with one {campaign_id} behind its host"),
+        ("DAM_WEB_URL", "javascript:alert('{campaign_id}')", "with one {campaign_id} behind its host"),
+        ("DAM_WEB_URL", "javascript://x/%0aalert('{campaign_id}')", "expected an https address"),
+        ("DAM_WEB_URL", "https://dam.example.com/a b/{campaign_id}", "expected an https address"),
+        ("BOX_WEB_URL", "https://app.box.com/folder/", "with one {folder_id} behind its host"),
+        ("BOX_WEB_URL", "https://app.box.com/folder/{campaign_id}", "with one {folder_id} behind its host"),
+        ("ADMIN_URL", "http://page.example.com", "http would send secrets in clear to page.example.com"),
+        ("ADMIN_URL", "https://u:t0p-secret@page.example.com", "must not carry a user name"),
+        ("ADMIN_URL", "https://page.example.com/#x", "expected an https address"),
+        ("ADMIN_URL", "javascript:alert(1)", "expected an https address"),
+    ],
+)
+def test_web_address__that_cannot_be_opened_is_refused(
+    least: dict[str, str], name: str, address: str, fault: str
+) -> None:
+    for load in (load_settings, load_report_settings, load_operator_settings, load_orchestrator_settings):
+        with pytest.raises(ConfigError, match=f"^{name}: .*{re.escape(fault)}") as caught:
+            load(least | {name: address})
+        assert "t0p-secret" not in str(caught.value)
+
+
+def test_web_address__as_people_find_it_in_their_browser(least: dict[str, str]) -> None:
+    given = {
+        "DAM_WEB_URL": "https://dam.example.com/otmm/ux-html/index.html?view=grid#/folder/{campaign_id}?tab=1",
+        "BOX_WEB_URL": "https://acme.app.box.com/folder/{folder_id}",
+        "ADMIN_URL": "https://page.example.com/a1/",
+    }
+    links = load_settings(least | given).links
+    assert links == Links(given["DAM_WEB_URL"], given["BOX_WEB_URL"], "https://page.example.com/a1")
+    assert load_settings(least | {"ADMIN_URL": "http://127.0.0.1:8080"}).links.page == "http://127.0.0.1:8080"
+    assert load_settings(least).links == NO_LINKS
 
 
 def test_file_name__may_begin_at_home_and_its_fault_is_told_once(

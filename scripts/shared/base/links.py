@@ -22,21 +22,35 @@ class Links:
 
     def dam_folder(self, campaign_id: str) -> str:
         """The campaign's folder in the DAM; "" without DAM_WEB_URL."""
-        return self.dam.replace(CAMPAIGN_ID, _quoted(campaign_id))
+        return _placed(self.dam, CAMPAIGN_ID, campaign_id)
 
     def box_folder(self, folder_id: str | None) -> str:
         """The campaign's folder in Box; "" without BOX_WEB_URL, or while it has none."""
-        return self.box.replace(FOLDER_ID, _quoted(folder_id)) if folder_id else ""
+        return _placed(self.box, FOLDER_ID, folder_id or "")
 
     def campaign(self, campaign_id: str) -> str:
         """The campaign on the operator's page; "" without ADMIN_URL."""
-        return f"{self.page}/campaigns/{_quoted(campaign_id)}" if self.page else ""
+        return _placed(self.on_page(f"/campaigns/{CAMPAIGN_ID}"), CAMPAIGN_ID, campaign_id)
+
+    def campaigns(self, state: str) -> str:
+        """The page's list of the campaigns in a state, such as failed; "" without ADMIN_URL."""
+        return self.on_page(f"/campaigns?state={state}")
 
     def on_page(self, path: str) -> str:
         """A path of the operator's page, such as /notices; "" without ADMIN_URL."""
         return f"{self.page}{path}" if self.page else ""
 
 
-def _quoted(text: str) -> str:
-    """Ids come from outside: nothing in them may end the path. A lone surrogate becomes "?"."""
-    return quote(text, safe="", errors="replace")
+NO_LINKS = Links()
+"""Of an installation that has no such address."""
+
+NOT_IN_A_PATH = ("", ".", "..")
+"""Browsers take these out of a path, however they are written: an address with one opens something else."""
+
+
+def _placed(template: str, place: str, text: str) -> str:
+    """The address with an id in its place; "" where no address can name it.
+
+    Ids come from outside: nothing in them may end the path. A lone surrogate becomes "?".
+    """
+    return "" if text in NOT_IN_A_PATH else template.replace(place, quote(text, safe="", errors="replace"))

@@ -212,7 +212,7 @@ digest's template}.
 @dataclass(frozen=True, slots=True)
 class NoticeLine:
     """A notice as a line of a table. attempt: spent so far. detail: why, or how much. folded: how many
-    earlier notices it takes the place of.
+    earlier notices it takes the place of. box_folder_id: the campaign's, None while it has none.
     """
 
     campaign_id: str
@@ -222,6 +222,7 @@ class NoticeLine:
     max_attempts: int
     detail: str
     folded: int = 0
+    box_folder_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

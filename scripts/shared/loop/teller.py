@@ -99,6 +99,7 @@ class Teller:
             host=self._context.host,
             recipients=settings.mail.error_recipients,
             timezone=settings.cadence.timezone,
+            links=settings.links,
             now=now,
         )
 
@@ -114,7 +115,9 @@ class Teller:
             name = "a1_to_a2 messenger"
             with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
-                counts = deliver_due_notices(database, mailer, clock.now(), timezone, settings.commands)
+                counts = deliver_due_notices(
+                    database, mailer, clock.now(), timezone, settings.commands, settings.links
+                )
             # A refused login stays refused until somebody acts: the next run tries again, and says so.
             return counts.failed == 0 or bool(counts.faults)
 

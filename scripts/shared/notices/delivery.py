@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
+from shared.base.links import NO_LINKS, Links
 from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult
 from shared.database import Database
 from shared.notices.digest import digest
@@ -54,6 +55,7 @@ def deliver_due_notices(
     now: datetime,
     timezone: ZoneInfo,
     commands: Commands,
+    links: Links = NO_LINKS,
     *,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> DeliveryCounts:
@@ -61,7 +63,8 @@ def deliver_due_notices(
 
     Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
-    times. commands: those of this installation, for people to paste. is_stopping: asked before each e-mail.
+    times. commands, links: of this installation, for people to paste and to open. is_stopping: asked before
+    each e-mail.
     """
     outbox = Outbox(database)
     if not outbox.is_due(now):
@@ -69,7 +72,7 @@ def deliver_due_notices(
     for notice_id, recipient, why in outbox.give_up_doubtful(now, MOST_DOUBTS):
         logger.error("notice %s to %s is given up: it %s", notice_id, recipient, why)
     with mailer as sender:
-        delivering = _Round(database, outbox, sender, now, timezone, commands)
+        delivering = _Round(database, outbox, sender, now, timezone, commands, links)
         try:
             sender.connect()
         except NotifyError as exc:
@@ -91,6 +94,7 @@ class _Round:
     now: datetime
     timezone: ZoneInfo
     commands: Commands
+    links: Links
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     passed: set[str] = field(default_factory=set)
     """E-mails that are not looked at again in this round."""
@@ -121,7 +125,7 @@ class _Round:
             lines = self.outbox.crowd_lines(*crowd)
             if not lines:  # another process is about to send them
                 return mail_id
-            made = digest(*crowd, list(lines.values()), self.timezone, self.commands, self.now)
+            made = digest(*crowd, list(lines.values()), self.timezone, self.commands, self.links, self.now)
             self.outbox.supersede(lines, made, self.now)
         return made.id
 
@@ -217,6 +221,7 @@ class Delivery:
     clock: Callable[[], datetime]
     timezone: ZoneInfo
     commands: Commands
+    links: Links = NO_LINKS
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     _thread: threading.Thread | None = field(default=None, init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
@@ -252,7 +257,13 @@ class Delivery:
 
     def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:
         later = deliver_due_notices(
-            database, self.mailer(), self.clock(), self.timezone, self.commands, is_stopping=is_stopping
+            database,
+            self.mailer(),
+            self.clock(),
+            self.timezone,
+            self.commands,
+            self.links,
+            is_stopping=is_stopping,
         )
         counts = self.counts
         counts.sent += later.sent

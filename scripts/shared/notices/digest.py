@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
+from shared.base.links import Links
 from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine
 from shared.notices.wording import local_time, one_line, rendered, reset_digest_sql
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 DIGEST_LINES: Final = 200
 """The most lines in a table of many notices; it tells how the rest is listed. No e-mail is megabytes."""
 
+_STATES: Final = {
+    NoticeKind.RETRY: "in_retry",
+    NoticeKind.PERMANENT: "failed",
+    NoticeKind.SUCCESS: "uploaded",
+    NoticeKind.RECOVERED: "uploaded",
+    NoticeKind.ERROR: "erring",
+}
+"""Of which campaigns the page's list tells more."""
+
 
 def digest(
     kind: NoticeKind,
@@ -23,6 +33,7 @@ def digest(
     lines: Sequence[NoticeLine],
     timezone: ZoneInfo,
     commands: Commands,
+    links: Links,
     now: datetime,
 ) -> Notice:
     """Many notices of a kind as one. kind: one of DIGEST_KINDS. lines: each notice, in order of time."""
@@ -40,7 +51,8 @@ def digest(
         "notices": len(lines),
         "limits": str(least) if least == most else f"{least} to {most}",
         "is_one_limit": least == most,
-        "rows": [_row(kind, line, commands) for line in shown],
+        "rows": [_row(kind, line, commands, links) for line in shown],
+        "list_url": links.campaigns(_STATES[kind]),
         "more": len(lines) - len(shown),
         "same_detail": same_detail.rstrip("."),
         "reset_all_command": commands.run("a1_retry.py", "reset", "--digest", digest_id),
@@ -52,9 +64,13 @@ def digest(
     return rendered(kind, "", (recipient,), values, now, digest_id, "notice_digest")
 
 
-def _row(kind: NoticeKind, line: NoticeLine, commands: Commands) -> dict[str, Any]:
+def _row(kind: NoticeKind, line: NoticeLine, commands: Commands, links: Links) -> dict[str, Any]:
     """A notice as a row of the table."""
+    is_in_box = kind in (NoticeKind.SUCCESS, NoticeKind.RECOVERED)
     return {
+        "page_url": links.campaign(line.campaign_id),
+        "dam_url": "" if is_in_box else links.dam_folder(line.campaign_id),
+        "box_url": links.box_folder(line.box_folder_id) if is_in_box or kind is NoticeKind.ERROR else "",
         "number": one_line(line.number, limit=60) or "(none)",
         "name": one_line(line.name, limit=120) or one_line(line.number) or one_line(line.campaign_id),
         "attempt": line.attempt,

@@ -153,7 +153,8 @@ CROWD_LINES = """
 SELECT n.id, n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
        coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
        coalesce(n.max_attempts, %(max)s), coalesce(n.detail, ''),
-       (SELECT count(*) FROM notices e WHERE e.campaign_id = n.campaign_id AND e.folded_into = n.id)
+       (SELECT count(*) FROM notices e WHERE e.campaign_id = n.campaign_id AND e.folded_into = n.id),
+       c.box_folder_id
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
 LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id
 WHERE d.mail_id IS NULL AND d.doubts = 0 AND d.sent_at IS NULL AND d.gave_up_at IS NULL

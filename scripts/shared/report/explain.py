@@ -14,6 +14,7 @@ from itertools import islice
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
+from shared.base.links import NO_LINKS, Links
 from shared.base.values import GONE, Campaign, MasterAssets, RetryStatus, UploadTotals
 from shared.notices.wording import assets_and_size, duration, joined, moment, one_line, rounded_size
 from shared.report.facts import Act, CampaignFacts, Mail
@@ -56,6 +57,7 @@ class Installation:
     status_a1: str
     folder_name: str
     commands: Commands
+    links: Links = NO_LINKS
 
     @property
     def folder(self) -> str:

@@ -25,7 +25,7 @@ from shared.report.state import State
 from shared.rules.outlook import ComingRun
 
 WIDTH = 100
-"""Columns of the text. Only a command may be longer: it must stay one line to be pasted."""
+"""Columns of the text. Only a command or an address may be longer: it must stay one line to be pasted."""
 INDENT = 8
 HEADS = {
     State.NEVER_SEEN: "UNKNOWN",
@@ -39,6 +39,8 @@ HEADS = {
     State.LOCK_DOUBTFUL: "DONE",
 }
 """A word for people before the code; for all others: not tried."""
+PLACES = {"page": "Page", "dam": "DAM", "box": "Box"}
+"""Where a campaign can be opened, by the words of the JSON."""
 
 
 def as_text(explanation: Explanation, by: Installation) -> str:
@@ -60,6 +62,9 @@ def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
     )
     yield from _deeds(explanation)
     yield from _listed("Note", explanation.notes)
+    for place, address in _links(explanation, by).items():
+        if address:
+            yield f"  {PLACES[place]}".ljust(INDENT) + address
     yield from _live(explanation, by)
     asked = "" if explanation.live else " The DAM was not asked; --live asks it now."
     yield f"As of {moment(explanation.now, zone)}.{asked}"
@@ -92,6 +97,16 @@ def _deeds(explanation: Explanation) -> Iterator[str]:
         head = " " * INDENT
         if deed.command:
             yield f"{head}{escape_line(deed.command)}"
+
+
+def _links(explanation: Explanation, by: Installation) -> dict[str, str]:
+    """{place: where the campaign can be opened there, "" where that is not known}."""
+    facts = explanation.facts
+    return {
+        "page": by.links.campaign(facts.campaign_id),
+        "dam": by.links.dam_folder(facts.campaign_id),
+        "box": by.links.box_folder(facts.box_folder_id),
+    }
 
 
 def _attempts(explanation: Explanation, by: Installation) -> Iterator[str]:
@@ -162,6 +177,7 @@ def as_json(explanation: Explanation, by: Installation) -> str:
         "upload": facts.upload and _upload(facts.upload),
         "next_run": run and _run(run),
         "as_of": _iso(explanation.now),
+        "links": {place: address or None for place, address in _links(explanation, by).items()},
         "live": live and {**_seen(live), "outcome": outcome_of(explanation, by)},
     }
     return escape_json(json.dumps(document, ensure_ascii=False))

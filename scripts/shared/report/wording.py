@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands
+from shared.base.links import Links
 from shared.base.values import Campaign
 from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
-from shared.report.figures import DayReport
+from shared.report.figures import DayReport, Section
 from shared.report.week import WeekReport
 
 LONGEST_TEXT = 300
+LINKED_ROWS = 30
+"""Rows that a section shows at most where each has a link: the report still stays below what mail clients cut
+off, and the page has the whole list.
+"""
 
 
-def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: datetime) -> dict[str, Any]:
+def report_values(
+    report: DayReport, zone: ZoneInfo, commands: Commands, links: Links, now: datetime
+) -> dict[str, Any]:
     """What the templates of a report are given: its fields, and what belongs to none of them."""
+    if links.page:
+        report = _shortened(report)
     day, until, words = (
         report.day,
         report.day.until.astimezone(zone),
-        _Words(zone, commands, report.day.since, now),
+        _Words(zone, commands, links, report.day.since, now),
     )
     return {
         **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
@@ -36,14 +45,30 @@ def report_values(report: DayReport, zone: ZoneInfo, commands: Commands, now: da
         "reset_all_command": commands.run("a1_retry.py", "reset", "--all-failed"),
         "unsent_command": commands.run("a1_retry.py", "unsent"),
         "where": commands.where,
+        "lists": _lists(links, are_given_up=bool(report.backlog.given_up or report.backlog.doubtful)),
         "rounded_size": rounded_size,
         "human_size": human_size,
     }
 
 
-def digest_values(report: WeekReport, zone: ZoneInfo, commands: Commands, now: datetime) -> dict[str, Any]:
+def _shortened(report: DayReport) -> DayReport:
+    """The report with LINKED_ROWS at most in each section."""
+    sections = {one.name: getattr(report, one.name) for one in fields(report)}
+    return replace(
+        report,
+        **{
+            name: replace(section, rows=section.rows[:LINKED_ROWS])
+            for name, section in sections.items()
+            if isinstance(section, Section)
+        },
+    )
+
+
+def digest_values(
+    report: WeekReport, zone: ZoneInfo, commands: Commands, links: Links, now: datetime
+) -> dict[str, Any]:
     """What the templates of a weekly digest are given."""
-    words = _Words(zone, commands, now, now)
+    words = _Words(zone, commands, links, now, now)
     return {
         **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
         "date": report.date.isoformat(),
@@ -52,6 +77,16 @@ def digest_values(report: WeekReport, zone: ZoneInfo, commands: Commands, now: d
         "unsent_command": commands.run("a1_retry.py", "unsent"),
         "failed_command": commands.run("a1_retry.py", "failed"),
         "where": commands.where,
+        "lists": _lists(links, are_given_up=not all(one.is_waiting for one in report.untold.rows)),
+    }
+
+
+def _lists(links: Links, *, are_given_up: bool) -> dict[str, str]:
+    """{what it lists: its address on the operator's page}. are_given_up: whether some notices are."""
+    states = ("failed", "snoozed", "erring", "in_retry", "uploaded")
+    return {state: links.campaigns(state) for state in states} | {
+        "notices": links.on_page("/notices?state=given_up" if are_given_up else "/notices"),
+        "runs": links.on_page("/runs"),
     }
 
 
@@ -61,6 +96,7 @@ class _Words:
 
     zone: ZoneInfo
     commands: Commands
+    links: Links
     news_since: datetime
     now: datetime
 
@@ -84,6 +120,7 @@ class _Words:
             "label": one_line(campaign.label, limit=120) or one_line(campaign.id),
             "status": one_line(campaign.status or "", limit=40),
             "reset_command": self.commands.reset(campaign.id),
+            "page_url": self.links.campaign(campaign.id),
         }
 
 

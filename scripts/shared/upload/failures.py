@@ -11,6 +11,7 @@ from shared.base.values import Campaign, Outcome, RetryStatus
 from shared.notices.outbox import Outbox
 from shared.rules.alerts import HEALING_PATIENCE
 from shared.upload.lasting_errors import LastingErrors
+from shared.upload.ledger import Ledger
 from shared.upload.road import Context
 
 logger = logging.getLogger("uploader")
@@ -119,6 +120,7 @@ def _remember(failure: Failure) -> bool:
                 began_at=lasting.began_at,
                 is_reminder=lasting.is_reminder,
                 retry=failure.retry,
+                box_folder_id=Ledger(context.database).box_folder_of(campaign.id),
                 now=context.clock(),
             )
             Outbox(context.database).queue(notice)

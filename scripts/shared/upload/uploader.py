@@ -91,6 +91,7 @@ class Pass:
                 max_attempts=settings.retry.max_retries,
                 folder_name=settings.dam.master_assets_folder,
                 commands=settings.commands,
+                links=settings.links,
                 error_recipients=settings.mail.error_recipients,
                 success_recipients=settings.mail.success_recipients,
             ),

@@ -21,6 +21,7 @@ import pytest
 import a1_retry
 from sessions import end_sessions
 from shared.base.commands import Commands
+from shared.base.links import Links
 from shared.base.values import (
     MOST_DOUBTS,
     Attempt,
@@ -555,6 +556,27 @@ def test_late__is_told_once_for_each_notice(stage: Stage, caplog: pytest.LogCapt
     stage.deliver(NOW + 100 * MINUTE)
     assert Outbox(stage.database).is_due(NOW + 100 * MINUTE) is None
     assert not Outbox(stage.database).is_late(NOW + 2 * MINUTE)
+
+
+# --- the links that the tables show -------------------------------------------------------------------------
+
+
+def test_links__of_a_table_are_to_page_and_box(stage: Stage) -> None:
+    first, second = f"{1:040x}", f"{2:040x}"
+    stage.database.increment_a1_retry(first, "C-1", "n", EMPTY)
+    stage.database.execute("UPDATE campaign_status SET box_folder_id = '3123'")
+    stage.queue(NoticeKind.SUCCESS, CROWD + 1)
+    links = Links(box="https://app.box.com/folder/{folder_id}", page="https://page.example.com")
+    deliver_due_notices(stage.database, stage.mailer(), NOW, ROME, COMMANDS, links)
+    text, html = parts(stage.sink.messages[0])
+    found = [line.strip() for line in text.splitlines() if "https://" in line]
+    assert found[:3] == [
+        f"https://page.example.com/campaigns/{first}",
+        "https://app.box.com/folder/3123",
+        f"https://page.example.com/campaigns/{second}",
+    ]
+    assert len(found) == CROWD + 3, "a page for each, one folder, one list"
+    assert all(f'href="{address}"' in html for address in found)
 
 
 # --- the commands that the tables show ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from hostile import ATTACKS
 from shared.base.commands import Commands
+from shared.base.links import Links
 from shared.base.values import Asset, Campaign, DamFolder, MasterAssets, RetryStatus
 from shared.report.explain import Coming, Installation, Live, explain, state_of
 from shared.report.explain_text import WIDTH, as_json, as_text
@@ -443,6 +444,23 @@ def test_json__has_the_same_code_and_the_same_sentences(state: State) -> None:
     assert document["as_of"] == "2026-11-30T09:16:40+00:00"
 
 
+def test_links__are_named_where_they_are_set() -> None:
+    links = Links(
+        dam="https://dam.example.com/#/{campaign_id}",
+        box="https://app.box.com/folder/{folder_id}",
+        page="https://page.example.com",
+    )
+    told, by = explain(facts(in_a1(1, "30 10:00")), BY, NOW), replace(BY, links=links)
+    page, dam = f"https://page.example.com/campaigns/{ID}", f"https://dam.example.com/#/{ID}"
+    lines = as_text(told, by).splitlines()
+    assert [line for line in lines if "https://" in line] == [f"  Page  {page}", f"  DAM   {dam}"]
+    assert json.loads(as_json(told, by))["links"] == {"page": page, "dam": dam, "box": None}
+    in_box = replace(told, facts=replace(told.facts, box_folder_id="3123"))
+    assert "  Box   https://app.box.com/folder/3123" in as_text(in_box, by).splitlines()
+    assert json.loads(as_json(in_box, BY))["links"] == {"page": None, "dam": None, "box": None}
+    assert "https://" not in as_text(in_box, BY)
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("state", CASES)
 def test_hostile__texts_stay_on_their_lines(state: State, attack: str) -> None:
@@ -463,16 +481,19 @@ def test_hostile__texts_stay_on_their_lines(state: State, attack: str) -> None:
     )  # fmt: skip
     explanation = explain(hostile, BY, NOW)
     assert explanation.state is state
-    text = as_text(explanation, BY)
+    by = replace(
+        BY, links=Links(page="https://page.example.com", dam="https://dam.example.com/{campaign_id}")
+    )
+    text = as_text(explanation, by)
     assert not set(text) & set("\0\x1b\r\u2028\u2029\x85\u202e")
     commands = {deed.command for deed in explanation.do if deed.command}
     lines = text.splitlines()
-    assert all(len(line) <= WIDTH or line.strip() in commands for line in lines)
+    assert all(len(line) <= WIDTH or line.strip() in commands or "https://" in line for line in lines)
     ours = [line for line in lines if not line.startswith(" ")]
     assert len(ours) == 3
     assert f": {state}" in ours[1]
     assert ours[2].startswith("As of ")
-    document = as_json(explanation, BY)
+    document = as_json(explanation, by)
     assert not set(document) & set("\0\x1b\r\n\u2028\u2029\x85\u202e")
     if row is not None:
         assert json.loads(document)["campaign_name"] == attack

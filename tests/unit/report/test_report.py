@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.base.commands import Commands
+from shared.base.links import NO_LINKS, NOT_IN_A_PATH, Links
 from shared.base.values import Campaign, Notice, NoticeKind
 from shared.notifier import Composer, build_message
 from shared.report.day import ReportDay, local_day, report_day
@@ -36,6 +38,7 @@ from shared.report.week import (
     WeekReport,
     shares,
 )
+from shared.report.wording import LINKED_ROWS
 from shared.rules.alerts import TaskAlert
 
 ROME = ZoneInfo("Europe/Rome")
@@ -88,8 +91,11 @@ COMPOSER = Composer(
 )
 
 
-def compose(report: DayReport) -> Notice:
-    return COMPOSER.daily_report(report, notice_id="the-id", now=NOW)
+LINKS = Links(page="https://page.example.com")
+
+
+def compose(report: DayReport, links: Links = NO_LINKS) -> Notice:
+    return replace(COMPOSER, links=links).daily_report(report, notice_id="the-id", now=NOW)
 
 
 class Page(HTMLParser):
@@ -262,7 +268,9 @@ def test_long_sections__are_cut_and_say_so() -> None:
     for part in parts(report):
         for more in (1194, 59, 111, 20, 30, 40):
             assert f"and {more} more" in part
-    assert len(compose(report).html.encode()) < 100_000, "Gmail cuts at 102 kB"
+    for links in (NO_LINKS, LINKS):
+        assert len(compose(report, links).html.encode()) < 100_000, "Gmail cuts at 102 kB"
+    assert f"and {70 - LINKED_ROWS} more" in compose(report, LINKS).text
 
 
 def test_past__says_what_is_told_as_of_now() -> None:
@@ -370,7 +378,8 @@ hostile_text = st.text(
 def test_hostile__cannot_break_lines_or_html(name: str, text: str, campaign_id: str) -> None:
     text = f"x{text}"  # an empty one is left out
     report = busy(Campaign(campaign_id, "C-1", name, text), text, task=text)
-    notice, calm = compose(report), compose(busy())
+    links = NO_LINKS if campaign_id in NOT_IN_A_PATH else LINKS
+    notice, calm = compose(report, links), compose(busy(), links)
     assert len(notice.text.splitlines()) == len(calm.text.splitlines())
     page, calm_page = Page(notice.html), Page(calm.html)
     assert page.tags == calm_page.tags
@@ -393,8 +402,8 @@ def week(campaign: Campaign = CAMPAIGN, text: str = EMPTY) -> WeekReport:
     )
 
 
-def digest_of(report: WeekReport) -> Notice:
-    return COMPOSER.weekly_digest(report, notice_id="the-id", now=NOW)
+def digest_of(report: WeekReport, links: Links = NO_LINKS) -> Notice:
+    return replace(COMPOSER, links=links).weekly_digest(report, notice_id="the-id", now=NOW)
 
 
 @settings(max_examples=30, deadline=None)
@@ -402,13 +411,58 @@ def digest_of(report: WeekReport) -> Notice:
 @example("x\r\n- forged line", "</p><script>alert(1)</script>", "a\r\nX-Evil: 1")
 @example('" onmouseover="x', "{{ name }} {% if %}", "'; DROP TABLE campaign_status; --")
 def test_hostile__cannot_break_a_digest(name: str, text: str, campaign_id: str) -> None:
-    notice, calm = digest_of(week(Campaign(campaign_id, "C-1", name, "A1"), f"x{text}")), digest_of(week())
+    links = NO_LINKS if campaign_id in NOT_IN_A_PATH else LINKS
+    hostile = week(Campaign(campaign_id, "C-1", name, "A1"), f"x{text}")
+    notice, calm = digest_of(hostile, links), digest_of(week(), links)
     assert len(notice.text.splitlines()) == len(calm.text.splitlines())
     page, calm_page = Page(notice.html), Page(calm.html)
     assert page.tags == calm_page.tags
     assert page.attributes == calm_page.attributes
     assert notice.subject == calm.subject == "🗓️ Stuck Campaigns - 3 (2026-11-23)"
     build_message(notice, "a1@example.com").as_bytes()
+
+
+def addresses(notice: Notice) -> tuple[list[str], list[str]]:
+    """Of the links in the HTML, and of the lines of the text that are one; less the page's own."""
+    found = re.findall(r'<a href="([^"]*)"', notice.html)
+    lines = [line.strip() for line in notice.text.splitlines() if "https://" in line]
+    ours = f"{LINKS.page}/"
+    assert all(one.startswith(ours) for one in [*found, *lines])
+    return [one.removeprefix(ours) for one in found], [one.removeprefix(ours) for one in lines]
+
+
+def test_links__rows_and_lists_of_a_day() -> None:
+    html, text = addresses(compose(busy(), LINKS))
+    row = f"campaigns/{HEX_ID}"
+    assert text == [
+        *(row, "campaigns?state=failed"),
+        *(row, "campaigns?state=erring"),
+        row,
+        "notices?state=given_up",
+        *(row, "campaigns?state=in_retry"),
+        *(row, "campaigns?state=uploaded"),
+        *(row, "runs"),
+    ]
+    assert html == [*text[:2], "runs", *text[2:]], "the task that fails links to the runs, too"
+    waiting = replace(busy(), backlog=Backlog(waiting=2, oldest_at=NOW))
+    assert all("notices" in found for found in addresses(compose(waiting, LINKS)))
+    assert addresses(compose(quiet(), LINKS)) == ([], [])
+
+
+def test_links__rows_and_lists_of_a_week() -> None:
+    html, text = addresses(digest_of(week(), LINKS))
+    row = f"campaigns/{HEX_ID}"
+    lists = ["campaigns?state=failed", "campaigns?state=erring", "campaigns?state=snoozed"]
+    assert html == text == [*(one for each in lists for one in (row, each)), "notices"]
+    given_up = replace(week(), untold=Section((UntoldNotice("s", NOW, False, "e"),), 1))
+    assert addresses(digest_of(given_up, LINKS))[1][-1] == "notices?state=given_up"
+
+
+def test_links__without_the_page_there_are_none() -> None:
+    for notice in (compose(busy()), digest_of(week())):
+        assert addresses(notice) == ([], [])
+        assert "page" not in notice.text
+        assert "operator" not in notice.html
 
 
 @settings(max_examples=200, deadline=None)
