@@ -33,23 +33,31 @@ SECTIONS = tuple(_ORDERS)
 """What needs somebody, by the states of filters."""
 
 
+_COLUMNS = (
+    *("campaign_id", "campaign_number", "campaign_name", "status", "a1_retry_count", "a1_permanently_failed"),
+    *("a1_last_retry_at", "a1_failure_reason", "a1_max_retries", "a1_cycle", "a1_auto_resets"),
+    *("a1_snoozed_until", "error_kind", "error", "error_since"),
+)
+_SNOOZE_COLUMNS = ("snoozed_at", "snoozed_by", "snooze_reason")
+
+
 def _section(state: str) -> str:
-    order = f"{_ORDERS[state]}, s.campaign_id"
+    order, columns = f"{_ORDERS[state]}, s.campaign_id", ", ".join(f"s.{name}" for name in _COLUMNS)
     return (
         f"(SELECT '{state}' AS section, count(*) OVER () AS total,"  # noqa: S608  # nosec B608 - our own text
-        f" row_number() OVER (ORDER BY {order}) AS place, s.*"
+        f" row_number() OVER (ORDER BY {order}) AS place, {columns}"
         f" FROM campaigns s WHERE {Filter(state).sql()} ORDER BY {order} LIMIT %(shown)s)"
     )
 
 
 _STUCK = f"""
 {WITH_CAMPAIGNS}
-SELECT s.*, z.at AS snoozed_at, z.actor AS snoozed_by, z.reason AS snooze_reason
+SELECT s.section, s.total, {", ".join(f"s.{name}" for name in _COLUMNS)}, z.at, z.actor, z.reason
 FROM ({" UNION ALL ".join(map(_section, SECTIONS))}) s
 LEFT JOIN LATERAL (SELECT at, actor, reason FROM campaign_events
                    WHERE s.a1_snoozed_until > %(now)s AND campaign_id = s.campaign_id AND kind = 'snooze'
                    ORDER BY id DESC LIMIT 1) z ON TRUE
-ORDER BY section, place
+ORDER BY s.section, s.place
 """  # noqa: S608  # nosec B608 - our own text
 
 
@@ -169,12 +177,12 @@ class Overview:
 
     def stuck(self) -> dict[str, Section]:
         """What needs somebody, by state, each with its oldest campaigns."""
-        columns, rows = self._database.table(_STUCK, {**self._values, "shown": SHOWN})
-        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        rows = self._database.rows(_STUCK, {**self._values, "shown": SHOWN})
         sections = {}
         for state in SECTIONS:
-            of_state = tuple(row for row in found if row["section"] == state)
-            sections[state] = Section(of_state, of_state[0]["total"] if of_state else 0)
+            of_state = [row for row in rows if row[0] == state]
+            named = (dict(zip((*_COLUMNS, *_SNOOZE_COLUMNS), row[2:], strict=True)) for row in of_state)
+            sections[state] = Section(tuple(named), of_state[0][1] if of_state else 0)
         return sections
 
     def tasks(self, schedules: Mapping[str, Schedule], zone: ZoneInfo, window: OffHours) -> list[TaskLine]:
