@@ -144,7 +144,7 @@ _COUNTERS = f"""
 SELECT {", ".join(f"(SELECT count(*) FROM campaigns s WHERE {Filter(state).sql()})" for state in SECTIONS)},
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
-       r.planned_at, r.started_at, r.finished_at, r.exit_code
+       clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code
 FROM (VALUES (1)) one (row)
 LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AND started_at <= %(now)s
                    ORDER BY started_at DESC LIMIT 1) r ON TRUE
@@ -154,12 +154,13 @@ LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AN
 @dataclass(frozen=True, slots=True)
 class Counters:
     """What each page tells in its head. stuck: {state of SECTIONS: how many}. overdue_since: of the loop.
-    has_run: whether the loop has a run on record.
+    has_run: whether the loop has a run on record. drawn_at: when this was so, by the database's clock.
     """
 
     stuck: Mapping[str, int]
     waiting: int
     given_up: int
+    drawn_at: datetime
     overdue_since: datetime | None
     has_run: bool
 
@@ -215,9 +216,10 @@ class Overview:
     def counters(self, zone: ZoneInfo, window: OffHours) -> Counters:
         """The same in numbers alone."""
         row: Sequence[Any] = self._database.row(_COUNTERS, {**self._values, "task": UPLOADER})
-        last = None if row[6] is None else LastRun(*row[6:])
+        last = None if row[7] is None else LastRun(*row[7:])
         overdue = None if last is None else coming_run(last, self._now, zone, window).overdue_since
-        return Counters(dict(zip(SECTIONS, row[:4], strict=True)), row[4], row[5], overdue, last is not None)
+        stuck = dict(zip(SECTIONS, row[:4], strict=True))
+        return Counters(stuck, *row[4:7], overdue_since=overdue, has_run=last is not None)
 
 
 def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours) -> TaskLine:

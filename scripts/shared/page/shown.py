@@ -13,6 +13,7 @@ from flask import url_for
 
 from shared.base.values import UploadTotals
 from shared.notices.wording import assets_and_size, duration, human_size, moment, one_line, rounded_size
+from shared.page.filters import STATES, Filter
 from shared.report.events import NOTICES
 from shared.report.explain_text import HEADS
 from shared.report.state import State
@@ -111,3 +112,39 @@ class Shown:
     def request_id(self) -> str:
         """A new id for a form: the same form sent twice is done once."""
         return str(uuid4())
+
+    # Acts
+
+    def did(self, act: str, value: str) -> str:
+        """What an act of the page does to a campaign: `Snoozed until …`. value: as the act keeps it."""
+        if act == "snooze":
+            return f"Snoozed until {self._instant(value)}"
+        if act == "limit":
+            return f"Limit {value}" if value not in ("", "0") else "Limit back to that of all campaigns"
+        return {"reset": "Reset", "wake": "Snooze ended", "resend": "To be sent again"}.get(act, act)
+
+    def targets(self, targets: Mapping[str, str]) -> str:
+        """On what an act was done, in words. targets: as the act keeps it."""
+        if "chosen" in targets:
+            return self.count(int(targets["chosen"]), "chosen campaign")
+        if "notices" in targets:
+            return "all messages that were given up"
+        if "notice" in targets:
+            return "a message" + (f" to {self.line(targets['recipient'])}" if "recipient" in targets else "")
+        return f"all that matched: {in_plain_words(Filter.read(targets))}"
+
+    def _instant(self, text: str) -> str:
+        try:
+            return self.when(datetime.fromisoformat(text))
+        except ValueError:
+            return self.line(text)
+
+
+def in_plain_words(chosen: Filter) -> str:
+    """The filter as a part of a sentence: `permanently failed, with "Easter" in number or name`."""
+    parts = [STATES[chosen.state] if chosen.state else ""]
+    if chosen.q:
+        parts.append(f'with "{one_line(chosen.q)}" as id, or in number or name')
+    if chosen.older is not None:
+        parts.append(f"unchanged for more than {chosen.older} day{'' if chosen.older == 1 else 's'}")
+    return ", ".join(filter(None, parts)) or "all campaigns"
