@@ -77,6 +77,8 @@ _IMPOSSIBLE: Mapping[Act, str] = MappingProxyType(
     }
 )
 
+_HAS_LIMIT = "c.a1_max_retries IS NOT DISTINCT FROM nullif(%(value)s::integer, 0)"
+
 _OF_FILTER = """
 {campaigns}
 SELECT s.campaign_id FROM campaigns s WHERE {condition}
@@ -101,17 +103,20 @@ _HOLD = """
 WITH asked AS (
     SELECT DISTINCT campaign_id FROM unnest(%(ids)s::text[]) AS campaign_id
 ), held AS (
-    SELECT c.*, {possible} AS is_possible,
+    SELECT c.campaign_id, c.a1_retry_count, c.a1_last_retry_at, c.a1_permanently_failed, c.a1_failure_reason,
+           c.a1_max_retries, c.a1_snoozed_until, c.a1_cycle, c.a1_auto_resets,
+           {possible} AS is_possible, {moot} AS is_moot,
            (c.updated_at > %(drawn_at)s AND c.updated_at <= clock_timestamp()
             OR c.a1_last_retry_at > %(drawn_at)s AND c.a1_last_retry_at <= clock_timestamp()) IS TRUE
                AS has_changed
     FROM campaign_status c WHERE c.campaign_id = ANY (%(ids)s::text[])
     FOR UPDATE SKIP LOCKED
 ), judged AS MATERIALIZED (
-    SELECT asked.campaign_id AS id,
-           CASE WHEN held.is_possible AND NOT held.has_changed THEN NULL
-                WHEN held.has_changed AND held.is_possible THEN %(changed)s
-                WHEN held.campaign_id IS NOT NULL THEN %(impossible)s
+    SELECT asked.campaign_id AS asked_id,
+           CASE WHEN held.campaign_id IS NOT NULL
+                    THEN CASE WHEN NOT held.is_possible THEN %(impossible)s
+                              WHEN held.has_changed THEN %(changed)s
+                              WHEN held.is_moot THEN %(untouched)s END
                 WHEN EXISTS (SELECT FROM campaign_status c WHERE c.campaign_id = asked.campaign_id)
                     THEN %(locked)s
                 WHEN EXISTS (SELECT FROM campaign_errors e WHERE e.campaign_id = asked.campaign_id)
@@ -122,11 +127,11 @@ WITH asked AS (
 ), kept AS (
     INSERT INTO page_act_campaigns (act_id, campaign_id, a1_retry_count, a1_last_retry_at,
         a1_permanently_failed, a1_failure_reason, a1_max_retries, a1_snoozed_until, a1_cycle, a1_auto_resets)
-    SELECT %(id)s, id, a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reason,
+    SELECT %(id)s, asked_id, a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reason,
            a1_max_retries, a1_snoozed_until, a1_cycle, a1_auto_resets
     FROM judged WHERE why_not IS NULL
 )
-SELECT id, why_not FROM judged ORDER BY id
+SELECT asked_id, why_not FROM judged ORDER BY asked_id
 """
 
 # Give back what nobody and no run has touched since. A campaign that was reset is left alone also when a run
@@ -408,9 +413,10 @@ class Acts:
         values = {
             **request.values, "ids": list(ids), "now": self.now, "status_a1": self.status_a1, "gone": GONE,
             "changed": CHANGED, "impossible": _IMPOSSIBLE[request.act], "locked": LOCKED, "unread": UNREAD,
-            "unknown": UNKNOWN,
+            "unknown": UNKNOWN, "untouched": UNTOUCHED,
         }  # fmt: skip
-        rows = self.database.rows(_HOLD.format(possible=POSSIBLE[request.act]), values)
+        moot = _HAS_LIMIT if request.act is Act.LIMIT else "FALSE"
+        rows = self.database.rows(_HOLD.format(possible=POSSIBLE[request.act], moot=moot), values)
         return [(campaign_id, why) for campaign_id, why in rows]
 
     def _run(self, request: _Request, ids: Sequence[str]) -> int:
