@@ -12,17 +12,18 @@ from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from shared.base.values import GONE
+from shared.notices.wording import reset_sql
 from shared.page.access import acting
 from shared.page.acts import Act, Asked, RefusedError
 from shared.page.app_context import database, here, person
 from shared.page.campaigns import Campaigns, Row
-from shared.page.drawing import Desk, acts, blueprint, cadence, desk, draw, identifier, nothing_here, way_back
+from shared.page.drawing import Desk, acts, blueprint, cadence, desk, draw, nothing_here, way_back
 from shared.page.faults import WORDS, PageError
 from shared.page.filters import STATES, Filter
 from shared.page.records import HISTORY_SHOWN, files, history, mails, page_number
-from shared.page.shown import in_plain_words
+from shared.page.shown import identifier, in_plain_words
 from shared.report.events import events_of, in_words
-from shared.report.explain import Installation, explain
+from shared.report.explain import Installation, explain, found_of, mail_said
 from shared.report.facts import facts_of
 from shared.report.find import find
 from shared.report.state import State
@@ -104,6 +105,9 @@ def _campaign(campaign_id: str) -> ResponseReturnValue:
         dam_folder=settings.links.dam_folder(campaign_id),
         box_folder=settings.links.box_folder(facts.box_folder_id),
         latest_snooze=by.now + LONGEST_SNOOZE - timedelta(minutes=1),
+        found_of=found_of,
+        mail_said=mail_said,
+        reset_sql=reset_sql,
         is_failed=told.state is State.PERMANENTLY_FAILED,
     )
 
@@ -259,7 +263,9 @@ def _one_of_acts(text: str) -> Act:
 
 def _refused(exc: RefusedError) -> PageError:
     sentence = str(exc)
-    return PageError(409, "Nothing was changed", f"{sentence[:1].upper()}{sentence[1:]}.", "Go back and reload the page.")
+    return PageError(
+        409, "Nothing was changed", f"{sentence[:1].upper()}{sentence[1:]}.", "Go back and reload the page."
+    )
 
 
 def _filter(fields: Mapping[str, str]) -> Filter:
@@ -269,7 +275,10 @@ def _filter(fields: Mapping[str, str]) -> Filter:
     except ValueError as exc:
         sentence = str(exc)
         raise PageError(
-            400, "This filter cannot be read", f"{sentence[:1].upper()}{sentence[1:]}.", "Choose a filter on the list."
+            400,
+            "This filter cannot be read",
+            f"{sentence[:1].upper()}{sentence[1:]}.",
+            "Choose a filter on the list.",
         ) from exc
 
 

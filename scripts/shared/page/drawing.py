@@ -6,8 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, urlencode, urlsplit
-from uuid import UUID
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from flask import Blueprint, render_template, request
 
@@ -16,7 +15,7 @@ from shared.page.acts import Acts, Outcome
 from shared.page.app_context import database, here
 from shared.page.faults import PageError
 from shared.page.overview import Counters, Overview
-from shared.page.shown import Shown
+from shared.page.shown import Shown, identifier
 from shared.report.states import Rules
 from shared.settings import CadenceSettings
 
@@ -62,6 +61,8 @@ def draw(template: str, by: Desk, **values: object) -> str:
     return render_template(
         template,
         show=by.show,
+        page_link=_page_link,
+        drawn=by.counters.drawn_at,
         drawn_at=by.counters.drawn_at.astimezone(UTC).isoformat(),
         zone_name=str(cadence().timezone),
         counters=counters,
@@ -70,6 +71,12 @@ def draw(template: str, by: Desk, **values: object) -> str:
         here_now=way_back(request.full_path),
         **values,
     )
+
+
+def _page_link(number: int) -> str:
+    """The address of another page of the list that is asked for, with its filter."""
+    query = [pair for pair in request.args.items(multi=True) if pair[0] not in ("page", "done")]
+    return f"{quote(request.path)}?{urlencode([*query, ('page', str(number))], errors='replace')}"
 
 
 def counters_html(by: Desk) -> str:
@@ -85,11 +92,6 @@ def _banner() -> Outcome | None:
     """What the act did after which the browser was sent here; None when it came otherwise."""
     act_id = identifier(request.args.get("done", ""))
     return acts(here().now()).outcome(str(act_id)) if act_id else None
-
-
-def identifier(text: str) -> UUID | None:
-    """A UUID as the page writes it; None for everything else."""
-    return UUID(text) if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) else None
 
 
 def way_back(address: str, done: str = "") -> str:

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 from flask import url_for
 
-from shared.base.values import UploadTotals
+from shared.base.values import GONE, UploadTotals
 from shared.notices.wording import assets_and_size, duration, human_size, moment, one_line, rounded_size
 from shared.page.filters import STATES, Filter
-from shared.report.events import NOTICES
+from shared.report.events import NOTICES, Event, in_words
 from shared.report.explain_text import HEADS
 from shared.report.state import State
 
@@ -68,6 +68,18 @@ class Shown:
     def age(self, at: datetime) -> str:
         """`3 d 4 h`: how long ago."""
         return duration(self.now - at)
+
+    def span(self, began: datetime, ended: datetime) -> str:
+        """`12 min 3 s`: how long something took."""
+        return duration(ended - began)
+
+    def is_id(self, text: object) -> bool:
+        """Whether a message can have this id."""
+        return isinstance(text, str) and identifier(text) is not None
+
+    def event(self, event: Event) -> str:
+        """An event in the words of a campaign's history."""
+        return one_line(in_words(event, self.zone, GONE), TEXT_LIMIT)
 
     def line(self, text: object, limit: int = TEXT_LIMIT) -> str:
         """Text from outside on one line."""
@@ -138,6 +150,11 @@ class Shown:
             return self.when(datetime.fromisoformat(text))
         except ValueError:
             return self.line(text)
+
+
+def identifier(text: str) -> UUID | None:
+    """A UUID as the page writes it; None for everything else."""
+    return UUID(text) if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) else None
 
 
 def in_plain_words(chosen: Filter) -> str:

@@ -13,7 +13,7 @@ from shared.page.audit import AuditRecords
 from shared.page.drawing import blueprint, cadence, counters_html, desk, draw, etag, nothing_here
 from shared.page.overview import first_of_days
 from shared.page.pictures import DAYS_SHOWN, monday_of, strip, week_of
-from shared.page.records import NOTICE_STATES, NoticeRecords, page_number
+from shared.page.records import NOTICE_STATES, SEARCHED, NoticeRecords, page_number
 from shared.page.records import runs as runs_of
 
 __all__ = ["blueprint", "campaign_views"]
@@ -85,7 +85,16 @@ def notices() -> str:
     records = NoticeRecords(database())
     q = q.replace("\0", "\ufffd")[:MOST_LETTERS]
     listed = records.page(state, q, page_number(request.args.get("page", "")))
-    return draw("notices.html.j2", by, listed=listed, state=state, q=q, states=NOTICE_STATES)
+    return draw(
+        "notices.html.j2",
+        by,
+        listed=listed,
+        state=state,
+        q=q,
+        states=NOTICE_STATES,
+        counts=records.counts(),
+        searched=SEARCHED,
+    )
 
 
 @blueprint.get("/notices/<uuid:notice_id>")
