@@ -66,11 +66,9 @@ CREATE INDEX IF NOT EXISTS page_acts_at_idx ON page_acts (at);
 CREATE INDEX IF NOT EXISTS page_act_campaigns_at_idx ON page_act_campaigns (at);
 CREATE INDEX IF NOT EXISTS page_sessions_expires_idx ON page_sessions (expires_at);
 
--- The page's list, the latest change first; and the campaigns that need somebody, among a long history.
+-- The page's list, the latest change first.
 CREATE INDEX IF NOT EXISTS campaign_status_updated_idx
     ON campaign_status (updated_at DESC NULLS LAST, campaign_id);
-CREATE INDEX IF NOT EXISTS campaign_status_failed_idx ON campaign_status (campaign_id) WHERE a1_permanently_failed;
-CREATE INDEX IF NOT EXISTS campaign_status_counted_idx ON campaign_status (campaign_id) WHERE a1_retry_count > 0;
 
 -- As in 023; detail names the act of the page.
 CREATE OR REPLACE FUNCTION add_campaign_event(

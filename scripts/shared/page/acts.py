@@ -97,8 +97,8 @@ _END = "UPDATE page_acts SET done = %(done)s, skipped = %(skipped)s::jsonb WHERE
 
 _NAME_ACT = "SELECT set_config('a1_to_a2.act', %(id)s, TRUE)"
 
-# Hold what can be changed, keep how it stands, and say of all else why not. A time that lies in the future was
-# written by a clock that ran ahead: it is no change.
+# Hold what can be changed, keep how it stands, and say of all else why not. A time in the future was written
+# by a clock that ran ahead: it is no change.
 _HOLD = """
 WITH asked AS (
     SELECT DISTINCT campaign_id FROM unnest(%(ids)s::text[]) AS campaign_id
@@ -143,14 +143,15 @@ WITH kept AS (
     FROM page_act_campaigns k JOIN page_acts a ON a.id = k.act_id WHERE k.act_id = %(id)s
 ), held AS (
     SELECT c.campaign_id, c.updated_at, coalesce(c.a1_retry_count, 0) AS a1_retry_count,
-           coalesce(c.a1_permanently_failed, FALSE) AS a1_permanently_failed, coalesce(c.a1_cycle, 1) AS a1_cycle
+           coalesce(c.a1_permanently_failed, FALSE) AS a1_permanently_failed,
+           coalesce(c.a1_cycle, 1) AS a1_cycle
     FROM campaign_status c WHERE c.campaign_id IN (SELECT campaign_id FROM kept)
     FOR UPDATE SKIP LOCKED
 ), judged AS MATERIALIZED (
     SELECT kept.*,
            CASE WHEN held.campaign_id IS NULL
-                    THEN CASE WHEN EXISTS (SELECT FROM campaign_status c WHERE c.campaign_id = kept.campaign_id)
-                              THEN %(locked)s ELSE %(unknown)s END
+                    THEN CASE WHEN EXISTS (SELECT FROM campaign_status c
+                                           WHERE c.campaign_id = kept.campaign_id) THEN %(locked)s ELSE %(unknown)s END
                 WHEN held.updated_at IS DISTINCT FROM kept.acted_at
                      OR kept.is_reset AND (held.a1_retry_count > 0 OR held.a1_permanently_failed
                                            OR held.a1_cycle <> coalesce(kept.a1_cycle, 1) + 1)
@@ -202,7 +203,8 @@ WITH asked AS MATERIALIZED (
 ), judged AS MATERIALIZED (
     SELECT asked.*, CASE WHEN h.notice_id IS NULL THEN %(locked)s
                          WHEN h.sent_at IS NOT NULL THEN 'already delivered'
-                         WHEN h.gave_up_at > %(drawn_at)s AND h.gave_up_at <= clock_timestamp() THEN %(changed)s
+                         WHEN h.gave_up_at > %(drawn_at)s AND h.gave_up_at <= clock_timestamp()
+                             THEN %(changed)s
                          WHEN h.gave_up_at IS NULL AND h.tries = 0 AND h.next_try_at <= now()
                              THEN 'not tried yet: the next run sends it' END AS why_not
     FROM asked LEFT JOIN held h ON h.notice_id = asked.notice_id AND h.recipient = asked.recipient
@@ -227,8 +229,8 @@ _NOTICE = "SELECT folded_into IS NOT NULL FROM notices WHERE id = %(notice)s"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. request_id: made when the page was drawn. drawn_at: when that was, by the database's clock.
-    peer: the address that it came from.
+    """One request. request_id: made when the page was drawn. drawn_at: when that was, by the database's
+    clock. peer: the address that it came from.
     """
 
     request_id: UUID
@@ -312,9 +314,7 @@ class Acts:
         request = _Request(act, _clean(asked), chosen, value, _digest([act, value, what]))
         return self._once(request, lambda: self._change(request, targets))
 
-    def resend(
-        self, notice_id: UUID | None, asked: Asked, *, recipient: str | None = None
-    ) -> Outcome:
+    def resend(self, notice_id: UUID | None, asked: Asked, *, recipient: str | None = None) -> Outcome:
         """Send a notice once more to those who have not got it: to all, or to one recipient. notice_id None:
         every delivery that was given up. Raises RefusedError.
         """
@@ -333,8 +333,8 @@ class Acts:
         return _outcome(rows[0]) if rows else None
 
     def undo(self, act_id: str, asked: Asked) -> Outcome:
-        """Give back what an act changed, as far as nobody and no run has touched it since. Once: a second time
-        does nothing. Raises RefusedError.
+        """Give back what an act changed, as far as nobody and no run has touched it since. Once: a second
+        time does nothing. Raises RefusedError.
         """
         asked = _clean(asked)
         with self.database.transaction():
@@ -429,9 +429,7 @@ class Acts:
         _, rows = self.database.run_query(request.act.value, {"ids": list(ids), **who, **what})
         return len(rows)
 
-    def _send(
-        self, request: _Request, notice_id: UUID | None, recipient: str | None
-    ) -> Counter[str | None]:
+    def _send(self, request: _Request, notice_id: UUID | None, recipient: str | None) -> Counter[str | None]:
         asked, name = request.asked, None if notice_id is None else str(notice_id)
         self.database.rows(_NAME_ACT, request.values)
         self.database.act_as(asked.person, SOURCE, asked.reason)

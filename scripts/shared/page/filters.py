@@ -1,7 +1,7 @@
 """Which campaigns a page shows and an act concerns: the filter, in the address and in SQL.
 
-What a state means is said by `report.states.Rules`; the conditions here say the same in SQL, so that PostgreSQL
-filters and counts (a test compares both).
+What a state means is said by `report.states.Rules`; the conditions here say the same in SQL, so that
+PostgreSQL filters and counts (a test compares both).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ STATES: Mapping[str, str] = MappingProxyType(
 )
 """{state of a filter: what people call it}, in the order in which they are offered."""
 
-# Every campaign that we know, with its failure: of several, the kind that was seen last. first_error_at: since
-# when it fails, in any way. One that no run could read yet has failures only, and no a1_cycle.
+# Every campaign that we know, with its failure: of several, the kind that was seen last. first_error_at:
+# since when it fails, in any way. One that no run could read yet has failures only, and no a1_cycle.
 CAMPAIGNS = """
 SELECT c.campaign_id, c.campaign_number, c.campaign_name, c.status, c.a1_retry_count, c.a1_permanently_failed,
        c.a1_last_retry_at, c.a1_failure_reason, c.a1_max_retries, c.a1_cycle, c.a1_auto_resets,
@@ -93,8 +93,8 @@ _IS_OLDER = (
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """state: of STATES. q: an id, or a part of a number or name; "": any. older: only campaigns that have been
-    so for more than so many days; None: all.
+    """state: of STATES. q: an id, or a part of a number or name; "": any. older: only campaigns that have
+    been so for more than so many days; None: all.
     """
 
     state: str = ""
@@ -116,9 +116,7 @@ class Filter:
         """What of it is set, for an address: `read` reads it."""
         older = "" if self.older is None else str(self.older)
         return {
-            name: value
-            for name, value in (("state", self.state), ("q", self.q), ("older", older))
-            if value
+            name: value for name, value in (("state", self.state), ("q", self.q), ("older", older)) if value
         }
 
     def sql(self) -> str:
