@@ -166,7 +166,11 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
     ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE'),
-    ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE')
+    ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE'),
+    -- what the operator's page writes, as another role; a run removes the old rows
+    ('page_acts', '024_create_page_acts', 'SELECT, DELETE'),
+    ('page_act_campaigns', '024_create_page_acts', 'SELECT, DELETE'),
+    ('page_sessions', '024_create_page_acts', 'SELECT, DELETE')
 ),
 
 -- Every column, as the migrations make it.
@@ -291,7 +295,40 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_events', 'source', 'text', 63, 'value', ''),
     ('campaign_events', 'db_user', 'text', 63, 'default', ''),
     ('campaign_events', 'reason', 'text', NULL, 'value', ''),
-    ('campaign_events', 'detail', 'jsonb', NULL, 'value', '')
+    ('campaign_events', 'detail', 'jsonb', NULL, 'value', ''),
+    ('page_acts', 'id', 'uuid', NULL, 'value', ''),
+    ('page_acts', 'at', 'timestamp with time zone', NULL, 'default', ''),
+    ('page_acts', 'person', 'text', 255, 'value', ''),
+    ('page_acts', 'peer', 'text', 64, 'value', ''),
+    ('page_acts', 'act', 'text', 20, 'value', ''),
+    ('page_acts', 'reason', 'text', 500, 'value', ''),
+    ('page_acts', 'filter', 'jsonb', NULL, 'value', ''),
+    ('page_acts', 'value', 'text', 40, 'value', ''),
+    ('page_acts', 'drawn_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('page_acts', 'asked', 'text', 64, 'value', ''),
+    ('page_acts', 'done', 'integer', 4, 'default', ''),
+    ('page_acts', 'skipped', 'jsonb', NULL, 'default', ''),
+    ('page_acts', 'undone_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('page_acts', 'undone_by', 'text', 255, 'null', ''),
+    ('page_acts', 'undone_from', 'text', 64, 'null', ''),
+    ('page_acts', 'undo_reason', 'text', 500, 'null', ''),
+    ('page_acts', 'undo_done', 'integer', 4, 'null', ''),
+    ('page_acts', 'undo_skipped', 'jsonb', NULL, 'null', ''),
+    ('page_act_campaigns', 'act_id', 'uuid', NULL, 'value', ''),
+    ('page_act_campaigns', 'campaign_id', 'text', 40, 'value', ''),
+    ('page_act_campaigns', 'at', 'timestamp with time zone', NULL, 'default', ''),
+    ('page_act_campaigns', 'a1_retry_count', 'integer', 2, 'null', ''),
+    ('page_act_campaigns', 'a1_last_retry_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('page_act_campaigns', 'a1_permanently_failed', 'boolean', NULL, 'null', ''),
+    ('page_act_campaigns', 'a1_failure_reason', 'text', 255, 'null', ''),
+    ('page_act_campaigns', 'a1_max_retries', 'integer', 2, 'null', ''),
+    ('page_act_campaigns', 'a1_snoozed_until', 'timestamp with time zone', NULL, 'null', ''),
+    ('page_act_campaigns', 'a1_cycle', 'integer', 4, 'null', ''),
+    ('page_act_campaigns', 'a1_auto_resets', 'integer', 2, 'null', ''),
+    ('page_sessions', 'token_hash', 'text', 64, 'value', ''),
+    ('page_sessions', 'person', 'text', 255, 'value', ''),
+    ('page_sessions', 'created_at', 'timestamp with time zone', NULL, 'default', ''),
+    ('page_sessions', 'expires_at', 'timestamp with time zone', NULL, 'value', '')
 ),
 
 -- What must not be there twice: each ON CONFLICT, and what else the code relies on.
@@ -311,7 +348,10 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('campaign_uploads', '{campaign_id,completed_at}', ''),
     ('run_epochs', '{lock}', ''),
     ('campaign_epochs', '{campaign_id}', ''),
-    ('campaign_events', '{id}', '')
+    ('campaign_events', '{id}', ''),
+    ('page_acts', '{id}', ''),
+    ('page_act_campaigns', '{act_id,campaign_id}', ''),
+    ('page_sessions', '{token_hash}', '')
 ),
 
 -- What goes before each write of a run.
@@ -328,7 +368,8 @@ needed_triggers (table_name, name, migration) AS (VALUES
     ('campaign_uploads', 'campaign_uploads_after', '023_create_campaign_events'),
     ('notices', 'notices_after', '023_create_campaign_events'),
     ('notice_deliveries', 'notice_deliveries_after', '023_create_campaign_events'),
-    ('notice_deliveries', 'notice_deliveries_folded', '023_create_campaign_events')
+    ('notice_deliveries', 'notice_deliveries_folded', '023_create_campaign_events'),
+    ('notice_deliveries', 'notice_deliveries_resent', '024_create_page_acts')
 ),
 
 cures AS (

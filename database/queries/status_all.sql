@@ -13,8 +13,11 @@ FROM (SELECT campaign_id FROM campaign_status
 LEFT JOIN campaign_status s ON s.campaign_id = listed.campaign_id
 LEFT JOIN LATERAL (SELECT * FROM campaign_errors WHERE campaign_id = listed.campaign_id
                    ORDER BY last_seen_at DESC LIMIT 1) e ON TRUE
-LEFT JOIN LATERAL (SELECT at, actor, reason FROM campaign_events
+LEFT JOIN LATERAL (SELECT at, actor, reason FROM campaign_events v
                    WHERE s.a1_snoozed_until > now() AND campaign_id = listed.campaign_id AND kind = 'snooze'
+                     AND NOT EXISTS (SELECT FROM campaign_events u
+                                     WHERE u.campaign_id = v.campaign_id AND u.kind = 'undo'
+                                       AND u.detail ->> 'undoes' = v.detail ->> 'act')
                    ORDER BY id DESC LIMIT 1) z ON TRUE
 WHERE s.campaign_id IS NOT NULL OR e.campaign_id IS NOT NULL
 ORDER BY greatest(s.a1_last_retry_at, e.last_seen_at, z.at) DESC NULLS LAST, listed.campaign_id;

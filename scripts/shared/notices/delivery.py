@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 GIVE_UP_AFTER: Final = timedelta(days=5)
 """How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.
 
-Counted from the notice's creation; the five days are the customary life of a mail in a server's queue.
+Counted from the notice's creation, or from when somebody resent it; the five days are the customary life of
+a mail in a server's queue.
 """
 CROWD = 20
 """So many notices of a kind still go to a recipient one by one in a round; more go as one e-mail."""

@@ -232,14 +232,15 @@ WHERE d.mail_id = %(id)s
 """
 
 # Not taken. What a digest carried that surely did not arrive, in this try and in those before it, is free to
-# go alone or in another digest. What is too old is given up; with give_up_before NULL nothing is. next_try_at
-# NULL: as the claim has set it. In no case is it due again in the same round.
+# go alone or in another digest. What is too old is given up, counted from when somebody resent it; with
+# give_up_before NULL nothing is. next_try_at NULL: as the claim has set it. In no case is it due again in the
+# same round.
 MARK_REFUSED = """
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s,
     mail_id = CASE WHEN d.doubts > %(certain)s THEN d.mail_id END,
     next_try_at = greatest(coalesce(%(next_try_at)s, d.next_try_at), %(now)s + interval '1 microsecond'),
-    gave_up_at = CASE WHEN n.created_at < %(give_up_before)s THEN %(now)s END
+    gave_up_at = CASE WHEN greatest(n.created_at, d.owed_since) < %(give_up_before)s THEN %(now)s END
 FROM notices n
 WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND d.recipient = ANY(%(recipients)s)
   AND d.sent_at IS NULL AND d.gave_up_at IS NULL

@@ -24,7 +24,8 @@ NOTICES: Mapping[str, str] = {
 class Event:
     """One row of history.sql: what happened (kind, with facts in detail), and who did it, by what and why.
 
-    limit: how many attempts the cycle had then.
+    limit: how many attempts the cycle had then. detail["act"]: the act of the operator's page that it comes
+    from, if it does.
     """
 
     at: datetime
@@ -48,10 +49,20 @@ def events_of(rows: Iterable[tuple[Any, ...]], usual_limit: int) -> list[Event]:
     own: int | None = None
     events = []
     for row in rows:
-        if row[1] == "limit":
+        if row[1] == "limit" or (row[1] == "undo" and "limit_before" in row[6]):
             own = row[6].get("max_retries")
         events.append(replace(Event(*row), limit=own or ends.get(row[2]) or usual_limit))
     return events
+
+
+def without_undone(events: Iterable[Event]) -> list[Event]:
+    """The events without the resets, snoozes, wakes and limits that somebody has taken back."""
+    events = list(events)
+    undone = {event.detail.get("undoes") for event in events if event.kind == "undo"} - {None}
+    return [one for one in events if one.kind not in _CAN_BE_UNDONE or one.detail.get("act") not in undone]
+
+
+_CAN_BE_UNDONE = ("reset", "snooze", "wake", "limit")
 
 
 def _is_last(detail: Mapping[str, Any]) -> bool:
@@ -110,6 +121,18 @@ def _limit(event: Event, zone: tzinfo) -> str:
     return _by(f"limit {own}" if own else "limit back to that of all campaigns", event)
 
 
+def _undo(event: Event, zone: tzinfo) -> str:
+    """What was given back: the state in which the campaign is again."""
+    attempts, until = event.detail.get("attempts", 0), event.detail.get("until")
+    state = "permanently failed" if event.detail.get("permanently_failed") else f"attempts back to {attempts}"
+    snoozed = f", snoozed until {_instant(until, zone)}" if until else ""
+    return _by(f"undone, it is as before ({state}{snoozed})", event)
+
+
+def _resend(event: Event, zone: tzinfo) -> str:
+    return _by(f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is sent again", event)
+
+
 def _upload(event: Event, zone: tzinfo) -> str:
     totals = UploadTotals(event.detail.get("assets", 0), event.detail.get("bytes", 0))
     return f"uploaded to Box: {assets_and_size(totals)}"
@@ -149,6 +172,7 @@ _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
     "wake": _wake,
     "limit": _limit,
     "correction": _correction,
+    "undo": _undo,
     "upload": _upload,
     "error": _error,
     "error_over": _error_over,
@@ -156,6 +180,7 @@ _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
     "notice_sent": _delivered,
     "notice_given_up": _given_up,
     "notice_folded": _folded,
+    "resend": _resend,
 }
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from shared.base.values import NoticeKind, RetryStatus
 from shared.database import Database
-from shared.report.events import Event
+from shared.report.events import Event, without_undone
 from shared.rules.cadence import LastRun
 
 SHOWN = 20
@@ -54,7 +54,7 @@ FROM campaign_errors WHERE campaign_id = %(campaign_id)s ORDER BY last_seen_at D
 EVENTS = """
 SELECT at, kind, cycle, actor, source, reason, detail
 FROM (SELECT * FROM campaign_events WHERE campaign_id = %(campaign_id)s ORDER BY id DESC LIMIT %(limit)s) e
-WHERE kind IN ('attempt', 'reset', 'snooze', 'limit', 'status') ORDER BY id
+WHERE kind IN ('attempt', 'reset', 'snooze', 'limit', 'status', 'undo') ORDER BY id
 """
 
 # The latest notices about attempts, the latest of an error and of a success, with what became of each.
@@ -196,7 +196,8 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         database.execute(ONE_SNAPSHOT)
         found = database.row(CAMPAIGN, {**asked, "now": now})
         errors = database.rows(ERRORS, asked)
-        events = [Event(*row) for row in database.rows(EVENTS, {**asked, "limit": RECENT_EVENTS})]
+        history = database.rows(EVENTS, {**asked, "limit": RECENT_EVENTS})
+        events = without_undone(Event(*row) for row in history)
         mails = [Mail(*row) for row in database.rows(MAILS, {**asked, **kinds, "limit": SHOWN})]
     created_at, updated_at, a2_requested_at, lock_doubted_at, left_search_at, box_folder_id = found[12:18]
     status, upload, progress, last_run = found[:12], found[18:22], found[22:28], found[30:]

@@ -38,6 +38,9 @@ FROM (SELECT count(*) OVER () AS total, campaign_id, coalesce(campaign_number, '
       ORDER BY a1_last_retry_at NULLS FIRST, campaign_id LIMIT %(limit)s) shown
 LEFT JOIN LATERAL (SELECT actor, at FROM campaign_events e
                    WHERE e.campaign_id = shown.campaign_id AND e.kind = 'reset'
+                     AND NOT EXISTS (SELECT FROM campaign_events u
+                                     WHERE u.campaign_id = e.campaign_id AND u.kind = 'undo'
+                                       AND u.detail ->> 'undoes' = e.detail ->> 'act')
                    ORDER BY e.id DESC LIMIT 1) e ON TRUE
 ORDER BY a1_last_retry_at NULLS FIRST, campaign_id
 """

@@ -95,6 +95,25 @@ DELETE FROM campaign_events WHERE ctid = ANY (ARRAY(
     ORDER BY e.at LIMIT %(limit)s))
 """
 
+# What an undo needs.
+PAGE_ACT_CAMPAIGNS = """
+DELETE FROM page_act_campaigns WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM page_act_campaigns WHERE at < least(now(), %(now)s) - %(kept)s
+    ORDER BY at LIMIT %(limit)s))
+"""
+
+# As long as the events that name them.
+PAGE_ACTS = """
+DELETE FROM page_acts WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM page_acts WHERE at < least(now(), %(now)s) - %(kept)s ORDER BY at LIMIT %(limit)s))
+"""
+
+PAGE_SESSIONS = """
+DELETE FROM page_sessions WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM page_sessions WHERE expires_at < least(now(), %(now)s) - %(kept)s
+    ORDER BY expires_at LIMIT %(limit)s))
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -114,6 +133,9 @@ LIVES: Mapping[str, Life] = MappingProxyType(
         "campaign_uploads": Life(timedelta(days=730), UPLOADS),
         "daily_reports": Life(timedelta(days=730), REPORTS),
         "campaign_events": Life(timedelta(days=730), EVENTS),
+        "page_act_campaigns": Life(timedelta(days=30), PAGE_ACT_CAMPAIGNS),
+        "page_acts": Life(timedelta(days=730), PAGE_ACTS),
+        "page_sessions": Life(timedelta(), PAGE_SESSIONS),
     }
 )
 """{table: life}, in the order of removal: a table comes after those whose rows refer to it."""

@@ -39,6 +39,14 @@ ROWS = {
     "daily_reports": "INSERT INTO daily_reports VALUES (%(at)s, %(uuid)s, %(at)s)",
     "campaign_events": "INSERT INTO campaign_events (campaign_id, at, kind, actor, source)"
     " VALUES (%(key)s, %(at)s, 'reset', 'me', 'psql')",
+    "page_acts": "INSERT INTO page_acts (id, at, person, peer, act, reason, filter, value, drawn_at, asked)"
+    " VALUES (%(uuid)s, %(at)s, 'me', '', 'reset', '', '{}', '', %(at)s, '')",
+    "page_act_campaigns": "INSERT INTO page_acts"
+    " (id, person, peer, act, reason, filter, value, drawn_at, asked)"
+    " VALUES (%(uuid)s, 'me', '', 'reset', '', '{}', '', now(), '');"
+    " INSERT INTO page_act_campaigns (act_id, campaign_id, at) VALUES (%(uuid)s, %(key)s, %(at)s)",
+    "page_sessions": "INSERT INTO page_sessions (token_hash, person, expires_at)"
+    " VALUES (%(key)s, 'me', %(at)s)",
 }  # fmt: skip
 
 

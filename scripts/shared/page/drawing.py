@@ -1,0 +1,116 @@
+"""What the handlers of all pages share: the blueprint, the rules, and how a page is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from flask import Blueprint, render_template, request
+
+from shared.base.values import GONE
+from shared.page.acts import Acts, Outcome
+from shared.page.app_context import database, here
+from shared.page.faults import PageError
+from shared.page.overview import Counters, Overview
+from shared.page.shown import Shown, identifier
+from shared.report.states import Rules
+from shared.settings import CadenceSettings
+
+LONGEST_WAY_BACK = 2000
+
+blueprint = Blueprint("views", __name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a handler works with, made once a request. counters: read before all else, so that drawn_at in it
+    is the cut-off of every act that the page offers.
+    """
+
+    now: datetime
+    rules: Rules
+    counters: Counters
+
+    @property
+    def show(self) -> Shown:
+        return Shown(cadence().timezone, self.now)
+
+    @property
+    def overview(self) -> Overview:
+        return Overview(database(), self.rules.policy, self.rules.status_a1, self.now)
+
+
+def cadence() -> CadenceSettings:
+    return here().settings.cadence
+
+
+def desk() -> Desk:
+    """The desk of this request. Raises DbError."""
+    settings, now = here().settings, here().now()
+    overview = Overview(database(), settings.retry, settings.status_a1, now)
+    counters = overview.counters(cadence().timezone, cadence().off_hours)
+    return Desk(now, Rules(settings.retry, settings.status_a1, GONE, cadence().timezone, now), counters)
+
+
+def draw(template: str, by: Desk, **values: object) -> str:
+    """A page, with what each of them has in its head, and the banner when an act has just been done."""
+    counters = counters_html(by)
+    return render_template(
+        template,
+        show=by.show,
+        page_link=_page_link,
+        drawn=by.counters.drawn_at,
+        drawn_at=by.counters.drawn_at.astimezone(UTC).isoformat(),
+        zone_name=str(cadence().timezone),
+        counters=counters,
+        counters_etag=etag(counters),
+        banner=_banner(),
+        here_now=way_back(request.full_path),
+        **values,
+    )
+
+
+def _page_link(number: int) -> str:
+    """The address of another page of the list that is asked for, with its filter."""
+    query = [pair for pair in request.args.items(multi=True) if pair[0] not in ("page", "done")]
+    return f"{quote(request.path)}?{urlencode([*query, ('page', str(number))], errors='replace')}"
+
+
+def counters_html(by: Desk) -> str:
+    return render_template("counters.html.j2", now_counters=by.counters, show=by.show)
+
+
+def etag(text: str) -> str:
+    """What If-None-Match is compared with, in its quotes."""
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:20]}"'
+
+
+def _banner() -> Outcome | None:
+    """What the act did after which the browser was sent here; None when it came otherwise."""
+    act_id = identifier(request.args.get("done", ""))
+    return acts(here().now()).outcome(str(act_id)) if act_id else None
+
+
+def way_back(address: str, done: str = "") -> str:
+    """An address of this page to which an act returns, with the filter that it has. address: from a form, so
+    that anything else than a path of ours becomes the start page. done: the act that the banner tells of.
+    """
+    is_ours = re.fullmatch(r"/(?![/\\])[^\\\0-\x1f\x7f]*", address) and len(address) <= LONGEST_WAY_BACK
+    parts = urlsplit(address if is_ours else "/")
+    query = [pair for pair in parse_qsl(parts.query) if pair[0] != "done"]
+    text = urlencode([*query, *([("done", done)] if done else [])], errors="replace")
+    return f"{parts.path}?{text}" if text else parts.path
+
+
+def nothing_here(what: str) -> PageError:
+    """The answer to an address that names nothing we know."""
+    return PageError(404, "Not found", what, "Look at the address again, or search the list of campaigns.")
+
+
+def acts(now: datetime) -> Acts:
+    """What people do, by the rules of this installation."""
+    settings = here().settings
+    return Acts(database(), settings.retry, settings.status_a1, cadence().timezone, now)

@@ -1,0 +1,116 @@
+"""Measure the operator's page: its questions and a bulk act, by how many campaigns there are. Run by hand:
+
+PYTHONPATH=scripts:tests python tests/tools/measure_page.py [--campaigns 100 10000 200000] [--times 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from shared.database import Database
+from shared.page.acts import Act, Acts, Asked
+from shared.page.campaigns import Campaigns
+from shared.page.filters import Filter
+from shared.rules.retry import RetryPolicy
+from simulators.postgres import EmbeddedPostgres
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "database" / "migrations"
+POLICY = RetryPolicy()
+WAY_BEYOND = 10_000_000
+
+# One in ten is permanently failed (1,000 of 10,000), others are at A2, in A1, in retry, snoozed, gone, failing.
+FILL = """
+INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
+    a1_permanently_failed, a1_last_retry_at, a1_failure_reason, a1_snoozed_until, updated_at)
+SELECT encode(sha256(n::text::bytea), 'hex')::varchar(40), 'C-' || n, 'Campaign ' || n || ' spring collection',
+       CASE WHEN k < 20 THEN 'A1' WHEN k = 20 THEN 'GONE' ELSE 'A2' END,
+       CASE WHEN k < 10 THEN 3 WHEN k < 13 THEN 2 ELSE 0 END, k < 10,
+       CASE WHEN k < 13 THEN at END, CASE WHEN k < 13 THEN 'the folder "Master Assets" holds no live assets' END,
+       CASE WHEN k = 15 THEN now() + interval '7 days' END, at
+FROM generate_series(1, {campaigns}) n, LATERAL (SELECT n %% 100, now() - n * interval '1 minute') t (k, at);
+INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)
+SELECT campaign_id, updated_at, updated_at, 10, 1000000, 'run' FROM campaign_status WHERE status = 'A2';
+INSERT INTO campaign_errors (campaign_id, kind, message, began_at)
+SELECT campaign_id, 'DAM/forbidden', 'HTTP 403', now() - interval '2 days'
+FROM campaign_status WHERE status = 'A1' AND NOT a1_permanently_failed ORDER BY campaign_id LIMIT 200;
+INSERT INTO campaign_events (campaign_id, kind, actor, source)
+SELECT campaign_id, 'notice', 'run', 'run' FROM campaign_status, generate_series(1, 5);
+"""
+
+
+def measured(name: str, times: int, work: Callable[[], object]) -> None:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - began) * 1000)
+    taken.sort()
+    p95 = taken[min(len(taken) - 1, int(len(taken) * 0.95))]
+    print(f"  {name:<28} p50 {statistics.median(taken):8.1f} ms   p95 {p95:8.1f} ms")
+
+
+def measure(database: Database, times: int) -> None:
+    now = datetime.now(UTC)
+    campaigns = Campaigns(database)
+
+    def page(chosen: Filter, number: int = 1) -> Callable[[], object]:
+        return lambda: campaigns.page(chosen, POLICY, "A1", number, now)
+
+    measured("list, no filter", times, page(Filter()))
+    measured("list, state=failed", times, page(Filter("failed")))
+    measured("list, state=stuck", times, page(Filter("stuck")))
+    measured("list, state=uploaded", times, page(Filter("uploaded")))
+    measured("list, text", times, page(Filter(q="spring collection")))
+    measured("list, text of one", times, page(Filter(q="C-77 ")))
+    measured("list, older=30", times, page(Filter(older=30)))
+    measured("list, last page", times, page(Filter(), WAY_BEYOND))
+    measured("counts", times, lambda: campaigns.counts(POLICY, "A1", now))
+
+
+def act(database: Database) -> None:
+    """Reset as many as are failed, 1,000 at most, and undo it."""
+    now = datetime.now(UTC)
+    acts = Acts(database, POLICY, "A1", None, now)
+    drawn_at = database.row("SELECT clock_timestamp()")[0]
+    ids = [row[0] for row in database.rows("SELECT campaign_id FROM campaign_status"
+                                           " WHERE a1_permanently_failed LIMIT 1000")]  # fmt: skip
+    asked = Asked(uuid4(), drawn_at, "anna", "127.0.0.1", "measured")
+    began = time.perf_counter()
+    done = acts.do(Act.RESET, ids, asked)
+    reset_at = time.perf_counter()
+    undone = acts.undo(done.act_id, asked)
+    undone_at = time.perf_counter()
+    print(f"  reset of {done.done}: {(reset_at - began) * 1000:.0f} ms; undo of {undone.undone}:"
+          f" {(undone_at - reset_at) * 1000:.0f} ms")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--campaigns", type=int, nargs="+", default=[100, 10_000, 200_000])
+    parser.add_argument("--times", type=int, default=20)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="a1-to-a2-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedPostgres(Path(folder), password="only-for-tests") as server:
+            for many in arguments.campaigns:
+                name = f"measure_{many}_test"
+                url = server.create_database(name)
+                for path in sorted(MIGRATIONS.glob("*.sql")):
+                    server.psql("--quiet", "-v", "ON_ERROR_STOP=1", "-f", path, database=name)
+                with Database(url, answer_seconds=None) as database:
+                    database.execute(FILL.format(campaigns=many).replace("%%", "%"))
+                    database.execute("VACUUM ANALYZE")
+                    print(f"{many} campaigns")
+                    measure(database, arguments.times)
+                    act(database)
+
+
+if __name__ == "__main__":
+    main()
