@@ -166,7 +166,8 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('campaign_uploads', '014_create_campaign_uploads', 'SELECT, INSERT, UPDATE, DELETE'),
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
     ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE'),
-    ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE')
+    ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE'),
+    ('metric_totals', '025_create_metric_totals', 'SELECT, INSERT, UPDATE')
 ),
 
 -- Every column, as the migrations make it.
@@ -291,7 +292,10 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('campaign_events', 'source', 'text', 63, 'value', ''),
     ('campaign_events', 'db_user', 'text', 63, 'default', ''),
     ('campaign_events', 'reason', 'text', NULL, 'value', ''),
-    ('campaign_events', 'detail', 'jsonb', NULL, 'value', '')
+    ('campaign_events', 'detail', 'jsonb', NULL, 'value', ''),
+    ('metric_totals', 'name', 'text', 50, 'value', ''),
+    ('metric_totals', 'label', 'text', 100, 'value', ''),
+    ('metric_totals', 'value', 'bigint', 8, 'default', '')
 ),
 
 -- What must not be there twice: each ON CONFLICT, and what else the code relies on.
@@ -311,7 +315,8 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('campaign_uploads', '{campaign_id,completed_at}', ''),
     ('run_epochs', '{lock}', ''),
     ('campaign_epochs', '{campaign_id}', ''),
-    ('campaign_events', '{id}', '')
+    ('campaign_events', '{id}', ''),
+    ('metric_totals', '{name,label}', '')
 ),
 
 -- What goes before each write of a run.
