@@ -48,17 +48,14 @@ STATES = (
 )
 """Those that are counted. What has left A1 is history, and a scrape does not read that."""
 
-# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those whose status nobody
-# has seen, are found by the index over the status: campaigns that have left A1 cost nothing. An error without
-# a row is a campaign that was asked for by id and could not be read.
+# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those without a status, are
+# found by the index over the status: campaigns that have left A1 cost nothing. An error without a row is of a
+# campaign that was asked for by id and could not be read.
 CAMPAIGNS = """
-SELECT count(*) FILTER (WHERE state = 'due'), count(*) FILTER (WHERE state = 'empty'),
-       count(*) FILTER (WHERE state = 'waiting'), count(*) FILTER (WHERE state = 'snoozed'),
-       count(*) FILTER (WHERE state = 'permanently_failed'), count(*) FILTER (WHERE state = 'erring'),
-       count(*) FILTER (WHERE is_near_failure)
+SELECT state, count(*), count(*) FILTER (WHERE is_near_failure)
 FROM (
     SELECT CASE WHEN s.a1_permanently_failed THEN 'permanently_failed'
-                WHEN e.campaign_id IS NOT NULL THEN 'erring'
+                WHEN s.campaign_id IN (SELECT campaign_id FROM campaign_errors) THEN 'erring'
                 WHEN s.a1_snoozed_until > %(now)s THEN 'snoozed'
                 WHEN coalesce(s.a1_retry_count, 0) = 0 THEN 'due'
                 WHEN last_minute <= this_minute AND this_minute < last_minute + make_interval(mins =>
@@ -67,7 +64,6 @@ FROM (
            s.status = %(status_a1)s AND s.a1_permanently_failed IS NOT TRUE AND s.a1_retry_count > 0
                AND s.a1_retry_count >= coalesce(s.a1_max_retries, %(max_retries)s) - 1 AS is_near_failure
     FROM campaign_status s
-    LEFT JOIN (SELECT DISTINCT campaign_id FROM campaign_errors) e ON e.campaign_id = s.campaign_id
     CROSS JOIN LATERAL (
         SELECT date_trunc('minute', (s.a1_last_retry_at + interval '30 seconds') AT TIME ZONE 'UTC'),
                date_trunc('minute', (%(now)s::timestamptz + interval '30 seconds') AT TIME ZONE 'UTC')
@@ -76,7 +72,8 @@ FROM (
     UNION ALL
     SELECT 'erring', FALSE
     FROM (SELECT DISTINCT campaign_id FROM campaign_errors) e
-    WHERE NOT EXISTS (SELECT FROM campaign_status s WHERE s.campaign_id = e.campaign_id)) counted
+    WHERE NOT EXISTS (SELECT FROM campaign_status s WHERE s.campaign_id = e.campaign_id OFFSET 0)) counted
+GROUP BY state
 """
 
 # One look into an index for each task and question. A run from the future counts for nothing: its time was
@@ -138,11 +135,12 @@ def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now:
         "max_retries": policy.max_retries,
         "within": GIVEN_UP_WITHIN,
     }
-    *counts, near_failure = database.row(CAMPAIGNS, values)
+    counted = database.rows(CAMPAIGNS, values)
+    counts = {state: count for state, count, _ in counted}
     oldest_pending_seconds, given_up = database.row(NOTICES, values)
     return Standings(
-        campaigns=dict(zip(STATES, counts, strict=True)),
-        near_failure=near_failure,
+        campaigns={state: counts.get(state.value, 0) for state in STATES},
+        near_failure=sum(near_failure for *_, near_failure in counted),
         tasks=tuple(TaskTimes(*row) for row in database.rows(TASKS, values)),
         oldest_pending_seconds=max(oldest_pending_seconds, 0.0),
         given_up=given_up,
