@@ -1,6 +1,7 @@
 """The operator's tool: who is not at rest, what happened, and what people may do: reset, snooze, wake, limit.
 
-Each command runs a file of database/queries/, so psql gives the same answers and the same changes.
+Each command runs a file of database/queries/, so psql gives the same answers and the same changes;
+page-user alone needs no database.
 """
 
 import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
@@ -22,7 +23,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from shared.base.errors import DamError, ExitCode
+from shared.base.errors import ConfigError, DamError, ExitCode
 from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say
@@ -30,6 +31,7 @@ from shared.base.tables import WIDTH, wrapped
 from shared.base.values import GONE
 from shared.database import Database
 from shared.loop.memory import Memory
+from shared.page.users import password_fault, remove_user, set_user
 from shared.report import listing
 from shared.report.events import events_of, in_words
 from shared.report.explain import Installation, Live, explain
@@ -411,6 +413,45 @@ def _without_row(row: Row) -> Done:
     return Done(row, "unread", f"{named(row)}: no run could read it yet, so nothing was changed")
 
 
+# The users of the operator's page
+
+
+def page_user(arguments: argparse.Namespace) -> int:
+    """Let somebody into the operator's page by a password, or no more. Asks for the password; needs no
+    database.
+    """
+    file = arguments.file or read_environment(arguments.env_file).get("ADMIN_USERS_FILE", "").strip()
+    if not file:
+        raise ConfigError("page-user: no file: set ADMIN_USERS_FILE, or name one with --file")
+    path, name, shown = Path(file).expanduser(), arguments.name, escape_line(arguments.name)
+    if arguments.remove:
+        if not remove_user(path, name):
+            logger.error("%s has no user %s", path, name)
+            return ExitCode.SOME_FAILED
+        say(f"removed {shown} from {path}: this ends their sessions, too\n")
+        return ExitCode.OK
+    if set_user(path, name, _new_password(shown)):
+        say(f"added {shown} to {path}; ADMIN_OPERATORS says whether they may act\n")
+    else:
+        say(f"gave {shown} another password in {path}: this ends their sessions\n")
+    return ExitCode.OK
+
+
+def _new_password(shown: str) -> str:
+    """A password that somebody types twice, or the first line of a pipe. Raises ConfigError for one that
+    cannot be taken.
+    """
+    if not sys.stdin.isatty():
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = getpass.getpass(f"Password for {shown}: ")
+        if not password_fault(password) and getpass.getpass("Once more: ") != password:
+            raise ConfigError("page-user: the two passwords differ; nothing was changed")
+    if fault := password_fault(password):
+        raise ConfigError(f"page-user: {fault}; nothing was changed")
+    return password
+
+
 # In words
 
 
@@ -542,8 +583,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     env_file: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "settings; default: .env"}
     parser.add_argument("--env-file", **env_file)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--env-file", default=argparse.SUPPRESS, **env_file)  # before the command or after it
+    by_file = argparse.ArgumentParser(add_help=False)
+    by_file.add_argument(
+        "--env-file", default=argparse.SUPPRESS, **env_file
+    )  # before the command or after it
+    common = argparse.ArgumentParser(add_help=False, parents=[by_file])
     common.add_argument("--json", action="store_true", help="a JSON list instead of text")
     acting = argparse.ArgumentParser(add_help=False)
     acting.add_argument(
@@ -552,6 +596,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     acting.add_argument(
         "--reason", type=_text, default="", metavar="TEXT", help="why, for those who look later"
     )
+    parser.set_defaults(alone=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -596,11 +641,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     most.add_argument(
         "attempts", type=_attempts, metavar="N", help=f"1 to {MOST_RETRIES}, or default: as all campaigns"
     )
+    user = commands.add_parser(
+        "page-user", parents=[by_file], help="let somebody into the operator's page by a password"
+    )
+    user.set_defaults(alone=page_user)
+    user.add_argument("name", type=_text, metavar="NAME")
+    user.add_argument("--file", metavar="FILE", help="default: ADMIN_USERS_FILE")
+    user.add_argument("--remove", action="store_true", help="let them in no more")
     return parser.parse_args(argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the settings and do what the command asks for."""
+    """Read the settings and do what the command asks for. alone: a command without settings and database."""
+    if arguments.alone:
+        alone: int = arguments.alone(arguments)
+        return alone
     settings = load_operator_settings(read_environment(arguments.env_file))
     configure_logging(settings.log.format, settings.log.level, run_id="operator", secrets=settings.secrets)
     with Database(settings.database.dsn, application_name="a1_to_a2 operator") as database:

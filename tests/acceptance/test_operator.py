@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import a1_retry
-from shared.base.prerequisites import PACKAGES
+from shared.base.prerequisites import PACKAGES, PAGE_PACKAGES
 from shared.database import Database
 from shared.rules.cadence import LastRun, OffHours
 from shared.settings import CadenceSettings, load_operator_settings
@@ -799,4 +799,4 @@ def test_python__packages_that_are_looked_for_are_those_that_are_imported() -> N
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             imported |= {name.split(".")[0] for name in names}
-    assert imported - ours - sys.stdlib_module_names == set(PACKAGES)
+    assert imported - ours - sys.stdlib_module_names == {*PACKAGES, *PAGE_PACKAGES}

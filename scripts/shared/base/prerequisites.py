@@ -9,6 +9,8 @@ import sys
 PYTHON = (3, 11)
 PACKAGES = ("certifi", "cryptography", "dotenv", "jinja2", "jwt", "psycopg2", "requests", "urllib3")
 """What the scripts import of requirements.txt."""
+PAGE_PACKAGES = ("flask", "waitress", "werkzeug")
+"""What admin_page.py imports of requirements-page.txt."""
 
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
 
@@ -30,14 +32,32 @@ def fault_of(version: tuple, python: str, missing: list, repository: str) -> str
     return f"{fault}; make a virtual environment: {how.format(base, repository)}"
 
 
-def _refuse_what_cannot_work() -> None:
+def require(packages: tuple, requirements: str) -> None:  # type: ignore[type-arg]
+    """End with exit code 2 when this Python lacks one of the packages, that a list of requirements brings."""
+    missing = _missing(packages)
+    if missing:
+        python = sys.executable or "this Python"
+        lists = os.path.join(_REPOSITORY, requirements)  # noqa: PTH118
+        how = f"{python} -m pip install --require-hashes -r {lists}"
+        _refuse(f"{python} lacks these packages: {', '.join(missing)}; install them: {how}")
+
+
+def _missing(packages: tuple) -> list:  # type: ignore[type-arg]
     finders = sys.meta_path  # asked directly: importlib.util would cost each run some milliseconds
-    missing = [name for name in PACKAGES if not any(finder.find_spec(name, None) for finder in finders)]
-    fault = fault_of(sys.version_info[:3], sys.executable or "this Python", missing, _REPOSITORY)
+    return [name for name in packages if not any(finder.find_spec(name, None) for finder in finders)]
+
+
+def _refuse(fault: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {fault}\n")  # noqa: PTH119
+    raise SystemExit(2)
+
+
+def _refuse_what_cannot_work() -> None:
+    python = sys.executable or "this Python"
+    fault = fault_of(sys.version_info[:3], python, _missing(PACKAGES), _REPOSITORY)
     if fault:
-        if sys.stderr is not None:
-            sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {fault}\n")  # noqa: PTH119
-        raise SystemExit(2)
+        _refuse(fault)
 
 
 _refuse_what_cannot_work()
