@@ -52,7 +52,7 @@ SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(),
 
 GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
-    campaign_uploads, run_epochs, campaign_epochs TO :"role";
+    campaign_uploads, run_epochs, campaign_epochs, metric_totals TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts TO :"role";
 -- What has been said or done once stays as it is, for as long as it is kept.

@@ -15,13 +15,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.base.errors import AppError, ConfigError, ExitCode, gravest
+from shared.base.errors import AppError, ConfigError, DbError, ExitCode, gravest
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import prepare_streams, say
 from shared.http.ahead import quietly
@@ -125,6 +125,44 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             delivery.stop()
             if not arguments.dry_run and not database.is_closed:
                 delivery.finish(database)
+                keep_metrics(settings, database, report, clock())
+
+
+def keep_metrics(settings: Settings, database: "Database", report: Report, now: datetime) -> None:
+    """Add what this run did to the totals, and write METRICS_FILE. What fails here is logged, and no more."""
+    with only_logged("this run is missing in the totals of the metrics"):
+        add_totals(database, report)
+    if settings.metrics_file is not None:
+        with only_logged("METRICS_FILE could not be written"):
+            from shared.report.metrics import exposition, write_metrics_file
+
+            content = exposition(database, settings.retry, settings.dam.status_a1, now)
+            write_metrics_file(settings.metrics_file, content)
+
+
+def add_totals(database: "Database", report: Report) -> None:
+    """Add this run's share to the totals; an idle run has none, and asks nothing. Raises DbError."""
+    done = (report.attempts, report.transfer.bytes, report.transfer.times_throttled)
+    if not any(done):
+        return
+    from shared.upkeep.totals import ATTEMPTS, BOX_THROTTLED, TRANSFERRED_BYTES, Totals
+
+    amounts = zip((ATTEMPTS, TRANSFERRED_BYTES, BOX_THROTTLED), done, strict=True)
+    held = Totals(database).add({total: amount for total, amount in amounts if amount})
+    if held:
+        names = ", ".join(total.name for total in held)
+        raise DbError(f"somebody's transaction holds the totals {names}", kind="row_locked")
+
+
+@contextmanager
+def only_logged(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a warning: metrics never change how a run ends."""
+    try:
+        yield
+    except (AppError, OSError) as exc:
+        logger.warning("%s: %s", what, exc, extra={"action": "metrics_failed"})
+    except Exception:
+        logger.exception("%s: a bug", what, extra={"action": "metrics_failed"})
 
 
 def take_lock(database: "Database") -> None:

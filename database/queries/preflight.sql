@@ -170,7 +170,8 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     -- what the operator's page writes, as another role; a run removes the old rows
     ('page_acts', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_act_campaigns', '024_create_page_acts', 'SELECT, DELETE'),
-    ('page_sessions', '024_create_page_acts', 'SELECT, DELETE')
+    ('page_sessions', '024_create_page_acts', 'SELECT, DELETE'),
+    ('metric_totals', '025_create_metric_totals', 'SELECT, INSERT, UPDATE')
 ),
 
 -- Every column, as the migrations make it.
@@ -328,7 +329,10 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('page_sessions', 'token_hash', 'text', 64, 'value', ''),
     ('page_sessions', 'person', 'text', 255, 'value', ''),
     ('page_sessions', 'created_at', 'timestamp with time zone', NULL, 'default', ''),
-    ('page_sessions', 'expires_at', 'timestamp with time zone', NULL, 'value', '')
+    ('page_sessions', 'expires_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('metric_totals', 'name', 'text', 50, 'value', ''),
+    ('metric_totals', 'label', 'text', 100, 'value', ''),
+    ('metric_totals', 'value', 'bigint', 8, 'default', '')
 ),
 
 -- What must not be there twice: each ON CONFLICT, and what else the code relies on.
@@ -351,7 +355,8 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('campaign_events', '{id}', ''),
     ('page_acts', '{id}', ''),
     ('page_act_campaigns', '{act_id,campaign_id}', ''),
-    ('page_sessions', '{token_hash}', '')
+    ('page_sessions', '{token_hash}', ''),
+    ('metric_totals', '{name,label}', '')
 ),
 
 -- What goes before each write of a run.

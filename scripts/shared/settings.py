@@ -95,7 +95,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything one run of the uploader needs."""
+    """Everything one run of the uploader needs. metrics_file: where it leaves its metrics; None: nowhere."""
 
     database: DatabaseSettings
     dam: DamSettings
@@ -106,6 +106,7 @@ class Settings:
     retry: RetryPolicy
     timezone: ZoneInfo
     off_hours: OffHours
+    metrics_file: Path | None
     commands: Commands
     links: Links
     secrets: tuple[str, ...] = field(repr=False)
@@ -330,6 +331,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "alert_after_failures": lambda reader: reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
         "heartbeat_url": _heartbeat_url,
         "stop_seconds": lambda reader: reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
+        "metrics_file": _metrics_file,
         "commands": _commands,
         "links": _links,
         "access": _access,
@@ -362,8 +364,14 @@ def environment_for(reads: Collection[str] | None, environment: Mapping[str, str
 
     What is not ours stays: a path, a proxy, a locale.
     """
-    unread = variable_names() - set(variables_of(Settings) if reads is None else reads)
-    return {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in unread}
+    ours = variable_names()
+    unread = ours - set(variables_of(Settings) if reads is None else reads)
+    return {name: value for name, value in environment.items() if _variable(name, ours) not in unread}
+
+
+def _variable(name: str, ours: Collection[str]) -> str:
+    """The variable that a name in the environment is for: itself, or the secret whose file it names."""
+    return name if name in ours else name.removesuffix("_FILE")
 
 
 def task_environment(
@@ -375,7 +383,7 @@ def task_environment(
     """
     ours = variable_names()
     from_file = read_env_file(env_file).items()
-    of_ours = {name: value for name, value in from_file if name.removesuffix("_FILE") in ours}
+    of_ours = {name: value for name, value in from_file if _variable(name, ours) in ours}
     named = {ENV_FILE_VARIABLE: "" if env_file is None else _shown_file(env_file, process)}
     return {**environment_for(reads, {**of_ours, **process}), **named}
 
@@ -394,6 +402,13 @@ def _log(reader: Reader) -> LogSettings:
         format=reader.choice("LOG_FORMAT", "text", ("text", "json")),
         level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
     )
+
+
+def _metrics_file(reader: Reader) -> Path | None:
+    path = reader.file_to_write("METRICS_FILE")
+    if path is not None and path.suffix != ".prom":
+        reader.warn(f"METRICS_FILE: node_exporter reads only files whose name ends in .prom, not {path.name}")
+    return path
 
 
 # The retry rule

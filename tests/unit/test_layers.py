@@ -24,10 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "database": {"base", "rules", "postgres"},
     "upkeep": {"base", "database"},
     "notices": {"base", "rules", "database"},
-    "report": {"base", "rules", "database", "notices"},
+    "report": {"base", "rules", "database", "upkeep", "notices"},
     "notifier": {"base", "rules", "notices", "report"},
     "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
-    "loop": {*_CLIENTS, "settings", "database", "notices", "notifier"},
+    "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "notifier"},
     "page": {"base", "rules", "settings", "database", "upkeep", "notices", "report", "loop"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import

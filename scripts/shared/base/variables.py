@@ -220,6 +220,20 @@ class Reader:
             os.close(open_guarded(path))
         return None if self.is_faulty(name) else path
 
+    def file_to_write(self, name: str) -> Path | None:
+        """The path of a file that is to be written, in a folder that is there; None when unset."""
+        value = self.text(name)
+        if not value:
+            return None
+        path = _at_home(value)
+        if not path.is_absolute():
+            self.fault(name, f"expected a path that begins with /, got {value!r}")
+        elif "\0" in value or not path.parent.is_dir():
+            self.fault(name, f"there is no folder {str(path.parent)!r}")
+        elif path.is_dir():
+            self.fault(name, f"{value!r} is a folder, expected a file")
+        return None if self.is_faulty(name) else path
+
     @contextmanager
     def _file_faults(self, name: str, path: Path | str) -> Iterator[None]:
         """Note why a file cannot be read, in place of raising it."""

@@ -6,7 +6,7 @@ With the database away the loop goes on from memory: what it could not write wai
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -19,6 +19,7 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
 from shared.rules.alerts import Alerts
 from shared.rules.cadence import LastRun
+from shared.upkeep.totals import Total, Totals, task_run
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Journal:
         self.is_shared = is_shared
         self._database: Database | None = None
         self._unwritten: deque[TaskRun] = deque(maxlen=MOST_UNWRITTEN_RUNS)
+        self._uncounted: Counter[Total] = Counter()
+        """Runs that the totals for the metrics do not have yet."""
         self._was_reached = False
         self._is_away_told = False
         self._retry_at = 0.0
@@ -184,6 +187,18 @@ class Journal:
 
         if not self._ask(write, False):
             self._unwritten.append(run)
+        if run.finished_at is not None:
+            self._uncounted[task_run(run.task, run.exit_code)] += 1
+            self._ask(self._count_runs, None)
+
+    def _count_runs(self, database: Database) -> None:
+        """Add to the totals what they lack. What cannot be added now stays for the next time."""
+        try:
+            self._uncounted = Counter(Totals(database).add(self._uncounted))
+        except DbError as exc:
+            if exc.is_out_of_reach:
+                raise
+            logger.warning("runs are not counted in the metrics: %s", exc, extra={"action": "not_counted"})
 
     def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
         """Write a task's alerts and the notice they brought, together; False when the database is away, or

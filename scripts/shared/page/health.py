@@ -1,13 +1,67 @@
-"""Whether the page's process answers."""
+"""For machines, without a log-in: the metrics, whether the process answers, whether it can do its work.
+
+What went wrong is told in words that name no host, user or table; the log has the rest.
+"""
 
 from __future__ import annotations
 
-from flask import Blueprint
+import logging
+
+from flask import Blueprint, Response
+
+from shared.base.errors import DbError
+from shared.page.app_context import database, here
+from shared.page.faults import DATABASE_RETRY_SECONDS
+from shared.report.metrics import CONTENT_TYPE, exposition
+
+logger = logging.getLogger("page")
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
-def healthz() -> str:
-    """The process answers."""
-    return "ok\n"
+def healthz() -> Response:
+    """The process answers. Nothing else is asked."""
+    return _plain("ok", 200)
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """200 when the database answers and lacks no migration; else 503, with a line for each thing missing."""
+    try:
+        missing = [f"the migration {path.stem} is not applied" for path in database().pending_migrations()]
+    except DbError as exc:
+        missing = [_words(exc)]
+    return _plain("\n".join(missing), 503) if missing else _plain("ready", 200)
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """What METRICS_FILE holds, as of now; 503 when the database does not tell it."""
+    context = here()
+    settings = context.settings
+    try:
+        content = exposition(database(), settings.retry, settings.status_a1, context.now())
+    except DbError as exc:
+        return _plain(_words(exc), 503)
+    return _uncached(Response(content, content_type=CONTENT_TYPE))
+
+
+def _words(exc: DbError) -> str:
+    """What the database does, for those who have not logged in."""
+    logger.warning("%s", exc, extra={"action": "not_ready", "kind": exc.kind})
+    if exc.is_out_of_reach:
+        return "the database cannot be reached"
+    return f"the database refused the question ({exc.kind}); the log of the page says why"
+
+
+def _plain(text: str, status: int) -> Response:
+    response = Response(f"{text}\n", status, content_type="text/plain; charset=utf-8")
+    if status == 503:
+        response.headers["Retry-After"] = str(DATABASE_RETRY_SECONDS)
+    return _uncached(response)
+
+
+def _uncached(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response

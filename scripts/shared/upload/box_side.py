@@ -48,6 +48,7 @@ class BoxSide:
                 uploads_per_minute=limits.uploads_per_minute,
                 calls_per_minute=limits.calls_per_minute,
                 sleep=sleep,
+                on_pause=progress.throttled,
             )
             self._box = resources.enter_context(closing(BoxClient(box, gate, sleep)))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)

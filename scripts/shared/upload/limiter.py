@@ -64,8 +64,11 @@ class BoxGate:
         calls_per_minute: int,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        on_pause: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_pause: called each time Box asks for silence."""
         self._ledger = ledger
+        self._on_pause = on_pause
         self._sleep = sleep
         self._clock = clock
         self._lock = threading.Lock()
@@ -92,6 +95,7 @@ class BoxGate:
 
     def pause(self, seconds: float) -> None:
         """Box asked for silence: for everybody. Raises DbError."""
+        self._on_pause()
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
         for name in self._batches:

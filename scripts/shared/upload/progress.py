@@ -35,6 +35,7 @@ class Figures:
     parts_sent: int = 0
     parts_resumed: int = 0
     bytes_resumed: int = 0
+    times_throttled: int = 0
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, float]:
@@ -48,6 +49,7 @@ class Figures:
             "parts_sent": self.parts_sent,
             "parts_resumed": self.parts_resumed,
             "bytes_resumed": self.bytes_resumed,
+            "times_throttled": self.times_throttled,
         }
 
 
@@ -144,6 +146,11 @@ class Progress:
         with self._lock:
             self.figures.parts_resumed += 1
             self.figures.bytes_resumed += size
+
+    def throttled(self) -> None:
+        """Box asked for a pause."""
+        with self._lock:
+            self.figures.times_throttled += 1
 
     def erase(self) -> None:
         """Take the live line away, so that something else can be written."""

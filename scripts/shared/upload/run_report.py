@@ -9,8 +9,11 @@ from datetime import datetime
 
 from shared.base.errors import ExitCode
 from shared.base.redaction import escape_json, redact, spellings
-from shared.base.values import CampaignResult, DeliveryCounts
+from shared.base.values import CampaignResult, DeliveryCounts, Outcome
 from shared.upload.progress import Figures
+
+COUNTED = (Outcome.EMPTY, Outcome.FOLDER_MISSING, Outcome.PERMANENTLY_FAILED)
+"""The outcomes of which each spent an attempt."""
 
 
 @dataclass(slots=True)
@@ -28,6 +31,11 @@ class Report:
     """What --verify found; None without it."""
     secrets: Collection[str] = field(default=(), repr=False)
     """Texts that must never be printed, even if a message contains them."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts the run has counted."""
+        return sum(result.outcome in COUNTED for result in self.campaigns)
 
     def sort(self, campaign_ids: Sequence[str]) -> None:
         """Put the campaigns into this order; others come after them."""

@@ -1,0 +1,253 @@
+"""The metrics for Prometheus: one collector, for METRICS_FILE and for the page's /metrics.
+
+No label names a campaign, and no sample has a time. What is counted over all time comes from metric_totals;
+all else is as of now, from the rows (MARKDOWN_DOCS/METRICS.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from shared.database import Database
+from shared.report.state import State
+from shared.rules.retry import RetryPolicy
+from shared.upkeep.totals import (
+    ATTEMPTS,
+    BOX_THROTTLED,
+    TASK_OUTCOMES,
+    TASK_RUNS,
+    TRANSFERRED_BYTES,
+    Total,
+    Totals,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+FILE_MODE = 0o644
+"""Of METRICS_FILE, whatever the umask is: node_exporter reads it as another user."""
+GIVEN_UP_WITHIN = timedelta(days=1)
+EMAIL = "email"
+"""The channel of all notices there are."""
+
+STATES = (
+    State.DUE,
+    State.EMPTY,
+    State.WAITING,
+    State.SNOOZED,
+    State.PERMANENTLY_FAILED,
+    State.ERRING,
+)
+"""Those that are counted. What has left A1 is history, and a scrape does not read that."""
+
+# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those without a status, are
+# found by the index over the status: campaigns that have left A1 cost nothing. An error without a row is of a
+# campaign that was asked for by id and could not be read.
+CAMPAIGNS = """
+SELECT state, count(*), count(*) FILTER (WHERE is_near_failure)
+FROM (
+    SELECT CASE WHEN s.a1_permanently_failed THEN 'permanently_failed'
+                WHEN s.campaign_id IN (SELECT campaign_id FROM campaign_errors) THEN 'erring'
+                WHEN s.a1_snoozed_until > %(now)s THEN 'snoozed'
+                WHEN coalesce(s.a1_retry_count, 0) = 0 THEN 'due'
+                WHEN last_minute <= this_minute AND this_minute < last_minute + make_interval(mins =>
+                     (%(delays)s::integer[])[least(s.a1_retry_count, cardinality(%(delays)s::integer[]))])
+                THEN 'waiting' ELSE 'empty' END AS state,
+           s.status = %(status_a1)s AND s.a1_permanently_failed IS NOT TRUE AND s.a1_retry_count > 0
+               AND s.a1_retry_count >= coalesce(s.a1_max_retries, %(max_retries)s) - 1 AS is_near_failure
+    FROM campaign_status s
+    CROSS JOIN LATERAL (
+        SELECT date_trunc('minute', (s.a1_last_retry_at + interval '30 seconds') AT TIME ZONE 'UTC'),
+               date_trunc('minute', (%(now)s::timestamptz + interval '30 seconds') AT TIME ZONE 'UTC')
+        ) AS planned (last_minute, this_minute)
+    WHERE (s.status = %(status_a1)s OR s.status IS NULL) AND s.campaign_id IS NOT NULL
+    UNION ALL
+    SELECT 'erring', FALSE
+    FROM (SELECT DISTINCT campaign_id FROM campaign_errors) e
+    WHERE NOT EXISTS (SELECT FROM campaign_status s WHERE s.campaign_id = e.campaign_id OFFSET 0)) counted
+GROUP BY state
+"""
+
+# One look into an index for each task and question. A run from the future counts for nothing: its time was
+# written before the clock was set back.
+TASKS = """
+SELECT t.task,
+       (SELECT extract(epoch FROM r.started_at)::double precision FROM orchestrator_task_runs r
+        WHERE r.task = t.task AND r.started_at <= %(now)s ORDER BY r.started_at DESC LIMIT 1),
+       (SELECT extract(epoch FROM r.finished_at)::double precision FROM orchestrator_task_runs r
+        WHERE r.task = t.task AND r.started_at <= %(now)s AND r.exit_code IN (0, 4)
+        ORDER BY r.started_at DESC LIMIT 1)
+FROM (WITH RECURSIVE known (task) AS (
+          (SELECT task FROM orchestrator_task_runs ORDER BY task LIMIT 1)
+          UNION ALL
+          SELECT (SELECT r.task FROM orchestrator_task_runs r WHERE r.task > k.task ORDER BY r.task LIMIT 1)
+          FROM known k WHERE k.task IS NOT NULL)
+      SELECT task FROM known WHERE task IS NOT NULL) t
+ORDER BY t.task
+"""
+
+NOTICES = """
+SELECT coalesce(extract(epoch FROM %(now)s - (
+           SELECT min(coalesce(d.owed_since, n.created_at))
+           FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+           WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL))::double precision, 0),
+       (SELECT count(*) FROM notice_deliveries WHERE gave_up_at >= %(now)s - %(within)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTimes:
+    """Of one task, seconds since 1970: when its last run began, and when the last one that did its work ended
+    (exit code 0, or 4: some campaigns failed); None when there is none.
+    """
+
+    task: str
+    last_run: float | None
+    last_success: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """What the metrics tell. campaigns: {state: how many}. given_up: e-mails, within GIVEN_UP_WITHIN."""
+
+    campaigns: Mapping[State, int]
+    near_failure: int
+    tasks: tuple[TaskTimes, ...]
+    oldest_pending_seconds: float
+    given_up: int
+    totals: Mapping[Total, int]
+
+
+def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now: datetime) -> Standings:
+    """Ask the database. Raises DbError."""
+    values = {
+        "now": now,
+        "status_a1": status_a1,
+        "delays": list(policy.delays),
+        "max_retries": policy.max_retries,
+        "within": GIVEN_UP_WITHIN,
+    }
+    counted = database.rows(CAMPAIGNS, values)
+    counts = {state: count for state, count, _ in counted}
+    oldest_pending_seconds, given_up = database.row(NOTICES, values)
+    return Standings(
+        campaigns={state: counts.get(state.value, 0) for state in STATES},
+        near_failure=sum(near_failure for *_, near_failure in counted),
+        tasks=tuple(TaskTimes(*row) for row in database.rows(TASKS, values)),
+        oldest_pending_seconds=max(oldest_pending_seconds, 0.0),
+        given_up=given_up,
+        totals=Totals(database).read(),
+    )
+
+
+class MetricsCollector(Collector):
+    """The metrics of these standings, by the names that rules and dashboards know."""
+
+    def __init__(self, standings: Standings) -> None:
+        self._standings = standings
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._standings
+        campaigns = GaugeMetricFamily(
+            "a1_to_a2_campaigns", "Campaigns in A1, by where they stand.", labels=["state"]
+        )
+        for state, count in now.campaigns.items():
+            campaigns.add_metric([state.value], count)
+        yield campaigns
+        yield GaugeMetricFamily(
+            "a1_to_a2_campaigns_near_failure",
+            "Campaigns in A1 with one attempt left; they are counted by their state as well.",
+            now.near_failure,
+        )
+        yield from self._tasks()
+        for total, words in (
+            (ATTEMPTS, "Attempts counted on empty or missing folders."),
+            (TRANSFERRED_BYTES, "Bytes of the files that arrived in Box."),
+            (BOX_THROTTLED, "Times that Box asked for a pause (HTTP 429)."),
+        ):
+            yield CounterMetricFamily(f"a1_to_a2_{total.name}", words, now.totals.get(total, 0))
+        pending = GaugeMetricFamily(
+            "a1_to_a2_notices_oldest_pending_seconds",
+            "How long the oldest notice that is still owed has waited; 0 when none is.",
+            labels=["channel"],
+        )
+        pending.add_metric([EMAIL], now.oldest_pending_seconds)
+        yield pending
+        given_up = GaugeMetricFamily(
+            "a1_to_a2_notices_given_up",
+            "Notices that were given up within the last 24 hours, one for each recipient.",
+            labels=["channel"],
+        )
+        given_up.add_metric([EMAIL], now.given_up)
+        yield given_up
+
+    def _tasks(self) -> Iterable[Metric]:
+        success = GaugeMetricFamily(
+            "a1_to_a2_task_last_success_timestamp_seconds",
+            "When the last run of the task that did its work ended (exit code 0 or 4).",
+            labels=["task"],
+        )
+        last_run = GaugeMetricFamily(
+            "a1_to_a2_task_last_run_timestamp_seconds",
+            "When the last run of the task began.",
+            labels=["task"],
+        )
+        for times in self._standings.tasks:
+            if times.last_success is not None:
+                success.add_metric([times.task], times.last_success)
+            if times.last_run is not None:
+                last_run.add_metric([times.task], times.last_run)
+        yield success
+        yield last_run
+        runs = CounterMetricFamily(
+            "a1_to_a2_task_runs", "Runs of the task that ended, by how.", labels=["task", "outcome"]
+        )
+        for (task, outcome), count in self._runs().items():
+            runs.add_metric([task, outcome], count)
+        yield runs
+
+    def _runs(self) -> dict[tuple[str, str], int]:
+        """{(task, outcome): runs}; 0 for what has not happened to a task, so that a first one shows."""
+        counted = {
+            (task, outcome): count
+            for total, count in self._standings.totals.items()
+            if total.name == TASK_RUNS
+            for task, _, outcome in [total.label.rpartition("/")]
+        }
+        tasks = sorted({task for task, _ in counted} | {times.task for times in self._standings.tasks})
+        return {(task, outcome): 0 for task in tasks for outcome in TASK_OUTCOMES} | counted
+
+
+def exposition(database: Database, policy: RetryPolicy, status_a1: str, now: datetime) -> bytes:
+    """The metrics in Prometheus' text format. Raises DbError."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MetricsCollector(read_standings(database, policy, status_a1, now)))
+    return generate_latest(registry)
+
+
+def write_metrics_file(path: Path, content: bytes) -> None:
+    """Put the content in the file's place, whole or not at all. Raises OSError.
+
+    The part is named so that node_exporter does not read it.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with suppress(FileNotFoundError):
+        part.unlink()  # of a run that was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(part, flags, FILE_MODE), "wb") as stream:
+            os.fchmod(stream.fileno(), FILE_MODE)
+            stream.write(content)
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,93 @@
+"""Totals for the metrics, which never fall: what is counted outlives the rows that it was counted from.
+
+A row may be held by a transaction that somebody forgot. So nothing here waits for a row, and nothing here is
+part of a transaction of somebody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.base.errors import ExitCode
+from shared.database import Database
+
+# A row that another transaction holds is left as it is, and so is not among the rows that are returned.
+ADD_TOTALS = """
+INSERT INTO metric_totals (name, label)
+SELECT * FROM unnest(%(names)s::text[], %(labels)s::text[]) AS added (name, label)
+ON CONFLICT (name, label) DO NOTHING;
+WITH free AS (
+    SELECT t.name, t.label, added.value
+    FROM metric_totals t
+    JOIN unnest(%(names)s::text[], %(labels)s::text[], %(values)s::bigint[]) AS added (name, label, value)
+        ON added.name = t.name AND added.label = t.label
+    FOR UPDATE OF t SKIP LOCKED)
+UPDATE metric_totals t SET value = t.value + free.value
+FROM free WHERE t.name = free.name AND t.label = free.label
+RETURNING t.name, t.label
+"""
+
+READ_TOTALS = "SELECT name, label, value FROM metric_totals"
+
+KILLED = "killed"
+OUTCOMES = {
+    ExitCode.OK: "done",
+    ExitCode.SOME_FAILED: "some_failed",
+    ExitCode.TRY_LATER: "try_later",
+    ExitCode.BAD_CONFIG: "bad_config",
+    ExitCode.BUG: "bug",
+}
+"""{exit code: how the run of a task ended, in the metric's word}."""
+TASK_OUTCOMES = (*OUTCOMES.values(), KILLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One total. label: what it is counted by, "" for nothing."""
+
+    name: str
+    label: str = ""
+
+
+ATTEMPTS = Total("attempts")
+TRANSFERRED_BYTES = Total("transferred_bytes")
+BOX_THROTTLED = Total("box_throttled")
+TASK_RUNS = "task_runs"
+"""The name of the totals of runs, one for each task and outcome."""
+
+
+def task_run(task: str, exit_code: int | None) -> Total:
+    """The total in which a run of a task counts. exit_code: minus the signal's number when a signal ended it.
+
+    An exit code that is none of ours is a bug: Python itself ends with 1.
+    """
+    is_killed = exit_code is not None and exit_code < 0
+    return Total(TASK_RUNS, f"{task}/{KILLED if is_killed else _outcome(exit_code)}")
+
+
+def _outcome(exit_code: int | None) -> str:
+    return next((word for code, word in OUTCOMES.items() if code == exit_code), OUTCOMES[ExitCode.BUG])
+
+
+class Totals:
+    """The table of totals, given a `Database`. Raises DbError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, amounts: Mapping[Total, int]) -> dict[Total, int]:
+        """Let these totals grow, by one statement outside any transaction; returns what could not be added,
+        because somebody's transaction holds its row.
+        """
+        values = {
+            "names": [total.name for total in amounts],
+            "labels": [total.label for total in amounts],
+            "values": list(amounts.values()),
+        }
+        added = {Total(*row) for row in self._database.rows(ADD_TOTALS, values)}
+        return {total: amount for total, amount in amounts.items() if total not in added}
+
+    def read(self) -> dict[Total, int]:
+        """All totals; what was never counted is left out."""
+        return {Total(name, label): value for name, label, value in self._database.rows(READ_TOTALS)}
