@@ -25,7 +25,14 @@ from typing import IO, NoReturn
 
 from demo_parts.page import Page, human_size, write_page
 from demo_parts.story import ALL_ROWS, RETRY_TOOL, UPLOADER, Demo, Narrator, UnexpectedError, shown
-from simulators.installation import REPOSITORY, SCRIPTS, Installation, is_port_free, write_private
+from simulators.installation import (
+    PAGE_OPERATOR,
+    REPOSITORY,
+    SCRIPTS,
+    Installation,
+    is_port_free,
+    write_private,
+)
 from simulators.postgres import PostgresError
 
 PRODUCT_PORT = 5437
@@ -113,6 +120,7 @@ def make_page(demo: Demo, seconds: float, failure: str) -> None:
         files=demo.files,
         rows=demo.world.sql(ALL_ROWS),
         snapshots=demo.snapshots,
+        pictures=demo.pictures,
         figures=figures(demo, seconds),
         failure=failure,
     )
@@ -159,6 +167,10 @@ def stay(demo: Demo) -> NoReturn:
         (
             "one more run of the uploader",
             f"{python} {scripts}/{UPLOADER} --auth-pfx-v2 --env-file {env_file}",
+        ),
+        (
+            "the operator's page, in a browser",
+            f"{demo.page.url}/   as {PAGE_OPERATOR}, password {demo.page.password}",
         ),
         ("who is in retry", f"{python} {scripts}/{RETRY_TOOL} status --env-file {env_file}"),
         ("reset a campaign", f"{python} {scripts}/{RETRY_TOOL} reset CAMPAIGN_ID --env-file {env_file}"),
@@ -217,7 +229,7 @@ def play(arguments: argparse.Namespace, narrator: Narrator) -> int:
         print("Every run below is a real one; what is said about it has been checked.")
         if remark:
             print(remark)
-        demo = Demo(stack.enter_context(Installation(output, port=port)), narrator)
+        demo = Demo(stack.enter_context(Installation(output, port=port)), narrator, stack)
         try:
             return tell(demo, started, keep=arguments.keep)
         finally:

@@ -4,7 +4,8 @@
 --                        all that was asked. done, skipped: how many campaigns or e-mails were changed, and {why: how
 --                        many were not}. undo_…: of what was given back
 --   page_act_campaigns   how each campaign stood before the act, for the undo
---   page_sessions        who is logged in. token_hash: of what the browser has
+--   page_sessions        who is logged in. token_hash: of what the browser has. fingerprint: of the line in the users'
+--                        file, so that another password ends the session
 --   campaign_events      detail.act: the act of the page that an event comes from. Kind undo: what was given back, by
 --                        the act detail.undoes. Kind resend: an e-mail is owed again
 --
@@ -56,10 +57,11 @@ CREATE TABLE IF NOT EXISTS page_act_campaigns (
 );
 
 CREATE TABLE IF NOT EXISTS page_sessions (
-    token_hash TEXT PRIMARY KEY,
-    person     TEXT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
-    expires_at TIMESTAMP WITH TIME ZONE NOT NULL
+    token_hash  TEXT PRIMARY KEY,
+    person      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created_at  TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
+    expires_at  TIMESTAMP WITH TIME ZONE NOT NULL
 );
 
 CREATE INDEX IF NOT EXISTS page_acts_at_idx ON page_acts (at);

@@ -328,6 +328,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('page_act_campaigns', 'a1_auto_resets', 'integer', 2, 'null', ''),
     ('page_sessions', 'token_hash', 'text', 64, 'value', ''),
     ('page_sessions', 'person', 'text', 255, 'value', ''),
+    ('page_sessions', 'fingerprint', 'text', 64, 'value', ''),
     ('page_sessions', 'created_at', 'timestamp with time zone', NULL, 'default', ''),
     ('page_sessions', 'expires_at', 'timestamp with time zone', NULL, 'value', ''),
     ('metric_totals', 'name', 'text', 50, 'value', ''),

@@ -66,6 +66,7 @@ class Page:
     files: Sequence[StoredFile]
     rows: Sequence[dict[str, str]]
     snapshots: Sequence[Snapshot]
+    pictures: Sequence[Path]
     figures: Sequence[tuple[str, str]]
     failure: str
 
@@ -79,6 +80,7 @@ def write_page(output: Path, page: Page) -> None:
             _mails(page.mails),
             _box(page.files, output / "box"),
             _database(page),
+            _pictures(page.pictures),
         )
     )
     document = _DOCUMENT.replace("{{STYLE}}", STYLE.read_text(encoding="utf-8")).replace("{{BODY}}", body)
@@ -224,6 +226,24 @@ def _database(page: Page) -> str:
     )
 
 
+def _pictures(pictures: Sequence[Path]) -> str:
+    """The operator's page as a desktop showed it; links to all pictures."""
+    if not pictures:
+        return ""
+    items = []
+    for path in pictures:
+        name = f"page/{path.name}"
+        shown = ""
+        if path.stem.endswith("_desktop"):
+            data = base64.b64encode(path.read_bytes()).decode()
+            shown = f'<img alt="The page: {escape(path.stem)}" src="data:image/png;base64,{data}">'
+        items.append(f'<li><a href="{escape(quote(name))}">{escape(path.stem)}</a>{shown}</li>')
+    return (
+        '<section aria-labelledby="page"><h2 id="page">The operator’s page</h2>\n'
+        f'<ul class="pictures">{"".join(items)}</ul></section>\n'
+    )
+
+
 def _table(rows: Sequence[dict[str, str]]) -> str:
     if not rows:
         return "<p>No rows.</p>"
@@ -254,7 +274,7 @@ _DOCUMENT = """<!DOCTYPE html>
 </head>
 <body>
 <nav aria-label="On this page"><a href="#story">Story</a> <a href="#mails">Inbox</a> <a href="#box">Box</a>
-<a href="#database">Database</a></nav>
+<a href="#database">Database</a> <a href="#page">Page</a></nav>
 <main>
 {{BODY}}</main>
 </body>

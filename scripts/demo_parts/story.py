@@ -10,12 +10,14 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import requests
 
+from demo_parts.operators_page import OperatorsPage, banner
 from demo_parts.page import Act, Mail, Snapshot, StoredFile, human_size
 from simulators.installation import QUERIES, SCRIPTS, Installation, Source
 from simulators.mail import Received
@@ -96,14 +98,17 @@ class Narrator:
 class Demo:
     """The story. Each claim is checked as it is made."""
 
-    def __init__(self, world: Installation, narrator: Narrator) -> None:
+    def __init__(self, world: Installation, narrator: Narrator, resources: ExitStack) -> None:
+        """resources: closed at the end, before the world is."""
         self.world = world
+        self.resources = resources
         self.tell = narrator
         self.checks = 0
         self.runs = 0
         self.mails: list[Mail] = []
         self.files: list[StoredFile] = []
         self.snapshots: list[Snapshot] = []
+        self.pictures: list[Path] = []
 
     def play(self) -> None:
         """All of it. Raises UnexpectedError at the first claim that does not hold."""
@@ -113,6 +118,7 @@ class Demo:
         self.status_was_wrong()
         self.a_weekend()
         self.files_are_promised()
+        self.somebody_opens_the_page()
         self.look_back()
 
     # --- the acts ---
@@ -143,6 +149,8 @@ class Demo:
             "box", f"A stand-in for Box. What it holds can be looked at in {shown(world.output)}/box/."
         )
         self.tell.say("inbox", "A mail server that keeps everything, for support@ and campaigns@example.com.")
+        self.page = self.resources.enter_context(OperatorsPage(world))
+        self.tell.say("page", f"The operator's page answers at {self.page.url}; e-mails link to it.")
         self.expect("the DAM turns a client without certificate away", True, self._is_turned_away())
         self.bystander = self.campaign("C-1900", "Last Winter", status="A10")
         self.tell.say(
@@ -335,6 +343,49 @@ class Demo:
         self.in_box(campaign, sources)
         self.row(campaign, "A2", 0, is_failed=False)
         self.tell.say("✓", "Nothing was counted and nobody was told anything while the files were promised.")
+
+    def somebody_opens_the_page(self) -> None:
+        self.tell.act("ACT 6, THE OPERATOR'S PAGE: the same without shell, SQL and ids")
+        campaign = self.campaign("C-6001", "Paper & Ink")
+        self.tell.say("dam", f"{campaign} is set to A1; its Master Assets folder is empty.")
+        for attempt in (1, 2):
+            self.run({campaign: ("empty", attempt)}, [retry_subject(campaign, attempt)])
+        self.run({campaign: ("permanently_failed", 3)}, [permanent_subject(campaign)])
+        link = self.line_of(self.permanent_mail(campaign), re.escape(self.page.url) + r"/campaigns/\S+")
+        sources = self.world.deliver(campaign.id, few_files("Paper and Ink"))
+        self.tell.say("dam", f"{len(sources)} files for {campaign.number} arrive after all.")
+        self.tell.say("you", "open the link in its e-mail, log in, and press Reset:")
+        self.tell.quote(link)
+        shown = self.page.read(link)
+        self.expect("the page names the state", True, "permanently_failed" in shown)
+        told = banner(self.page.act(shown, "reset"))
+        self.tell.say("page", told)
+        self.expect("the page says what was done", True, "1 campaign" in told)
+        self.row(campaign, "A1", 0, is_failed=False, is_told=False)
+        self.expect("a second click does nothing", told, banner(self.page.act(shown, "reset")))
+        resets = self.world.query("history", campaign_id=campaign.id)
+        self.expect("resets in the history", 1, sum(row["kind"] == "reset" for row in resets))
+        self.take_pictures(campaign)
+        self.run(
+            {campaign: ("uploaded", 0)}, [solved_subject(campaign), success_subject(campaign, len(sources))]
+        )
+        self.in_box(campaign, sources)
+        self.row(campaign, "A2", 0, is_failed=False)
+        self.expect("the page says that it is uploaded", True, ">uploaded<" in self.page.read(link))
+        self.tell.say("✓", "From the e-mail to the next run: a link, a log-in and one button.")
+
+    def take_pictures(self, campaign: Campaign) -> None:
+        """Of the page as it is now, into page/."""
+        pages = [("start", "/"), ("campaigns", "/campaigns"), ("campaign", f"/campaigns/{campaign.id}")]
+        pages += [("notices", "/notices"), ("audit", "/audit")]
+        addresses = [(name, self.page.url + path) for name, path in pages]
+        self.pictures = self.page.take_pictures(self.world.output / "page", addresses)
+        if self.pictures:
+            self.tell.say(
+                "page", f"{len(self.pictures)} pictures of it are in {shown(self.world.output)}/page/."
+            )
+        else:
+            self.tell.say("page", "There is no Chromium here, so there are no pictures of it.")
 
     def tool(self, *words: str) -> str:
         """What the operator's tool answers."""

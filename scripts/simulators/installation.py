@@ -37,7 +37,7 @@ from simulators.box_store import Options as BoxOptions
 from simulators.dam import DamSimulator
 from simulators.dam import environment as dam_environment
 from simulators.mail import MailSink
-from simulators.postgres import HOST, EmbeddedPostgres
+from simulators.postgres import HOST, EmbeddedPostgres, free_port
 from simulators.samples import SampleFile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +47,8 @@ QUERIES = REPOSITORY / "database" / "queries"
 
 SUPPORT = "support@example.com"
 TEAM = "campaigns@example.com"
+PAGE_OPERATOR = "support"
+"""Who may act on the operator's page."""
 BOX_ROOT_NAME = "Agency"
 SCRIPT_TIMEOUT_SECONDS = 120
 
@@ -137,6 +139,8 @@ class Installation:
         self._stack.enter_context(self.box)
         self.mail = self._stack.enter_context(MailSink(mailbox=self.output / "mails"))
         self.box_root = self.box.add_folder(self.box.root_id, BOX_ROOT_NAME)
+        self.page_url = f"http://{HOST}:{free_port()}"
+        """Where the operator's page will be; it is the caller's to start."""
         self._stack.callback(self.env_file.unlink, missing_ok=True)
         write_private(self.env_file, to_env_file(self._settings(password, pfx_password)))
 
@@ -160,6 +164,10 @@ class Installation:
             "SUCCESS_NOTIFICATION_EMAILS": TEAM,
             "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
             "DIGEST_DAY": "none",  # the same story on each day of the week
+            "ADMIN_URL": self.page_url,
+            "ADMIN_LISTEN": self.page_url.removeprefix("http://"),
+            "ADMIN_USERS_FILE": str(self.keys / "page-users"),
+            "ADMIN_OPERATORS": PAGE_OPERATOR,
         }
 
     # --- the product's scripts ---

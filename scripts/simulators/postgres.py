@@ -616,7 +616,7 @@ class EmbeddedPostgres(PostgresServer):
     def _start_on_some_port(self) -> None:
         """Launch the server; with a free choice, a port that was snatched meanwhile costs one more try."""
         for attempts_left in reversed(range(PORT_ATTEMPTS if self._wanted_port is None else 1)):
-            port = _free_port() if self._wanted_port is None else self._wanted_port
+            port = free_port() if self._wanted_port is None else self._wanted_port
             _require_free(port)
             self._write_settings(port)
             log_size = self._make_log()
@@ -722,7 +722,7 @@ def _has_pdeathsig() -> bool:
     return sys.platform.startswith("linux") and shutil.which("setpriv") is not None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

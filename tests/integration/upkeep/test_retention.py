@@ -45,8 +45,8 @@ ROWS = {
     " (id, person, peer, act, reason, filter, value, drawn_at, asked)"
     " VALUES (%(uuid)s, 'me', '', 'reset', '', '{}', '', now(), '');"
     " INSERT INTO page_act_campaigns (act_id, campaign_id, at) VALUES (%(uuid)s, %(key)s, %(at)s)",
-    "page_sessions": "INSERT INTO page_sessions (token_hash, person, expires_at)"
-    " VALUES (%(key)s, 'me', %(at)s)",
+    "page_sessions": "INSERT INTO page_sessions (token_hash, person, fingerprint, expires_at)"
+    " VALUES (%(key)s, 'me', '', %(at)s)",
 }  # fmt: skip
 
 
