@@ -286,7 +286,7 @@ class Composer:
         return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
 
     def _box_url(self, folder_id: str) -> str:
-        """Of a folder in Box, for people: without BOX_WEB_URL, at Box's usual address; "" without a folder."""
+        """Of a folder in Box: without BOX_WEB_URL, at Box's usual address; "" without a folder."""
         links = self.links if self.links.box else USUAL_BOX
         return links.box_folder(one_line(folder_id))
 

@@ -53,15 +53,13 @@ def report_values(
 
 def _shortened(report: DayReport) -> DayReport:
     """The report with LINKED_ROWS at most in each section."""
-    sections = {one.name: getattr(report, one.name) for one in fields(report)}
-    return replace(
-        report,
-        **{
-            name: replace(section, rows=section.rows[:LINKED_ROWS])
-            for name, section in sections.items()
-            if isinstance(section, Section)
-        },
-    )
+    values = {one.name: getattr(report, one.name) for one in fields(report)}
+    shortened: dict[str, Any] = {
+        name: replace(value, rows=value.rows[:LINKED_ROWS])
+        for name, value in values.items()
+        if isinstance(value, Section)
+    }
+    return replace(report, **shortened)
 
 
 def digest_values(
