@@ -33,7 +33,10 @@ def create_app(settings: PageSettings, now: Callable[[], datetime] = lambda: dat
     Raises ConfigError when the settings cannot work together.
     """
     app = Flask(__name__)
-    app.jinja_options = {**app.jinja_options, "autoescape": True, "undefined": StrictUndefined}
+    app.jinja_options = {
+        **app.jinja_options, "autoescape": True, "undefined": StrictUndefined,
+        "trim_blocks": True, "lstrip_blocks": True,
+    }  # fmt: skip
     app.config.update(
         MAX_CONTENT_LENGTH=MOST_BODY_BYTES,
         MAX_FORM_MEMORY_SIZE=MOST_BODY_BYTES,

@@ -219,7 +219,7 @@ class Overview:
         last = None if row[7] is None else LastRun(*row[7:])
         overdue = None if last is None else coming_run(last, self._now, zone, window).overdue_since
         stuck = dict(zip(SECTIONS, row[:4], strict=True))
-        return Counters(stuck, *row[4:7], overdue_since=overdue, has_run=last is not None)
+        return Counters(stuck, row[4], row[5], row[6], overdue, last is not None)
 
 
 def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours) -> TaskLine:
