@@ -39,8 +39,12 @@ KEY_LINES = (
     "ACT 5, PEOPLE",
     "snoozed, since ",
     "inbox     🗓️ Stuck Campaigns - 1",
-    "e-mails   19: 8 retry notices, 2 permanent failures, 5 successes, 2 solved, 1 daily report,",
-    "files     20, 60.0 MB, in Box with the SHA-1 of their source",
+    "ACT 6, THE OPERATOR'S PAGE",
+    "page      Reset: 1 campaign. By support, ",
+    "page      10 pictures of it are in ",
+    "✓         From the e-mail to the next run: a link, a log-in and one button.",
+    "e-mails   24: 10 retry notices, 3 permanent failures, 6 successes, 3 solved, 1 daily report,",
+    "files     22, 60.0 MB, in Box with the SHA-1 of their source",
 )
 MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
 """Real secrets, should the demo be played where there are any; nothing of them may be left behind."""

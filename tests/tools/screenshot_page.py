@@ -68,7 +68,9 @@ def pages_of(sample: Sample) -> dict[str, str]:
     snoozed = next(row for row in rows if row.get("a1_snoozed_until"))
     hostile = next(row for row in rows if row["campaign_number"] == HOSTILE[0])
     notice = next(
-        row for row in sample.rows["notices"] if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
+        row
+        for row in sample.rows["notices"]
+        if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
     )
     big = max(sample.rows["campaign_uploads"], key=lambda row: int(row["assets"]))
     return {
@@ -102,7 +104,9 @@ def take_for_docs(browser: Browser, address: str, sample: Sample) -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
             page = _logged_in(context.new_page(), address)
             page.goto(address + paths[name])
-            page.screenshot(path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start")
+            page.screenshot(
+                path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start"
+            )
             context.close()
 
 
@@ -150,8 +154,12 @@ def _judged(page, what: str) -> int:  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core"
+    )
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-pictures-"))
     folder.chmod(0o711)
