@@ -139,9 +139,11 @@ class Days:
     size_bytes: int
 
 
+COUNTED = ("stuck", *SECTIONS)
+"""What the counters count, by the states of filters."""
 _COUNTERS = f"""
 {WITH_CAMPAIGNS}
-SELECT {", ".join(f"(SELECT count(*) FROM campaigns s WHERE {Filter(state).sql()})" for state in SECTIONS)},
+SELECT {", ".join(f"(SELECT count(*) FROM campaigns s WHERE {Filter(state).sql()})" for state in COUNTED)},
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
        clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code
@@ -153,7 +155,7 @@ LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AN
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What each page tells in its head. stuck: {state of SECTIONS: how many}. overdue_since: of the loop.
+    """What each page tells in its head. stuck: {state of COUNTED: how many}. overdue_since: of the loop.
     has_run: whether the loop has a run on record. drawn_at: when this was so, by the database's clock.
     """
 
@@ -216,10 +218,12 @@ class Overview:
     def counters(self, zone: ZoneInfo, window: OffHours) -> Counters:
         """The same in numbers alone."""
         row: Sequence[Any] = self._database.row(_COUNTERS, {**self._values, "task": UPLOADER})
-        last = None if row[7] is None else LastRun(*row[7:])
+        most = len(COUNTED)
+        waiting, given_up, drawn_at, *run = row[most:]
+        last = None if run[0] is None else LastRun(*run)
         overdue = None if last is None else coming_run(last, self._now, zone, window).overdue_since
-        stuck = dict(zip(SECTIONS, row[:4], strict=True))
-        return Counters(stuck, row[4], row[5], row[6], overdue, last is not None)
+        counts = dict(zip(COUNTED, row[:most], strict=True))
+        return Counters(counts, waiting, given_up, drawn_at, overdue, last is not None)
 
 
 def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours) -> TaskLine:
