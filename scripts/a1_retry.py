@@ -447,7 +447,8 @@ def _new_password(shown: str) -> str:
         password = getpass.getpass(f"Password for {shown}: ")
         if not password_fault(password) and getpass.getpass("Once more: ") != password:
             raise ConfigError("page-user: the two passwords differ; nothing was changed")
-    if fault := password_fault(password):
+    fault = password_fault(password)
+    if fault:
         raise ConfigError(f"page-user: {fault}; nothing was changed")
     return password
 

@@ -73,6 +73,7 @@ class Browser:
             base_url=self.origin,
             headers=[(name.replace("_", "-"), value) for name, value in (headers or {}).items()],
             environ_overrides={"REMOTE_ADDR": self.peer},
+            buffered=True,
             **more,
         )
 

@@ -735,7 +735,15 @@ def test_streams__closed_change_nothing_but_what_is_seen(world: World, closing: 
 # --- the Python that runs it --------------------------------------------------------------------------------
 
 
-SCRIPT_NAMES = (UPLOADER, TOOL, "migrate.py", "daily_report.py", "orchestrator-prod.py", "demo.py")
+SCRIPT_NAMES = (
+    UPLOADER,
+    TOOL,
+    "migrate.py",
+    "daily_report.py",
+    "orchestrator-prod.py",
+    "demo.py",
+    "admin_page.py",
+)
 
 
 def old_pythons() -> list[str]:

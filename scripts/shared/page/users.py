@@ -30,7 +30,7 @@ MOST_PASSWORD = 1000
 MOST_NAME = 200
 MOST_BYTES = 1_000_000
 """Of the file."""
-MOST_MEMORY = 256 * 1024 * 1024
+MOST_MEMORY = 128 * 1024 * 1024
 """Bytes that one computation of a hash may take."""
 
 _HASH = (
