@@ -4,18 +4,28 @@
 --
 --   psql -v ON_ERROR_STOP=1 -v role=a1_to_a2 -d ferrero_tracking -f database/roles.sql
 --
+-- Also -v page_role=a1_to_a2_page, where the operator's page runs: its role reads, and changes only what an act of a
+-- person changes. It must be another role.
+--
 -- The tables may be in any schema: the one that the search_path shows, else the one schema that holds them.
 -- The password is set apart, so that it stands in no file and no process list: psql, then \password a1_to_a2
 
 \set ON_ERROR_STOP on
 
-SELECT set_config('a1_to_a2.role', :'role', FALSE) AS role \gset
+\if :{?page_role} \else \set page_role '' \endif
+
+SELECT set_config('a1_to_a2.role', :'role', FALSE) AS role,
+       set_config('a1_to_a2.page_role', :'page_role', FALSE) AS page_role, :'page_role' <> '' AS has_page \gset
 
 DO $$
 DECLARE
     held_in text[];
     is_seen boolean;
 BEGIN
+    IF current_setting('a1_to_a2.role') = current_setting('a1_to_a2.page_role') THEN
+        RAISE EXCEPTION 'nothing is granted: role and page_role are both %', current_setting('a1_to_a2.role')
+            USING HINT = 'The page needs a role of its own, with fewer rights: -v page_role=a1_to_a2_page.';
+    END IF;
     SELECT array_agg(n.nspname::text ORDER BY array_position(current_schemas(FALSE), n.nspname)),
            bool_or(n.nspname = ANY (current_schemas(FALSE)))
     INTO held_in, is_seen
@@ -64,6 +74,8 @@ GRANT DELETE ON notice_deliveries TO :"role";
 GRANT UPDATE (folded_into) ON notices TO :"role";
 -- The history is written by triggers, with the rights of their owner.
 GRANT SELECT, DELETE ON campaign_events TO :"role";
+-- The page writes its acts as its own role; a run removes the old ones.
+GRANT SELECT, DELETE ON page_acts, page_act_campaigns, page_sessions TO :"role";
 
 -- Where default privileges give it to nobody.
 GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";
@@ -76,26 +88,57 @@ JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d
 JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
 WHERE c.relnamespace = current_schema()::regnamespace AND has_table_privilege(:'role', c.oid, 'INSERT') \gexec
 
+\if :has_page
+SELECT format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION', :'page_role')
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'page_role') \gexec
+
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), :'page_role') \gexec
+SELECT format('REVOKE CREATE ON SCHEMA %I FROM %I', nspname, :'page_role')
+FROM pg_namespace WHERE nspname IN ('public', current_schema()) \gexec
+SELECT format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), :'page_role') \gexec
+SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(), :'page_role') \gexec
+
+GRANT SELECT ON schema_migrations, campaign_status, campaign_assets, campaign_uploads, campaign_errors,
+    campaign_events, campaign_epochs, upload_sessions, notices, notice_deliveries, orchestrator_task_runs,
+    orchestrator_task_alerts, daily_reports, rate_buckets, run_epochs TO :"page_role";
+-- Reset, snooze, wake, limit, and the undo of each.
+GRANT UPDATE (a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reason, a1_max_retries,
+              a1_snoozed_until, a1_cycle, a1_auto_resets, updated_at) ON campaign_status TO :"page_role";
+-- An e-mail that is owed again.
+GRANT UPDATE (tries, doubts, next_try_at, gave_up_at, owed_since, late_told_at) ON notice_deliveries
+    TO :"page_role";
+GRANT SELECT, INSERT ON page_acts, page_act_campaigns TO :"page_role";
+GRANT UPDATE (done, skipped, undone_at, undone_by, undone_from, undo_reason, undo_done, undo_skipped) ON page_acts
+    TO :"page_role";
+GRANT SELECT, INSERT, UPDATE, DELETE ON page_sessions TO :"page_role";
+\endif
+
 DO $$
 DECLARE
-    the_role CONSTANT text := current_setting('a1_to_a2.role');
+    the_role text;
 BEGIN
-    IF NOT has_schema_privilege(the_role, current_schema(), 'USAGE') THEN
-        RAISE EXCEPTION 'the role % has no USAGE on the schema %', the_role, current_schema()
-            USING HINT = 'Run this file as the owner of the schema.';
-    END IF;
-    -- The role's sessions have to find a schema that is not public, unless somebody has settled what they see.
-    IF current_schema() <> 'public' AND NOT EXISTS (
-        SELECT FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS one
-        WHERE one LIKE 'search_path=%'
-          AND (s.setrole = 0 OR s.setrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = the_role))
-          AND (s.setdatabase = 0 OR s.setdatabase = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())))
-    THEN
-        EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = %I', the_role, current_database(), current_schema());
-    END IF;
-EXCEPTION
-    WHEN insufficient_privilege THEN
-        RAISE WARNING 'have this done by somebody with CREATEROLE: ALTER ROLE % IN DATABASE % SET search_path = %',
-            quote_ident(the_role), quote_ident(current_database()), quote_ident(current_schema());
+    FOREACH the_role IN ARRAY array_remove(ARRAY[current_setting('a1_to_a2.role'),
+                                                 current_setting('a1_to_a2.page_role')], '')
+    LOOP
+        BEGIN
+            IF NOT has_schema_privilege(the_role, current_schema(), 'USAGE') THEN
+                RAISE EXCEPTION 'the role % has no USAGE on the schema %', the_role, current_schema()
+                    USING HINT = 'Run this file as the owner of the schema.';
+            END IF;
+            -- The role's sessions have to find a schema that is not public, unless somebody has settled what they see.
+            IF current_schema() <> 'public' AND NOT EXISTS (
+                SELECT FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS one
+                WHERE one LIKE 'search_path=%'
+                  AND (s.setrole = 0 OR s.setrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = the_role))
+                  AND (s.setdatabase = 0 OR s.setdatabase = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())))
+            THEN
+                EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = %I', the_role, current_database(), current_schema());
+            END IF;
+        EXCEPTION
+            WHEN insufficient_privilege THEN
+                RAISE WARNING 'have this done by somebody with CREATEROLE: ALTER ROLE % IN DATABASE % SET search_path = %',
+                    quote_ident(the_role), quote_ident(current_database()), quote_ident(current_schema());
+        END;
+    END LOOP;
 END
 $$;

@@ -147,8 +147,8 @@ class OperatorsPage:
 
 
 def banner(page: str) -> str:
-    """What a page says of the act before it, as plain text; "" for nothing."""
-    found = re.search(r"<div class=\"banner\".*?</div>", page, re.DOTALL)
+    """The first sentence that a page says of the act before it, as plain text; "" for nothing."""
+    found = re.search(r'<p id="banner-title">.*?</p>', page, re.DOTALL)
     return " ".join(re.sub(r"<[^>]*>", "", found[0]).split()) if found else ""
 
 

@@ -39,8 +39,12 @@ KEY_LINES = (
     "ACT 5, PEOPLE",
     "snoozed, since ",
     "inbox     🗓️ Stuck Campaigns - 1",
-    "e-mails   19: 8 retry notices, 2 permanent failures, 5 successes, 2 solved, 1 daily report,",
-    "files     20, 60.0 MB, in Box with the SHA-1 of their source",
+    "ACT 6, THE OPERATOR'S PAGE",
+    "page      Reset: 1 campaign. By support, ",
+    "page      10 pictures of it are in ",
+    "✓         From the e-mail to the next run: a link, a log-in and one button.",
+    "e-mails   24: 10 retry notices, 3 permanent failures, 6 successes, 3 solved, 1 daily report,",
+    "files     22, 60.0 MB, in Box with the SHA-1 of their source",
 )
 MARKED = {name: "marked-secret" for name in ("DAM_PASSWORD", "DAM_CLIENT_SECRET", "BOX_CLIENT_SECRET")}
 """Real secrets, should the demo be played where there are any; nothing of them may be left behind."""
@@ -127,22 +131,22 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     assert [path for path in left if b"marked-secret" in path.read_bytes()] == []
 
     stems = {path.stem for path in (output / "mails").iterdir()}
-    assert stems == {f"{number:04d}" for number in range(1, 20)}
-    assert len(list((output / "mails").iterdir())) == 3 * 19
+    assert stems == {f"{number:04d}" for number in range(1, 25)}
+    assert len(list((output / "mails").iterdir())) == 3 * 24
     assert "UPDATE campaign_status" in (output / "mails" / "0007.txt").read_text(encoding="utf-8")
     spring = output / "box" / "Agency" / "C-1001 - Spring Launch"
     assert (spring / "Film" / "Masters" / "TV spot 30s master.mxf").stat().st_size == 60_000_000
     assert (spring / "Asia" / "春のキャンペーン.jpg").read_bytes().startswith(b"\xff\xd8")
     assert (spring / "to be delivered.txt").stat().st_size == 0
     assert len([path for path in spring.iterdir() if path.name.lower().startswith("logo")]) == 2
-    assert len(list((output / "runs").glob("*.log"))) == 18  # seventeen of the uploader, one of --once
+    assert len(list((output / "runs").glob("*.log"))) == 23  # 21 of the uploader, --once, page
     rows = (output / "database" / "campaign_status.txt").read_text(encoding="utf-8")
     assert "permanently_failed" in rows
     assert re.search(r"C-3001 +\| Autumn Outlet +\| A0 +\| +1 \| f", rows)
     check_page((output / "index.html").read_text(encoding="utf-8"))
 
     assert sorted(path.name for path in output.iterdir()) == [
-        ".made-by-the-demo", "box", "database", "index.html", "mails", "runs",
+        ".made-by-the-demo", "box", "database", "index.html", "mails", "page", "runs",
     ]  # fmt: skip
     assert list(temporary.iterdir()) == []
 
@@ -153,7 +157,7 @@ def check_page(page: str) -> None:
     assert "Brief &lt;b&gt;draft" in page
     assert "<b>draft" not in page
     assert "Winter &lt;Magic&gt; 冬" in page
-    assert page.count('<iframe sandbox=""') == 19
+    assert page.count('<iframe sandbox=""') == 24
     assert "<script" not in page
     outside = re.sub(r'srcdoc="[^"]*"', "", page)
     assert not re.search(r"(src|href)=\"?(https?:)?//", outside)

@@ -25,14 +25,16 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "database" / "migrations"
 POLICY = RetryPolicy()
 WAY_BEYOND = 10_000_000
 
-# One in ten is permanently failed (1,000 of 10,000), others are at A2, in A1, in retry, snoozed, gone, failing.
+# One in ten is permanently failed (1,000 of 10,000); others are at A2, in retry, snoozed, gone or failing.
 FILL = """
 INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
     a1_permanently_failed, a1_last_retry_at, a1_failure_reason, a1_snoozed_until, updated_at)
-SELECT encode(sha256(n::text::bytea), 'hex')::varchar(40), 'C-' || n, 'Campaign ' || n || ' spring collection',
+SELECT encode(sha256(n::text::bytea), 'hex')::varchar(40), 'C-' || n,
+       'Campaign ' || n || ' spring collection',
        CASE WHEN k < 20 THEN 'A1' WHEN k = 20 THEN 'GONE' ELSE 'A2' END,
        CASE WHEN k < 10 THEN 3 WHEN k < 13 THEN 2 ELSE 0 END, k < 10,
-       CASE WHEN k < 13 THEN at END, CASE WHEN k < 13 THEN 'the folder "Master Assets" holds no live assets' END,
+       CASE WHEN k < 13 THEN at END,
+       CASE WHEN k < 13 THEN 'the folder "Master Assets" holds no live assets' END,
        CASE WHEN k = 15 THEN now() + interval '7 days' END, at
 FROM generate_series(1, {campaigns}) n, LATERAL (SELECT n %% 100, now() - n * interval '1 minute') t (k, at);
 INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import waitress
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
-from werkzeug.serving import make_server
 
 from page import OPERATOR, PASSWORD, open_page
 from page_sample import HOSTILE, ZONE, Sample, fill
@@ -50,14 +50,10 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
         }
         with open_page(url, folder, **links) as page:
             page.clock.at = NOW
-            web = make_server("127.0.0.1", 0, page.app, threaded=False)
-            thread = threading.Thread(target=web.serve_forever)
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{web.server_port}", sample
-            finally:
-                web.shutdown()
-                thread.join()
+            web = waitress.create_server(page.app, host="127.0.0.1", port=0, threads=2)
+            threading.Thread(target=web.run, daemon=True).start()
+            yield f"http://127.0.0.1:{web.effective_port}", sample
+            web.close()
 
 
 def pages_of(sample: Sample) -> dict[str, str]:
@@ -68,7 +64,9 @@ def pages_of(sample: Sample) -> dict[str, str]:
     snoozed = next(row for row in rows if row.get("a1_snoozed_until"))
     hostile = next(row for row in rows if row["campaign_number"] == HOSTILE[0])
     notice = next(
-        row for row in sample.rows["notices"] if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
+        row
+        for row in sample.rows["notices"]
+        if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
     )
     big = max(sample.rows["campaign_uploads"], key=lambda row: int(row["assets"]))
     return {
@@ -102,7 +100,9 @@ def take_for_docs(browser: Browser, address: str, sample: Sample) -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
             page = _logged_in(context.new_page(), address)
             page.goto(address + paths[name])
-            page.screenshot(path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start")
+            page.screenshot(
+                path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start"
+            )
             context.close()
 
 
@@ -150,8 +150,12 @@ def _judged(page, what: str) -> int:  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core"
+    )
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-pictures-"))
     folder.chmod(0o711)

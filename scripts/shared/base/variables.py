@@ -226,12 +226,13 @@ class Reader:
         if not value:
             return None
         path = _at_home(value)
-        if not path.is_absolute():
-            self.fault(name, f"expected a path that begins with /, got {value!r}")
-        elif "\0" in value or not path.parent.is_dir():
-            self.fault(name, f"there is no folder {str(path.parent)!r}")
-        elif path.is_dir():
-            self.fault(name, f"{value!r} is a folder, expected a file")
+        with self._file_faults(name, path):
+            if not path.is_absolute():
+                self.fault(name, f"expected a path that begins with /, got {value!r}")
+            elif not path.parent.is_dir():
+                self.fault(name, f"there is no folder {str(path.parent)!r}")
+            elif path.is_dir():
+                self.fault(name, f"{value!r} is a folder, expected a file")
         return None if self.is_faulty(name) else path
 
     @contextmanager

@@ -44,8 +44,8 @@ MOST_FIELDS = 6000
 """Of a form."""
 OPEN = ("static", "health")
 """Endpoint, or blueprint, that needs no log-in."""
-LOG_IN = "access.log_in"
-CHECK_PASSWORD = "access.check_password"  # noqa: S105 - an endpoint
+LOG_IN, LET_IN = "access.log_in", "access.let_in"
+"""The form, and what takes it."""
 BUSY_SECONDS = 5
 
 P = ParamSpec("P")
@@ -106,11 +106,11 @@ def _admit() -> ResponseReturnValue | None:
     if _comes_from_elsewhere():
         return _show_again()
     g.person = _who_asks(here().settings.access)
+    if g.person is None and request.endpoint not in (LOG_IN, LET_IN):
+        return _ask_to_log_in()
     if request.method == "POST":
         _check_origin()
         _check_csrf()
-    if g.person is None and request.endpoint not in (LOG_IN, CHECK_PASSWORD):
-        return _ask_to_log_in()
     g.is_admitted = True
     return None
 
@@ -350,7 +350,7 @@ def _form(target: str, name: str = "", fault: str = "", status: int = 200) -> Re
 
 
 @blueprint.post("/login")
-def check_password() -> ResponseReturnValue:
+def let_in() -> ResponseReturnValue:
     """Let somebody in whose password is right: a new session, whatever the browser had before."""
     users = _access().users
     if users is None:

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from shared.base.errors import ConfigError
 from shared.base.values import GONE
 from shared.database import Database
-from shared.page.filters import WITH_CAMPAIGNS, Filter
+from shared.page.filters import CAMPAIGNS, UNREAD, Filter
 from shared.report.states import retry_status
 from shared.rules.retry import RetryPolicy
 from shared.rules.snooze import snooze_end
@@ -37,7 +37,7 @@ MOST_REASON = 500
 CHANGED = "changed since the page was drawn"
 LOCKED = "locked by another transaction: try again"
 TOO_MANY = f"beyond the first {MOST_AT_ONCE:,}: do it again for the rest"
-UNREAD = "no run could read it yet"
+NOT_READ = "no run could read it yet"
 UNKNOWN = "unknown campaign"
 UNTOUCHED = "nothing to change"
 
@@ -80,8 +80,8 @@ _IMPOSSIBLE: Mapping[Act, str] = MappingProxyType(
 _HAS_LIMIT = "c.a1_max_retries IS NOT DISTINCT FROM nullif(%(value)s::integer, 0)"
 
 _OF_FILTER = """
-{campaigns}
-SELECT s.campaign_id FROM campaigns s WHERE {condition}
+{unread}
+SELECT s.campaign_id FROM ({campaigns}) s WHERE {condition}
 ORDER BY s.updated_at DESC NULLS LAST, s.campaign_id
 """
 
@@ -151,7 +151,8 @@ WITH kept AS (
     SELECT kept.*,
            CASE WHEN held.campaign_id IS NULL
                     THEN CASE WHEN EXISTS (SELECT FROM campaign_status c
-                                           WHERE c.campaign_id = kept.campaign_id) THEN %(locked)s ELSE %(unknown)s END
+                                           WHERE c.campaign_id = kept.campaign_id)
+                              THEN %(locked)s ELSE %(unknown)s END
                 WHEN held.updated_at IS DISTINCT FROM kept.acted_at
                      OR kept.is_reset AND (held.a1_retry_count > 0 OR held.a1_permanently_failed
                                            OR held.a1_cycle <> coalesce(kept.a1_cycle, 1) + 1)
@@ -394,7 +395,7 @@ class Acts:
 
     def _change(self, request: _Request, targets: Sequence[str] | Filter) -> Counter[str | None]:
         if isinstance(targets, Filter):
-            sql = _OF_FILTER.format(campaigns=WITH_CAMPAIGNS, condition=targets.sql())
+            sql = _OF_FILTER.format(unread=UNREAD, campaigns=CAMPAIGNS, condition=targets.sql())
             values = targets.values(self.now, self.policy, self.status_a1)
             ids = [row[0] for row in self.database.rows(sql, values)]
         else:
@@ -412,7 +413,7 @@ class Acts:
         """(id, why it is left alone, or None) of each; the others are held until the act is done."""
         values = {
             **request.values, "ids": list(ids), "now": self.now, "status_a1": self.status_a1, "gone": GONE,
-            "changed": CHANGED, "impossible": _IMPOSSIBLE[request.act], "locked": LOCKED, "unread": UNREAD,
+            "changed": CHANGED, "impossible": _IMPOSSIBLE[request.act], "locked": LOCKED, "unread": NOT_READ,
             "unknown": UNKNOWN, "untouched": UNTOUCHED,
         }  # fmt: skip
         moot = _HAS_LIMIT if request.act is Act.LIMIT else "FALSE"

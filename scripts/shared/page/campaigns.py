@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from shared.database import Database
-from shared.page.filters import STATES, WITH_CAMPAIGNS, Filter
+from shared.page.filters import CAMPAIGNS, STATES, UNREAD, Filter
 from shared.rules.retry import RetryPolicy
 
 PAGE_SIZE = 50
@@ -16,55 +16,61 @@ _MOST_PAGES = 10_000_000
 
 Row = Mapping[str, Any]
 
-_COLUMNS = (
+COLUMNS = (
     *("campaign_id", "campaign_number", "campaign_name", "status", "a1_retry_count", "a1_permanently_failed"),
     *("a1_last_retry_at", "a1_failure_reason", "a1_max_retries", "a1_cycle", "a1_auto_resets"),
     *("a1_snoozed_until", "box_folder_id", "created_at", "updated_at", "error_kind", "error", "error_since"),
-    *("error_seen_at", "first_error_at"),
+    *("error_seen_at", "snoozed_at", "snoozed_by", "snooze_reason"),
 )
-_SNOOZE_COLUMNS = ("snoozed_at", "snoozed_by", "snooze_reason")
 
-# The places on the page first, with as little of each campaign as that takes; then what is shown of these.
+# What is shown of the campaigns whose ids stand in `shown`. Of several failures the one that was seen last;
+# of several snoozes the one that holds, which nobody has undone.
+DETAILS = """
+SELECT shown.campaign_id, c.campaign_number, c.campaign_name, c.status, c.a1_retry_count,
+       c.a1_permanently_failed, c.a1_last_retry_at, c.a1_failure_reason, c.a1_max_retries, c.a1_cycle,
+       c.a1_auto_resets, c.a1_snoozed_until, c.box_folder_id, c.created_at,
+       coalesce(c.updated_at, e.last_seen_at) AS updated_at, e.kind, e.message, e.began_at, e.last_seen_at,
+       z.at, z.actor, z.reason
+FROM shown
+LEFT JOIN campaign_status c ON c.campaign_id = shown.campaign_id
+LEFT JOIN LATERAL (SELECT kind, message, began_at, last_seen_at FROM campaign_errors
+                   WHERE campaign_id = shown.campaign_id ORDER BY last_seen_at DESC LIMIT 1) e ON TRUE
+LEFT JOIN LATERAL (SELECT v.at, v.actor, v.reason FROM campaign_events v
+                   WHERE c.a1_snoozed_until > %(now)s AND v.campaign_id = shown.campaign_id
+                     AND v.kind = 'snooze'
+                     AND NOT EXISTS (SELECT FROM campaign_events u
+                                     WHERE u.campaign_id = v.campaign_id AND u.kind = 'undo'
+                                       AND u.detail ->> 'undoes' = v.detail ->> 'act')
+                   ORDER BY v.id DESC LIMIT 1) z ON TRUE
+"""
+
+# One row in any case. Without a condition an index counts and orders; else what matches is looked for once.
 _PAGE = """
-{campaigns}, counted AS MATERIALIZED (
-    SELECT count(*)::integer AS total FROM campaigns s WHERE {condition}
+{unread}, matching AS {materialized} (
+    SELECT s.campaign_id, s.updated_at FROM ({campaigns}) s WHERE {condition}
+), counted AS MATERIALIZED (
+    SELECT count(*)::integer AS total FROM matching
 ), shown AS MATERIALIZED (
-    SELECT s.campaign_id, s.updated_at FROM campaigns s WHERE {condition}
-    ORDER BY s.updated_at DESC NULLS LAST, s.campaign_id
+    SELECT campaign_id FROM matching ORDER BY updated_at DESC NULLS LAST, campaign_id
     LIMIT %(size)s
     OFFSET (SELECT greatest(least(%(number)s - 1, (total - 1) / %(size)s), 0) * %(size)s FROM counted)
 )
 SELECT counted.total, clock_timestamp(), found.*
-FROM counted LEFT JOIN (
-    SELECT {columns}, z.at, z.actor, z.reason
-    FROM shown JOIN campaigns s ON s.campaign_id = shown.campaign_id
-    LEFT JOIN LATERAL ({snooze}) z ON TRUE
-) found ON TRUE
+FROM counted LEFT JOIN ({details}) found ON TRUE
 ORDER BY found.updated_at DESC NULLS LAST, found.campaign_id
 """
 
-# The snooze that holds: not one that somebody has undone.
-_SNOOZE = """
-SELECT e.at, e.actor, e.reason FROM campaign_events e
-WHERE s.a1_snoozed_until > %(now)s AND e.campaign_id = s.campaign_id AND e.kind = 'snooze'
-  AND NOT EXISTS (SELECT FROM campaign_events u
-                  WHERE u.campaign_id = e.campaign_id AND u.kind = 'undo'
-                    AND u.detail ->> 'undoes' = e.detail ->> 'act')
-ORDER BY e.id DESC LIMIT 1
-"""
-
 _ONE = """
-{campaigns}
-SELECT clock_timestamp(), {columns}, z.at, z.actor, z.reason
-FROM campaigns s LEFT JOIN LATERAL ({snooze}) z ON TRUE
-WHERE s.campaign_id = %(campaign_id)s
+WITH shown AS (SELECT %(campaign_id)s::text AS campaign_id)
+SELECT clock_timestamp(), found.* FROM ({details}) found
+WHERE found.a1_cycle IS NOT NULL OR found.kind IS NOT NULL
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One page of a list. rows: with what `report.states.Rules.standing` reads, `error`, `first_error_at`,
-    `updated_at`. total: of all pages. drawn_at: when this was so, by the database's clock. number: of the
+    """One page of a list. rows: with what `report.states.Rules.standing` reads, `error`, `updated_at`,
+    `box_folder_id`. total: of all pages. drawn_at: when this was so, by the database's clock. number: of the
     page that this is.
     """
 
@@ -87,8 +93,15 @@ class Campaigns:
     def page(self, chosen: Filter, policy: RetryPolicy, status_a1: str, number: int, now: datetime) -> Listed:
         """The page of this number, 1 for the first; for one beyond the end the last one."""
         number = max(1, min(number, _MOST_PAGES))
+        sql = _PAGE.format(
+            unread=UNREAD,
+            materialized="MATERIALIZED" if chosen.query() else "NOT MATERIALIZED",
+            campaigns=CAMPAIGNS,
+            condition=chosen.sql(),
+            details=DETAILS,
+        )
         values = {**chosen.values(now, policy, status_a1), "number": number, "size": PAGE_SIZE}
-        rows = self._database.rows(_sql(_PAGE, chosen.sql()), values)
+        rows = self._database.rows(sql, values)
         total, drawn_at = rows[0][:2]
         found = tuple(_row(row[2:]) for row in rows if row[2] is not None)
         return Listed(found, total, drawn_at, max(1, min(number, -(-total // PAGE_SIZE))))
@@ -96,22 +109,18 @@ class Campaigns:
     def counts(self, policy: RetryPolicy, status_a1: str, now: datetime) -> dict[str, int]:
         """{state of STATES: how many campaigns}, by one statement."""
         each = ", ".join(
-            f"(SELECT count(*) FROM campaigns s WHERE {Filter(state).sql()})"  # noqa: S608 - our own text
+            f"(SELECT count(*) FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()})"  # noqa: S608 - our own text
             for state in STATES
         )
         values = Filter().values(now, policy, status_a1)
-        return dict(zip(STATES, self._database.row(f"{WITH_CAMPAIGNS} SELECT {each}", values), strict=True))
+        return dict(zip(STATES, self._database.row(f"{UNREAD} SELECT {each}", values), strict=True))
 
     def one(self, campaign_id: str, now: datetime) -> Row | None:
         """One campaign's row as in a list, and when it was read, as `drawn_at`; None: nobody knows it."""
-        rows = self._database.rows(_sql(_ONE), {"campaign_id": campaign_id, "now": now})
+        values = {"campaign_id": campaign_id, "now": now}
+        rows = self._database.rows(_ONE.format(details=DETAILS), values)
         return {"drawn_at": rows[0][0], **_row(rows[0][1:])} if rows else None
 
 
-def _sql(text: str, condition: str = "") -> str:
-    columns = ", ".join(f"s.{name}" for name in _COLUMNS)
-    return text.format(campaigns=WITH_CAMPAIGNS, condition=condition, snooze=_SNOOZE, columns=columns)
-
-
 def _row(values: Sequence[Any]) -> Row:
-    return dict(zip((*_COLUMNS, *_SNOOZE_COLUMNS), values, strict=True))
+    return dict(zip(COLUMNS, values, strict=True))

@@ -36,40 +36,35 @@ STATES: Mapping[str, str] = MappingProxyType(
 )
 """{state of a filter: what people call it}, in the order in which they are offered."""
 
-# Every campaign that we know, with its failure: of several, the kind that was seen last. first_error_at:
-# since when it fails, in any way. One that no run could read yet has failures only, and no a1_cycle.
+# Every campaign that we know: its row, or what there is of one that no run could read yet, and that fails.
 CAMPAIGNS = """
-SELECT c.campaign_id, c.campaign_number, c.campaign_name, c.status, c.a1_retry_count, c.a1_permanently_failed,
-       c.a1_last_retry_at, c.a1_failure_reason, c.a1_max_retries, c.a1_cycle, c.a1_auto_resets,
-       c.a1_snoozed_until, c.box_folder_id, c.created_at::timestamptz AS created_at,
-       c.updated_at::timestamptz AS updated_at, e.kind AS error_kind, e.message AS error,
-       e.began_at AS error_since, e.last_seen_at AS error_seen_at, e.first_at AS first_error_at
-FROM campaign_status c LEFT JOIN errors e ON e.campaign_id = c.campaign_id
-WHERE c.campaign_id IS NOT NULL
+SELECT campaign_id, campaign_number, campaign_name, status, a1_retry_count, a1_permanently_failed,
+       a1_last_retry_at, a1_max_retries, a1_snoozed_until, updated_at
+FROM campaign_status WHERE campaign_id IS NOT NULL
 UNION ALL
-SELECT e.campaign_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-       e.last_seen_at, e.kind, e.message, e.began_at, e.last_seen_at, e.first_at
-FROM errors e WHERE NOT EXISTS (SELECT FROM campaign_status c WHERE c.campaign_id = e.campaign_id)
+SELECT campaign_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, last_seen_at FROM unread
 """
 
 # What goes before a statement that reads CAMPAIGNS.
-WITH_CAMPAIGNS = f"""
-WITH errors AS NOT MATERIALIZED (
-    SELECT DISTINCT ON (campaign_id) campaign_id, kind, message, began_at, last_seen_at,
-           min(began_at) OVER (PARTITION BY campaign_id) AS first_at
-    FROM campaign_errors ORDER BY campaign_id, last_seen_at DESC
-), campaigns AS NOT MATERIALIZED ({CAMPAIGNS})
-"""  # noqa: S608 - our own text
+UNREAD = """
+WITH unread AS MATERIALIZED (
+    SELECT e.campaign_id, max(e.last_seen_at) AS last_seen_at FROM campaign_errors e
+    WHERE NOT EXISTS (SELECT FROM campaign_status c WHERE c.campaign_id = e.campaign_id)
+    GROUP BY e.campaign_id)
+"""
 
 _IS_TRIED = "(s.status = %(status_a1)s OR s.status IS NULL)"
 _IS_SNOOZED = f"s.a1_snoozed_until > %(now)s AND {_IS_TRIED}"
-_IS_CALM = "s.a1_permanently_failed IS NOT TRUE AND s.error_kind IS NULL"
+_FAILS = "s.campaign_id IN (SELECT campaign_id FROM campaign_errors)"
+_FAILS_SINCE = "s.campaign_id IN (SELECT campaign_id FROM campaign_errors WHERE began_at < {since})"
+_IS_CALM = f"s.a1_permanently_failed IS NOT TRUE AND NOT {_FAILS}"
 
 _CONDITIONS: Mapping[str, str] = MappingProxyType(
     {
-        "stuck": f"(s.a1_permanently_failed OR s.first_error_at < %(lasting_before)s OR {_IS_SNOOZED})",
+        "stuck": f"(s.a1_permanently_failed OR {_IS_SNOOZED}"
+        f" OR {_FAILS_SINCE.format(since='%(lasting_before)s')})",
         "failed": "s.a1_permanently_failed",
-        "erring": "s.error_kind IS NOT NULL AND s.a1_permanently_failed IS NOT TRUE",
+        "erring": f"s.a1_permanently_failed IS NOT TRUE AND {_FAILS}",
         "snoozed": f"{_IS_SNOOZED} AND {_IS_CALM}",
         "near_failure": "s.status = %(status_a1)s AND s.a1_permanently_failed IS NOT TRUE"
         " AND s.a1_retry_count > 0 AND s.a1_retry_count >= coalesce(s.a1_max_retries, %(max_retries)s) - 1",
@@ -86,8 +81,8 @@ _MATCHES_TEXT = (
     "(s.campaign_id = %(q)s OR s.campaign_number ILIKE %(like)s OR s.campaign_name ILIKE %(like)s)"
 )
 _IS_OLDER = (
-    "least(s.updated_at, s.first_error_at, CASE WHEN s.a1_permanently_failed THEN s.a1_last_retry_at END)"
-    " < %(older_than)s"
+    "(least(s.updated_at, CASE WHEN s.a1_permanently_failed THEN s.a1_last_retry_at END) < %(older_than)s"
+    f" OR {_FAILS_SINCE.format(since='%(older_than)s')})"
 )
 
 
@@ -120,7 +115,7 @@ class Filter:
         }
 
     def sql(self) -> str:
-        """A condition over the alias s of `campaigns` (WITH_CAMPAIGNS), with the names of `values`."""
+        """A condition over the alias s of campaign_status, or of CAMPAIGNS, with the names of `values`."""
         conditions = [_CONDITIONS[self.state]]
         if self.q:
             conditions.append(_MATCHES_TEXT)

@@ -5,5 +5,7 @@ the weekly digest what `figures` is to the report.
 And one campaign explained: `facts` asks the database, `explain` says why and what is next by the rules of the
 runs, `explain_text` shows it.
 
-An idle run of the uploader loads none of this.
+`metrics` is what Prometheus is told: by METRICS_FILE at the end of a run, and by the page.
+
+An idle run of the uploader loads none of this, unless METRICS_FILE is set.
 """

@@ -48,9 +48,9 @@ STATES = (
 )
 """Those that are counted. What has left A1 is history, and a scrape does not read that."""
 
-# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those without a status, are
-# found by the index over the status: campaigns that have left A1 cost nothing. An error without a row is of a
-# campaign that was asked for by id and could not be read.
+# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those without a status,
+# are found by the index over the status: campaigns that have left A1 cost nothing. An error without a row is
+# of a campaign that could not be read so far.
 CAMPAIGNS = """
 SELECT state, count(*), count(*) FILTER (WHERE is_near_failure)
 FROM (
