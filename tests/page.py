@@ -30,7 +30,8 @@ LINES = {name: line_of(name, PASSWORD, CHEAP) for name in (OPERATOR, READER)}
 SESSIONS = """
 CREATE TABLE IF NOT EXISTS page_sessions (
     token_hash TEXT PRIMARY KEY, person TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL, expires_at TIMESTAMP WITH TIME ZONE NOT NULL)
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL, expires_at TIMESTAMP WITH TIME ZONE NOT NULL);
+ALTER TABLE page_sessions ADD COLUMN IF NOT EXISTS fingerprint TEXT;
 """
 
 

@@ -19,9 +19,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import waitress
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
-from werkzeug.serving import make_server
 
 from page import OPERATOR, PASSWORD, open_page
 from page_sample import HOSTILE, ZONE, Sample, fill
@@ -60,14 +60,10 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
             context = page.app.extensions[EXTENSION]
             settings = replace(context.settings, commands=AS_DEPLOYED)
             page.app.extensions[EXTENSION] = replace(context, settings=settings)
-            web = make_server("127.0.0.1", 0, page.app, threaded=False)
-            thread = threading.Thread(target=web.serve_forever)
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{web.server_port}", sample
-            finally:
-                web.shutdown()
-                thread.join()
+            web = waitress.create_server(page.app, host="127.0.0.1", port=0, threads=2)
+            threading.Thread(target=web.run, daemon=True).start()
+            yield f"http://127.0.0.1:{web.effective_port}", sample
+            web.close()
 
 
 def pages_of(sample: Sample) -> dict[str, str]:

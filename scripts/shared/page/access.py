@@ -106,11 +106,11 @@ def _admit() -> ResponseReturnValue | None:
     if _comes_from_elsewhere():
         return _show_again()
     g.person = _who_asks(here().settings.access)
+    if g.person is None and request.endpoint not in (LOG_IN, LET_IN):
+        return _ask_to_log_in()
     if request.method == "POST":
         _check_origin()
         _check_csrf()
-    if g.person is None and request.endpoint not in (LOG_IN, LET_IN):
-        return _ask_to_log_in()
     g.is_admitted = True
     return None
 

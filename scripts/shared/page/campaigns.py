@@ -16,7 +16,7 @@ _MOST_PAGES = 10_000_000
 
 Row = Mapping[str, Any]
 
-_COLUMNS = (
+COLUMNS = (
     *("campaign_id", "campaign_number", "campaign_name", "status", "a1_retry_count", "a1_permanently_failed"),
     *("a1_last_retry_at", "a1_failure_reason", "a1_max_retries", "a1_cycle", "a1_auto_resets"),
     *("a1_snoozed_until", "box_folder_id", "created_at", "updated_at", "error_kind", "error", "error_since"),
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 # What is shown of the campaigns whose ids stand in `shown`. Of several failures the one that was seen last;
 # of several snoozes the one that holds, which nobody has undone.
-_DETAILS = """
+DETAILS = """
 SELECT shown.campaign_id, c.campaign_number, c.campaign_name, c.status, c.a1_retry_count,
        c.a1_permanently_failed, c.a1_last_retry_at, c.a1_failure_reason, c.a1_max_retries, c.a1_cycle,
        c.a1_auto_resets, c.a1_snoozed_until, c.box_folder_id, c.created_at,
@@ -98,7 +98,7 @@ class Campaigns:
             materialized="MATERIALIZED" if chosen.query() else "NOT MATERIALIZED",
             campaigns=CAMPAIGNS,
             condition=chosen.sql(),
-            details=_DETAILS,
+            details=DETAILS,
         )
         values = {**chosen.values(now, policy, status_a1), "number": number, "size": PAGE_SIZE}
         rows = self._database.rows(sql, values)
@@ -118,9 +118,9 @@ class Campaigns:
     def one(self, campaign_id: str, now: datetime) -> Row | None:
         """One campaign's row as in a list, and when it was read, as `drawn_at`; None: nobody knows it."""
         values = {"campaign_id": campaign_id, "now": now}
-        rows = self._database.rows(_ONE.format(details=_DETAILS), values)
+        rows = self._database.rows(_ONE.format(details=DETAILS), values)
         return {"drawn_at": rows[0][0], **_row(rows[0][1:])} if rows else None
 
 
 def _row(values: Sequence[Any]) -> Row:
-    return dict(zip(_COLUMNS, values, strict=True))
+    return dict(zip(COLUMNS, values, strict=True))

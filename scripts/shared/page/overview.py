@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 
 from shared.base.values import NoticeKind
 from shared.database import Database
-from shared.page.filters import WITH_CAMPAIGNS, Filter
+from shared.page.campaigns import COLUMNS, DETAILS
+from shared.page.filters import CAMPAIGNS, UNREAD, Filter
 from shared.rules.cadence import LastRun, OffHours, Schedule, is_off_hours, plan
 from shared.rules.outlook import coming_run
 from shared.rules.retry import RetryPolicy
@@ -25,7 +26,7 @@ UPLOADER = "a1_to_a2"
 
 _ORDERS: Mapping[str, str] = {
     "failed": "s.a1_last_retry_at NULLS FIRST",
-    "erring": "s.first_error_at",
+    "erring": "(SELECT min(began_at) FROM campaign_errors e WHERE e.campaign_id = s.campaign_id)",
     "snoozed": "s.a1_snoozed_until",
     "near_failure": "s.a1_last_retry_at NULLS FIRST",
 }
@@ -33,31 +34,26 @@ SECTIONS = tuple(_ORDERS)
 """What needs somebody, by the states of filters."""
 
 
-_COLUMNS = (
-    *("campaign_id", "campaign_number", "campaign_name", "status", "a1_retry_count", "a1_permanently_failed"),
-    *("a1_last_retry_at", "a1_failure_reason", "a1_max_retries", "a1_cycle", "a1_auto_resets"),
-    *("a1_snoozed_until", "error_kind", "error", "error_since"),
-)
-_SNOOZE_COLUMNS = ("snoozed_at", "snoozed_by", "snooze_reason")
-
 
 def _section(state: str) -> str:
-    order, columns = f"{_ORDERS[state]}, s.campaign_id", ", ".join(f"s.{name}" for name in _COLUMNS)
+    order = f"{_ORDERS[state]}, s.campaign_id"
     return (
         f"(SELECT '{state}' AS section, count(*) OVER () AS total,"  # noqa: S608  # nosec B608 - our own text
-        f" row_number() OVER (ORDER BY {order}) AS place, {columns}"
-        f" FROM campaigns s WHERE {Filter(state).sql()} ORDER BY {order} LIMIT %(shown)s)"
+        f" row_number() OVER (ORDER BY {order}) AS place, s.campaign_id"
+        f" FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()} ORDER BY {order} LIMIT %(shown)s)"
     )
 
 
+def _count(state: str) -> str:
+    return f"(SELECT count(*) FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()})"  # noqa: S608  # nosec B608
+
+
+# Which campaigns first, then what is shown of them, as in the list.
 _STUCK = f"""
-{WITH_CAMPAIGNS}
-SELECT s.section, s.total, {", ".join(f"s.{name}" for name in _COLUMNS)}, z.at, z.actor, z.reason
-FROM ({" UNION ALL ".join(map(_section, SECTIONS))}) s
-LEFT JOIN LATERAL (SELECT at, actor, reason FROM campaign_events
-                   WHERE s.a1_snoozed_until > %(now)s AND campaign_id = s.campaign_id AND kind = 'snooze'
-                   ORDER BY id DESC LIMIT 1) z ON TRUE
-ORDER BY s.section, s.place
+{UNREAD}, places AS MATERIALIZED ({" UNION ALL ".join(map(_section, SECTIONS))}
+), shown AS MATERIALIZED (SELECT DISTINCT campaign_id FROM places)
+SELECT p.section, p.total, d.* FROM places p JOIN ({DETAILS}) d ON d.campaign_id = p.campaign_id
+ORDER BY p.section, p.place
 """  # noqa: S608  # nosec B608 - our own text
 
 
@@ -139,9 +135,11 @@ class Days:
     size_bytes: int
 
 
+COUNTED = ("stuck", *SECTIONS)
+"""What the counters count, by the states of filters."""
 _COUNTERS = f"""
-{WITH_CAMPAIGNS}
-SELECT {", ".join(f"(SELECT count(*) FROM campaigns s WHERE {Filter(state).sql()})" for state in SECTIONS)},
+{UNREAD}
+SELECT {", ".join(map(_count, COUNTED))},
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
        clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code
@@ -153,7 +151,7 @@ LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AN
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What each page tells in its head. stuck: {state of SECTIONS: how many}. overdue_since: of the loop.
+    """What each page tells in its head. stuck: {state of COUNTED: how many}. overdue_since: of the loop.
     has_run: whether the loop has a run on record. drawn_at: when this was so, by the database's clock.
     """
 
@@ -182,7 +180,7 @@ class Overview:
         sections = {}
         for state in SECTIONS:
             of_state = [row for row in rows if row[0] == state]
-            named = (dict(zip((*_COLUMNS, *_SNOOZE_COLUMNS), row[2:], strict=True)) for row in of_state)
+            named = (dict(zip(COLUMNS, row[2:], strict=True)) for row in of_state)
             sections[state] = Section(tuple(named), of_state[0][1] if of_state else 0)
         return sections
 
@@ -216,10 +214,12 @@ class Overview:
     def counters(self, zone: ZoneInfo, window: OffHours) -> Counters:
         """The same in numbers alone."""
         row: Sequence[Any] = self._database.row(_COUNTERS, {**self._values, "task": UPLOADER})
-        last = None if row[7] is None else LastRun(*row[7:])
+        most = len(COUNTED)
+        waiting, given_up, drawn_at, *run = row[most:]
+        last = None if run[0] is None else LastRun(*run)
         overdue = None if last is None else coming_run(last, self._now, zone, window).overdue_since
-        stuck = dict(zip(SECTIONS, row[:4], strict=True))
-        return Counters(stuck, row[4], row[5], row[6], overdue, last is not None)
+        counts = dict(zip(COUNTED, row[:most], strict=True))
+        return Counters(counts, waiting, given_up, drawn_at, overdue, last is not None)
 
 
 def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours) -> TaskLine:

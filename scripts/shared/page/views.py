@@ -41,6 +41,7 @@ def start() -> str:
     return draw(
         "start.html.j2",
         by,
+        now_counters=by.counters,
         sections=sections,
         tasks=overview.tasks(schedules, zone, window),
         window=window,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -28,7 +29,7 @@ from shared.report.facts import facts_of
 from shared.report.state import State
 from shared.report.week import STUCK_FAILED
 from shared.rules.retry import RetryPolicy
-from simulators.postgres import PostgresServer
+from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NOW = datetime.now(UTC)
@@ -349,26 +350,27 @@ def test_resend__says_of_a_folded_and_of_an_unknown_notice_that_nobody_is_to_get
 
 
 @pytest.fixture
-def page_url(postgres: PostgresServer, database_url: str, worker: str) -> Iterator[str]:
+def page_url(postgres: PostgresServer, database_url: str) -> Iterator[str]:
     """The URL of the database as the page's role of database/roles.sql, which was applied twice."""
-    parts = urlsplit(database_url)
-    run, page = f"run {worker}", f"page {worker}"
+    url = urlsplit(database_url)
+    run, page = f"run_{url.path[1:]}", f"page_{url.path[1:]}"
+    admin = postgres.admin_url if isinstance(postgres, EmbeddedPostgres) else postgres.url
+    with Database(admin) as superuser:  # making a role takes more than owning a database
+        for name in (run, page):
+            superuser.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+
+    def grant(page_role: str) -> subprocess.CompletedProcess[str]:
+        roles = ("-v", f"role={run}", "-v", f"page_role={page_role}")
+        return postgres.psql(*roles, "-f", REPOSITORY / "database" / "roles.sql", database=url.path[1:])
+
     for _ in range(2):
-        done = postgres.psql(
-            "-q", "-v", f"role={run}", "-v", f"page_role={page}", "-f",
-            REPOSITORY / "database" / "roles.sql", database=parts.path[1:],
-        )  # fmt: skip
+        done = grant(page)
         assert done.returncode == 0, done.stderr
-    same = postgres.psql("-v", f"role={run}", "-v", f"page_role={run}", "-f",
-                         REPOSITORY / "database" / "roles.sql", database=parts.path[1:])  # fmt: skip
-    assert "role and page_role are both" in same.stderr
-    with Database(database_url) as owner:
-        owner.execute(f"ALTER ROLE \"{page}\" PASSWORD '{PASSWORD}'")
-    netloc = f"{quote(page)}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}"
-    yield urlunsplit(parts._replace(netloc=netloc))
-    with Database(database_url) as owner:
-        owner.execute(f'DROP OWNED BY "{run}", "{page}"')
-        owner.execute(f'DROP ROLE "{run}", "{page}"')
+    assert "role and page_role are both" in grant(run).stderr
+    yield url._replace(netloc=f"{page}:{PASSWORD}@{url.hostname}:{url.port}").geturl()
+    with Database(urlsplit(admin)._replace(path=url.path).geturl()) as superuser:
+        superuser.execute(f"DROP OWNED BY {run}, {page}")
+        superuser.execute(f"DROP ROLE {run}, {page}")
 
 
 FORBIDDEN = """

@@ -1,4 +1,4 @@
-"""The list of campaigns: its states are those of report.states, its pages are whole, and it knows every campaign."""
+"""The list of campaigns: its states are those of the report, its pages are whole, and none is left out."""
 
 from __future__ import annotations
 

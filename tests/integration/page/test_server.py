@@ -1,4 +1,4 @@
-"""How long a client may take, on real sockets with a clock of the test's own."""
+"""The page's server by a clock of the test's own: slow clients, and the watchdog."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from page import open_page
 from shared.page.guards import HEADERS
-from shared.page.server import CLIENT_SECONDS, PageServer
+from shared.page.server import CLIENT_SECONDS, STUCK_SECONDS, PageServer
 
 
 @pytest.fixture
@@ -49,3 +50,18 @@ def test_client__that_sends_a_byte_now_and_then_is_disconnected(server: PageServ
             assert slow.recv(100) == b""
         quick.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert len(server._server.active_channels) == 1
+
+
+def test_watchdog__is_not_fed_while_no_thread_takes_the_requests(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = SimpleNamespace(queue=["a request"])
+    with monkeypatch.context() as patch:
+        patch.setattr(server._server, "task_dispatcher", waiting)
+        assert server._answers(0)
+        assert server._answers(STUCK_SECONDS - 1)
+        assert not server._answers(STUCK_SECONDS)
+        waiting.queue.clear()
+        assert server._answers(STUCK_SECONDS + 1)
+        waiting.queue.append("a later one")
+        assert server._answers(STUCK_SECONDS + 2)

@@ -41,10 +41,10 @@ ROWS = {
     " VALUES (%(key)s, %(at)s, 'reset', 'me', 'psql')",
     "page_acts": "INSERT INTO page_acts (id, at, person, peer, act, reason, filter, value, drawn_at, asked)"
     " VALUES (%(uuid)s, %(at)s, 'me', '', 'reset', '', '{}', '', %(at)s, '')",
-    "page_act_campaigns": "INSERT INTO page_acts"
+    "page_act_campaigns": "WITH act AS (INSERT INTO page_acts"
     " (id, person, peer, act, reason, filter, value, drawn_at, asked)"
-    " VALUES (%(uuid)s, 'me', '', 'reset', '', '{}', '', now(), '');"
-    " INSERT INTO page_act_campaigns (act_id, campaign_id, at) VALUES (%(uuid)s, %(key)s, %(at)s)",
+    " VALUES (gen_random_uuid(), 'me', '', 'reset', '', '{}', '', now(), '') RETURNING id)"
+    " INSERT INTO page_act_campaigns (act_id, campaign_id, at) SELECT id, %(key)s, %(at)s FROM act",
     "page_sessions": "INSERT INTO page_sessions (token_hash, person, fingerprint, expires_at)"
     " VALUES (%(key)s, 'me', '', %(at)s)",
 }  # fmt: skip

@@ -38,6 +38,19 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
             "snoozed until Mon 2026-12-07 08:00 CET by anna@host (a1_retry.py): files promised",
         ),
         (event("snooze", until="infinity"), "snoozed until infinity by anna@host (a1_retry.py)"),
+        (
+            event("undo", "wrong ones", "page", undoes="x", attempts=3, permanently_failed=True),
+            "undone, it is as before (permanently failed) by anna@host (page): wrong ones",
+        ),
+        (
+            event("undo", "", "page", undoes="x", attempts=0, until="2026-12-07T07:00:00+00:00"),
+            "undone, it is as before (attempts back to 0, snoozed until Mon 2026-12-07 08:00 CET)"
+            " by anna@host (page)",
+        ),
+        (
+            event("resend", "mailbox is empty", "page", kind="a1_to_a2_error", recipient="a@example.com"),
+            "e-mail (error notice) to a@example.com is sent again by anna@host (page): mailbox is empty",
+        ),
         (event("wake"), "snooze ended by anna@host (a1_retry.py)"),
         (event("limit", "large", max_retries=5), "limit 5 by anna@host (a1_retry.py): large"),
         (event("limit", before=5), "limit back to that of all campaigns by anna@host (a1_retry.py)"),
