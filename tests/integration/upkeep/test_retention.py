@@ -257,8 +257,8 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
             SELECT gen_random_uuid(), now() - n * interval '1 hour', '', '', 'reset', '', '{}', '', now(), ''
             FROM generate_series(1, 20000) n;
         INSERT INTO page_act_campaigns (act_id, campaign_id, at) SELECT id, 'c1', at FROM page_acts;
-        INSERT INTO page_sessions (token_hash, person, expires_at)
-            SELECT n::text, '', now() + (n - 100) * interval '1 hour' FROM generate_series(1, 20000) n;
+        INSERT INTO page_sessions (token_hash, person, fingerprint, expires_at)
+            SELECT n::text, '', '', now() + (n - 100) * interval '1 hour' FROM generate_series(1, 20000) n;
     """)
     database.execute("ANALYZE")
     values: dict[str, Any] = {
