@@ -1,5 +1,5 @@
-"""A plausible installation of some weeks for the operator's page: campaigns in each state, with their mails, runs
-and acts. `fill` writes it into a migrated, empty database; the times count back from `now`.
+"""A plausible installation of some weeks for the operator's page: campaigns in each state, with mails, runs and
+acts. `fill` writes it into a migrated, empty database; the times count back from `now`.
 
 The rows are written as they would be found, without the triggers: a trigger would date every event today.
 """
@@ -46,7 +46,7 @@ class Sample:
 
     now: datetime
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    random: Random = field(default_factory=lambda: Random(1))
+    random: Random = field(default_factory=lambda: Random(1))  # noqa: S311 - a seeded play
     count: int = 0
 
     def __post_init__(self) -> None:
@@ -72,23 +72,39 @@ class Sample:
         """A campaign with its row. columns: those in which it is not at rest in A1."""
         self.count += 1
         number = number or f"C-{1000 + self.count}"
-        made = Campaign(self.id_of(number), number, name or NAMES[self.count % len(NAMES)], columns.get("status", "A1"))
+        made = Campaign(
+            self.id_of(number), number, name or NAMES[self.count % len(NAMES)], columns.get("status", "A1")
+        )
         row = {"status": "A1", "created_at": self.now - 40 * DAY, "updated_at": self.now - HOUR, **columns}
-        self.add("campaign_status", campaign_id=made.id, campaign_number=number, campaign_name=made.name, **row)
+        self.add(
+            "campaign_status", campaign_id=made.id, campaign_number=number, campaign_name=made.name, **row
+        )
         return made
 
     def event(self, campaign: Campaign, at: datetime, what: str, reason: str = "", **more: Any) -> None:
         """A line of the history. more: cycle, actor and source; everything else is its detail."""
         known = {name: more.pop(name) for name in ("cycle", "actor", "source") if name in more}
         who = {"cycle": 1, "actor": "a1_to_a2", "source": "a1_to_a2", **known}
-        self.add("campaign_events", campaign_id=campaign.id, at=at, kind=what, reason=reason, detail=json.dumps(more), **who)
+        self.add(
+            "campaign_events",
+            campaign_id=campaign.id,
+            at=at,
+            kind=what,
+            reason=reason,
+            detail=json.dumps(more),
+            **who,
+        )
 
-    def mail(self, notice: Notice | None, *, cycle: int = 1, attempt: int | None = None, **delivery: Any) -> UUID:
+    def mail(
+        self, notice: Notice | None, *, cycle: int = 1, attempt: int | None = None, **delivery: Any
+    ) -> UUID:
         """A message, delivered ten seconds later unless `delivery` says otherwise."""
         assert notice is not None
         self.count += 1
         made = UUID(int=self.random.getrandbits(128), version=4)
-        campaign = next((row for row in self.rows["campaign_status"] if row["campaign_id"] == notice.campaign_id), None)
+        campaign = next(
+            (row for row in self.rows["campaign_status"] if row["campaign_id"] == notice.campaign_id), None
+        )
         self.add(
             "notices", id=str(made), kind=notice.kind.value, campaign_id=notice.campaign_id, subject=notice.subject,
             body_text=notice.text, body_html=notice.html, created_at=notice.created_at, cycle=cycle, attempt=attempt,
@@ -98,7 +114,11 @@ class Sample:
         told = {"notice_id": str(made), "kind": notice.kind.value}
         events = [("notice", notice.created_at, {"subject": notice.subject})]
         for recipient in delivery.pop("recipients", notice.recipients):
-            sent = {"sent_at": notice.created_at + timedelta(seconds=10), "tries": 1, "next_try_at": notice.created_at}
+            sent = {
+                "sent_at": notice.created_at + timedelta(seconds=10),
+                "tries": 1,
+                "next_try_at": notice.created_at,
+            }
             self.add("notice_deliveries", notice_id=str(made), recipient=recipient, **{**sent, **delivery})
             if not delivery:
                 events.append(("notice_sent", sent["sent_at"], {"recipient": recipient}))
@@ -108,7 +128,9 @@ class Sample:
                 self.event(by, at, kind, cycle=cycle, **told, **detail)
         return made
 
-    def attempts(self, campaign: Campaign, first_at: datetime, number: int, *, limit: int = 3, **delivery: Any) -> datetime:
+    def attempts(
+        self, campaign: Campaign, first_at: datetime, number: int, *, limit: int = 3, **delivery: Any
+    ) -> datetime:
         """So many attempts, each with its mail; when the last one was. delivery: of the last one's mail."""
         at = first_at
         self.event(campaign, first_at - 3 * MINUTE, "status", status="A1")
@@ -127,7 +149,9 @@ class Sample:
 
     def uploaded(self, at: datetime, name: str = "", number: str = "", *, files: int = 0) -> Campaign:
         """A campaign that reached A2, with its files."""
-        campaign = self.campaign(name, number, status="A2", updated_at=at, box_folder_id=str(312_000_000_000 + self.count))
+        campaign = self.campaign(
+            name, number, status="A2", updated_at=at, box_folder_id=str(312_000_000_000 + self.count)
+        )
         files = files or self.random.randint(3, 24)
         sizes = [self.random.randint(40_000, 90_000_000) for _ in range(files)]
         for place, size in enumerate(sizes):
@@ -168,7 +192,9 @@ class Sample:
         return campaign
 
 
-def fill(database_url: str, now: datetime, *, is_calm: bool = False, last_run: timedelta = 2 * MINUTE) -> Sample:
+def fill(
+    database_url: str, now: datetime, *, is_calm: bool = False, last_run: timedelta = 2 * MINUTE
+) -> Sample:
     """Write the sample; returns what was written. is_calm: nothing is stuck and all mails went out. last_run:
     how long ago the loop last ran the upload.
     """
@@ -181,7 +207,7 @@ def fill(database_url: str, now: datetime, *, is_calm: bool = False, last_run: t
     _runs(sample, last_run)
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         for table in _TRIGGERS:
-            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")  # noqa: S608 - of this file
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         for table, rows in sample.rows.items():
             for columns, values in _by_columns(rows):
                 names = ", ".join(columns)
@@ -218,15 +244,26 @@ def _stuck(sample: Sample) -> None:
     """What needs somebody, and the messages that tell of it."""
     now = sample.now
     failed = {"a1_retry_count": 3, "a1_permanently_failed": True, "a1_failure_reason": EMPTY}
-    for name, back in (("", 19 * HOUR), ("", 3 * DAY), ("Pocket Coffee Sicily", 12 * DAY), ("Estathé estate", 5 * DAY)):
+    for name, back in (
+        ("", 19 * HOUR),
+        ("", 3 * DAY),
+        ("Pocket Coffee Sicily", 12 * DAY),
+        ("Estathé estate", 5 * DAY),
+    ):
         at = now - back
-        campaign = sample.campaign(name, a1_last_retry_at=at + 6 * MINUTE, updated_at=at + 6 * MINUTE, **failed)
+        campaign = sample.campaign(
+            name, a1_last_retry_at=at + 6 * MINUTE, updated_at=at + 6 * MINUTE, **failed
+        )
         sample.attempts(campaign, at, 3)
     number, name = HOSTILE
     at = now - 50 * HOUR
-    hostile = sample.campaign(name, number, a1_last_retry_at=at + 6 * MINUTE, updated_at=at + 6 * MINUTE, **failed)
+    hostile = sample.campaign(
+        name, number, a1_last_retry_at=at + 6 * MINUTE, updated_at=at + 6 * MINUTE, **failed
+    )
     given_up = {"sent_at": None, "gave_up_at": now - 40 * HOUR, "tries": 12}
-    sample.attempts(hostile, at, 3, last_error="550 5.1.1 <support@example.com>: mailbox unavailable", **given_up)
+    sample.attempts(
+        hostile, at, 3, last_error="550 5.1.1 <support@example.com>: mailbox unavailable", **given_up
+    )
     for back in (8 * DAY, 17 * DAY, 23 * DAY, 26 * DAY):  # those that were solved
         campaign = sample.uploaded(now - back + 5 * HOUR)
         sample.attempts(campaign, now - back, 3)
@@ -247,7 +284,11 @@ def _stuck(sample: Sample) -> None:
         " service account as an editor of the folder BOX_ROOT_FOLDER_ID points at",
         now - 31 * HOUR,
     )
-    sample.erring("dam/checksum_differs", "the DAM's copy of “hero_4k.psd” is not what it declares (MD5)", now - 5 * HOUR)
+    sample.erring(
+        "dam/checksum_differs",
+        "the DAM's copy of “hero_4k.psd” is not what it declares (MD5)",
+        now - 5 * HOUR,
+    )
     sample.erring("box/rate_limited", "Box answered 429 for ten minutes", now - 20 * MINUTE, is_told=False)
     for back, ahead, who, reason in (
         (2 * DAY, 3 * DAY, "ben", "agency promised the files for Thursday"),
@@ -265,7 +306,11 @@ def _stuck(sample: Sample) -> None:
 def _in_retry(sample: Sample) -> None:
     """Campaigns on their way, and messages that wait."""
     now = sample.now
-    counted = {"a1_failure_reason": EMPTY, "updated_at": now - 2 * MINUTE, "a1_last_retry_at": now - 2 * MINUTE}
+    counted = {
+        "a1_failure_reason": EMPTY,
+        "updated_at": now - 2 * MINUTE,
+        "a1_last_retry_at": now - 2 * MINUTE,
+    }
     for number in (2, 2, 1):
         campaign = sample.campaign(a1_retry_count=number, **counted)
         waiting: dict[str, Any] = {"sent_at": None, "tries": 2, "next_try_at": now + 4 * MINUTE}
@@ -273,7 +318,9 @@ def _in_retry(sample: Sample) -> None:
         sample.attempts(campaign, now - 2 * MINUTE - (number - 1) * 3 * MINUTE, number, **delivery)
     limited = sample.campaign(a1_retry_count=4, a1_max_retries=6, **counted)
     sample.attempts(limited, now - 11 * MINUTE, 4, limit=6)
-    sample.event(limited, now - 12 * MINUTE, "limit", "large shoot", actor="anna", source="a1_retry.py", max_retries=6)
+    sample.event(
+        limited, now - 12 * MINUTE, "limit", "large shoot", actor="anna", source="a1_retry.py", max_retries=6
+    )
     under_way = sample.campaign()
     sample.event(under_way, now - 9 * MINUTE, "status", status="A1")
     for place in range(4):
@@ -290,7 +337,10 @@ def _in_retry(sample: Sample) -> None:
 
 def _acts(sample: Sample) -> None:
     """What people did: on the page, by the tool, by psql; and the product by itself."""
-    now, failed = sample.now, [row for row in sample.rows["campaign_status"] if row.get("a1_permanently_failed")]
+    now, failed = (
+        sample.now,
+        [row for row in sample.rows["campaign_status"] if row.get("a1_permanently_failed")],
+    )
     acts: tuple[tuple[timedelta, str, str, str, dict[str, str], str, int, dict[str, int]], ...] = (
         (26 * HOUR, "anna", "reset", "files came with Monday's delivery", {"state": "failed", "older": "2"}, "", 12,
          {"changed since the page was drawn": 2}),
@@ -307,8 +357,26 @@ def _acts(sample: Sample) -> None:
             drawn_at=now - back - MINUTE, asked="", done=done, skipped=json.dumps(skipped), **undone,
         )  # fmt: skip
     by_hand = Campaign(failed[0]["campaign_id"], "", "", None)
-    sample.event(by_hand, now - 6 * DAY, "reset", actor="dba_paul", source="psql", attempts=3, permanently_failed=True, next_cycle=2)
-    sample.event(by_hand, now - 7 * DAY, "reset", "30 days have passed", actor="auto", source="auto", attempts=3, next_cycle=2)
+    sample.event(
+        by_hand,
+        now - 6 * DAY,
+        "reset",
+        actor="dba_paul",
+        source="psql",
+        attempts=3,
+        permanently_failed=True,
+        next_cycle=2,
+    )
+    sample.event(
+        by_hand,
+        now - 7 * DAY,
+        "reset",
+        "30 days have passed",
+        actor="auto",
+        source="auto",
+        attempts=3,
+        next_cycle=2,
+    )
 
 
 def _runs(sample: Sample, last_run: timedelta) -> None:

@@ -3,8 +3,8 @@
     apt-get install chromium
     PYTHONPATH=scripts:tests python tests/tools/screenshot_page.py
 
-`--all DIR` takes every page at 390, 1024 and 1600 pixels in both colour schemes into DIR instead, and asks axe-core
-about each: WCAG 2.0 to 2.2, A and AA.
+`--all DIR` takes every page at 390, 1024 and 1600 pixels in both colour schemes into DIR instead, and asks
+axe-core about each: WCAG 2.0 to 2.2, A and AA.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def pages_of(sample: Sample) -> dict[str, str]:
     snoozed = next(row for row in rows if row.get("a1_snoozed_until"))
     hostile = next(row for row in rows if row["campaign_number"] == HOSTILE[0])
     notice = next(
-        row for row in sample.rows["notices"] if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
+        row
+        for row in sample.rows["notices"]
+        if row["campaign_id"] == failed[0]["campaign_id"] and row["attempt"] == 3
     )
     big = max(sample.rows["campaign_uploads"], key=lambda row: int(row["assets"]))
     return {
@@ -98,7 +100,9 @@ def take_for_docs(browser: Browser, address: str, sample: Sample) -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
             page = _logged_in(context.new_page(), address)
             page.goto(address + paths[name])
-            page.screenshot(path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start")
+            page.screenshot(
+                path=IMAGES / f"page_{name}_{kind}.png", full_page=kind == "phone" or name == "start"
+            )
             context.close()
 
 
@@ -146,8 +150,12 @@ def _judged(page, what: str) -> int:  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--all", type=Path, metavar="DIR", help="every page, width and theme, judged by axe-core"
+    )
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-pictures-"))
     folder.chmod(0o711)
