@@ -6,13 +6,20 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from page import PASSWORD, Browser
 from shared.base.errors import ExitCode
-from simulators.postgres import PostgresServer
+from shared.page.acts import CHANGED, LOCKED, NOT_READ, TOO_MANY, UNKNOWN, UNTOUCHED
+from shared.page.app import create_app
+from shared.page.app_context import EXTENSION
+from shared.page.filters import STATES
+from shared.settings import PageSettings, load_page_settings, read_environment, variables_of
+from simulators.postgres import EmbeddedPostgres, PostgresServer
 from world import REPOSITORY, World
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "MARKDOWN_DOCS").glob("*.md")]
@@ -20,6 +27,7 @@ PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "MARKDOWN_DOCS").glob("*.md")]
 
 PSQL_AS_WRITTEN = "PGPASSWORD=… psql -h localhost -p 5437 -U ferrero_user -d ferrero_tracking"
 RETRY_PAGE = REPOSITORY / "MARKDOWN_DOCS" / "A1_RETRY_LOGIC.md"
+OPERATORS_PAGE = REPOSITORY / "MARKDOWN_DOCS" / "OPERATORS_PAGE.md"
 
 
 def blocks(page: Path, language: str, *, below: str = "") -> list[str]:
@@ -145,6 +153,76 @@ def test_retry_page__code_is_where_it_says() -> None:
         code = (REPOSITORY / file).read_text(encoding="utf-8")
         for function in re.findall(r"`(\w+)`", functions):
             assert f"def {function}(" in code, f"{file} has no {function}"
+
+
+def test_operators_page__is_set_up_and_removed_as_written(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Each line is run, on folders and roles of this test, without what makes users and services."""
+    url, role = urlsplit(database_url), f"page_{uuid.uuid4().hex[:12]}"
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "env").write_text(
+        f"DB_HOST={url.hostname}\nDB_PORT={url.port}\nDB_NAME={url.path[1:]}\nDB_USER=uploader\n"
+        "DB_PASSWORD=of-the-uploader\nORCHESTRATOR_TIMEZONE=Europe/Rome\nA1_MAX_RETRIES=4\n"
+        "DAM_STATUS_A1=A1\nDAM_STATUS_FIELD_ID=status\nDAM_CLIENT_SECRET=of-the-dam\n"
+    )
+    # Making a role takes more than owning a database.
+    admin = urlsplit(postgres.admin_url if isinstance(postgres, EmbeddedPostgres) else postgres.url)
+    libpq = {"HOST": url.hostname, "PORT": url.port, "USER": admin.username, "PASSWORD": admin.password}
+    tools = [str(Path(postgres.psql_path).parent), os.environ["PATH"]]
+    environment = {f"PG{name}": str(value) for name, value in libpq.items()}
+    environment |= {"PGDATABASE": url.path[1:], "PATH": os.pathsep.join(tools)}
+
+    def run(below: str) -> str:
+        script = "\n".join(blocks(OPERATORS_PAGE, "text", below=below))
+        for written, here in (
+            (r"psql .* -c '\\password (\w+)'", rf"""psql -c "ALTER ROLE \1 PASSWORD '{PASSWORD}'" """),
+            (r"-U (OWNER|postgres) -d ferrero_tracking", ""),
+            (r"role=a1_to_a2 ", f"role={role}_scripts "),
+            (r"a1_to_a2_page", role),
+            (r"cd /opt/a1-to-a2", f"cd {REPOSITORY}"),
+            (r"/etc/(a1-to-a2|systemd/system|nginx(?=/))", str(tmp_path)),
+            (r" -o [\w-]+ -g [\w-]+|sudo -u [\w-]+ ", ""),
+            (r"\.venv/bin/python scripts/a1_retry", rf"echo {PASSWORD} | \g<0>"),
+            (r"\.venv/bin/python", sys.executable),
+            (r"\.venv/bin/pip|useradd|userdel|systemctl", ":"),
+            (r"DB_PASSWORD=…", f"DB_PASSWORD={PASSWORD}"),
+        ):
+            script = re.sub(written, here, script)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+        return done.stdout
+
+    said = run("Set it up")
+    assert said.endswith(f"settings: ok\nusers: 1 in {tmp_path}/page-users\ndatabase: ok\n")
+    settings_file = tmp_path / "page.env"
+    text = settings_file.read_text(encoding="utf-8")
+    assert set(re.findall(r"^(\w+)=", text, re.MULTILINE)) <= variables_of(PageSettings)
+    assert "A1_MAX_RETRIES=4" in text
+    assert "=of-" not in text
+
+    app = create_app(load_page_settings(read_environment(settings_file)))
+    browser = Browser(app, "https://a1-to-a2.example.com")
+    assert browser.log_in("olga", PASSWORD).status_code == 303
+    for path in ("/", "/campaigns", "/runs", "/notices", "/audit", "/metrics", "/readyz"):
+        assert browser.get(path).status_code == 200, path
+    app.extensions[EXTENSION].connections.get().close()
+
+    run("Upgrade and remove it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.d", "env"]
+    drop = f"DROP OWNED BY {role}_scripts; DROP ROLE {role}_scripts"
+    PostgresServer(admin.geturl()).psql("-c", drop, database=url.path[1:]).check_returncode()
+
+
+def test_operators_page__tells_each_filter_and_each_reason_to_skip() -> None:
+    text = OPERATORS_PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)`|\(none\)) \| ([^|]+) \|", text.partition("`state=`")[2], re.MULTILINE)
+    assert rows[: len(STATES)] == list(STATES.items())
+    for why in (CHANGED, LOCKED, TOO_MANY, NOT_READ, UNKNOWN, UNTOUCHED):
+        assert f"| {why}" in text, why
 
 
 def test_pages__links_and_pictures_exist() -> None:

@@ -3,8 +3,8 @@
     apt-get install chromium
     PYTHONPATH=scripts:tests python tests/tools/screenshot_page.py
 
-`--all DIR` takes every page at 390, 1024 and 1600 pixels in both colour schemes into DIR instead, and asks axe-core
-about each: WCAG 2.0 to 2.2, A and AA.
+`--all DIR` takes every page at 390, 1024 and 1600 pixels in both colour schemes into DIR instead, and asks
+axe-core about each: WCAG 2.0 to 2.2, A and AA.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from page import OPERATOR, PASSWORD, open_page
 from page_sample import HOSTILE, ZONE, Sample, fill
+from shared.base.commands import Commands
+from shared.page.app_context import EXTENSION
 from simulators.postgres import EmbeddedPostgres
 
 IMAGES = Path(__file__).parents[2] / "MARKDOWN_DOCS" / "images"
@@ -31,6 +34,10 @@ MIGRATIONS = Path(__file__).parents[2] / "database" / "migrations"
 NOW = datetime(2026, 11, 24, 14, 7, 20, tzinfo=ZONE)
 CHROMIUM = {"executable_path": "/usr/bin/chromium", "args": ["--no-sandbox", "--disable-gpu"]}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+AS_DEPLOYED = Commands(
+    "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/page.env", "a1-to-a2-page"
+)
+"""What the commands on the page name."""
 DESKTOP, TABLET, PHONE = 1280, 1024, 390
 IN_DOCS = {"start": True, "campaigns": False, "campaign": True, "notices": False, "audit": False}
 """{page: whether there is a picture of it on a phone too}"""
@@ -50,6 +57,9 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
         }
         with open_page(url, folder, **links) as page:
             page.clock.at = NOW
+            context = page.app.extensions[EXTENSION]
+            settings = replace(context.settings, commands=AS_DEPLOYED)
+            page.app.extensions[EXTENSION] = replace(context, settings=settings)
             web = waitress.create_server(page.app, host="127.0.0.1", port=0, threads=2)
             threading.Thread(target=web.run, daemon=True).start()
             yield f"http://127.0.0.1:{web.effective_port}", sample
