@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect, sync_playwright
 
 from page import CHEAP, LINES, OPERATOR, PASSWORD
 from page_process import Launcher
@@ -43,6 +43,7 @@ def open_chromium() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         pytest.fail("chromium is missing (Debian: apt-get install chromium)", pytrace=False)
+    expect.set_options(timeout=PATIENCE_MS / 2)
     with sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=found, args=[*ARGUMENTS], chromium_sandbox=os.geteuid() != 0
@@ -175,7 +176,7 @@ def open_people(browser: Browser, site: Site, *others: str) -> Iterator[People]:
         yield people
     finally:
         people.close()
-    assert people.faults == []
+    assert people.faults == [], "\n".join(people.faults)
 
 
 def log_in(page: Page, address: str, person: str) -> None:
