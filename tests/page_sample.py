@@ -37,6 +37,9 @@ NAMES = (
     "Valentine's hearts", "Halloween treats", "Carnival", "Singles' Day (双十一)", "Ramadan رمضان",
     "Dolce vita",
 )  # fmt: skip
+COMMANDS = Commands(
+    "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
+)
 
 _TRIGGERS = ("campaign_status", "campaign_errors", "campaign_uploads", "notices", "notice_deliveries")
 
@@ -51,14 +54,11 @@ class Sample:
     count: int = 0
 
     def __post_init__(self) -> None:
-        commands = Commands(
-            "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
-        )
         self.composer = Composer(
             timezone=ZONE,
             max_attempts=3,
             folder_name="Master Assets",
-            commands=commands,
+            commands=COMMANDS,
             error_recipients=(SUPPORT,),
             success_recipients=(TEAM,),
         )
@@ -141,7 +141,7 @@ class Sample:
             at = first_at + (attempt - 1) * 3 * MINUTE
             is_last = attempt == limit
             self.event(campaign, at, "attempt", EMPTY, attempt=attempt, permanently_failed=is_last)
-            counted = Attempt(attempt, counted=True, permanently_failed=is_last)
+            counted = Attempt(attempt, counted=True, permanently_failed=is_last, max_attempts=limit)
             notice = (
                 self.composer.permanent(campaign, counted, reason=EMPTY, now=at)
                 if is_last

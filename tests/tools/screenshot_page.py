@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
 from page import OPERATOR, PASSWORD, open_page
-from page_sample import HOSTILE, ZONE, Sample, fill
+from page_sample import COMMANDS, HOSTILE, ZONE, Sample, fill
+from shared.page.app_context import EXTENSION
 from simulators.postgres import EmbeddedPostgres
 
 IMAGES = Path(__file__).parents[2] / "MARKDOWN_DOCS" / "images"
@@ -50,6 +52,10 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
         }
         with open_page(url, folder, **links) as page:
             page.clock.at = NOW
+            context = page.app.extensions[EXTENSION]
+            page.app.extensions[EXTENSION] = replace(
+                context, settings=replace(context.settings, commands=COMMANDS)
+            )
             web = waitress.create_server(page.app, host="127.0.0.1", port=0, threads=2)
             threading.Thread(target=web.run, daemon=True).start()
             yield f"http://127.0.0.1:{web.effective_port}", sample

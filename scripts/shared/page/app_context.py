@@ -23,7 +23,7 @@ def database() -> Database:
     if "database" not in g:
         g.database = here().connections.get()
     found = g.database
-    assert isinstance(found, Database)
+    assert isinstance(found, Database)  # noqa: S101 - put there above
     return found
 
 
