@@ -100,8 +100,8 @@ def test_two_operators__reset_the_same_campaign_once(people: People) -> None:
 def private_site(private_postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Site]:
     """A page on a server of its own."""
     url = private_postgres.create_database("page_test")
-    for file in sorted(MIGRATIONS.glob("*.sql")):
-        private_postgres.psql("--quiet", "-f", file, database="page_test").check_returncode()
+    files = [f"--file={file}" for file in sorted(MIGRATIONS.glob("*.sql"))]
+    private_postgres.psql("--quiet", *files, database="page_test").check_returncode()
     with open_site(url, tmp_path) as site:
         yield site
 

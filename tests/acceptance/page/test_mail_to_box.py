@@ -86,7 +86,7 @@ def test_way__from_the_mail_to_box(world: World, tmp_path: Path, record_property
             told = f"the next run, until the page says uploaded: {time.monotonic() - begun:.1f} s"
             record_property("uploaded", told)
             print(told)  # noqa: T201 - a figure, shown with -s
-    assert sorted(world.box_files()) == ["C-Summer_Summer/key.jpg", "C-Winter_Winter/key.jpg"]
+    assert sorted(world.box_files()) == ["C-Summer - Summer/key.jpg", "C-Winter - Winter/key.jpg"]
 
 
 def reset_from_mail(people: People, person: str, mail: str) -> tuple[int, Page, float]:
