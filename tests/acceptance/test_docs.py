@@ -225,10 +225,21 @@ def test_operators_page__tells_each_filter_and_each_reason_to_skip() -> None:
         assert f"| {why}" in text, why
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may have behind its #, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_pages__links_and_pictures_exist() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+            if "://" in target:
+                continue
+            meant = page.parent / target if target else page
+            assert meant.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(meant), f"{page.name} links to {target}#{anchor}"
 
 
 def test_pages__exit_codes_are_all_told() -> None:
