@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 from flask import Flask
 from werkzeug.test import TestResponse
 
@@ -26,14 +25,6 @@ PASSWORD = "only-for-these-tests"
 CHEAP = Cost(2**14, 8, 1)
 """The least that the users' file may have."""
 LINES = {name: line_of(name, PASSWORD, CHEAP) for name in (OPERATOR, READER)}
-
-SESSIONS = """
-CREATE TABLE IF NOT EXISTS page_sessions (
-    token_hash TEXT PRIMARY KEY, person TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL, expires_at TIMESTAMP WITH TIME ZONE NOT NULL);
-ALTER TABLE page_sessions ADD COLUMN IF NOT EXISTS fingerprint TEXT;
-"""
-
 
 class Clock:
     """The page's clock: stands still until it is moved."""
@@ -129,8 +120,6 @@ def open_page(database_url: str, folder: Path, **variables: str) -> Iterator[Pag
     """The page with the users OPERATOR and READER, over further variables, on a migrated database."""
     users_file, clock = folder / "page-users", Clock()
     _write(users_file, LINES.values())
-    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(SESSIONS)
     env = {
         "DATABASE_URL": database_url,
         "ORCHESTRATOR_TIMEZONE": "Europe/Rome",

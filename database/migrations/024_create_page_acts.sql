@@ -68,7 +68,9 @@ CREATE INDEX IF NOT EXISTS page_acts_at_idx ON page_acts (at);
 CREATE INDEX IF NOT EXISTS page_act_campaigns_at_idx ON page_act_campaigns (at);
 CREATE INDEX IF NOT EXISTS page_sessions_expires_idx ON page_sessions (expires_at);
 
--- The page's list, the latest change first.
+-- The page's list, the latest change first. 018 adds the column to a table that is older than the product; the list must
+-- not depend on that.
+ALTER TABLE campaign_status ADD COLUMN IF NOT EXISTS updated_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now();
 CREATE INDEX IF NOT EXISTS campaign_status_updated_idx
     ON campaign_status (updated_at DESC NULLS LAST, campaign_id);
 

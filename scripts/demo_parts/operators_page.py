@@ -1,6 +1,4 @@
-"""The operator's page in the demo: the product's own script as a process, and somebody who uses it as a browser
-does.
-"""
+"""The operator's page in the demo: the product's own script as a process, used by HTTP as a browser does."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ WIDTHS = {"desktop": 1280, "phone": 390}
 
 
 class OperatorsPage:
-    """The page of this installation; a context manager that ends it. Raises RuntimeError when it does not start
-    or answers otherwise than asked.
+    """The page of this installation; a context manager that ends it.
+
+    Raises RuntimeError when it does not start, or answers otherwise than asked.
     """
 
     def __init__(self, world: Installation) -> None:

@@ -60,6 +60,8 @@ FROM counted LEFT JOIN ({details}) found ON TRUE
 ORDER BY found.updated_at DESC NULLS LAST, found.campaign_id
 """
 
+_COUNT = "(SELECT count(*) FROM ({campaigns}) s WHERE {condition})"
+
 _ONE = """
 WITH shown AS (SELECT %(campaign_id)s::text AS campaign_id)
 SELECT clock_timestamp(), found.* FROM ({details}) found
@@ -109,8 +111,7 @@ class Campaigns:
     def counts(self, policy: RetryPolicy, status_a1: str, now: datetime) -> dict[str, int]:
         """{state of STATES: how many campaigns}, by one statement."""
         each = ", ".join(
-            f"(SELECT count(*) FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()})"  # noqa: S608 - our own text
-            for state in STATES
+            _COUNT.format(campaigns=CAMPAIGNS, condition=Filter(state).sql()) for state in STATES
         )
         values = Filter().values(now, policy, status_a1)
         return dict(zip(STATES, self._database.row(f"{UNREAD} SELECT {each}", values), strict=True))

@@ -166,7 +166,6 @@ class PageServer:
             self._turn(0.1)
         else:
             logger.warning("stopped before every request was answered", extra={"action": "page_cut_off"})
-        self._server.task_dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._map, ignore_all=True)
 
 

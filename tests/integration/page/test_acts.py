@@ -412,7 +412,7 @@ def test_page_role__is_enough_for_every_act_and_for_nothing_else(database: Datab
         assert [one.done for one in done] == [2, 1, 1, 1, 1]
         assert acts(page).undo(done[0].act_id, drawn(page)).undone == 1
         assert facts_of(page, "a", NOW).retry.max_retries == 5
-        page.execute("INSERT INTO page_sessions VALUES ('hash', 'anna', now(), now())")
+        page.execute("INSERT INTO page_sessions VALUES ('hash', 'anna', 'print', now(), now())")
         assert page.execute("DELETE FROM page_sessions") == 1
         for statement in FORBIDDEN:
             with pytest.raises(DbError) as caught:

@@ -22,6 +22,7 @@ def server(database_url: str, tmp_path: Path) -> Iterator[PageServer]:
         made = PageServer(page.app, page.settings.access, HEADERS)
         yield made
         made._finish()
+        made._server.task_dispatcher.shutdown()
 
 
 def test_client__that_sends_a_byte_now_and_then_is_disconnected(server: PageServer) -> None:

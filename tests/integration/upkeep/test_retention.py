@@ -253,6 +253,12 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
         INSERT INTO daily_reports SELECT now()::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
         INSERT INTO campaign_events (campaign_id, at, kind, actor, source)
             SELECT 'c' || n, now() - n * interval '1 hour', 'reset', '', '' FROM generate_series(1, 20000) n;
+        INSERT INTO page_acts (id, at, person, peer, act, reason, filter, value, drawn_at, asked)
+            SELECT gen_random_uuid(), now() - n * interval '1 hour', '', '', 'reset', '', '{}', '', now(), ''
+            FROM generate_series(1, 20000) n;
+        INSERT INTO page_act_campaigns (act_id, campaign_id, at) SELECT id, 'c1', at FROM page_acts;
+        INSERT INTO page_sessions (token_hash, person, fingerprint, expires_at)
+            SELECT n::text, '', '', now() + (n - 100) * interval '1 hour' FROM generate_series(1, 20000) n;
     """)
     database.execute("ANALYZE")
     values: dict[str, Any] = {
