@@ -210,6 +210,12 @@ def test_operators_page__is_set_up_and_removed_as_written(
     for path in ("/", "/campaigns", "/runs", "/notices", "/audit", "/metrics", "/readyz"):
         assert browser.get(path).status_code == 200, path
     app.extensions[EXTENSION].connections.get().close()
+    # A command as the campaign's page shows it.
+    failed = "INSERT INTO campaign_status (campaign_id, status, a1_retry_count, a1_permanently_failed)"
+    postgres.psql("-c", f"{failed} VALUES ('stuck', 'A1', 3, TRUE)", database=url.path[1:]).check_returncode()
+    tool = [sys.executable, REPOSITORY / "scripts/a1_retry.py", "reset", "stuck", "--env-file", settings_file]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
 
     run("Upgrade and remove it")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.d", "env"]
