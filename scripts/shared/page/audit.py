@@ -1,4 +1,4 @@
-"""Who did what, when, why and from where: the acts of the page, and those by the tool, psql and the product."""
+"""Who did what, when, why and from where: acts of the page, and those by tools, psql and the product."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shared.database import Database
 from shared.page.records import MOST_PAGES, PER_PAGE
 from shared.report.events import Event
 
-# Both sides give as many of their newest as the page and those before it have. campaign_events_acts_idx has the
-# same condition (migration 026).
+# Both sides give as many of their newest as the page and those before it have. campaign_events_acts_idx has
+# the same condition (migration 026).
 _AUDIT = """
 SELECT * FROM (
     (SELECT a.at, a.id::text AS id, a.person, a.peer, a.act, a.reason, a.value, a.filter, a.done, a.skipped,
@@ -22,7 +22,8 @@ SELECT * FROM (
                                          WHERE a.done = 1 AND act_id = a.id LIMIT 1) k ON TRUE
      ORDER BY a.at DESC, a.id DESC LIMIT %(most)s)
     UNION ALL
-    (SELECT at, id::text, actor, CASE WHEN source = db_user THEN source ELSE source || ', role ' || db_user END,
+    (SELECT at, id::text, actor,
+            CASE WHEN source = db_user THEN source ELSE source || ', role ' || db_user END,
             kind, reason, source, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, campaign_id, cycle, detail
      FROM campaign_events
      WHERE kind IN ('reset', 'snooze', 'wake', 'limit', 'correction', 'undo', 'resend')

@@ -155,7 +155,7 @@ def act() -> ResponseReturnValue:
 def _confirm(
     by: Desk, fields: Any, fault: str = "", typed: Mapping[str, str] | None = None
 ) -> ResponseReturnValue:
-    """The page before an act. fault: why the act that was asked for was not done; typed: what was filled in."""
+    """The page before an act. fault: why what was asked for was not done. typed: what was filled in."""
     offer = _offer(by, fields)
     page = draw(
         "act.html.j2",

@@ -1,7 +1,7 @@
-"""What the start page and the counters tell, asked of the database: what is stuck, the loop, mails, the last days.
+"""What the start page and the counters tell, asked of the database: what is stuck, the loop, mails, the days.
 
-What is stuck is found by the filters that the list of campaigns has, so that both agree. Each question reads what
-is stuck, owed or recent, and nothing of the history behind it.
+What is stuck is found by the filters that the list of campaigns has, so that both agree. Each question reads
+what is stuck, owed or recent, and nothing of the history behind it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ _ORDERS: Mapping[str, str] = {
 }
 SECTIONS = tuple(_ORDERS)
 """What needs somebody, by the states of filters."""
-
 
 
 def _section(state: str) -> str:

@@ -1,4 +1,4 @@
-"""What the start page draws: the week in which runs happen, and the last thirty days. Pure; time is an argument."""
+"""What the start page draws: the week in which runs happen, and the last thirty days. Pure."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Bar:
 
 
 def strip(uploaded: Mapping[date, int], failed: Mapping[date, int], today: date) -> Sequence[Bar]:
-    """The last days, the oldest first. uploaded, failed: {day: campaigns}; days without any may be missing."""
+    """The last days, the oldest first. uploaded, failed: {day: campaigns}; a missing day had none."""
     days = [today - timedelta(days=back) for back in reversed(range(DAYS_SHOWN))]
     highest = max((uploaded.get(day, 0) for day in days), default=0)
     deepest = max((failed.get(day, 0) for day in days), default=0)

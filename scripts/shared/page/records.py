@@ -70,7 +70,8 @@ FROM (SELECT * FROM (SELECT id, kind, campaign_id, subject, created_at, folded_i
 LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id AND n.campaign_id <> ''
 CROSS JOIN LATERAL (SELECT count(*) AS recipients, count(sent_at) AS sent, count(gave_up_at) AS given_up,
                            max(sent_at) AS sent_at,
-                           min(next_try_at) FILTER (WHERE sent_at IS NULL AND gave_up_at IS NULL) AS next_try_at,
+                           min(next_try_at) FILTER (WHERE sent_at IS NULL AND gave_up_at IS NULL)
+                               AS next_try_at,
                            (array_agg(last_error ORDER BY next_try_at DESC)
                             FILTER (WHERE sent_at IS NULL AND last_error IS NOT NULL))[1] AS last_error,
                            (array_agg(recipient ORDER BY recipient))[:3] AS names
@@ -83,7 +84,8 @@ _NOTICE_COLUMNS = (
 )
 _TEXT = """(n.subject ILIKE %(q)s OR n.campaign_id = %(exact)s OR n.campaign_number ILIKE %(q)s
             OR n.campaign_name ILIKE %(q)s
-            OR EXISTS (SELECT FROM notice_deliveries x WHERE x.notice_id = n.id AND x.recipient ILIKE %(q)s))"""
+            OR EXISTS (SELECT FROM notice_deliveries x
+                       WHERE x.notice_id = n.id AND x.recipient ILIKE %(q)s))"""
 
 _NOTICE_COUNTS = """
 SELECT (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),

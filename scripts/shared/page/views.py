@@ -61,7 +61,8 @@ def counters() -> Response:
     response = make_response(html)
     response.headers["ETag"] = etag(html)
     response.headers["Cache-Control"] = "private, no-cache"
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 @blueprint.get("/runs")

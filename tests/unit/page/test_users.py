@@ -51,6 +51,7 @@ def test_line__knows_its_password_and_shows_none() -> None:
         (ANNA + "x", "the hash of anna is none"),
         (f"{ANNA}\n{ANNA}", "anna stands there twice"),
     ],
+    ids=range(11),  # a hash has another salt in each process
 )
 def test_file__with_a_fault_names_the_line_and_no_hash(file: Path, line: str, fault: str) -> None:
     put(file, "# first", line)
