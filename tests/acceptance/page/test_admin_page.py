@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from page import OPERATOR, PASSWORD, READER, SESSIONS
+from page import OPERATOR, PASSWORD, READER
 from page_process import Launcher, Served
 from shared.page.guards import HEADERS
 from world import REPOSITORY, SCRIPTS, wait_for
@@ -30,8 +30,6 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 @pytest.fixture
 def launcher(database_url: str, tmp_path: Path) -> Launcher:
-    with contextlib.closing(psycopg2.connect(database_url)) as connection, connection:
-        connection.cursor().execute(SESSIONS)
     return Launcher(database_url, tmp_path)
 
 
