@@ -40,7 +40,8 @@ SELECT campaign_id, campaign_number, campaign_name FROM campaign_status WHERE ca
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One act. id: of an act of the page, where its outcome is found by. who, origin: a person and the address of the browser; or the actor, the tool and the role.
+    """One act. id: of an act of the page, that of its outcome. who, origin: a person and the address of the
+    browser; or the actor, the tool and the role.
 
     act, value, targets: of an act of the page: what, with which end or limit, on which filter. event: of an
     act from elsewhere. campaign_id: of an act on one campaign; name: its (number, name). done, skipped: how
