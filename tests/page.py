@@ -26,6 +26,7 @@ CHEAP = Cost(2**14, 8, 1)
 """The least that the users' file may have."""
 LINES = {name: line_of(name, PASSWORD, CHEAP) for name in (OPERATOR, READER)}
 
+
 class Clock:
     """The page's clock: stands still until it is moved."""
 

@@ -1,5 +1,5 @@
-"""A plausible installation of some weeks for the operator's page: campaigns in each state, with mails, runs and
-acts. `fill` writes it into a migrated, empty database; the times count back from `now`.
+"""A plausible installation of some weeks for the operator's page: campaigns in each state, with mails, runs
+and acts. `fill` writes it into a migrated, empty database; the times count back from `now`.
 
 The rows are written as they would be found, without the triggers: a trigger would date every event today.
 """
@@ -34,8 +34,12 @@ HOSTILE = ("C-666", '<script>alert("1")</script> \' OR 1=1; -- & "Söhne" \u202e
 NAMES = (
     "Easter 2027 Kinder eggs", "Summer launch", "Back to school", "Nutella breakfast", "Rocher golden gifts",
     "Advent calendar", "Mother's Day", "Raffaello beach", "Tic Tac fresh mint", "World Cup stickers",
-    "Valentine's hearts", "Halloween treats", "Carnival", "Singles' Day (双十一)", "Ramadan رمضان", "Dolce vita",
+    "Valentine's hearts", "Halloween treats", "Carnival", "Singles' Day (双十一)", "Ramadan رمضان",
+    "Dolce vita",
 )  # fmt: skip
+COMMANDS = Commands(
+    "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
+)
 
 _TRIGGERS = ("campaign_status", "campaign_errors", "campaign_uploads", "notices", "notice_deliveries")
 
@@ -50,14 +54,11 @@ class Sample:
     count: int = 0
 
     def __post_init__(self) -> None:
-        commands = Commands(
-            "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
-        )
         self.composer = Composer(
             timezone=ZONE,
             max_attempts=3,
             folder_name="Master Assets",
-            commands=commands,
+            commands=COMMANDS,
             error_recipients=(SUPPORT,),
             success_recipients=(TEAM,),
         )
@@ -106,9 +107,11 @@ class Sample:
             (row for row in self.rows["campaign_status"] if row["campaign_id"] == notice.campaign_id), None
         )
         self.add(
-            "notices", id=str(made), kind=notice.kind.value, campaign_id=notice.campaign_id, subject=notice.subject,
-            body_text=notice.text, body_html=notice.html, created_at=notice.created_at, cycle=cycle, attempt=attempt,
-            campaign_number=campaign and campaign["campaign_number"], campaign_name=campaign and campaign["campaign_name"],
+            "notices", id=str(made), kind=notice.kind.value, campaign_id=notice.campaign_id,
+            subject=notice.subject, body_text=notice.text, body_html=notice.html,
+            created_at=notice.created_at, cycle=cycle, attempt=attempt,
+            campaign_number=campaign and campaign["campaign_number"],
+            campaign_name=campaign and campaign["campaign_name"],
             folded_into=delivery.pop("folded_into", None),
         )  # fmt: skip
         told = {"notice_id": str(made), "kind": notice.kind.value}
@@ -138,7 +141,7 @@ class Sample:
             at = first_at + (attempt - 1) * 3 * MINUTE
             is_last = attempt == limit
             self.event(campaign, at, "attempt", EMPTY, attempt=attempt, permanently_failed=is_last)
-            counted = Attempt(attempt, counted=True, permanently_failed=is_last)
+            counted = Attempt(attempt, counted=True, permanently_failed=is_last, max_attempts=limit)
             notice = (
                 self.composer.permanent(campaign, counted, reason=EMPTY, now=at)
                 if is_last
@@ -163,7 +166,8 @@ class Sample:
                 verified_at=at - MINUTE, run_id="sample",
             )  # fmt: skip
         self.add(
-            "campaign_uploads", campaign_id=campaign.id, started_at=at - 9 * MINUTE, completed_at=at, assets=files,
+            "campaign_uploads", campaign_id=campaign.id, started_at=at - 9 * MINUTE, completed_at=at,
+            assets=files,
             bytes=sum(sizes), run_id="sample",
         )  # fmt: skip
         self.event(campaign, at - 12 * MINUTE, "status", status="A1")
@@ -273,15 +277,16 @@ def _stuck(sample: Sample) -> None:
         )  # fmt: skip
         sample.mail(
             sample.composer.recovered(
-                campaign, UploadTotals(7, 81_000_000), [Trouble(NoticeKind.PERMANENT, now - back, EMPTY, 3, (SUPPORT,))],
-                recipients=(SUPPORT,), since=now - back, box_folder_id="312345678901", cycle=2, now=now - back + 5 * HOUR,
+                campaign, UploadTotals(7, 81_000_000),
+                [Trouble(NoticeKind.PERMANENT, now - back, EMPTY, 3, (SUPPORT,))], recipients=(SUPPORT,),
+                since=now - back, box_folder_id="312345678901", cycle=2, now=now - back + 5 * HOUR,
             ),
             cycle=2,
         )  # fmt: skip
     sample.erring(
         "box/forbidden",
-        "Box refused to create the campaign's folder: 403 access_denied_insufficient_permissions; invite the app's"
-        " service account as an editor of the folder BOX_ROOT_FOLDER_ID points at",
+        "Box refused to create the campaign's folder: 403 access_denied_insufficient_permissions; invite the"
+        " app's service account as an editor of the folder BOX_ROOT_FOLDER_ID points at",
         now - 31 * HOUR,
     )
     sample.erring(
@@ -326,7 +331,8 @@ def _in_retry(sample: Sample) -> None:
     for place in range(4):
         name = f"{under_way.number}_{place}.tif"
         sample.add(
-            "campaign_assets", campaign_id=under_way.id, asset_id=sample.id_of(name), asset_name=name, revision="1",
+            "campaign_assets", campaign_id=under_way.id, asset_id=sample.id_of(name), asset_name=name,
+            revision="1",
             size_bytes=48_000_000, sha1=sample.id_of(name), box_file_id=f"7{place}", box_name=name,
             verified_at=now - MINUTE, run_id="sample",
         )  # fmt: skip
@@ -342,17 +348,20 @@ def _acts(sample: Sample) -> None:
         [row for row in sample.rows["campaign_status"] if row.get("a1_permanently_failed")],
     )
     acts: tuple[tuple[timedelta, str, str, str, dict[str, str], str, int, dict[str, int]], ...] = (
-        (26 * HOUR, "anna", "reset", "files came with Monday's delivery", {"state": "failed", "older": "2"}, "", 12,
+        (26 * HOUR, "anna", "reset", "files came on Monday", {"state": "failed", "older": "2"}, "", 12,
          {"changed since the page was drawn": 2}),
         (27 * HOUR, "ben", "snooze", "agency is closed", {"chosen": "3"}, (now + 2 * DAY).isoformat(), 3, {}),
         (3 * DAY, "anna", "limit", "", {"chosen": "1"}, "6", 1, {}),
         (4 * DAY, "ben", "resend", "mail server is back", {"notices": "given up"}, "", 4, {}),
     )  # fmt: skip
     for back, who, act, reason, targets, value, done, skipped in acts:
-        undone = {"undone_at": now - back + 4 * MINUTE, "undone_by": who, "undo_reason": "wrong filter", "undo_done": 11,
-                  "undo_skipped": json.dumps({"a run has looked at it since": 1})} if act == "reset" else {}  # fmt: skip
+        undone = {
+            "undone_at": now - back + 4 * MINUTE, "undone_by": who, "undo_reason": "wrong filter",
+            "undo_done": 11, "undo_skipped": json.dumps({"a run has looked at it since": 1}),
+        } if act == "reset" else {}  # fmt: skip
         sample.add(
-            "page_acts", id=str(UUID(int=sample.random.getrandbits(128), version=4)), at=now - back, person=who,
+            "page_acts", id=str(UUID(int=sample.random.getrandbits(128), version=4)), at=now - back,
+            person=who,
             peer="10.1.2.3", act=act, reason=reason, filter=json.dumps(targets), value=value,
             drawn_at=now - back - MINUTE, asked="", done=done, skipped=json.dumps(skipped), **undone,
         )  # fmt: skip
@@ -387,7 +396,8 @@ def _runs(sample: Sample, last_run: timedelta) -> None:
         started = at + timedelta(seconds=1)
         code = 75 if number % 211 == 17 else 4 if number % 97 == 5 else 0
         sample.add(
-            "orchestrator_task_runs", run_id=f"a{number}", task="a1_to_a2", planned_at=at.replace(second=0, microsecond=0),
+            "orchestrator_task_runs", run_id=f"a{number}", task="a1_to_a2",
+            planned_at=at.replace(second=0, microsecond=0),
             started_at=started, finished_at=started + timedelta(seconds=4 + number % 40), exit_code=code,
             ending=f"exit code {code}", host="dam-loader-1",
         )  # fmt: skip

@@ -210,6 +210,12 @@ def test_operators_page__is_set_up_and_removed_as_written(
     for path in ("/", "/campaigns", "/runs", "/notices", "/audit", "/metrics", "/readyz"):
         assert browser.get(path).status_code == 200, path
     app.extensions[EXTENSION].connections.get().close()
+    # A command as the campaign's page shows it.
+    failed = "INSERT INTO campaign_status (campaign_id, status, a1_retry_count, a1_permanently_failed)"
+    postgres.psql("-c", f"{failed} VALUES ('stuck', 'A1', 3, TRUE)", database=url.path[1:]).check_returncode()
+    tool = [sys.executable, REPOSITORY / "scripts/a1_retry.py", "reset", "stuck", "--env-file", settings_file]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
 
     run("Upgrade and remove it")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.d", "env"]
@@ -225,10 +231,21 @@ def test_operators_page__tells_each_filter_and_each_reason_to_skip() -> None:
         assert f"| {why}" in text, why
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may have behind its #, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_pages__links_and_pictures_exist() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+            if "://" in target:
+                continue
+            meant = page.parent / target if target else page
+            assert meant.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(meant), f"{page.name} links to {target}#{anchor}"
 
 
 def test_pages__exit_codes_are_all_told() -> None:

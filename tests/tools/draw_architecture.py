@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "MARKDOWN_DOCS"
-WIDTH, HEIGHT = 1000, 960
+WIDTH, HEIGHT = 1000, 1080
 PAGE = """<!doctype html><meta charset="utf-8"><body style="margin: 16px; background: white">
 <pre class="mermaid">{picture}</pre><script>{mermaid}</script>
 <script>mermaid.initialize({{startOnLoad: true, theme: "neutral"}})</script>"""

@@ -24,8 +24,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
 from page import OPERATOR, PASSWORD, open_page
-from page_sample import HOSTILE, ZONE, Sample, fill
-from shared.base.commands import Commands
+from page_sample import COMMANDS, HOSTILE, ZONE, Sample, fill
 from shared.page.app_context import EXTENSION
 from simulators.postgres import EmbeddedPostgres
 
@@ -34,10 +33,6 @@ MIGRATIONS = Path(__file__).parents[2] / "database" / "migrations"
 NOW = datetime(2026, 11, 24, 14, 7, 20, tzinfo=ZONE)
 CHROMIUM = {"executable_path": "/usr/bin/chromium", "args": ["--no-sandbox", "--disable-gpu"]}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
-AS_DEPLOYED = Commands(
-    "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/page.env", "a1-to-a2-page"
-)
-"""What the commands on the page name."""
 DESKTOP, TABLET, PHONE = 1280, 1024, 390
 IN_DOCS = {"start": True, "campaigns": False, "campaign": True, "notices": False, "audit": False}
 """{page: whether there is a picture of it on a phone too}"""
@@ -58,8 +53,9 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
         with open_page(url, folder, **links) as page:
             page.clock.at = NOW
             context = page.app.extensions[EXTENSION]
-            settings = replace(context.settings, commands=AS_DEPLOYED)
-            page.app.extensions[EXTENSION] = replace(context, settings=settings)
+            page.app.extensions[EXTENSION] = replace(
+                context, settings=replace(context.settings, commands=COMMANDS)
+            )
             web = waitress.create_server(page.app, host="127.0.0.1", port=0, threads=2)
             threading.Thread(target=web.run, daemon=True).start()
             yield f"http://127.0.0.1:{web.effective_port}", sample

@@ -19,8 +19,12 @@ def here() -> Context:
 
 
 def database() -> Database:
-    """This thread's connection. Raises DbError when PostgreSQL is out of reach."""
-    return here().connections.get()
+    """This thread's connection, looked at once a request. Raises DbError when PostgreSQL is out of reach."""
+    if "database" not in g:
+        g.database = here().connections.get()
+    found = g.database
+    assert isinstance(found, Database)  # noqa: S101 - put there above
+    return found
 
 
 def person() -> Person:

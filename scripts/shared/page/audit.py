@@ -40,13 +40,15 @@ SELECT campaign_id, campaign_number, campaign_name FROM campaign_status WHERE ca
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One act. who, origin: a person and the address of the browser; or the actor, the tool and the role.
+    """One act. id: of an act of the page, that of its outcome. who, origin: a person and the address of the
+    browser; or the actor, the tool and the role.
 
     act, value, targets: of an act of the page: what, with which end or limit, on which filter. event: of an
     act from elsewhere. campaign_id: of an act on one campaign; name: its (number, name). done, skipped: how
     many campaigns or messages, and {why: how many were left alone}. The fields of undo: None while it stands.
     """
 
+    id: str
     at: datetime
     who: str
     origin: str
@@ -94,10 +96,10 @@ class AuditRecords:
 
 
 def _entry(row: tuple[Any, ...], name: tuple[str | None, str | None]) -> Entry:
-    at, _, who, origin, act, reason, value, targets, done, skipped = row[:10]
+    at, act_id, who, origin, act, reason, value, targets, done, skipped = row[:10]
     undone_at, undone_by, undo_reason, undone, left_alone, campaign_id, cycle, detail = row[10:]
     event = None if detail is None else Event(at, act, cycle, who, value, "", detail)
     return Entry(
-        at, who, origin, act, value, reason, targets or {}, campaign_id, name, done, skipped or {},
+        act_id, at, who, origin, act, value, reason, targets or {}, campaign_id, name, done, skipped or {},
         undone_at, undone_by or "", undo_reason or "", undone or 0, left_alone or {}, event,
     )  # fmt: skip

@@ -9,7 +9,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,15 +16,15 @@ from http.client import HTTPConnection, HTTPSConnection
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import urlencode
 
 import psycopg2
 import pytest
 import trustme
 
-from page import LINES, OPERATOR, PASSWORD, READER
-from world import REPOSITORY, SCRIPTS, wait_for
+from page import OPERATOR, PASSWORD, READER
+from page_process import Launcher, Served
+from world import REPOSITORY, wait_for
 
 DEPLOYMENT = REPOSITORY / "scripts" / "deployment"
 HOST = "a1-to-a2.example.com"
@@ -92,7 +91,6 @@ class OidcProxy(BaseHTTPRequestHandler):
     """What nginx asks oauth2-proxy. The cookie holds the name; `nobody` is logged in and has none."""
 
     server_version = "oauth2-proxy"
-    seen: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         name = SimpleCookie(self.headers.get("Cookie", "")).get("_oauth2_proxy")
@@ -123,11 +121,11 @@ def is_open(port: int) -> bool:
 
 @dataclass
 class Site:
-    """The page behind nginx: the ports of nginx with and without TLS, and of the page itself."""
+    """The page behind nginx. https, http: the ports of nginx."""
 
+    page: Served
     https: int
     http: int
-    page: int
     tls: ssl.SSLContext
 
     def browser(self, **cookies: str) -> Browser:
@@ -142,73 +140,48 @@ def needed_nginx() -> str:
 
 
 @contextlib.contextmanager
-def running(
-    command: list[str | Path], port: int, log: Path, env: dict[str, str] | None = None
-) -> Iterator[None]:
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: is_open(port) or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-@contextlib.contextmanager
 def open_site(conf: str, database_url: str, folder: Path, **variables: str) -> Iterator[Site]:
     """Start the page with these variables, and nginx with one of our files, on ports of this test."""
-    nginx = needed_nginx()
+    nginx, https, http = needed_nginx(), free_port(), free_port()
     ca = trustme.CA()
     certificate = ca.issue_cert(HOST, "localhost")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
-    (folder / "fullchain.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    oidc = ThreadingHTTPServer(("127.0.0.1", 0), OidcProxy)
-    https, http, page = free_port(), free_port(), free_port()
-    text = (DEPLOYMENT / conf).read_text(encoding="utf-8")
-    for theirs, ours in (
-        (r"    listen \[::\].*\n", ""),
-        ("listen 443 ssl;", f"listen 127.0.0.1:{https} ssl;"),
-        ("listen 80;", f"listen 127.0.0.1:{http};"),
-        (r"127\.0\.0\.1:8080;", f"127.0.0.1:{page};"),
-        (r"127\.0\.0\.1:4180;", f"127.0.0.1:{oidc.server_port};"),
-        ("/etc/ssl/a1-to-a2", str(folder)),
-    ):
-        text = re.sub(theirs, ours, text)
-    (folder / "page.conf").write_text(text, encoding="utf-8")
-    user = "" if os.geteuid() else " user root;"
-    (folder / "nginx.conf").write_text(FRAME.format(folder=folder, user=user), encoding="utf-8")
-    env = {
-        "DATABASE_URL": database_url,
-        "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
-        "ADMIN_URL": f"https://{HOST}:{https}",
-        "ADMIN_LISTEN": f"127.0.0.1:{page}",
-        "ADMIN_OPERATORS": OPERATOR,
-        **variables,
-    }
+    (folder / "fullchain.pem").write_bytes(b"".join(part.bytes() for part in certificate.cert_chain_pems))
     tls = ssl.create_default_context()
     ca.configure_trust(tls)
+    oidc = ThreadingHTTPServer(("127.0.0.1", 0), OidcProxy)
+    thread = threading.Thread(target=oidc.serve_forever)
     with contextlib.ExitStack() as stack:
-        thread = threading.Thread(target=oidc.serve_forever)
         thread.start()
-        stack.callback(thread.join)
-        stack.callback(oidc.server_close)
-        stack.callback(oidc.shutdown)
-        stack.enter_context(
-            running([sys.executable, SCRIPTS / "admin_page.py"], page, folder / "page.log", env)
+        for end in (thread.join, oidc.server_close, oidc.shutdown):
+            stack.callback(end)
+        launcher = Launcher(database_url, folder)
+        page = stack.enter_context(launcher.serve(ADMIN_URL=f"https://{HOST}:{https}", **variables))
+        text = (DEPLOYMENT / conf).read_text(encoding="utf-8")
+        for theirs, ours in (
+            (r"    listen \[::\].*\n", ""),
+            ("listen 443 ssl;", f"listen 127.0.0.1:{https} ssl;"),
+            ("listen 80;", f"listen 127.0.0.1:{http};"),
+            (r"127\.0\.0\.1:8080;", f"127.0.0.1:{page.port};"),
+            (r"127\.0\.0\.1:4180;", f"127.0.0.1:{oidc.server_port};"),
+            ("/etc/ssl/a1-to-a2", str(folder)),
+        ):
+            text = re.sub(theirs, ours, text)
+        (folder / "page.conf").write_text(text, encoding="utf-8")
+        user = "" if os.geteuid() else " user root;"
+        (folder / "nginx.conf").write_text(FRAME.format(folder=folder, user=user), encoding="utf-8")
+        process = subprocess.Popen(
+            [nginx, "-p", folder, "-c", folder / "nginx.conf"], stdin=subprocess.DEVNULL
         )
-        stack.enter_context(
-            running([nginx, "-p", folder, "-c", folder / "nginx.conf"], https, folder / "nginx.log")
-        )
-        yield Site(https, http, page, tls)
+        stack.callback(process.wait, timeout=30)
+        stack.callback(process.terminate)
+        wait_for(lambda: is_open(https) or process.poll() is not None)
+        assert process.poll() is None, (folder / "error.log").read_text()
+        yield Site(page, https, http, tls)
 
 
 def test_nginx__has_the_tls_and_people_log_in_on_the_page(database_url: str, tmp_path: Path) -> None:
-    users = tmp_path / "page-users"
-    users.touch(0o600)
-    users.write_text("\n".join(LINES.values()), encoding="utf-8")
-    with open_site("nginx-a1-to-a2-page.conf", database_url, tmp_path, ADMIN_USERS_FILE=str(users)) as site:
+    with open_site("nginx-a1-to-a2-page.conf", database_url, tmp_path) as site:
         browser = site.browser()
         assert browser.ask("/", X__Remote__User=OPERATOR).headers["Location"] == "/login?next=/"
         form = {"csrf": browser.fields("/login")["csrf"], "name": OPERATOR, "password": PASSWORD}
@@ -246,7 +219,9 @@ def test_nginx__names_the_person_whom_the_oidc_proxy_knows(database_url: str, tm
             " a1_permanently_failed, updated_at)"
             " VALUES ('stuck', 'C-1', 'A1', 3, TRUE, now() - interval '1 h')"
         )
-    by_proxy = {"ADMIN_PROXY_HEADER": "X-Remote-User", "ADMIN_PROXY_PEERS": "127.0.0.1"}
+    by_proxy = {
+        "ADMIN_PROXY_HEADER": "X-Remote-User", "ADMIN_PROXY_PEERS": "127.0.0.1", "ADMIN_USERS_FILE": "",
+    }  # fmt: skip
     with open_site("nginx-a1-to-a2-page-oidc.conf", database_url, tmp_path, **by_proxy) as site:
         stranger = site.browser()
         for forged in ({}, {"X__Remote__User": OPERATOR}, {"X_Remote_User": OPERATOR}):
@@ -289,9 +264,7 @@ def test_nginx__names_the_person_whom_the_oidc_proxy_knows(database_url: str, tm
 def _assert_is_closed_to_machines(site: Site, browser: Browser) -> None:
     """The paths for machines answer on the host itself, and nobody by nginx, however they are written."""
     for path in MACHINES:
-        with contextlib.closing(HTTPConnection("127.0.0.1", site.page, timeout=30)) as direct:
-            direct.request("GET", path)
-            assert direct.getresponse().status == 200, path
+        assert site.page.ask("GET", path)[0].status == 200, path
         for written in (
             path,
             f"/{path}",

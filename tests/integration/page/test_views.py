@@ -156,8 +156,8 @@ def test_hostile_text__is_escaped_on_every_page(installed: Installation) -> None
     for number, text in enumerate(texts):
         campaign_id = text or "unnamed"
         installed.sql(
-            "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
-            " a1_permanently_failed, a1_failure_reason, a1_last_retry_at, box_folder_id)"
+            "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status,"
+            " a1_retry_count, a1_permanently_failed, a1_failure_reason, a1_last_retry_at, box_folder_id)"
             " VALUES (%s, %s, %s, %s, 3, %s, %s, now(), %s)",
             *(
                 campaign_id,
@@ -176,8 +176,8 @@ def test_hostile_text__is_escaped_on_every_page(installed: Installation) -> None
             text,
         )
         installed.sql(
-            "INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1, box_file_id,"
-            " box_name, run_id) VALUES (%s, '1', %s, '1', 1, '', '', %s, '')",
+            "INSERT INTO campaign_assets (campaign_id, asset_id, asset_name, revision, size_bytes, sha1,"
+            " box_file_id, box_name, run_id) VALUES (%s, '1', %s, '1', 1, '', '', %s, '')",
             *(campaign_id, text, text + "x"),
         )
         notices.append(str(uuid4()))
@@ -321,8 +321,8 @@ def test_empty_database__has_every_page(database_url: str, tmp_path: Path) -> No
 def test_filter__is_told_in_words_and_counts(installed: Installation) -> None:
     text = get(installed.page.browser(READER), "/campaigns?state=failed&q=Estath%C3%A9&older=1")
     assert (
-        "permanently failed, with &#34;Estathé&#34; as id, or in number or name, unchanged for more than 1 day"
-        in text
+        "permanently failed, with &#34;Estathé&#34; as id, or in number or name,"
+        " unchanged for more than 1 day" in text
     )
     assert '<h2 id="found">1 campaign</h2>' in text
     refused = installed.page.browser(READER).get("/campaigns?state=everything")
