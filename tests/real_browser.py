@@ -132,7 +132,8 @@ class People:
         context.add_init_script(_TELL)
         context.on("console", self._hear)
         context.on("weberror", lambda error: self.seen.append(f"exception: {error.error}"))
-        context.on("request", self._check_request)
+        context.on("requestfinished", self._check_request)
+        context.on("requestfailed", self._check_request)
         context.on("response", self._check_response)
         context.on("page", lambda page: page.on("dialog", self._refuse))
         self.contexts.append(context)
@@ -158,7 +159,8 @@ class People:
         dialog.dismiss()
 
     def _check_request(self, request: Request) -> None:
-        if not request.url.startswith((self.site.address + "/", "data:", *self.others)):
+        is_ours = request.url.startswith((self.site.address + "/", "data:", *self.others))
+        if not is_ours and request.failure != "csp":  # what the policy of the content held back
             self.seen.append(f"request to {request.url}")
 
     def _check_response(self, response: Response) -> None:
