@@ -15,6 +15,8 @@ from page import OPERATOR, READER
 from page_sample import Sample, fill
 from real_browser import People, Site, open_people, open_site, violations
 
+pytestmark = pytest.mark.timeout(300)
+
 WIDTHS = (390, 768, 1280, 1600)
 ZOOMED = (640, 320)
 """A window of 1280 pixels at a zoom of 200 and of 400 %."""
@@ -217,7 +219,6 @@ def poison(site: Site) -> None:
     )
 
 
-@pytest.mark.timeout(300)
 def test_hostile_texts__run_nowhere(chromium: Browser, database_url: str, tmp_path: Path) -> None:
     sample = fill(database_url, datetime.now(UTC))
     with open_site(database_url, tmp_path) as site, open_people(chromium, site) as people:

@@ -17,6 +17,8 @@ from page import OPERATOR, READER
 from real_browser import BANNER, SECOND, People, Site, open_people, open_site, violations
 from simulators.postgres import EmbeddedPostgres
 
+pytestmark = pytest.mark.timeout(300)
+
 FOCUS = """() => {
     const element = document.activeElement, style = getComputedStyle(element);
     const box = element.getBoundingClientRect();
