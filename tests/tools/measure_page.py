@@ -1,6 +1,6 @@
 """Measure the operator's page: its questions, a bulk act, each path over HTTP, and the process. Run by hand:
 
-PYTHONPATH=scripts:tests python tests/tools/measure_page.py [--campaigns 100 10000 200000] [--times 20] [--idle 9]
+PYTHONPATH=scripts:tests python tests/tools/measure_page.py [--campaigns 100 200000] [--times 20] [--idle 60]
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def serve(database: Database, url: str, folder: Path, times: int, idle: float) -
         before = _cpu_seconds(served)
         time.sleep(idle)
         print(
-            f"  idle for {idle:.0f} s: {_cpu_seconds(served) - before:.2f} s of CPU; {_memory(served)} of memory"
+            f"  idle for {idle:.0f} s: {_cpu_seconds(served) - before:.2f} s CPU; {_memory(served)} of memory"
         )
 
 
