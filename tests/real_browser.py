@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect, sync_playwright
 
 from page import CHEAP, LINES, OPERATOR, PASSWORD
 from page_process import Launcher
@@ -43,6 +43,7 @@ def open_chromium() -> Iterator[Browser]:
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         pytest.fail("chromium is missing (Debian: apt-get install chromium)", pytrace=False)
+    expect.set_options(timeout=PATIENCE_MS / 2)
     with sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=found, args=[*ARGUMENTS], chromium_sandbox=os.geteuid() != 0
@@ -131,7 +132,8 @@ class People:
         context.add_init_script(_TELL)
         context.on("console", self._hear)
         context.on("weberror", lambda error: self.seen.append(f"exception: {error.error}"))
-        context.on("request", self._check_request)
+        context.on("requestfinished", self._check_request)
+        context.on("requestfailed", self._check_request)
         context.on("response", self._check_response)
         context.on("page", lambda page: page.on("dialog", self._refuse))
         self.contexts.append(context)
@@ -157,7 +159,8 @@ class People:
         dialog.dismiss()
 
     def _check_request(self, request: Request) -> None:
-        if not request.url.startswith((self.site.address + "/", "data:", *self.others)):
+        is_ours = request.url.startswith((self.site.address + "/", "data:", *self.others))
+        if not is_ours and request.failure != "csp":  # what the policy of the content held back
             self.seen.append(f"request to {request.url}")
 
     def _check_response(self, response: Response) -> None:
@@ -175,7 +178,7 @@ def open_people(browser: Browser, site: Site, *others: str) -> Iterator[People]:
         yield people
     finally:
         people.close()
-    assert people.faults == []
+    assert people.faults == [], "\n".join(people.faults)
 
 
 def log_in(page: Page, address: str, person: str) -> None:

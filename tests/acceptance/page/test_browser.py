@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -218,34 +218,40 @@ def test_keyboard__is_enough_for_a_reset_and_its_undo(people: People) -> None:
 
 
 def test_refresh__takes_neither_focus_nor_text(people: People) -> None:
+    """The page's clock is moved on to each refresh."""
     site = people.site
     (campaign,) = site.add_failed("Refresh")
-    window = people.window(OPERATOR)
-    page = window.new_page()
-    page.clock.install()
+    page = people.window(OPERATOR).new_page()
+    page.clock.install(time=datetime(2026, 11, 24, 9, 0, tzinfo=UTC))
     page.goto(f"{site.address}/campaigns/{campaign}")
+    page.evaluate("""() => {
+        document.body.dataset.refreshes = 0;
+        document.addEventListener("htmx:afterRequest", () => { document.body.dataset.refreshes++; });
+    }""")
 
-    def refresh() -> None:
-        with page.expect_response("**/counters"):
-            page.clock.run_for(10_000)
-        page.evaluate("() => new Promise((done) => document.addEventListener('htmx:afterOnLoad', done))")
+    def expect_refresh(number: int) -> None:
+        expect(page.locator("body")).to_have_attribute("data-refreshes", str(number))
 
-    page.clock.resume()
+    page.clock.pause_at(datetime(2026, 11, 24, 10, 0, tzinfo=UTC))
+    expect_refresh(1)
     counter, field = page.locator("#counter-failed"), page.locator("#reset-reason")
     before = int(counter.locator("b").inner_text())
     field.press_sequentially("half a sen")
     page.evaluate("document.querySelector('#counter-failed').isTheSame = true")
-    refresh()
+    page.clock.run_for(10_000)
+    expect_refresh(2)
     assert page.evaluate("document.querySelector('#counter-failed').isTheSame") is True
     site.add_failed("Refreshed")
-    refresh()
+    page.clock.run_for(10_000)
+    expect_refresh(3)
     expect(counter.locator("b")).to_have_text(str(before + 1))
     expect(field).to_be_focused()
     field.press_sequentially("tence")
     expect(field).to_have_value("half a sentence")
     counter.focus()
     site.add_failed("Refreshed again")
-    refresh()
+    page.clock.run_for(10_000)
+    expect_refresh(4)
     expect(counter.locator("b")).to_have_text(str(before + 2))
     expect(counter).to_be_focused()
 
