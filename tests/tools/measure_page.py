@@ -1,11 +1,12 @@
-"""Measure the operator's page: its questions and a bulk act, by how many campaigns there are. Run by hand:
+"""Measure the operator's page: its questions, a bulk act, each path over HTTP, and the process. Run by hand:
 
-PYTHONPATH=scripts:tests python tests/tools/measure_page.py [--campaigns 100 10000 200000] [--times 20]
+PYTHONPATH=scripts:tests python tests/tools/measure_page.py [--campaigns 100 200000] [--times 20] [--idle 60]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from page import OPERATOR
+from page_process import Launcher, Served
 from shared.database import Database
 from shared.page.acts import Act, Acts, Asked
 from shared.page.campaigns import Campaigns
@@ -93,10 +96,46 @@ def act(database: Database) -> None:
           f" {(undone_at - reset_at) * 1000:.0f} ms")  # fmt: skip
 
 
+def serve(database: Database, url: str, folder: Path, times: int, idle: float) -> None:
+    """Each path as somebody who is logged in gets it, the bytes of its answer, and what the process takes."""
+    ids = "SELECT campaign_id FROM campaign_status WHERE a1_permanently_failed LIMIT 1"
+    paths = ["/", "/campaigns", "/campaigns?state=failed", "/campaigns?q=spring", "/campaigns?page=1000000"]
+    paths += [
+        f"/campaigns/{database.row(ids)[0]}",
+        "/act?act=reset&scope=all&state=failed",
+        "/runs",
+        "/notices",
+    ]
+    paths += ["/audit", "/counters", "/metrics", "/healthz", "/readyz"]
+    with Launcher(url, folder).serve() as served:
+        cookie = served.log_in(OPERATOR)
+        for path in paths:
+            answer, text = served.ask("GET", path, Cookie=cookie)
+            assert answer.status == 200, f"{path}: {answer.status}"
+            shown = f"{path.split('/campaigns/')[0] or '/campaigns/ID'}, {len(text.encode()):,} bytes"
+            measured(shown, times, lambda path=path: served.ask("GET", path, Cookie=cookie))
+        before = _cpu_seconds(served)
+        time.sleep(idle)
+        print(
+            f"  idle for {idle:.0f} s: {_cpu_seconds(served) - before:.2f} s CPU; {_memory(served)} of memory"
+        )
+
+
+def _cpu_seconds(served: Served) -> float:
+    fields = Path(f"/proc/{served.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(served: Served) -> str:
+    status = Path(f"/proc/{served.process.pid}/status").read_text(encoding="ascii")
+    return next(line.split(":")[1].strip() for line in status.splitlines() if line.startswith("VmRSS"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--campaigns", type=int, nargs="+", default=[100, 10_000, 200_000])
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--idle", type=float, default=10, metavar="SECONDS")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="a1-to-a2-postgres-") as folder:
         Path(folder).chmod(0o755)
@@ -112,6 +151,9 @@ def main() -> None:
                     print(f"{many} campaigns")
                     measure(database, arguments.times)
                     act(database)
+                    logs = Path(folder) / name
+                    logs.mkdir()
+                    serve(database, url, logs, arguments.times, arguments.idle)
 
 
 if __name__ == "__main__":
