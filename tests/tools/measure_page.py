@@ -12,20 +12,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from datetime import time as wall_time
 from pathlib import Path
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from page import OPERATOR
 from page_process import Launcher, Served
 from shared.database import Database
 from shared.page.acts import Act, Acts, Asked
 from shared.page.campaigns import Campaigns
-from shared.page.filters import Filter
+from shared.page.filters import STATES, Filter
+from shared.page.overview import Overview
+from shared.rules.cadence import OffHours
 from shared.rules.retry import RetryPolicy
 from simulators.postgres import EmbeddedPostgres
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "database" / "migrations"
 POLICY = RetryPolicy()
+WINDOW = OffHours(False, wall_time(22), wall_time(5), frozenset(), 30, frozenset({0, 30}))
 WAY_BEYOND = 10_000_000
 
 # One in ten is permanently failed (1,000 of 10,000); others are at A2, in retry, snoozed, gone or failing.
@@ -76,7 +81,8 @@ def measure(database: Database, times: int) -> None:
     measured("list, text of one", times, page(Filter(q="C-77 ")))
     measured("list, older=30", times, page(Filter(older=30)))
     measured("list, last page", times, page(Filter(), WAY_BEYOND))
-    measured("counts", times, lambda: campaigns.counts(POLICY, "A1", now))
+    overview = Overview(database, POLICY, "A1", now)
+    measured("counts", times, lambda: overview.counters(ZoneInfo("UTC"), WINDOW, tuple(STATES)))
 
 
 def act(database: Database) -> None:

@@ -40,10 +40,10 @@ _ALIKE = ("failed", "snoozed")
 @blueprint.get("/campaigns")
 def campaigns() -> str:
     """All campaigns that match the filter of the address, page by page."""
-    by, chosen = desk(), _filter(request.args)
-    listed = _campaigns().page(
-        chosen, by.rules.policy, by.rules.status_a1, page_number(request.args.get("page", "")), by.now
-    )
+    by, chosen = desk(tuple(STATES)), _filter(request.args)
+    number = page_number(request.args.get("page", ""))
+    total = by.counters.counts[chosen.state] if chosen == Filter(chosen.state) else None
+    listed = _campaigns().page(chosen, by.rules.policy, by.rules.status_a1, number, by.now, total)
     return draw(
         "campaigns.html.j2",
         by,
@@ -51,7 +51,7 @@ def campaigns() -> str:
         listed=listed,
         lines=[(row, by.rules.standing(row)) for row in listed.rows],
         states=STATES,
-        counts=_campaigns().counts(by.rules.policy, by.rules.status_a1, by.now, by.counters.stuck),
+        counts=by.counters.counts,
         words=in_plain_words(chosen),
     )
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 from shared.database import Database
-from shared.page.filters import CAMPAIGNS, STATES, UNREAD, Filter
+from shared.page.filters import CAMPAIGNS, UNREAD, Filter
 from shared.rules.retry import RetryPolicy
 
 PAGE_SIZE = 50
-NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 _MOST_PAGES = 10_000_000
 
 Row = Mapping[str, Any]
@@ -51,7 +49,7 @@ _PAGE = """
 {unread}, matching AS {materialized} (
     SELECT s.campaign_id, s.updated_at FROM ({campaigns}) s WHERE {condition}
 ), counted AS MATERIALIZED (
-    SELECT count(*)::integer AS total FROM matching
+    SELECT coalesce(%(total)s::integer, (SELECT count(*)::integer FROM matching)) AS total
 ), shown AS MATERIALIZED (
     SELECT campaign_id FROM matching ORDER BY updated_at DESC NULLS LAST, campaign_id
     LIMIT %(size)s
@@ -98,8 +96,18 @@ class Campaigns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def page(self, chosen: Filter, policy: RetryPolicy, status_a1: str, number: int, now: datetime) -> Listed:
-        """The page of this number, 1 for the first; for one beyond the end the last one."""
+    def page(
+        self,
+        chosen: Filter,
+        policy: RetryPolicy,
+        status_a1: str,
+        number: int,
+        now: datetime,
+        total: int | None = None,
+    ) -> Listed:
+        """The page of this number, 1 for the first; for one beyond the end the last one. total: how many
+        match, where that is known; None: they are counted.
+        """
         number = max(1, min(number, _MOST_PAGES))
         sql = _PAGE.format(
             unread=UNREAD,
@@ -108,21 +116,11 @@ class Campaigns:
             condition=chosen.sql(),
             details=DETAILS,
         )
-        values = {**chosen.values(now, policy, status_a1), "number": number, "size": PAGE_SIZE}
-        rows = self._database.rows(sql, values)
+        values = chosen.values(now, policy, status_a1)
+        rows = self._database.rows(sql, {**values, "number": number, "size": PAGE_SIZE, "total": total})
         total, drawn_at = rows[0][:2]
         found = tuple(_row(row[2:]) for row in rows if row[2] is not None)
         return Listed(found, total, drawn_at, max(1, min(number, -(-total // PAGE_SIZE))))
-
-    def counts(
-        self, policy: RetryPolicy, status_a1: str, now: datetime, known: Mapping[str, int] = NOTHING_KNOWN
-    ) -> dict[str, int]:
-        """{state of STATES: how many campaigns}, by one statement. known: those that were counted before."""
-        states = [state for state in STATES if state not in known]
-        each = ", ".join(map(count_of, states))
-        values = Filter().values(now, policy, status_a1)
-        counted = self._database.row(f"{UNREAD} SELECT {each}", values)
-        return {**known, **dict(zip(states, counted, strict=True))}
 
     def one(self, campaign_id: str, now: datetime) -> Row | None:
         """One campaign's row as in a list, and when it was read, as `drawn_at`; None: nobody knows it."""

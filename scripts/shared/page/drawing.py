@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -15,7 +16,7 @@ from shared.base.values import GONE
 from shared.page.acts import Acts, Outcome
 from shared.page.app_context import database, here
 from shared.page.faults import PageError
-from shared.page.overview import Counters, Overview
+from shared.page.overview import COUNTED, Counters, Overview
 from shared.page.shown import Shown, identifier
 from shared.report.states import Rules
 from shared.settings import CadenceSettings
@@ -48,11 +49,11 @@ def cadence() -> CadenceSettings:
     return here().settings.cadence
 
 
-def desk() -> Desk:
-    """The desk of this request. Raises DbError."""
+def desk(states: Sequence[str] = COUNTED) -> Desk:
+    """The desk of this request. states: what its counters count. Raises DbError."""
     settings, now = here().settings, here().now()
     overview = Overview(database(), settings.retry, settings.status_a1, now)
-    counters = overview.counters(cadence().timezone, cadence().off_hours)
+    counters = overview.counters(cadence().timezone, cadence().off_hours, states)
     return Desk(now, Rules(settings.retry, settings.status_a1, GONE, cadence().timezone, now), counters)
 
 

@@ -78,7 +78,8 @@ _CONDITIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 _MATCHES_TEXT = (
-    "(s.campaign_id = %(q)s OR s.campaign_number ILIKE %(like)s OR s.campaign_name ILIKE %(like)s)"
+    "(s.campaign_id = %(q)s OR strpos(lower(s.campaign_number), lower(%(q)s)) > 0"
+    " OR strpos(lower(s.campaign_name), lower(%(q)s)) > 0)"
 )
 _IS_OLDER = (
     "(least(s.updated_at, CASE WHEN s.a1_permanently_failed THEN s.a1_last_retry_at END) < %(older_than)s"
@@ -125,7 +126,6 @@ class Filter:
 
     def values(self, now: datetime, policy: RetryPolicy, status_a1: str) -> dict[str, object]:
         """What the names in `sql` stand for."""
-        escaped = re.sub(r"([\\%_])", r"\\\1", self.q)
         return {
             "now": now,
             "lasting_before": now - LASTING,
@@ -134,7 +134,6 @@ class Filter:
             "gone": GONE,
             "max_retries": policy.max_retries,
             "q": self.q,
-            "like": f"%{escaped}%",
         }
 
 

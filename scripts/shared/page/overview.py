@@ -132,25 +132,26 @@ class Days:
 
 COUNTED = ("stuck", *SECTIONS)
 """What the counters count, by the states of filters."""
-_COUNTERS = f"""
-{UNREAD}
-SELECT {", ".join(map(count_of, COUNTED))},
+_COUNTERS = """
+{unread}
+SELECT {counts},
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
        clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code
 FROM (VALUES (1)) one (row)
 LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AND started_at <= %(now)s
                    ORDER BY started_at DESC LIMIT 1) r ON TRUE
-"""  # noqa: S608  # nosec B608 - our own text
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What each page tells in its head. stuck: {state of COUNTED: how many}. overdue_since: of the loop.
+    """What each page tells in its head. counts: {state of a filter: how many campaigns}, of COUNTED at least.
+    overdue_since: of the loop.
     has_run: whether the loop has a run on record. drawn_at: when this was so, by the database's clock.
     """
 
-    stuck: Mapping[str, int]
+    counts: Mapping[str, int]
     waiting: int
     given_up: int
     drawn_at: datetime
@@ -206,14 +207,14 @@ class Overview:
             sum(row[3] for row in of_today),
         )
 
-    def counters(self, zone: ZoneInfo, window: OffHours) -> Counters:
-        """The same in numbers alone."""
-        row: Sequence[Any] = self._database.row(_COUNTERS, {**self._values, "task": UPLOADER})
-        most = len(COUNTED)
-        waiting, given_up, drawn_at, *run = row[most:]
+    def counters(self, zone: ZoneInfo, window: OffHours, states: Sequence[str] = COUNTED) -> Counters:
+        """The same in numbers alone. states: of STATES, those of COUNTED among them."""
+        sql = _COUNTERS.format(unread=UNREAD, counts=", ".join(map(count_of, states)))
+        row: Sequence[Any] = self._database.row(sql, {**self._values, "task": UPLOADER})
+        waiting, given_up, drawn_at, *run = row[len(states) :]
         last = None if run[0] is None else LastRun(*run)
         overdue = None if last is None else coming_run(last, self._now, zone, window).overdue_since
-        counts = dict(zip(COUNTED, row[:most], strict=True))
+        counts = dict(zip(states, row, strict=False))
         return Counters(counts, waiting, given_up, drawn_at, overdue, last is not None)
 
 

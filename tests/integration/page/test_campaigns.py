@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import product
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -14,13 +15,16 @@ from shared.database import Database
 from shared.page.acts import POSSIBLE, Act, Acts
 from shared.page.campaigns import PAGE_SIZE, Campaigns
 from shared.page.filters import STATES, Filter
+from shared.page.overview import Overview
 from shared.report.state import State
 from shared.report.states import Rules, Standing, retry_status
+from shared.rules.cadence import OffHours
 from shared.rules.retry import RetryPolicy, count
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 POLICY = RetryPolicy(max_retries=3)
+WINDOW = OffHours(False, time(22), time(5), frozenset(), 30, frozenset({0, 30}))
 RULES = Rules(POLICY, "A1", GONE, UTC, NOW)
 HOSTILE = "100%_<b>'; DROP TABLE campaign_status;--\\"
 
@@ -116,7 +120,7 @@ def test_states__are_those_of_the_report(every_kind: Database) -> None:
         row[0] for row in every_kind.rows("SELECT campaign_id FROM campaign_errors"
                                           " WHERE began_at < now() - interval '1 day'")
     }  # fmt: skip
-    counts = Campaigns(every_kind).counts(POLICY, "A1", NOW)
+    counts = Overview(every_kind, POLICY, "A1", NOW).counters(ZoneInfo("UTC"), WINDOW, tuple(STATES)).counts
     assert list(counts) == list(STATES)
     for state in STATES:
         wanted = {row["campaign_id"] for row in rows if is_in(state, row, RULES.standing(row), long_failing)}
