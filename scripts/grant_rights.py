@@ -1,4 +1,4 @@
-"""Apply database/roles.sql with psql, as the owner of the tables: the roles of scripts and page get their rights."""
+"""Apply database/roles.sql with psql, as the owner of the tables: the roles get their rights."""
 
 import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
 
@@ -7,7 +7,7 @@ import argparse
 import logging
 import os
 import shutil
-import subprocess  # noqa: S404 - psql
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -36,7 +36,7 @@ def role_of(env_file: Path) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read both logins and grant. Raises ConfigError for a missing psql, and for a login that cannot grant."""
+    """Read both logins and grant. Raises ConfigError without psql, and for a login that cannot grant."""
     env_file = find_env_file(arguments.env_file)
     if env_file is None:
         raise ConfigError("no settings file says which role the scripts have; name it with --env-file")
@@ -44,9 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging(settings.log.format, settings.log.level, run_id="grant", secrets=settings.secrets)
     login, role = parse_dsn(settings.database.dsn), role_of(env_file)
     if login.get("user") == role:
-        say(
-            f"nothing to grant: the scripts log in as {role}, and no other login is in DB_USER and DB_PASSWORD\n"
-        )
+        say(f"nothing to grant: the scripts log in as {role}, and DB_USER names nobody else\n")
         return ExitCode.OK
     psql = shutil.which("psql")
     if psql is None:

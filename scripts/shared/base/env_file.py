@@ -69,10 +69,9 @@ def none_found() -> str:
             f"there is no settings file that {user_name(os.geteuid())} may read: {told} cannot be opened; run"
             " this as its owner (the command a1-to-a2 does), or name a file with --env-file"
         )
-    return (
-        f"there is no settings file: neither .env in the working folder nor {REPOSITORY / '.env'} nor"
-        f" {INSTALLED}; copy .env.example to .env and fill it in, or name a file with --env-file or {NAMED_BY}"
-    )
+    looked = f"neither .env in the working folder nor {REPOSITORY / '.env'} nor {INSTALLED}"
+    cure = f"copy .env.example to .env and fill it in, or name a file with --env-file or {NAMED_BY}"
+    return f"there is no settings file: {looked}; {cure}"
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:
