@@ -82,7 +82,7 @@ build() {
         "(Debian: apt-get install python3 python3-venv), or name one with PYTHON=/usr/bin/python3.12"
     [ ! -e "$new" ] || step rm -rf "$new"
     step mkdir -p "$new"
-    # shellcheck disable=SC2086 # names without blanks
+    # shellcheck disable=SC2046 # names without blanks
     step cp -RP $(for part in $PARTS; do echo "$source/$part"; done) "$new/"
     step find "$new" -name __pycache__ -prune -exec rm -rf {} +
     step chmod -R u=rwX,go=rX "$new"
