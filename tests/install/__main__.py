@@ -1,7 +1,7 @@
 """Install, upgrade, go back and remove the product in a bare Debian root, as root: `make test-install`.
 
-The root is made by debootstrap and entered by chroot, so no systemd runs in it. PostgreSQL is a throw-away server
-of this host, reached over loopback. pip's configuration, and the folders that it names, are this host's.
+The root is made by debootstrap and entered by chroot: no systemd runs in it. PostgreSQL is a throw-away
+server of this host, over loopback. The configuration of pip, and the folders that it names, are this host's.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Root:
 
 @contextlib.contextmanager
 def debian(suite: str, mirror: str, cache: Path, database_url: str) -> Iterator[Root]:
-    """A bare root of this suite, made once and copied."""
+    """A bare root of this suite, made once; what is written to it lies in a layer of its own."""
     base = cache / suite
     if not (base / "usr/bin/psql").exists():
         shutil.rmtree(base, ignore_errors=True)
@@ -167,17 +167,17 @@ def debian(suite: str, mirror: str, cache: Path, database_url: str) -> Iterator[
             ],
             check=True,
         )
-    folder = Path(tempfile.mkdtemp(prefix="a1-to-a2-", dir=cache))
-    folder.chmod(0o755)
-    subprocess.run(["cp", "-a", "--reflink=auto", f"{base}/.", folder], check=True)
+    layers = Path(tempfile.mkdtemp(prefix="layers-", dir=cache))
+    folder, upper, work = layers / "root", layers / "upper", layers / "work"
+    for place in (folder, upper, work):
+        place.mkdir(mode=0o755)
+    options = f"lowerdir={base},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, folder], check=True)
     try:
         yield Root(folder, database_url)
     finally:
-        subprocess.run(["mount", "--make-rslave", "/"], check=False)
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for mounted in sorted((one for one in mounts if one.startswith(f"{folder}/")), reverse=True):
-            subprocess.run(["umount", "-l", mounted], check=False)
-        subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
+        subprocess.run(["umount", "--recursive", "--lazy", folder], check=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", layers], check=True)
 
 
 def install_twice(root: Root) -> str:
@@ -326,7 +326,9 @@ def main() -> int:
                 f"CREATE ROLE {OWNER['DB_USER']} LOGIN CREATEROLE PASSWORD '{OWNER['DB_PASSWORD']}'",
                 f"CREATE DATABASE {name} OWNER {OWNER['DB_USER']} ENCODING 'UTF8' TEMPLATE template0",
             ):
-                postgres.psql("-c", statement, database="postgres").check_returncode()
+                with contextlib.closing(psycopg2.connect(postgres.admin_url)) as connection:
+                    connection.autocommit = True
+                    connection.cursor().execute(statement)
             url = admin._replace(path=f"/{name}").geturl()
             with debian(suite, arguments.mirror, arguments.cache, url) as root:
                 checkout = install_twice(root)
