@@ -68,9 +68,11 @@ class Root:
         shutil.copy("/etc/resolv.conf", self.at("/etc/resolv.conf"))
         self._mount("/proc", "--rbind")
         self._mount("/dev", "--rbind")
-        for path in re.findall(r"(?:file://)?(/[^\s']+)", " ".join(self._pip.values())):
-            if "://" not in path and Path(path).exists() and not self.at(path).exists():
-                self._mount(path, "--bind")
+        for word in " ".join(self._pip.values()).split():
+            # An index in a folder has its files beside it.
+            path = Path(word[7:]).parent if word.startswith("file://") else Path(word)
+            if path.is_absolute() and path.exists():
+                self._mount(str(path), "--bind")
 
     def _mount(self, path: str, how: str) -> None:
         place = self.at(path)
@@ -109,8 +111,7 @@ class Root:
     def state(self) -> str:
         """Every file that an installation may have touched, with rights, owner, size and time."""
         return self.run_quietly(
-            "find /opt /etc /usr/local /var/lib/a1-to-a2 /var/log/a1-to-a2 -xdev"
-            r" -path /opt/pypi -prune -o -path /opt/pypi-more -prune -o -printf '%p %m %u %g %s %T@ %C@\n'"
+            r"find /opt /etc /usr/local /var/lib/a1-to-a2 /var/log/a1-to-a2 -xdev -printf '%p %m %u %g %s %T@ %C@\n'"
         )
 
     def run_quietly(self, command: str) -> str:
