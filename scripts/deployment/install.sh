@@ -204,7 +204,8 @@ install_all() {
     system_files "$source"
     if [ "$changes" = 0 ]; then say "nothing to do: this version is installed in $PREFIX"; return 0; fi
     [ -z "$DRY_RUN" ] || return 0
-    say "" "installed in $PREFIX. Next:"
+    echo
+    say "installed in $PREFIX. Next:"
     say "  1. fill in $SETTINGS/env; put the client certificate beside it (owner $USER_NAME, mode 0600)"
     say "  2. DB_USER=OWNER DB_PASSWORD=... a1-to-a2 migrate, then ... a1-to-a2 grant, as the tables' owner"
     say "  3. a1-to-a2 check --online"
@@ -255,7 +256,8 @@ as_service() { env -u DATABASE_URL -u DATABASE_URL_FILE -u DB_USER -u DB_PASSWOR
 
 go_back() {
     trap - EXIT INT TERM HUP
-    say "" "the upgrade failed: going back to the version before"
+    echo
+    say "the upgrade failed: going back to the version before"
     if [ -n "$is_swapped" ]; then
         if has_systemd; then for unit in $was_active; do systemctl stop "$unit" || :; done; fi
         rm -rf "$PREFIX.failed"
@@ -313,7 +315,7 @@ upgrade() {
     step as_service $COMMAND check
     start_all
     trap - EXIT INT TERM HUP
-    [ -n "$DRY_RUN" ] || say "" "upgraded: $(cat "$PREFIX/VERSION"). The version before is kept in $PREFIX.old."
+    [ -n "$DRY_RUN" ] || say "upgraded: $(cat "$PREFIX/VERSION"). The version before is kept in $PREFIX.old."
     has_systemd || say "systemd does not run here: nothing was started."
 }
 

@@ -29,6 +29,7 @@ MIRROR = "http://deb.debian.org/debian"
 INSIDE = "UNSHARED_FOR_TEST_INSTALL"
 SETTINGS = {
     "DAM_AUTH": "password",
+    "DAM_PFX_PATH": "",
     "DAM_CLIENT_ID": "id",
     "DAM_CLIENT_SECRET": "secret",
     "DAM_USERNAME": "user",
@@ -111,7 +112,8 @@ class Root:
     def state(self) -> str:
         """Every file that an installation may have touched, with rights, owner, size and time."""
         return self.run_quietly(
-            r"find /opt /etc /usr/local /var/lib/a1-to-a2 /var/log/a1-to-a2 -xdev -printf '%p %m %u %g %s %T@ %C@\n'"
+            "find /opt /etc /usr/local /var/lib/a1-to-a2 /var/log/a1-to-a2 -xdev"
+            r" -printf '%p %m %u %g %s %T@ %C@\n'"
         )
 
     def run_quietly(self, command: str) -> str:
