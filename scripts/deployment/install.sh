@@ -301,8 +301,8 @@ upgrade() {
         is_ours "$PREFIX.old" || die "$PREFIX.old is there and not ours: move it away"
         step rm -rf "$PREFIX.old"
     fi
-    is_swapped=$([ -n "$DRY_RUN" ] || echo 1)
     step mv "$PREFIX" "$PREFIX.old"
+    is_swapped=1
     step mv "$PREFIX.new" "$PREFIX"
     users_and_folders
     system_files "$source"
