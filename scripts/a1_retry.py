@@ -30,8 +30,6 @@ from shared.base.script import exit_code_of, prepare_streams, say
 from shared.base.tables import WIDTH, wrapped
 from shared.base.values import GONE
 from shared.database import Database
-from shared.loop.memory import Memory
-from shared.page.users import password_fault, remove_user, set_user
 from shared.report import listing
 from shared.report.events import events_of, in_words
 from shared.report.explain import Installation, Live, explain
@@ -426,6 +424,8 @@ def page_user(arguments: argparse.Namespace) -> int:
     """Let somebody into the operator's page by a password, or no more. Asks for the password; needs no
     database.
     """
+    from shared.page.users import remove_user, set_user  # this command alone needs them
+
     file = arguments.file or read_environment(arguments.env_file).get("ADMIN_USERS_FILE", "").strip()
     if not file:
         raise ConfigError("page-user: no file: set ADMIN_USERS_FILE, or name one with --file")
@@ -447,6 +447,8 @@ def _new_password(shown: str) -> str:
     """A password that somebody types twice, or the first line of a pipe. Raises ConfigError for one that
     cannot be taken.
     """
+    from shared.page.users import password_fault
+
     if not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\r\n")
     else:
@@ -482,6 +484,8 @@ def _error_beside(row: Row, act: str) -> str:
 
 def _when(database: Database, settings: OperatorSettings) -> str:
     """When the uploader looks next, for a sentence."""
+    from shared.loop.memory import Memory  # most commands do without
+
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
     return next_look(settings.cadence, last, now)

@@ -19,6 +19,7 @@ from typing import Self
 import requests
 
 from simulators.installation import PAGE_OPERATOR, REPOSITORY, SCRIPTS, Installation
+from simulators.postgres import ending_with_us
 
 START_SECONDS = 30.0
 ANSWER_SECONDS = 15.0
@@ -56,11 +57,13 @@ class OperatorsPage:
     def _start(self) -> None:
         self._let_in()
         log = self._stack.enter_context((self._world.output / "runs" / "page.log").open("wb"))
+        command: list[str | Path] = [*ending_with_us("TERM"), sys.executable, SCRIPTS / "admin_page.py"]
         process = subprocess.Popen(  # noqa: S603 - a list, never a shell: the project's own script
-            [sys.executable, SCRIPTS / "admin_page.py", "--env-file", self._world.env_file],
+            [*command, "--env-file", self._world.env_file],
             cwd=REPOSITORY,
             env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
+            stdout=log,
             stderr=log,
         )
         self._stack.callback(_end, process)

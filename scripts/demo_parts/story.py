@@ -376,8 +376,7 @@ class Demo:
 
     def take_pictures(self, campaign: Campaign) -> None:
         """Of the page as it is now, into page/."""
-        pages = [("start", "/"), ("campaigns", "/campaigns"), ("campaign", f"/campaigns/{campaign.id}")]
-        pages += [("notices", "/notices"), ("audit", "/audit")]
+        pages = [("start", "/"), ("campaign", f"/campaigns/{campaign.id}"), ("audit", "/audit")]
         addresses = [(name, self.page.url + path) for name, path in pages]
         self.pictures = self.page.take_pictures(self.world.output / "page", addresses)
         if self.pictures:

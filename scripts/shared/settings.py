@@ -150,8 +150,8 @@ class AccessSettings:
     """Who may use the operator's page, and how they get in.
 
     users_file: names and hashes of passwords; None: nobody gets in by a password. proxy_header: the header in
-    which a proxy says who asks, believed from proxy_peers alone; "": there is no such proxy. operators: who
-    may act beside reading.
+    which a proxy says who asks, believed from proxy_peers alone; "": there is no such proxy. proxy_peers are
+    also believed when they say where a browser is. operators: who may act beside reading.
     """
 
     listen_host: str
@@ -779,11 +779,8 @@ def _access(reader: Reader) -> AccessSettings:
     peers = _peers(reader)
     if header and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", header):
         reader.fault("ADMIN_PROXY_HEADER", f"expected a header's name such as X-Remote-User, got {header!r}")
-    if bool(header) != bool(peers) and not reader.is_faulty("ADMIN_PROXY_PEERS"):
-        reader.fault(
-            "ADMIN_PROXY_HEADER and ADMIN_PROXY_PEERS",
-            "belong together: the header that says who asks, and the addresses of the proxies that set it",
-        )
+    if header and not peers and not reader.is_faulty("ADMIN_PROXY_PEERS"):
+        reader.fault("ADMIN_PROXY_PEERS", "missing: the addresses of the proxies that set ADMIN_PROXY_HEADER")
     if users_file is None and not header and not reader.is_faulty("ADMIN_USERS_FILE"):
         reader.fault(
             "ADMIN_USERS_FILE",

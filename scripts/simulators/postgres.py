@@ -639,8 +639,7 @@ class EmbeddedPostgres(PostgresServer):
             )
             return started.returncode == 0
         # SIGINT is PostgreSQL's "fast" shutdown: when we die, it goes down in order and leaves nothing.
-        guard = ["setpriv", "--pdeathsig", "INT", "--"] if _has_pdeathsig() else []
-        command: list[str | Path] = [*guard, binaries / "postgres", "-D", self._cluster]
+        command: list[str | Path] = [*ending_with_us("INT"), binaries / "postgres", "-D", self._cluster]
         try:
             self._process = self._running_account().spawn(command, self.log_path)
         except (OSError, subprocess.SubprocessError) as error:
@@ -718,8 +717,12 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _has_pdeathsig() -> bool:
-    return sys.platform.startswith("linux") and shutil.which("setpriv") is not None
+def ending_with_us(signal_name: str) -> list[str]:
+    """What stands before a command that is to get this signal when we die, even when we are killed; nothing
+    where that cannot be had (it takes Linux, and setpriv).
+    """
+    has_it = sys.platform.startswith("linux") and shutil.which("setpriv") is not None
+    return ["setpriv", "--pdeathsig", signal_name, "--"] if has_it else []
 
 
 def free_port() -> int:

@@ -7,9 +7,19 @@ import os
 import sys
 
 PYTHON = (3, 11)
-PACKAGES = ("certifi", "cryptography", "dotenv", "jinja2", "jwt", "psycopg2", "requests", "urllib3")
+PACKAGES = (
+    "certifi",
+    "cryptography",
+    "dotenv",
+    "jinja2",
+    "jwt",
+    "prometheus_client",
+    "psycopg2",
+    "requests",
+    "urllib3",
+)
 """What the scripts import of requirements.txt."""
-PAGE_PACKAGES = ("flask", "waitress", "werkzeug")
+PAGE_PACKAGES = ("flask", "markupsafe", "waitress", "werkzeug")
 """What admin_page.py imports of requirements-page.txt."""
 
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120

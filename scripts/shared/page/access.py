@@ -40,6 +40,8 @@ logger = logging.getLogger("page.access")
 
 EXTENSION = "a1_to_a2_access"
 METHODS = ("GET", "HEAD", "POST")
+ADDRESS_HEADER = "X-Real-IP"
+"""In which a proxy says where a browser is."""
 MOST_FIELDS = 6000
 """Of a form."""
 OPEN = ("static", "health")
@@ -89,8 +91,24 @@ def site() -> Site:
 
 
 def peer() -> str:
+    """The address of the browser: the connection's other end, or what a proxy of ADMIN_PROXY_PEERS says."""
+    other_end = _other_end()
+    if not _is_of(other_end, here().settings.access):
+        return other_end
+    return _address_in(request.headers.get(ADDRESS_HEADER, "")) or other_end
+
+
+def _other_end() -> str:
     """The address of the connection's other end: a browser's, or its proxy's. No header can change it."""
     return str(request.environ.get("REMOTE_ADDR") or "")
+
+
+def _address_in(text: str) -> str:
+    """The IP address that a header holds; "" for anything else."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        return ""
 
 
 # Each request
@@ -182,10 +200,10 @@ def _named_by_proxy(access: AccessSettings) -> str | None:
     value = request.headers.get(access.proxy_header) if access.proxy_header else None
     if value is None:
         return None
-    if not _is_of(peer(), access):
+    if not _is_of(_other_end(), access):
         logger.warning(
             "%s sent the header %s, and is not in ADMIN_PROXY_PEERS: refused",
-            escape_line(peer()), access.proxy_header, extra={"action": "page_refused"},
+            escape_line(_other_end()), access.proxy_header, extra={"action": "page_refused"},
         )  # fmt: skip
         raise PageError(
             403,
@@ -201,7 +219,7 @@ def _named_by_proxy(access: AccessSettings) -> str | None:
     if not name or name != name.strip() or len(name) > MOST_NAME or "," in name or escape_line(name) != name:
         logger.warning(
             "the header %s of the proxy %s names nobody: refused",
-            access.proxy_header, escape_line(peer()), extra={"action": "page_refused"},
+            access.proxy_header, escape_line(_other_end()), extra={"action": "page_refused"},
         )  # fmt: skip
         raise PageError(
             403,

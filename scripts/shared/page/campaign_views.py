@@ -51,7 +51,7 @@ def campaigns() -> str:
         listed=listed,
         lines=[(row, by.rules.standing(row)) for row in listed.rows],
         states=STATES,
-        counts=_campaigns().counts(by.rules.policy, by.rules.status_a1, by.now),
+        counts=_campaigns().counts(by.rules.policy, by.rules.status_a1, by.now, by.counters.stuck),
         words=in_plain_words(chosen),
     )
 

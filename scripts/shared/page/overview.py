@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from shared.base.values import NoticeKind
 from shared.database import Database
-from shared.page.campaigns import COLUMNS, DETAILS
+from shared.page.campaigns import COLUMNS, DETAILS, count_of
 from shared.page.filters import CAMPAIGNS, UNREAD, Filter
 from shared.rules.cadence import LastRun, OffHours, Schedule, is_off_hours, plan
 from shared.rules.outlook import coming_run
@@ -41,10 +41,6 @@ def _section(state: str) -> str:
         f" row_number() OVER (ORDER BY {order}) AS place, s.campaign_id"
         f" FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()} ORDER BY {order} LIMIT %(shown)s)"
     )
-
-
-def _count(state: str) -> str:
-    return f"(SELECT count(*) FROM ({CAMPAIGNS}) s WHERE {Filter(state).sql()})"  # noqa: S608  # nosec B608
 
 
 # Which campaigns first, then what is shown of them, as in the list.
@@ -138,7 +134,7 @@ COUNTED = ("stuck", *SECTIONS)
 """What the counters count, by the states of filters."""
 _COUNTERS = f"""
 {UNREAD}
-SELECT {", ".join(map(_count, COUNTED))},
+SELECT {", ".join(map(count_of, COUNTED))},
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
        (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
        clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code

@@ -252,11 +252,12 @@ def test_nginx__names_the_person_whom_the_oidc_proxy_knows(database_url: str, tm
             "back": "/campaigns?state=failed",
         }
         assert reader.ask("/act", {**form, **reader.fields("/act")}).status == 403
-        done = operator.ask("/act", form)
+        done = operator.ask("/act", form, X__Real__IP="203.0.113.9")
         assert (done.status, "Reset: 1 campaign" in operator.ask(done.headers["Location"]).text) == (
             303,
             True,
         )
+        assert "203.0.113.9" not in operator.ask("/audit").text
         assert "Log out" not in operator.ask("/").text
         _assert_is_closed_to_machines(site, operator)
 

@@ -100,6 +100,25 @@ def test_operator__acts_and_reader_may_not(page: Page, acts: list[str]) -> None:
     assert acts == [OPERATOR]
 
 
+@pytest.mark.parametrize(
+    ("other_end", "said", "shown"),
+    [
+        ("10.0.0.7", "192.0.2.9", "192.0.2.9"),
+        ("10.0.0.7", "2001:db8::1", "2001:db8::1"),
+        ("10.0.0.7", "", "10.0.0.7"),
+        ("10.0.0.7", "192.0.2.9, 10.0.0.7", "10.0.0.7"),
+        ("10.0.0.7", "<b>", "10.0.0.7"),
+        ("10.0.0.8", "192.0.2.9", "10.0.0.8"),
+    ],
+)
+def test_address__of_a_browser_is_believed_from_a_proxy_alone(
+    proxied: Page, caplog: pytest.LogCaptureFixture, other_end: str, said: str, shown: str
+) -> None:
+    with caplog.at_level("INFO", "page"):
+        proxied.browser(peer=other_end).get("/healthz", X_Real_IP=said)
+    assert [record.peer for record in caplog.records if hasattr(record, "peer")] == [shown]
+
+
 # Forms
 
 
