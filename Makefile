@@ -38,13 +38,13 @@ help: ## list these targets
 
 # On a server. PREFIX, PAGE=1, DRY_RUN=1, PURGE=1 and the owner's DB_USER and DB_PASSWORD are the script's.
 install: ## on a server, as root: users, folders, /opt/a1-to-a2, units, the command a1-to-a2; DRY_RUN=1 shows it, PAGE=1
-	@sh scripts/deployment/install.sh install
+	@bash scripts/deployment/install.sh install
 
 upgrade: ## on a server, as root, from the new checkout: DB_USER=OWNER DB_PASSWORD=... make upgrade; goes back if it fails
-	@sh scripts/deployment/install.sh upgrade
+	@bash scripts/deployment/install.sh upgrade
 
 uninstall: ## on a server, as root: keeps settings and database; PURGE=1 removes the settings, too
-	@sh scripts/deployment/install.sh uninstall
+	@bash scripts/deployment/install.sh uninstall
 
 test-install: $(INSTALLED) ## as root, on Debian: install, upgrade and remove it in bare Debian roots (debootstrap)
 	PYTHONPATH=tests:scripts $(VENV_PYTHON) -m install $(INSTALL_ARGS)

@@ -1,7 +1,7 @@
-#!/bin/sh
+#!/bin/bash
 # Installs, upgrades and removes the product on a server; `make install`, `make upgrade` and `make uninstall` call it.
 #
-#   sh scripts/deployment/install.sh install|upgrade|uninstall [--dry-run]
+#   bash scripts/deployment/install.sh install|upgrade|uninstall [--dry-run]
 #
 # PREFIX=/opt/a1-to-a2   where the product goes
 # PAGE=1                 with the operator's page as well
@@ -12,7 +12,7 @@
 # DB_USER, DB_PASSWORD   upgrade: the login of the tables' owner, for pending migrations (or DATABASE_URL)
 #
 # Install a second time changes nothing. Upgrade keeps the old tree in PREFIX.old and goes back to it by itself.
-set -eu
+set -euo pipefail
 umask 022
 
 PREFIX=${PREFIX:-/opt/a1-to-a2}
@@ -92,8 +92,7 @@ build() {
         -r "$new/requirements.txt"
     if has_page; then add_page_packages "$new"; fi
     if [ -n "$DRY_RUN" ]; then return 0; fi
-    find "$new/.venv/bin" "$new/.venv/pyvenv.cfg" -type f -exec grep -lI -F "$new" {} + |
-        while read -r file; do sed -i "s|$new|$PREFIX|g" "$file"; done
+    find "$new/.venv/bin" "$new/.venv/pyvenv.cfg" -type f -exec grep -qI -F "$new" {} \; -exec sed -i "s|$new|$PREFIX|g" {} \;
     # The service may not write here, so what Python compiles is made now.
     "$new/.venv/bin/python" -m compileall -q -s "$new" -p "$PREFIX" "$new/scripts" "$new"/.venv/lib/python3*/site-packages \
         >/dev/null || say "some files could not be compiled; the scripts work without"

@@ -39,7 +39,7 @@ esac
 
 def install(action: str, expected: int = 0, **variables: str) -> str:
     environment = {"PATH": os.environ["PATH"], "PREFIX": PREFIX, **variables}
-    words = ["sh", INSTALL, *action.split()]
+    words = ["bash", INSTALL, *action.split()]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
