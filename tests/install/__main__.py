@@ -1,7 +1,7 @@
-"""Install, upgrade, go back and remove the product in a bare Debian root, as root: `make test-install`.
+"""Walk through the README's ten minutes in a bare Debian; upgrade, go back, remove: `make test-install`.
 
-The root is made by debootstrap and entered by chroot: no systemd runs in it. PostgreSQL is a throw-away
-server of this host, over loopback. The configuration of pip, and the folders that it names, are this host's.
+systemd runs in the root. PostgreSQL, the DAM, Box and the mail server are this repository's stand-ins, on
+this host; the DAM speaks TLS and wants the client certificate.
 """
 
 from __future__ import annotations
@@ -11,333 +11,274 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import uuid
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg2
+from dotenv import dotenv_values
 
-from simulators.postgres import EmbeddedPostgres
+from install.root import MIRROR, REPOSITORY, Root, debian, go_apart
+from simulators.installation import Installation
+from simulators.postgres import HOST, free_port
+from simulators.samples import SampleFile
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = "python3,python3-venv,make,ca-certificates,postgresql-client"
-MIRROR = "http://deb.debian.org/debian"
-INSIDE = "UNSHARED_FOR_TEST_INSTALL"
-SETTINGS = {
-    "DAM_AUTH": "password",
-    "DAM_PFX_PATH": "",
-    "DAM_CLIENT_ID": "id",
-    "DAM_CLIENT_SECRET": "secret",
-    "DAM_USERNAME": "user",
-    "DAM_PASSWORD": "password",
-    "DAM_CAMPAIGNS_FOLDER_ID": "root",
-    "DAM_STATUS_FIELD_ID": "status",
-    "DAM_NUMBER_FIELD_ID": "number",
-    "BOX_CLIENT_ID": "id",
-    "BOX_CLIENT_SECRET": "secret",
-    "BOX_ENTERPRISE_ID": "1",
-    "BOX_ROOT_FOLDER_ID": "0",
-    "SMTP_HOST": "mail.example.com",
-    "SMTP_USERNAME": "user",
-    "SMTP_PASSWORD": "secret",
-    "MAIL_FROM": "a1-to-a2@example.com",
-    "ERROR_NOTIFICATION_EMAILS": "ops@example.com",
-}
 OWNER = {"DB_USER": "the_owner", "DB_PASSWORD": "of-the-owner"}
-STATUS = "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
+SERVICE_PASSWORD, PAGE_PASSWORD = "of-the-service", "of-the-page"
+TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare")
+TICK_SECONDS = 300
+SLOW_SECONDS = 45
+"""The DAM waits so long before it sends a file, three times: longer than an upgrade takes to build."""
 
 
-def pip_environment() -> dict[str, str]:
-    """This host's configuration of pip, as variables."""
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    )
-    found = re.findall(r"^(?:global|install|:env:)\.([\w-]+)='(.*)'$", listed.stdout, re.MULTILINE)
-    return {f"PIP_{name.upper().replace('-', '_')}": value for name, value in found}
+class Outside:
+    """The systems around the product."""
 
-
-class Root:
-    """A Debian root, and PostgreSQL beside it."""
-
-    def __init__(self, folder: Path, database_url: str) -> None:
-        self.folder, self.database_url = folder, database_url
-        self._pip = pip_environment()
-        shutil.copy("/etc/resolv.conf", self.at("/etc/resolv.conf"))
-        self._mount("/proc", "--rbind")
-        self._mount("/dev", "--rbind")
-        for word in " ".join(self._pip.values()).split():
-            # An index in a folder has its files beside it.
-            path = Path(word[7:]).parent if word.startswith("file://") else Path(word)
-            if path.is_absolute() and path.exists():
-                self._mount(str(path), "--bind")
-
-    def _mount(self, path: str, how: str) -> None:
-        place = self.at(path)
-        if Path(path).is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-        else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-        subprocess.run(["mount", how, path, place], check=True)
-
-    def at(self, path: str) -> Path:
-        return self.folder / path.lstrip("/")
-
-    def run(self, command: str, expected: int = 0, **more: str) -> str:
-        """What a command in the root prints, on both streams; it ends with the exit code that is expected."""
-        environment = {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            **self._pip,
-            **more,
-        }
-        done = subprocess.run(
-            ["nice", "-n", "19", "chroot", self.folder, "sh", "-c", f"cd /root && {command}"],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, check=False,
-        )  # fmt: skip
-        print(f"\n# {command}\n{done.stdout}", end="", flush=True)
-        assert done.returncode == expected, f"{command}: exit code {done.returncode}, expected {expected}"
-        return done.stdout
+    def __init__(self, parts: Installation) -> None:
+        self.parts = parts
+        url = parts.postgres.admin_url
+        self.database_url = url
+        self.sql(f"CREATE ROLE the_owner LOGIN CREATEROLE PASSWORD '{OWNER['DB_PASSWORD']}'")
+        self.sql(f"ALTER DATABASE {parts.postgres.database} OWNER TO the_owner")
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
+        """Run it as the superuser of the database."""
         with contextlib.closing(psycopg2.connect(self.database_url)) as connection, connection:
             cursor = connection.cursor()
             cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def state(self) -> str:
-        """Every file that an installation may have touched, with rights, owner, size and time."""
-        return self.run_quietly(
-            "find /opt /etc /usr/local /var/lib/a1-to-a2 /var/log/a1-to-a2 -xdev"
-            r" -printf '%p %m %u %g %s %T@ %C@\n'"
-        )
+    def campaign(self, name: str, number: str, *files: str) -> str:
+        """A campaign in A1 with these files. Returns its id."""
+        identity = self.parts.dam.add_campaign(name, number)
+        self.parts.deliver(identity, [SampleFile(file, f"{name}: {file}".encode()) for file in files])
+        return identity
 
-    def run_quietly(self, command: str) -> str:
-        words = ["chroot", self.folder, "sh", "-c", command]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    def is_in_box(self, campaign_id: str, name: str, *files: str) -> bool:
+        """Whether the campaign is at A2, and the files are in its folder in Box."""
+        paths = [file.path for file in self.parts.box.files()]
+        found = [any(name in path and path.endswith(f"/{file}") for path in paths) for file in files]
+        return all(found) and self.parts.dam.status(campaign_id) == "A2"
 
-    def checkout(self, name: str, changes: Mapping[str, str] | None = None) -> str:
-        """A checkout in the root, with these files written anew; its path there."""
-        place = self.at(f"/root/{name}")
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for line in listed.splitlines():
-            if (REPOSITORY / line).is_file():
-                (place / line).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPOSITORY / line, place / line)
-        for path, text in (changes or {}).items():
-            (place / path).write_text(text, encoding="utf-8")
-        return f"/root/{name}"
-
-    def settle(self, path: str, values: Mapping[str, str]) -> None:
-        """Fill in an env file, as a person with an editor would: its owner and mode stay."""
-        file = self.at(path)
-        text = file.read_text(encoding="utf-8")
-        for name, value in values.items():
-            text = re.sub(rf"^{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
-            if f"\n{name}=" not in f"\n{text}":
-                text += f"{name}={value}\n"
-        file.write_text(text, encoding="utf-8")
+    def settings(self) -> dict[str, str]:
+        """What a person fills in."""
+        found = {name: value or "" for name, value in dotenv_values(self.parts.env_file).items()}
+        return {
+            **{name: value for name, value in found.items() if not name.startswith("ADMIN_")},
+            "DAM_PFX_PATH": "/etc/a1-to-a2/client.pfx",
+            "DAM_CA_BUNDLE": "/etc/a1-to-a2/ca.pem",
+            "DB_USER": "a1_to_a2",
+            "DB_PASSWORD": SERVICE_PASSWORD,
+            "OFF_HOURS_ENABLED": "false",
+            "TRANSFER_WORKERS": "1",
+        }
 
 
-@contextlib.contextmanager
-def debian(suite: str, mirror: str, cache: Path, database_url: str) -> Iterator[Root]:
-    """A bare root of this suite, made once; what is written to it lies in a layer of its own."""
-    base = cache / suite
-    if not (base / "usr/bin/psql").exists():
-        shutil.rmtree(base, ignore_errors=True)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                "nice",
-                "-n",
-                "19",
-                "debootstrap",
-                "--variant=minbase",
-                f"--include={PACKAGES}",
-                suite,
-                base,
-                mirror,
-            ],
-            check=True,
-        )
-    layers = Path(tempfile.mkdtemp(prefix="layers-", dir=cache))
-    folder, upper, work = layers / "root", layers / "upper", layers / "work"
-    for place in (folder, upper, work):
-        place.mkdir(mode=0o755)
-    options = f"lowerdir={base},upperdir={upper},workdir={work}"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, folder], check=True)
-    try:
-        yield Root(folder, database_url)
-    finally:
-        subprocess.run(["umount", "--recursive", "--lazy", folder], check=True)
-        subprocess.run(["rm", "-rf", "--one-file-system", layers], check=True)
+def wait_for(what: str, is_done: Callable[[], bool], seconds: float = TICK_SECONDS) -> None:
+    """Raises TimeoutError when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:.0f} s: no {what}")
+        time.sleep(0.5)
+    print(f"\n# seen: {what}", flush=True)
 
 
-def install_twice(root: Root) -> str:
-    """From nothing to a command that answers. Returns the checkout."""
+def readme_blocks() -> list[str]:
+    """The blocks of the README's way to production, in order."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    part = text.partition("## To production in ten minutes\n")[2].partition("\n## ")[0]
+    return [re.sub("^ +", "", block, flags=re.M) for block in re.findall(r"```text\n(.*?)```", part, re.S)]
+
+
+def walk_through_the_readme(root: Root, outside: Outside) -> str:
+    """From nothing to campaigns in Box. Returns the checkout."""
+    install, pfx, database, check, look, once, start = readme_blocks()
     checkout = root.checkout("first")
-    before = root.state() if root.at("/var/lib/a1-to-a2").exists() else ""
     shown = root.run(f"make -C {checkout} install DRY_RUN=1")
     assert "would: useradd" in shown
-    assert not root.at("/etc/a1-to-a2").exists(), before
-    root.run(f"make -C {checkout} install")
+    assert not root.at("/etc/a1-to-a2").exists()
+    root.run(f"cd {checkout}\n{install}")
     state = root.state()
-    assert "nothing to do" in root.run(f"make -C {checkout} install")
+    assert "nothing to do" in root.run(f"cd {checkout}\n{install}")
     assert root.state() == state, "the second time changes nothing"
-    assert root.run_quietly("stat -c '%a %U' /etc/a1-to-a2/env") == "600 a1-to-a2\n"
-    assert not root.run_quietly("find /opt/a1-to-a2 ! -user root"), "the service cannot change itself"
-    assert not root.run_quietly("find /opt/a1-to-a2 -type f -name '*.sh' ! -perm -o=r")
+    assert root.ask("stat -c '%a %U' /etc/a1-to-a2/env") == "600 a1-to-a2\n"
+    assert not root.ask("find /opt/a1-to-a2 ! -user root"), "the service cannot change itself"
+    assert not root.ask("find /opt/a1-to-a2 -type f ! -perm -o=r")
+
+    shutil.copy(outside.parts.keys / "client.pfx", root.at(f"{checkout}/client.pfx"))
+    root.run(f"cd {checkout}\n{pfx}")
+    shutil.copy(outside.parts.keys / "ca.pem", root.at("/etc/a1-to-a2/ca.pem"))
+    root.settle("/etc/a1-to-a2/env", outside.settings())
+
+    written = database.replace("DB_USER=OWNER DB_PASSWORD=…", "DB_USER=the_owner DB_PASSWORD=of-the-owner")
+    written = written.replace(
+        "-h HOST -p PORT -U OWNER", f"-h {HOST} -p {outside.parts.postgres.port} -U the_owner"
+    )
+    typed = f"{SERVICE_PASSWORD}\n{SERVICE_PASSWORD}\n"
+    root.run(written, given=typed, PGPASSWORD=OWNER["DB_PASSWORD"])
+    assert "from /etc/a1-to-a2/env" in root.run(check)
+
+    campaign = outside.campaign("Summer Splash", "C-1001", "visual.png")
+    assert "Summer Splash" in root.run(look)
+    assert outside.parts.dam.status(campaign) == "A1"
+    root.run(once.replace("ID", campaign))
+    assert outside.is_in_box(campaign, "Summer Splash", "visual.png")
+    root.run(start)
+    assert root.ask("systemctl is-active a1-to-a2") == "active\n"
+    another = outside.campaign("Autumn Leaves", "C-1002", "visual.png")
+    wait_for(
+        "a campaign that the service took to Box",
+        lambda: outside.is_in_box(another, "Autumn Leaves", "visual.png"),
+    )
     return checkout
 
 
-def use(root: Root) -> None:
-    """The command, against a database, from a folder that its user cannot enter."""
-    url = urlsplit(root.database_url)
-    root.settle(
-        "/etc/a1-to-a2/env",
-        SETTINGS
-        | {"DB_HOST": str(url.hostname), "DB_PORT": str(url.port), "DB_NAME": url.path[1:]}
-        | {"DB_USER": "the_scripts", "DB_PASSWORD": "of-the-scripts"},
+def use_the_command(root: Root, outside: Outside) -> None:
+    """From a folder that its user cannot enter."""
+    outside.sql(
+        "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
+        " a1_permanently_failed) VALUES ('stuck', 'C-1', 'Stuck', 'A1', 3, TRUE)"
     )
-    root.run("a1-to-a2 migrate", **OWNER)
-    root.run("a1-to-a2 grant", **OWNER)
-    root.sql("ALTER ROLE the_scripts PASSWORD 'of-the-scripts'")
-    assert "from /etc/a1-to-a2/env" in root.run("a1-to-a2 check")
-    root.sql(f"{STATUS} a1_permanently_failed) VALUES ('stuck', 'C-1', 'Summer', 'A1', 3, TRUE)")
-    assert "Summer" in root.run("a1-to-a2 status")
+    root.run("a1-to-a2 migrate --status")
+    assert "Stuck" in root.run("a1-to-a2 status")
     assert " a1-to-a2 reset stuck\n" in root.run("a1-to-a2 explain C-1")
     root.run("a1-to-a2 reset C-1 --reason 'two  words; $HOME'")
-    assert root.sql("SELECT a1_permanently_failed FROM campaign_status") == [(False,)]
-    assert root.sql("SELECT count(*) FROM campaign_events WHERE reason = 'two  words; $HOME'") == [(1,)]
-    root.run("setpriv --reuid=a1-to-a2 --regid=a1-to-a2 --clear-groups a1-to-a2 status")
-    assert "run it as root" in root.run(
-        "setpriv --reuid=65534 --regid=65534 --clear-groups a1-to-a2 status", 2
-    )
+    found = "SELECT count(*) FROM campaign_events WHERE reason = 'two  words; $HOME'"
+    assert outside.sql(found) == [(1,)]
+    as_service = "setpriv --reuid=a1-to-a2 --regid=a1-to-a2 --clear-groups a1-to-a2"
+    root.run(f"{as_service} status")
+    as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups a1-to-a2"
+    assert "run it as root" in root.run(f"{as_nobody} status", 2)
     root.run("install -m 0600 /etc/a1-to-a2/env /root/mine.env")
     denied = root.run("A1_TO_A2_ENV=/root/mine.env a1-to-a2 status", 2)
-    assert "/root/mine.env: the env file cannot be read: Permission denied" in denied, (
-        "it is not root any more"
-    )
+    assert "/root/mine.env: the env file cannot be read: Permission denied" in denied, "it is not root"
     root.run("a1-to-a2 what", 2)
     root.run("a1-to-a2 version")
+    root.run("a1-to-a2 simulate --days 1")
 
 
-def upgrade(root: Root) -> str:
-    """With a migration, then one that fails its check. Returns the checkout that is installed at the end."""
-    number = max(int(path.name[:3]) for path in (REPOSITORY / "database/migrations").glob("*.sql")) + 1
-    migration = {
-        f"database/migrations/{number:03}_probe.sql": "CREATE TABLE IF NOT EXISTS probe (id INTEGER);\n"
-    }
-    second = root.checkout("second", migration)
-    state = root.run_quietly("cd /opt/a1-to-a2 && cat .installed")
-    assert "another version: make upgrade" in root.run(f"make -C {second} install", 2)
-    assert "migrations are pending" in root.run(f"make -C {second} upgrade", 2)
-    assert root.run_quietly("cat /opt/a1-to-a2/.installed") == state
-    root.run(f"make -C {second} upgrade DRY_RUN=1", **OWNER)
-    assert root.run_quietly("cat /opt/a1-to-a2/.installed") == state
-    settings = root.at("/etc/a1-to-a2/env").read_text(encoding="utf-8")
-    assert "upgraded" in root.run(f"make -C {second} upgrade", **OWNER)
-    assert root.at("/etc/a1-to-a2/env").read_text(encoding="utf-8") == settings
-    assert root.sql("SELECT to_regclass('probe')::text") == [("probe",)]
-    assert root.run_quietly("cat /opt/a1-to-a2.old/.installed") == state
-    assert "nothing to do" in root.run(f"make -C {second} upgrade")
-    root.run("a1-to-a2 status")
-    assert not root.run_quietly("grep -rlI 'a1-to-a2[.]new' /opt/a1-to-a2/.venv || :")
-
-    installed = root.run_quietly("cat /opt/a1-to-a2/.installed")
-    third = root.checkout(
-        "third", migration | {"scripts/orchestrator-prod.py": "raise SystemExit('does not work')\n"}
-    )
-    said = root.run(f"make -C {third} upgrade", 2)
-    assert "going back" in said
-    assert root.run_quietly("cat /opt/a1-to-a2/.installed") == installed
-    root.run("a1-to-a2 check")
-    return second
-
-
-def add_the_page(root: Root, checkout: str) -> None:
+def add_the_page(root: Root, outside: Outside, checkout: str) -> str:
+    """Returns the command that asks the page whether it works."""
     root.run(f"make -C {checkout} install PAGE=1")
     state = root.state()
     assert "nothing to do" in root.run(f"make -C {checkout} install PAGE=1")
     assert root.state() == state
+    address = f"{HOST}:{free_port()}"
     root.settle(
         "/etc/a1-to-a2/page.env",
-        {"DB_USER": "the_page", "DB_PASSWORD": "of-the-page", "ADMIN_URL": "https://a1-to-a2.example.com"},
+        {
+            **{"DB_PASSWORD": PAGE_PASSWORD, "ADMIN_URL": "https://a1-to-a2.example.com"},
+            **{"ADMIN_LISTEN": address, "ADMIN_OPERATORS": "olga"},
+        },
     )
     root.run("a1-to-a2 grant", **OWNER)
-    root.sql("ALTER ROLE the_page PASSWORD 'of-the-page'")
-    root.run("echo a-long-password | a1-to-a2 page-user olga")
+    outside.sql(f"ALTER ROLE a1_to_a2_page PASSWORD '{PAGE_PASSWORD}'")
+    root.run("a1-to-a2 page-user olga", given="a-long-password\n")
     assert "users: 1" in root.run("a1-to-a2 page-check")
+    root.run("systemctl enable --now a1-to-a2-page")
+    code = f"import urllib.request as r; print(r.urlopen('http://{address}/healthz').status)"
+    asked = f'python3 -c "{code}"'
+    assert root.run(asked) == "200\n"
+    assert root.run(asked.replace("healthz", "readyz")) == "200\n"
+    return asked
 
 
-def remove(root: Root, checkout: str) -> None:
-    said = root.run("sh /opt/a1-to-a2/scripts/deployment/install.sh uninstall")
+def upgrade(root: Root, outside: Outside, is_well: str) -> str:
+    """With a migration and a file in hand, then one that fails its check. Returns the checkout in place."""
+    number = max(int(path.name[:3]) for path in (REPOSITORY / "database/migrations").glob("*.sql")) + 1
+    probe = {f"database/migrations/{number:03}_probe.sql": "CREATE TABLE IF NOT EXISTS probe (id INTEGER);\n"}
+    second = root.checkout("second", probe)
+    first_version = root.ask("cat /opt/a1-to-a2/.installed")
+    assert "another version: make upgrade" in root.run(f"make -C {second} install", 2)
+    assert "migrations are pending" in root.run(f"make -C {second} upgrade", 2)
+    root.run(f"make -C {second} upgrade DRY_RUN=1", **OWNER)
+    assert root.ask("cat /opt/a1-to-a2/.installed") == first_version
+    settings = root.at("/etc/a1-to-a2/env").read_text(encoding="utf-8")
+
+    files = ("one.png", "two.png", "three.png")
+    slow = outside.campaign("Slow Winter", "C-1003", *files)
+    outside.parts.dam.clear_requests()
+    outside.parts.dam.fail("GET .*/contents", delay=SLOW_SECONDS, times=len(files))
+    wait_for(
+        "the service copying files",
+        lambda: any("/contents" in call.path for call in outside.parts.dam.requests),
+    )
+    assert "upgraded" in root.run(f"make -C {second} upgrade", **OWNER)
+    assert root.at("/etc/a1-to-a2/env").read_text(encoding="utf-8") == settings
+    assert outside.sql("SELECT to_regclass('probe')::text") == [("probe",)]
+    assert root.ask("cat /opt/a1-to-a2.old/.installed") == first_version
+    assert root.ask("systemctl is-active a1-to-a2 a1-to-a2-page") == "active\nactive\n"
+    wait_for("the copied files in Box", lambda: outside.is_in_box(slow, "Slow Winter", *files))
+    kept = [
+        file for file in outside.parts.box.files() if "Slow Winter" in file.path and "one.png" in file.path
+    ]
+    assert len(kept) == 1
+    root.run("a1-to-a2 page-check")
+    assert root.run(is_well) == "200\n"
+    assert "nothing to do" in root.run(f"make -C {second} upgrade")
+    assert not root.ask("grep -rlI 'a1-to-a2[.]new' /opt/a1-to-a2/.venv || :")
+
+    second_version = root.ask("cat /opt/a1-to-a2/.installed")
+    more = {
+        f"database/migrations/{number + 1:03}_more.sql": "CREATE TABLE IF NOT EXISTS more (id INTEGER);\n"
+    }
+    broken = {"scripts/orchestrator-prod.py": "raise SystemExit('does not work')\n"}
+    third = root.checkout("third", probe | more | broken)
+    assert "going back" in root.run(f"make -C {third} upgrade", 2, **OWNER)
+    assert root.ask("cat /opt/a1-to-a2/.installed") == second_version
+    assert outside.sql("SELECT to_regclass('more')::text") == [("more",)]
+    assert root.ask("systemctl is-active a1-to-a2 a1-to-a2-page") == "active\nactive\n"
+    root.run("a1-to-a2 check")
+    assert root.run(is_well) == "200\n"
+    return second
+
+
+def remove(root: Root, outside: Outside, checkout: str) -> None:
+    """First what can be made again, then everything but the database."""
+    rows = outside.sql("SELECT count(*) FROM campaign_status")
+    said = root.run("bash /opt/a1-to-a2/scripts/deployment/install.sh uninstall")
     assert "left: /etc/a1-to-a2\n" in said
     assert root.at("/etc/a1-to-a2/env").exists()
     assert not root.at("/opt/a1-to-a2").exists()
     assert not os.path.lexists(root.at("/usr/local/bin/a1-to-a2"))
+    assert not root.ask("systemctl list-units --all --plain --no-legend 'a1-to-a2*'")
     root.run(f"make -C {checkout} uninstall PURGE=1")
-    left = root.run_quietly(
-        "find / -xdev -name '*a1-to-a2*' ! -path '/root/*' ! -path '/proc/*'; getent passwd"
+    left = root.ask(
+        "find / -xdev -name '*a1-to-a2*' ! -path '/root/*' ! -path '/proc/*' ! -path '/sys/*'; getent passwd"
     )
     assert "a1-to-a2" not in left, left
-    assert root.sql("SELECT count(*) FROM campaign_status") == [(1,)], "the database stays"
+    assert outside.sql("SELECT count(*) FROM campaign_status") == rows, "the database stays"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make test-install", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--suite", action="append", help="of Debian; default: bookworm")
+    parser.add_argument("--suite", action="append", help="of Debian; default: bookworm and trixie")
     parser.add_argument("--mirror", default=MIRROR)
     parser.add_argument(
         "--cache", type=Path, default=Path.home() / ".cache/a1-to-a2-roots", help="where roots are kept"
     )
     arguments = parser.parse_args()
-    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-        parser.error("it needs root, and debootstrap (Debian: apt-get install debootstrap)")
-    if INSIDE not in os.environ:  # the mounts are seen here alone, and end with this process
-        words = [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            sys.executable,
-            "-m",
-            "install",
-            *sys.argv[1:],
-        ]
-        os.execvpe("unshare", words, {**os.environ, INSIDE: "1"})
-    for suite in arguments.suite or ["bookworm"]:
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if os.geteuid() != 0 or missing:
+        parser.error("it needs root and, on Debian: apt-get install debootstrap systemd-container")
+    go_apart("install", sys.argv[1:])
+    for suite in arguments.suite or ["bookworm", "trixie"]:
+        started = time.monotonic()
         with (
-            tempfile.TemporaryDirectory() as place,
-            EmbeddedPostgres(Path(place), password=uuid.uuid4().hex) as postgres,
+            tempfile.TemporaryDirectory() as output,
+            Installation(Path(output), port=None) as parts,
+            debian(suite, arguments.mirror, arguments.cache) as root,
         ):
-            name = f"install_{uuid.uuid4().hex[:8]}"
-            admin = urlsplit(postgres.admin_url)
-            for statement in (
-                f"CREATE ROLE {OWNER['DB_USER']} LOGIN CREATEROLE PASSWORD '{OWNER['DB_PASSWORD']}'",
-                f"CREATE DATABASE {name} OWNER {OWNER['DB_USER']} ENCODING 'UTF8' TEMPLATE template0",
-            ):
-                with contextlib.closing(psycopg2.connect(postgres.admin_url)) as connection:
-                    connection.autocommit = True
-                    connection.cursor().execute(statement)
-            url = admin._replace(path=f"/{name}").geturl()
-            with debian(suite, arguments.mirror, arguments.cache, url) as root:
-                checkout = install_twice(root)
-                use(root)
-                checkout = upgrade(root)
-                add_the_page(root, checkout)
-                remove(root, checkout)
-        print(f"\n{suite}: all passed")
+            outside = Outside(parts)
+            checkout = walk_through_the_readme(root, outside)
+            use_the_command(root, outside)
+            is_well = add_the_page(root, outside, checkout)
+            checkout = upgrade(root, outside, is_well)
+            remove(root, outside, checkout)
+        print(f"\n{suite}: all passed, in {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 
