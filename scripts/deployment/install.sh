@@ -206,7 +206,8 @@ install_all() {
     echo
     say "installed in $PREFIX. Next:"
     say "  1. fill in $SETTINGS/env; put the client certificate beside it (owner $USER_NAME, mode 0600)"
-    say "  2. DB_USER=OWNER DB_PASSWORD=... a1-to-a2 migrate, then ... a1-to-a2 grant, as the tables' owner"
+    say "  2. DB_USER=OWNER DB_PASSWORD=... a1-to-a2 migrate, then ... a1-to-a2 grant, as the tables' owner;" \
+        "psql -U OWNER -c '\\password ROLE' gives the role its password"
     say "  3. a1-to-a2 check --online"
     say "  4. systemctl enable --now a1-to-a2"
     if has_page; then say "  5. fill in $SETTINGS/page.env; a1-to-a2 page-user NAME; a1-to-a2 page-check;" \
@@ -234,7 +235,11 @@ stop_all() {
         if is_active $unit; then was_active="$unit $was_active"; step systemctl stop $unit; fi
     done
     if [ -e $CRONTAB ]; then step mv $CRONTAB $CRONTAB.held; cron_is_held=1; fi
-    [ -z "$DRY_RUN" ] || return 0
+    wait_for_runs
+}
+
+wait_for_runs() {
+    [ -z "$DRY_RUN$DESTDIR" ] || return 0
     waited=0
     while is_at_work; do
         [ "$waited" -gt 0 ] || say "waiting for a run to finish the file in hand"
@@ -278,7 +283,7 @@ upgrade() {
     has_login=""
     [ -z "${DATABASE_URL:-}${DATABASE_URL_FILE:-}${DB_USER:-}" ] || has_login=1
 
-    say "the service goes on while the new version is made ready"
+    say "the service runs while the new version is made ready"
     build "$PREFIX.new"
     if [ -z "$DRY_RUN" ]; then
         pending=0
@@ -324,19 +329,20 @@ uninstall() {
         if has_systemd; then step systemctl disable --now $unit; fi
         step rm -f "$DESTDIR$UNITS/$unit.service"
     done
-    for file in $CRONTAB /etc/logrotate.d/a1-to-a2 /etc/tmpfiles.d/a1-to-a2.conf; do
+    for file in $CRONTAB $CRONTAB.held /etc/logrotate.d/a1-to-a2 /etc/tmpfiles.d/a1-to-a2.conf; do
         [ ! -e "$DESTDIR$file" ] || step rm -f "$DESTDIR$file"
     done
     if [ "$(readlink "$DESTDIR$COMMAND" 2>/dev/null || :)" = "$PREFIX/scripts/deployment/a1-to-a2" ]; then
         step rm -f "$DESTDIR$COMMAND"
     fi
     if has_systemd && [ "$changes" -gt 0 ]; then step systemctl daemon-reload; fi
+    wait_for_runs
     for tree in "$PREFIX" "$PREFIX.old" "$PREFIX.failed" "$PREFIX.new"; do
         [ -e "$DESTDIR$tree" ] || continue
         if [ -e "$DESTDIR$tree/.installed" ]; then step rm -rf "$DESTDIR$tree"
         else say "left: $tree, which make install did not make"; fi
     done
-    for place in $SETTINGS /var/log/a1-to-a2 /var/lib/a1-to-a2; do
+    for place in $SETTINGS /var/log/a1-to-a2 /var/lib/a1-to-a2 $UNITS/a1-to-a2.service.d $UNITS/a1-to-a2-page.service.d; do
         [ -e "$DESTDIR$place" ] || continue
         if [ "$PURGE" = 1 ]; then step rm -rf "$DESTDIR$place"; else say "left: $place"; fi
     done

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,23 +16,6 @@ from world import REPOSITORY
 INSTALL = REPOSITORY / "scripts/deployment/install.sh"
 COMMAND = REPOSITORY / "scripts/deployment/a1-to-a2"
 PREFIX = "/srv/a1-to-a2"
-
-
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    """A Python whose environments have pip and packages in name only: PyPI is not asked."""
-    path = tmp_path / "python3"
-    path.write_text(
-        f"""#!/bin/sh
-case "$*" in
-    *"-m pip"*|*compileall*) exit 0 ;;
-    "-m venv "*) mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
-    *) exec {shlex.quote(sys.executable)} "$@" ;;
-esac
-"""
-    )
-    path.chmod(0o755)
-    return str(path)
 
 
 def install(action: str, expected: int = 0, **variables: str) -> str:

@@ -86,16 +86,32 @@ def wait_for(what: str, is_done: Callable[[], bool], seconds: float = TICK_SECON
     print(f"\n# seen: {what}", flush=True)
 
 
-def readme_blocks() -> list[str]:
-    """The blocks of the README's way to production, in order."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    part = text.partition("## To production in ten minutes\n")[2].partition("\n## ")[0]
+def blocks(page: str, heading: str) -> list[str]:
+    """The commands below a heading of a page, in order."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    part = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return [re.sub("^ +", "", block, flags=re.M) for block in re.findall(r"```text\n(.*?)```", part, re.S)]
+
+
+def as_owner(root: Root, outside: Outside, commands: str, password: str) -> None:
+    """Run each line with what a person writes for OWNER, HOST and PORT, and types when psql asks."""
+    server = f"-h {HOST} -p {outside.parts.postgres.port} -U {OWNER['DB_USER']}"
+    written = commands.replace("-h HOST -p PORT -U OWNER", server)
+    written = written.replace("DB_USER=OWNER DB_PASSWORD=…", shell(OWNER))
+    for line in written.splitlines():
+        typed = {"psql": f"{password}\n{password}\n", "a1-to-a2": "a-long-password\n"}.get(
+            line.split()[0], ""
+        )
+        root.run(line, given=typed, PGPASSWORD=OWNER["DB_PASSWORD"])
+
+
+def shell(variables: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in variables.items())
 
 
 def walk_through_the_readme(root: Root, outside: Outside) -> str:
     """From nothing to campaigns in Box. Returns the checkout."""
-    install, pfx, database, check, look, once, start = readme_blocks()
+    install, pfx, database, check, look, once, start = blocks("README.md", "To production in ten minutes")
     checkout = root.checkout("first")
     shown = root.run(f"make -C {checkout} install DRY_RUN=1")
     assert "would: useradd" in shown
@@ -113,12 +129,7 @@ def walk_through_the_readme(root: Root, outside: Outside) -> str:
     shutil.copy(outside.parts.keys / "ca.pem", root.at("/etc/a1-to-a2/ca.pem"))
     root.settle("/etc/a1-to-a2/env", outside.settings())
 
-    written = database.replace("DB_USER=OWNER DB_PASSWORD=…", "DB_USER=the_owner DB_PASSWORD=of-the-owner")
-    written = written.replace(
-        "-h HOST -p PORT -U OWNER", f"-h {HOST} -p {outside.parts.postgres.port} -U the_owner"
-    )
-    typed = f"{SERVICE_PASSWORD}\n{SERVICE_PASSWORD}\n"
-    root.run(written, given=typed, PGPASSWORD=OWNER["DB_PASSWORD"])
+    as_owner(root, outside, database, SERVICE_PASSWORD)
     assert "from /etc/a1-to-a2/env" in root.run(check)
 
     campaign = outside.campaign("Summer Splash", "C-1001", "visual.png")
@@ -162,23 +173,15 @@ def use_the_command(root: Root, outside: Outside) -> None:
 
 def add_the_page(root: Root, outside: Outside, checkout: str) -> str:
     """Returns the command that asks the page whether it works."""
-    root.run(f"make -C {checkout} install PAGE=1")
+    install, filled_in, commands = blocks("MARKDOWN_DOCS/OPERATORS_PAGE.md", "Set it up")
+    root.run(f"cd {checkout}\n{install}")
     state = root.state()
-    assert "nothing to do" in root.run(f"make -C {checkout} install PAGE=1")
+    assert "nothing to do" in root.run(f"cd {checkout}\n{install}")
     assert root.state() == state
     address = f"{HOST}:{free_port()}"
-    root.settle(
-        "/etc/a1-to-a2/page.env",
-        {
-            **{"DB_PASSWORD": PAGE_PASSWORD, "ADMIN_URL": "https://a1-to-a2.example.com"},
-            **{"ADMIN_LISTEN": address, "ADMIN_OPERATORS": "olga"},
-        },
-    )
-    root.run("a1-to-a2 grant", **OWNER)
-    outside.sql(f"ALTER ROLE a1_to_a2_page PASSWORD '{PAGE_PASSWORD}'")
-    root.run("a1-to-a2 page-user olga", given="a-long-password\n")
-    assert "users: 1" in root.run("a1-to-a2 page-check")
-    root.run("systemctl enable --now a1-to-a2-page")
+    values = dict(line.split("=", 1) for line in filled_in.replace("…", PAGE_PASSWORD).splitlines())
+    root.settle("/etc/a1-to-a2/page.env", values | {"ADMIN_LISTEN": address})
+    as_owner(root, outside, commands, PAGE_PASSWORD)
     code = f"import urllib.request as r; print(r.urlopen('http://{address}/healthz').status)"
     asked = f'python3 -c "{code}"'
     assert root.run(asked) == "200\n"
@@ -186,8 +189,8 @@ def add_the_page(root: Root, outside: Outside, checkout: str) -> str:
     return asked
 
 
-def upgrade(root: Root, outside: Outside, is_well: str) -> str:
-    """With a migration and a file in hand, then one that fails its check. Returns the checkout in place."""
+def upgrade(root: Root, outside: Outside, first: str, is_well: str) -> None:
+    """With a migration and a file in hand; to one that fails its check; and back to the first."""
     number = max(int(path.name[:3]) for path in (REPOSITORY / "database/migrations").glob("*.sql")) + 1
     probe = {f"database/migrations/{number:03}_probe.sql": "CREATE TABLE IF NOT EXISTS probe (id INTEGER);\n"}
     second = root.checkout("second", probe)
@@ -233,7 +236,11 @@ def upgrade(root: Root, outside: Outside, is_well: str) -> str:
     assert root.ask("systemctl is-active a1-to-a2 a1-to-a2-page") == "active\nactive\n"
     root.run("a1-to-a2 check")
     assert root.run(is_well) == "200\n"
-    return second
+
+    assert "upgraded" in root.run(f"make -C {first} upgrade"), "an older release comes back the same way"
+    assert root.ask("cat /opt/a1-to-a2/.installed") == first_version
+    assert root.ask("systemctl is-active a1-to-a2 a1-to-a2-page") == "active\nactive\n"
+    assert root.run(is_well) == "200\n"
 
 
 def remove(root: Root, outside: Outside, checkout: str) -> None:
@@ -276,7 +283,7 @@ def main() -> int:
             checkout = walk_through_the_readme(root, outside)
             use_the_command(root, outside)
             is_well = add_the_page(root, outside, checkout)
-            checkout = upgrade(root, outside, is_well)
+            upgrade(root, outside, checkout, is_well)
             remove(root, outside, checkout)
         print(f"\n{suite}: all passed, in {time.monotonic() - started:.0f} s", flush=True)
     return 0
