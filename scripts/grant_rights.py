@@ -50,8 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     if psql is None:
         raise ConfigError(f"psql is missing (Debian: apt-get install postgresql-client); {ROLES} needs it")
     words = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"role={role}"]
+    granted = [role]
     if arguments.page_env_file is not None:
-        words += ["-v", f"page_role={role_of(arguments.page_env_file)}"]
+        granted.append(role_of(arguments.page_env_file))
+        words += ["-v", f"page_role={granted[-1]}"]
     # A password on the command line would show in the process list.
     environment = {**os.environ, "PGPASSWORD": str(login.pop("password", ""))}
     done = subprocess.run(  # noqa: S603 - our own file
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if done.returncode:
         raise ConfigError(f"{ROLES.name} was not applied by {login.get('user')}; psql has said why")
-    say(f"granted {role} its rights\n")
+    say(f"granted the rights of {' and '.join(granted)}\n")
     return ExitCode.OK
 
 
