@@ -13,6 +13,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 CRASH_ARGS ?=
 STORM_ARGS ?=
+INSTALL_ARGS ?=
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -29,11 +30,24 @@ BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/n
 ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
-.PHONY: help test test-zones test-migrations test-calm test-single-run test-crash test-storm demo bench lint audit pins \
+.PHONY: install upgrade uninstall test-install help test test-zones test-migrations test-calm test-single-run test-crash test-storm demo bench lint audit pins \
 	check format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
+
+# On a server. PREFIX, PAGE=1, DRY_RUN=1, PURGE=1 and the owner's DB_USER and DB_PASSWORD are the script's.
+install: ## on a server, as root: users, folders, /opt/a1-to-a2, units, the command a1-to-a2; DRY_RUN=1 shows it, PAGE=1
+	@bash scripts/deployment/install.sh install
+
+upgrade: ## on a server, as root, from the new checkout: DB_USER=OWNER DB_PASSWORD=... make upgrade; goes back if it fails
+	@bash scripts/deployment/install.sh upgrade
+
+uninstall: ## on a server, as root: keeps settings and database; PURGE=1 removes the settings, too
+	@bash scripts/deployment/install.sh uninstall
+
+test-install: $(INSTALLED) ## as root, on Debian: install, upgrade and remove it in bare Debian roots (debootstrap)
+	PYTHONPATH=tests:scripts $(VENV_PYTHON) -m install $(INSTALL_ARGS)
 
 test: $(INSTALLED) ## run the whole suite; PYTEST_ARGS="-k retry" for a part of it
 	@$(BROWSER)

@@ -256,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     started = time.monotonic()
     report = Report(run_id=new_run_id(), started_at=datetime.now(UTC))
-    configure_logging("text", "INFO", run_id=report.run_id, secrets=())
+    level = "DEBUG" if arguments.verbose else "INFO"
+    configure_logging("text", level, run_id=report.run_id, secrets=())
     try:
         exit_code = run_pass(arguments, report, lambda: datetime.now(UTC))
     except RunLockedError as exc:

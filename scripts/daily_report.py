@@ -195,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     arguments = parse_arguments(argv)
     run_id = new_run_id()
-    configure_logging("text", "INFO", run_id=run_id, secrets=())
+    level = "DEBUG" if arguments.verbose else "INFO"
+    configure_logging("text", level, run_id=run_id, secrets=())
     return exit_code_of(lambda: run(arguments, run_id, datetime.now(UTC)))
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlencode
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands, here
-from shared.base.env_file import ENV_FILE_VARIABLE, find_env_file, is_task, read_env_file
+from shared.base.env_file import ENV_FILE_VARIABLE, NAMED_BY, find_env_file, is_task, read_env_file
 from shared.base.file_rights import user_name
 from shared.base.links import CAMPAIGN_ID, FOLDER_ID, Links
 from shared.base.logs import RUN_ID_VARIABLE
@@ -217,12 +217,18 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
     found = {**from_file, **process}
     if is_task(process):  # the loop has looked at the names
         return found
+    logger.debug("the settings are read from %s", source_of(env_file), extra={"action": "settings_read"})
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
     found.pop(ENV_FILE_VARIABLE, None)
     if env_file is not None:
         found[ENV_FILE_VARIABLE] = _shown_file(env_file, process)
     return found
+
+
+def source_of(env_file: Path | None) -> str:
+    """Where the settings come from, in words; the process environment wins over a file."""
+    return "the process environment alone" if env_file is None else str(env_file.absolute())
 
 
 def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
@@ -237,7 +243,7 @@ def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[
     """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
     reader = _asked({}, *KINDS)
     secret_files = {f"{name}_FILE" for name in reader.secret_names}
-    known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, RUN_ID_VARIABLE}
+    known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, NAMED_BY, RUN_ID_VARIABLE}
     suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
     found = (_likely_meant(name, known, is_ours=name in from_file) for name in sorted(suspects))
     return [text for text in found if text]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,3 +37,20 @@ def world(database_url: str, tls: Tls, tmp_path: Path, warm_python: WarmPython) 
         python=warm_python,
     ) as opened:
         yield opened
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """A Python whose environments have pip and packages in name only: PyPI is not asked."""
+    path = tmp_path / "python3"
+    path.write_text(
+        f"""#!/bin/sh
+case "$*" in
+    *"-m pip"*|*compileall*) exit 0 ;;
+    "-m venv "*) mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
+    *) exec {shlex.quote(sys.executable)} "$@" ;;
+esac
+"""
+    )
+    path.chmod(0o755)
+    return str(path)

@@ -156,37 +156,44 @@ def test_retry_page__code_is_where_it_says() -> None:
 
 
 def test_operators_page__is_set_up_and_removed_as_written(
-    database_url: str, postgres: PostgresServer, tmp_path: Path
+    database_url: str, postgres: PostgresServer, tmp_path: Path, python: str
 ) -> None:
     """Each line is run, on folders and roles of this test, without what makes users and services."""
     url, role = urlsplit(database_url), f"page_{uuid.uuid4().hex[:12]}"
-    (tmp_path / "conf.d").mkdir()
-    (tmp_path / "env").write_text(
-        f"DB_HOST={url.hostname}\nDB_PORT={url.port}\nDB_NAME={url.path[1:]}\nDB_USER=uploader\n"
+    etc = tmp_path / "etc/a1-to-a2"
+    etc.mkdir(parents=True)
+    (tmp_path / "etc/nginx/conf.d").mkdir(parents=True)
+    (etc / "env").write_text(
+        f"DB_HOST={url.hostname}\nDB_PORT={url.port}\nDB_NAME={url.path[1:]}\nDB_USER={role}_scripts\n"
         "DB_PASSWORD=of-the-uploader\nORCHESTRATOR_TIMEZONE=Europe/Rome\nA1_MAX_RETRIES=4\n"
         "DAM_STATUS_A1=A1\nDAM_STATUS_FIELD_ID=status\nDAM_CLIENT_SECRET=of-the-dam\n"
     )
+    (etc / "env").chmod(0o600)
+    settings_file = etc / "page.env"
     # Making a role takes more than owning a database.
     admin = urlsplit(postgres.admin_url if isinstance(postgres, EmbeddedPostgres) else postgres.url)
     libpq = {"HOST": url.hostname, "PORT": url.port, "USER": admin.username, "PASSWORD": admin.password}
     tools = [str(Path(postgres.psql_path).parent), os.environ["PATH"]]
     environment = {f"PG{name}": str(value) for name, value in libpq.items()}
-    environment |= {"PGDATABASE": url.path[1:], "PATH": os.pathsep.join(tools)}
+    environment |= {"PGDATABASE": url.path[1:], "PATH": os.pathsep.join(tools), "PYTHON": python}
+    environment |= {"A1_TO_A2_ENV": str(settings_file), "DESTDIR": str(tmp_path)}
+    owner = f"DB_USER={admin.username} DB_PASSWORD={admin.password}"
+    both = f"--env-file {etc}/env --page-env-file {settings_file}"
 
-    def run(below: str) -> str:
-        script = "\n".join(blocks(OPERATORS_PAGE, "text", below=below))
+    def run(script: str) -> str:
         for written, here in (
+            (r"make install PAGE=1", "PAGE=1 bash scripts/deployment/install.sh install"),
             (r"psql .* -c '\\password (\w+)'", rf"""psql -c "ALTER ROLE \1 PASSWORD '{PASSWORD}'" """),
-            (r"-U (OWNER|postgres) -d ferrero_tracking", ""),
-            (r"role=a1_to_a2 ", f"role={role}_scripts "),
+            (r"-U postgres -d ferrero_tracking", ""),
             (r"a1_to_a2_page", role),
-            (r"cd /opt/a1-to-a2", f"cd {REPOSITORY}"),
-            (r"/etc/(a1-to-a2|systemd/system|nginx(?=/))", str(tmp_path)),
-            (r" -o [\w-]+ -g [\w-]+|sudo -u [\w-]+ ", ""),
-            (r"\.venv/bin/python scripts/a1_retry", rf"echo {PASSWORD} | \g<0>"),
-            (r"\.venv/bin/python", sys.executable),
-            (r"\.venv/bin/pip|useradd|userdel|systemctl", ":"),
-            (r"DB_PASSWORD=…", f"DB_PASSWORD={PASSWORD}"),
+            (r"/etc/", f"{tmp_path}/etc/"),
+            (
+                r"DB_USER=OWNER DB_PASSWORD=… a1-to-a2 grant",
+                f"{owner} {sys.executable} scripts/grant_rights.py {both}",
+            ),
+            (r"a1-to-a2 (page-user)", rf"echo {PASSWORD} | {sys.executable} scripts/a1_retry.py \1"),
+            (r"a1-to-a2 page-check", f"{sys.executable} scripts/admin_page.py --check"),
+            (r"useradd|userdel|systemctl", ":"),
         ):
             script = re.sub(written, here, script)
         done = subprocess.run(
@@ -196,10 +203,15 @@ def test_operators_page__is_set_up_and_removed_as_written(
         assert done.returncode == 0, f"{script}\n{done.stderr}"
         return done.stdout
 
-    said = run("Set it up")
-    assert said.endswith(f"settings: ok\nusers: 1 in {tmp_path}/page-users\ndatabase: ok\n")
-    settings_file = tmp_path / "page.env"
+    install, filled_in, commands = blocks(OPERATORS_PAGE, "text", below="Set it up")
+    run(install)
     text = settings_file.read_text(encoding="utf-8")
+    for line in filled_in.replace("…", PASSWORD).splitlines():
+        text, count = re.subn(rf"^#?{line.partition('=')[0]}=.*$", line, text, flags=re.MULTILINE)
+        assert count == 1, line
+    settings_file.write_text(text.replace("a1_to_a2_page", role).replace("=/etc/", f"={tmp_path}/etc/"))
+    said = run(commands)
+    assert said.endswith(f"settings: ok\nusers: 1 in {etc}/page-users\ndatabase: ok\n")
     assert set(re.findall(r"^(\w+)=", text, re.MULTILINE)) <= variables_of(PageSettings)
     assert "A1_MAX_RETRIES=4" in text
     assert "=of-" not in text
@@ -217,8 +229,9 @@ def test_operators_page__is_set_up_and_removed_as_written(
     done = subprocess.run(tool, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
 
-    run("Upgrade and remove it")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.d", "env"]
+    run("\n".join(blocks(OPERATORS_PAGE, "text", below="Upgrade and remove it")))
+    assert sorted(path.name for path in etc.iterdir()) == ["env"]
+    assert not (tmp_path / "etc/systemd/system/a1-to-a2-page.service").exists()
     drop = f"DROP OWNED BY {role}_scripts; DROP ROLE {role}_scripts"
     PostgresServer(admin.geturl()).psql("-c", drop, database=url.path[1:]).check_returncode()
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from shared.base.env_file import INSTALLED, REPOSITORY
+
+COMMAND = Path("/usr/local/bin/a1-to-a2")
+"""The command that `make install` makes: a link to COMMAND_HERE of the installation."""
+COMMAND_HERE = REPOSITORY / "scripts" / "deployment" / "a1-to-a2"
+COMMAND_USER = "a1-to-a2"
+"""The user that it becomes."""
+COMMAND_SETTINGS = (str(INSTALLED), str(INSTALLED.with_name("page.env")))
+"""The settings files of the service and of the page: for both, messages mean what this command does."""
+COMMAND_WORDS = {
+    ("a1_retry.py", ""): (),
+    ("migrate.py", ""): ("migrate",),
+    ("daily_report.py", ""): ("report",),
+    ("a1_to_a2_box_uploader.py", ""): ("run",),
+    ("orchestrator-prod.py", "--check"): ("check",),
+    ("orchestrator-prod.py", "--simulate"): ("simulate",),
+}
+"""(script, the option that it begins with): the words of the command that do the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,22 +34,35 @@ class Commands:
     """What a command needs to work on this installation.
 
     python, scripts: absolute paths. env_file: the file with the settings; "" when they come from the process
-    environment. user: the one that the scripts run as; "" for root.
+    environment. user: the one that the scripts run as; "" for root. command: the installation's own command,
+    which knows all the rest; "" where there is none.
     """
 
     python: str
     scripts: str
     env_file: str = ""
     user: str = ""
+    command: str = ""
 
     def run(self, script: str, *words: str) -> str:
         """One script with these arguments, on one line. Options go before the `--` that ends them."""
+        short = self._short(script, words)
+        if short:
+            return " ".join(map(shell_word, short))
         options = ("--env-file", self.env_file) if self.env_file else ()
         # Without a file the settings are in the environment, and sudo would drop them.
         who = ("sudo", "-u", self.user) if self.user and self.env_file else ()
         command = (*who, self.python, str(Path(self.scripts, script)))
         before, after = _split(words)
         return " ".join(map(shell_word, (*command, *before, *options, *after)))
+
+    def _short(self, script: str, words: Sequence[str]) -> tuple[str, ...]:
+        """The words of the installation's own command; none where it has none for this."""
+        for option in ("", *words[:1]):
+            found = COMMAND_WORDS.get((script, option))
+            if self.command and found is not None:
+                return (self.command, *found, *(words[1:] if option else words))
+        return ()
 
     def reset(self, campaign_id: str) -> str:
         """The command that resets this campaign."""
@@ -39,6 +72,8 @@ class Commands:
     @property
     def where(self) -> str:
         """Where and how to run the commands, as part of a sentence."""
+        if self.command:
+            return f"on the server, as root or {COMMAND_USER}, from any folder"
         if not self.env_file:
             return "on the server, with the environment that the service has: its settings are there"
         if not self.user:
@@ -51,10 +86,20 @@ class Commands:
         return f"the database lacks {names}; apply as the owner of its tables: {self.run('migrate.py')}"
 
 
-def here(env_file: str = "", user: str = "") -> Commands:
-    """The commands of the installation that this process runs from."""
-    scripts = Path(__file__).resolve().parents[2]
-    return Commands(sys.executable or "python3", str(scripts), env_file, user)
+def here(env_file: str | None = None, user: str = "") -> Commands:
+    """The commands of the installation that this process runs from.
+
+    env_file: "" when the settings come from the process environment; None when that is not known.
+    """
+    is_usual = env_file is None or env_file in COMMAND_SETTINGS
+    command = COMMAND.name if is_usual and leads_here(COMMAND) else ""
+    python, scripts = sys.executable or "python3", str(REPOSITORY / "scripts")
+    return Commands(python, scripts, env_file or "", user, command)
+
+
+def leads_here(command: Path) -> bool:
+    """Whether it is there, can be run, and belongs to the installation that this process runs from."""
+    return os.access(command, os.X_OK) and os.path.realpath(command) == str(COMMAND_HERE)
 
 
 def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.base.errors import ConfigError
-from shared.base.file_rights import UnsafeFileError, open_guarded
+from shared.base.file_rights import UnsafeFileError, open_guarded, user_name
 from shared.base.logs import RUN_ID_VARIABLE
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[3]
 FOUND_HERE = Path(".env")
 """The settings file in the working folder, which nobody has to name."""
+INSTALLED = Path("/etc/a1-to-a2/env")
+"""The settings file that `make install` makes."""
+NAMED_BY = "A1_TO_A2_ENV"
+"""The variable that names the settings file, in place of `--env-file`."""
 ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
 """The path of the settings' file, for the commands that messages show; "" where it does not hold all of them.
 Set by `settings.read_environment`, and by the loop for its tasks, not by people; it is never opened.
@@ -36,7 +40,8 @@ def is_task(process: Mapping[str, str]) -> bool:
 
 
 def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that settings are read from: the one given, else `.env` here, else in the repository.
+    """The file that settings are read from: the one given, else the one that A1_TO_A2_ENV names, else the
+    first of `places` that is there and may be read.
 
     A task of the loop reads none: it has been handed what it reads.
     """
@@ -44,7 +49,29 @@ def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -
         return given
     if is_task(process):
         return None
-    return next((path for path in (FOUND_HERE, REPOSITORY / ".env") if path.is_file()), None)
+    if named := process.get(NAMED_BY, "").strip():
+        return Path(named)
+    # What this user may not open is left for the message about missing settings.
+    return next((path for path in places() if os.path.isfile(path) and os.access(path, os.R_OK)), None)  # noqa: PTH113
+
+
+def places() -> tuple[Path, ...]:
+    """Where a settings file is looked for that nobody names, in this order."""
+    return FOUND_HERE, REPOSITORY / ".env", INSTALLED
+
+
+def none_found() -> str:
+    """A sentence about what to do where no settings file was found."""
+    denied = [path for path in places() if os.path.exists(path) and not os.access(path, os.R_OK)]  # noqa: PTH110
+    if denied:
+        told = " and ".join(map(str, denied))
+        return (
+            f"there is no settings file that {user_name(os.geteuid())} may read: {told} cannot be opened; run"
+            " this as its owner (the command a1-to-a2 does), or name a file with --env-file"
+        )
+    looked = f"neither .env in the working folder nor {REPOSITORY / '.env'} nor {INSTALLED}"
+    cure = f"copy .env.example to .env and fill it in, or name a file with --env-file or {NAMED_BY}"
+    return f"there is no settings file: {looked}; {cure}"
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:

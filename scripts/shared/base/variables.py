@@ -68,12 +68,7 @@ class Reader:
         """Raise ConfigError with every fault; that there is no settings file comes first."""
         faults = list(self._faults.values())
         if self.env_file is None and any(": missing" in fault for fault in faults):
-            faults.insert(
-                0,
-                "there is no settings file: neither .env in the working folder nor"
-                f" {env_file.REPOSITORY / '.env'}; copy .env.example to .env and fill it in, or name a file"
-                " with --env-file",
-            )
+            faults.insert(0, env_file.none_found())
         if faults:
             raise ConfigError(faults)
         for text in self._warnings:
