@@ -27,7 +27,7 @@ from shared.rules.cadence import Interval, OffHours, timeline
 
 ZONE = ZoneInfo("Europe/Rome")
 WINDOW = OffHours(True, time(22), time(5), frozenset({5, 6}), 30, frozenset({0, 30}))
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 SUPPORT, TEAM = "support@example.com", "campaigns@example.com"
 HOSTILE = ("C-666", '<script>alert("1")</script> \' OR 1=1; -- & "Söhne" \u202etxt.exe')

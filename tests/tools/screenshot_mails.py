@@ -58,7 +58,7 @@ WIDTHS = {"desktop": 680, "phone": 360}
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 REPORT_AT = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 
 
 ROME = ZoneInfo("Europe/Rome")
@@ -85,7 +85,7 @@ def sample_notices() -> dict[str, Notice]:
         report_recipients=("managers@example.com",),
     )
     campaign = Campaign("5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f", "C-1001", "Summer Launch", "A1")
-    reason = 'the folder "Master Assets" holds no live assets'
+    reason = 'the folder "Master Assets" contains no usable files'
     success = composer.success(campaign, UploadTotals(14, 73_400_320), box_folder_id="312345678901", now=NOW)
     assert success is not None
     notices = [

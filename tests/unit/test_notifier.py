@@ -44,7 +44,7 @@ from shared.rules.alerts import AlertNews
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
-REASON = 'the folder "Master Assets" holds no live assets'
+REASON = 'the folder "Master Assets" contains no usable files'
 RESET = (
     "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"
     " a1_permanently_failed = FALSE, a1_failure_reason = NULL, updated_at = now() WHERE campaign_id = "
@@ -242,6 +242,7 @@ def test_subject__permanent(max_attempts: int) -> None:
 
 def test_subject__success_and_error() -> None:
     assert success(campaign()).subject == "✅ Uploaded to Box - Campaign Summer Launch (14 assets)"
+    assert success(campaign(), assets=1).subject == "✅ Uploaded to Box - Campaign Summer Launch (1 asset)"
     assert error(campaign()).subject == "🛑 A1→A2 Error - Campaign Summer Launch"
 
 

@@ -47,7 +47,7 @@ COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SUPPORT, ONCALL = "support@example.com", "oncall@example.com"
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 
 
 class KilledError(BaseException):

@@ -21,7 +21,7 @@ from shared.report.week import MOST_ROWS, WeekFigures, WeekReport
 NOW = datetime.now(UTC).replace(microsecond=0)
 TODAY = NOW.date()
 DAY = timedelta(days=1)
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 COMPOSER = Composer(
     timezone=ZoneInfo("Europe/Rome"),
     max_attempts=3,

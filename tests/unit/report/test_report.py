@@ -48,7 +48,7 @@ NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
 YESTERDAYS = (date(2026, 11, 22), datetime(2026, 11, 22, 18, 0, 3, tzinfo=UTC))
 HOUR = timedelta(hours=1)
 HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 CAMPAIGN = Campaign(HEX_ID, "C-1001", "Summer Launch", "A1")
 DAY = report_day(TODAY, NOW, ROME, YESTERDAYS)
 RUNS = (TaskRuns("a1_to_a2", done=281), TaskRuns("daily_report", done=1))
