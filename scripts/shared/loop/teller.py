@@ -97,7 +97,7 @@ class Teller:
             news,
             tail=[redact(line, secrets) for text in tail for line in readable(text).split("\n")],
             host=self._context.host,
-            recipients=settings.mail.error_recipients,
+            recipients=settings.mail.alert_recipients,
             timezone=settings.cadence.timezone,
             links=settings.links,
             now=now,
