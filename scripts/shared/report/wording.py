@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands
 from shared.base.links import Links
 from shared.base.values import Campaign
-from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
+from shared.notices.wording import abbreviation, age, duration, human_size, one_line, rounded_size, short_time
 from shared.report.figures import DayReport, Section
 from shared.report.week import WeekReport
 
@@ -103,8 +103,8 @@ class _Words:
         if isinstance(value, str):
             return one_line(value, LONGEST_TEXT)
         if isinstance(value, datetime):
-            age = duration(self.now - value)
-            return _Moment(short_time(value, self.zone), age, value >= self.news_since)
+            ago = age(self.now - value)
+            return _Moment(short_time(value, self.zone), ago, value >= self.news_since)
         if isinstance(value, timedelta):
             return duration(value)
         if isinstance(value, tuple):
