@@ -190,7 +190,7 @@ class Sample:
             self.mail(
                 self.composer.error(
                     campaign, message=message, hint="", kind=kind.partition("/")[2], began_at=began_at,
-                    is_reminder=False, retry=RetryStatus(campaign.id), now=began_at,
+                    is_reminder=False, retry=RetryStatus(campaign.id), next_run_at=began_at, now=began_at,
                 )
             )  # fmt: skip
         return campaign

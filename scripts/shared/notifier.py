@@ -306,7 +306,9 @@ class Composer:
 
 
 def _was(trouble: Trouble) -> str:
-    """`permanently failed after 3 attempts: the folder … contains no usable files`, or an error and its cure."""
+    """`permanently failed after 3 attempts: the folder … contains no usable files`, or an error and its
+    hint.
+    """
     detail = one_line(trouble.detail).removeprefix("still: ")
     if trouble.kind is NoticeKind.ERROR:
         return detail or "an error"

@@ -108,6 +108,7 @@ def sample_notices() -> dict[str, Notice]:
             began_at=NOW - timedelta(hours=25),
             is_reminder=True,
             retry=RetryStatus("c", retry_count=1),
+            next_run_at=NOW + timedelta(minutes=3),
             box_folder_id="312345678901",
             now=NOW,
         ),

@@ -758,7 +758,8 @@ def test_links__of_a_task_are_its_runs(kind: Literal["began", "reminder", "silen
     def told(links: Links) -> Notice:
         return task_alert(
             AlertNews(kind, "t", ("exit code 4",), 3, NOW),
-            tail=[], origin=Origin("h"), commands=COMMANDS, recipients=("a@example.com",), timezone=ZoneInfo("UTC"), links=links, now=NOW,
+            tail=[], origin=Origin("h"), commands=COMMANDS, recipients=("a@example.com",),
+            timezone=ZoneInfo("UTC"), links=links, now=NOW,
         )  # fmt: skip
 
     assert_links(told(LINKS), "https://page.example.com/runs")
@@ -783,6 +784,75 @@ def test_links__of_a_hostile_id_stay_ours(attack: str) -> None:
             assert address.startswith(ours)
             assert re.fullmatch("[A-Za-z0-9:/#?=._~%-]+", address)
             assert address in [line.strip() for line in notice.text.splitlines()]
+
+
+# --- a task that keeps failing ------------------------------------------------------------------------------
+
+
+def alert(kind: Literal["began", "reminder", "silent", "over"], ending: str, *tail: str) -> Notice:
+    return task_alert(
+        AlertNews(kind, "a1_to_a2", (ending,), 3, NOW),
+        tail=tail, origin=Origin("dam-1", "0123456789ab"), commands=COMMANDS,
+        recipients=("engineer@example.com",), timezone=ZoneInfo("Europe/Rome"), now=NOW,
+    )  # fmt: skip
+
+
+AT = "2026-11-23T12:59:58.123Z"
+
+
+@pytest.mark.parametrize(
+    ("ending", "tail", "system"),
+    [
+        ("exit code 75", [f"{AT} ERROR run=1 script: search: the DAM at x is out of reach"], "the DAM"),
+        ("exit code 75", [f"{AT} ERROR run=1 script: PostgreSQL: no connection"], "PostgreSQL"),
+        ("exit code 2", [f"{AT} ERROR run=1 uploader: Box refused the credentials"], "Box"),
+        (
+            "exit code 2",
+            [
+                f"{AT} WARNING run=1 uploader: campaign c (Box Office) failed",
+                f"{AT} ERROR run=1 delivery: 2 notices stay in the outbox: mail server m refused a login",
+                f"{AT} INFO run=1 uploader: done in 1.00 s",
+            ],
+            "the mail server",
+        ),
+        ("exit code 2", [f"{AT} ERROR run=1 uploader: DAM_BASE_URL: missing"], "the settings"),
+        ("exit code 2", ["SMTP_HOST: missing"], "the settings"),
+        (
+            "exit code 3",
+            [f"{AT} ERROR run=1 script: a bug ended the run", "  | BoxError"],
+            "the program itself",
+        ),
+        ("exit code 3", ["OSError: [Errno 28] No space left on device"], "the disk"),
+        ("exit code 75", [f"{AT} ERROR run=1 script: PostgreSQL: could not extend: disk full"], "the disk"),
+        (
+            "exit code 75",
+            [f"{AT} WARNING run=1 uploader: another run holds the lock: 42 on dam-1"],
+            "another run",
+        ),
+        ("killed by SIGKILL", [f"{AT} INFO run=1 uploader: 14 files in Box"], "the host"),
+        ("exit code 75", [f"{AT[:-5]}Z ERROR script: PostgreSQL: no connection"], "PostgreSQL"),
+    ],
+)
+def test_alert__says_which_system_and_what_to_do(ending: str, tail: list[str], system: str) -> None:
+    for part in parts(alert("began", ending, *tail)):
+        assert f"has not succeeded since: {system} is the problem." in part
+        assert "Engineer: " in part
+        assert f"System {system}" in part
+        assert "python scripts/orchestrator-prod.py --check --online" in part
+        assert part.endswith("Host dam-1, run 0123456789ab.")
+
+
+def test_alert__a_system_that_is_not_known_is_not_guessed() -> None:
+    for part in parts(alert("began", "exit code 75", f"{AT} INFO run=1 uploader: Box has 14 files")):
+        assert "failed 3 times and has not succeeded since. " in part
+        assert "System not known" in part
+
+
+def test_alert__commands_stand_on_lines_of_their_own() -> None:
+    check = "python scripts/orchestrator-prod.py --check --online"
+    assert check in alert("reminder", "exit code 75", "x").text.splitlines()
+    assert "systemctl restart a1-to-a2" in alert("silent", "nothing written for an hour").text.splitlines()
+    assert "Nothing to do" in alert("over", "exit code 75").text
 
 
 # --- hostile text -------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ _EVENT: Final = re.compile(r"\S+Z ([A-Z]+) (?:run=\S+ )?\S+: (.*)")
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """name: as in `the DAM is the problem`; "" for none that the lines name. todo: whole sentences for the engineer."""
+    """name: as in `the DAM is the problem`; "" for none that the lines name. todo: whole sentences for the
+    engineer.
+    """
 
     name: str
     todo: str
@@ -84,9 +86,8 @@ def system_of(endings: Iterable[str], tail: Sequence[str]) -> System:
         return DISK
     if "exit code 3" not in endings:
         for line in reversed(lines):
-            found = [
-                (match.start(), system) for pattern, system in _NAMED if (match := re.search(pattern, line))
-            ]
+            places = ((re.search(pattern, line), system) for pattern, system in _NAMED)
+            found = [(match.start(), system) for match, system in places if match]
             if found:
                 return min(found, key=lambda pair: pair[0])[1]
     if any(ending.startswith("killed by") for ending in endings):
@@ -95,7 +96,7 @@ def system_of(endings: Iterable[str], tail: Sequence[str]) -> System:
 
 
 def _telling(tail: Sequence[str]) -> list[str]:
-    """The texts of the errors; without one those of the warnings; without one the lines that are no events."""
+    """The texts of the errors; else those of the warnings; else the lines that are not events."""
     events = [(line, _EVENT.fullmatch(line)) for line in tail]
     for level in ("ERROR", "WARNING"):
         texts = [match[2] for _, match in events if match and match[1] == level]

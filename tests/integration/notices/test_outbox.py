@@ -114,7 +114,7 @@ class Stage:
             return made
         return self.composer.error(
             campaign, message=f"folder {number} is locked", hint="unlock it", kind="Box/locked", began_at=at,
-            is_reminder=False, retry=RetryStatus(campaign.id), now=at,
+            is_reminder=False, retry=RetryStatus(campaign.id), next_run_at=at, now=at,
         )  # fmt: skip
 
     def deliver(self, at: datetime = NOW) -> DeliveryCounts:
