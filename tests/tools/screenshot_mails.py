@@ -5,8 +5,7 @@
 
 Takes each mail at desktop (680 px) and phone (360 px) width. `--look DIR` writes into DIR instead, for the
 eye only: both widths in the dark theme, both without any style, and the text part at 72 columns, as a mail
-client shows it. Commands, SQL and addresses stay on one line of their own: a client that wraps them is one
-that lets them be copied whole.
+client shows it.
 """
 
 from __future__ import annotations
@@ -295,10 +294,13 @@ def plain(html: str) -> str:
 
 
 def at_72_columns(text: str) -> str:
-    """The text part as a client of 72 columns shows it: it wraps between words."""
+    """The text part as a client of 72 columns shows it: it wraps between words. A command, SQL or an address
+    is one line, to be copied whole.
+    """
     lines = []
     for line in text.splitlines():
-        lines += wrap(line, 72, break_long_words=False, break_on_hyphens=False) if len(line) > 72 else [line]
+        is_whole = len(line) <= 72 or line.lstrip().startswith(("sudo ", "UPDATE ", "https://"))
+        lines += [line] if is_whole else wrap(line, 72, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 

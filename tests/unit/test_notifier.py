@@ -278,8 +278,9 @@ def test_retry__says_everything_in_both_parts() -> None:
             "Master Assets",
             "move it out of A1",
             "Support team: please put the files into the folder",
-            "Next attempt at about 14:03 CET on Monday 23 November 2026",
-            "Deadline attempt 3: if the folder is still empty then",
+            "Next attempt 14:03 CET on Monday 23 November 2026",
+            "Deadline attempt 3",
+            "still empty at the deadline, the campaign is permanently failed",
             "After attempt 3 one e-mail says that the campaign is permanently failed",
             "skip it until somebody resets it",
             "The daily report and the weekly digest name it until it is solved",
@@ -312,7 +313,7 @@ def test_retry__says_the_deadline_in_its_first_lines() -> None:
     )
     lines = notice.text.splitlines()
     assert lines[4].startswith("Support team: please put")
-    assert lines[6].startswith("  Next attempt  at about 14:10 CET")
+    assert lines[6].startswith("  Next attempt  14:10 CET")
     assert lines[7].startswith("  Deadline      14:40 CET on Monday")
     for part in parts(notice):
         assert "at about 14:03 CET" in part
@@ -340,7 +341,7 @@ def test_permanent__says_everything_in_both_parts() -> None:
             "Support team: please put the files into the folder",
             "not looked at any more",
             "until somebody resets it",
-            "the daily report and the weekly digest name the campaign until it is solved",
+            "The daily report and the weekly digest name it until it is solved",
             "Give these lines to the engineer if you cannot reset the campaign yourself",
             f"{RESET}'{HEX_ID}';",
             f"python scripts/a1_retry.py reset {HEX_ID}",
@@ -421,7 +422,7 @@ def test_error__says_everything_in_both_parts() -> None:
             HEX_ID,
             "Box refused",
             "Support team: Invite the app.",
-            "Next attempt at about 14:03 CET",
+            "Next try 14:03 CET",
             "What failed Box refused",
             "Kind forbidden",
             "13:00 CET on Sunday 22 November 2026 (Europe/Rome)",
