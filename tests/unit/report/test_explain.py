@@ -217,7 +217,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         ON ITS WAY: uploading, since Mon 2026-11-30 10:12 CET
           Why   its upload is under way or is continued by the next run: 9 files in Box so far (5.0 MB), 1
                 large on the way
-          Next  Mon 2026-11-30 10:18 CET  the next run goes on with what is missing, unless it is done by
+          Next  Mon 2026-11-30 10:18 CET  the next run continues with what is missing, unless it is done by
                   then
           Note  last taken by a1_to_a2 host:1 run x, Mon 2026-11-30 10:12 CET
         """,
