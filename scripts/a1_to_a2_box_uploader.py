@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from shared.base.errors import AppError, ConfigError, DbError, ExitCode, gravest
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import prepare_streams, say
+from shared.base.values import Origin
 from shared.http.ahead import quietly
 from shared.settings import Settings, load_settings, read_environment
 from shared.upload.progress import Progress
@@ -107,6 +108,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             settings.timezone,
             settings.commands,
             settings.links,
+            Origin(socket.gethostname(), report.run_id),
         )
         report.delivered = delivery.counts
         single = Pass(

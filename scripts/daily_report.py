@@ -9,6 +9,7 @@ import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Pytho
 # isort: split
 import argparse
 import logging
+import socket
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from uuid import uuid4
 from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import exit_code_of, prepare_streams, say
-from shared.base.values import Notice
+from shared.base.values import Notice, Origin
 from shared.database import Database
 from shared.loop.memory import Memory
 from shared.notices.delivery import deliver_due_notices
@@ -120,12 +121,14 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
     chosen: date = arguments.date or today
     if chosen > today:
         raise ConfigError(f"--date: {chosen} is in the future; today is {today} in {settings.timezone}")
+    origin = Origin(socket.gethostname(), run_id)
     composer = Composer(
         timezone=settings.timezone,
         max_attempts=settings.retry.max_retries,
         folder_name=settings.master_assets_folder,
         commands=settings.commands,
         links=settings.links,
+        origin=origin,
         error_recipients=settings.mail.error_recipients,
         success_recipients=settings.mail.success_recipients,
         report_recipients=settings.mail.report_recipients,
@@ -146,7 +149,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
             queue_report(database, settings, composer, day, now)
         mailer = Mailer(settings.mail.server)
         delivered = deliver_due_notices(
-            database, mailer, now, settings.timezone, settings.commands, settings.links
+            database, mailer, now, settings.timezone, settings.commands, settings.links, origin=origin
         )
         logger.info("%d notices sent, %d not sent", delivered.sent, delivered.failed)
         try:

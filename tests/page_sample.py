@@ -27,7 +27,7 @@ from shared.rules.cadence import Interval, OffHours, timeline
 
 ZONE = ZoneInfo("Europe/Rome")
 WINDOW = OffHours(True, time(22), time(5), frozenset({5, 6}), 30, frozenset({0, 30}))
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 SUPPORT, TEAM = "support@example.com", "campaigns@example.com"
 HOSTILE = ("C-666", '<script>alert("1")</script> \' OR 1=1; -- & "Söhne" \u202etxt.exe')
@@ -190,7 +190,7 @@ class Sample:
             self.mail(
                 self.composer.error(
                     campaign, message=message, hint="", kind=kind.partition("/")[2], began_at=began_at,
-                    is_reminder=False, retry=RetryStatus(campaign.id), now=began_at,
+                    is_reminder=False, retry=RetryStatus(campaign.id), next_run_at=began_at, now=began_at,
                 )
             )  # fmt: skip
         return campaign

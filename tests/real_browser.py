@@ -73,7 +73,7 @@ class Site:
             "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status,"
             " a1_retry_count, a1_permanently_failed, a1_last_retry_at, a1_failure_reason, updated_at)"
             " SELECT md5(%s || n), 'C-' || n, %s || ' ' || n, 'A1', 3, TRUE, now() - interval '1 hour',"
-            " 'the folder \"Master Assets\" holds no live assets', now() - interval '1 hour'"
+            " 'the folder \"Master Assets\" contains no usable files', now() - interval '1 hour'"
             " FROM generate_series(1, %s) AS n RETURNING campaign_id",
             name, name, count,
         )  # fmt: skip

@@ -617,7 +617,7 @@ def solved_subject(campaign: Campaign) -> str:
 
 def success_subject(campaign: Campaign, assets: int) -> str:
     """The promised subject."""
-    return f"✅ Uploaded to Box - Campaign {campaign.name} ({assets} assets)"
+    return f"✅ Uploaded to Box - Campaign {campaign.name} ({assets} asset{'' if assets == 1 else 's'})"
 
 
 def in_words(entry: Mapping[str, object]) -> str:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from shared.base.commands import Commands
 from shared.base.links import FOLDER_ID, NO_LINKS, Links
 from shared.base.values import (
+    NO_ORIGIN,
     Attempt,
     Campaign,
     Notice,
     NoticeKind,
     NoticeLine,
+    Origin,
     Overtaken,
     RetryStatus,
     Trouble,
@@ -26,14 +28,18 @@ from shared.base.values import (
 )
 from shared.notices.mailer import Mailer
 from shared.notices.message import build_message
+from shared.notices.systems import system_of
 from shared.notices.wording import (
     assets_and_size,
     human_size,
+    is_for_engineer,
     local_time,
     one_line,
     plain_duration,
     rendered,
     reset_sql,
+    sentence,
+    small_print,
     takes_place_of,
 )
 from shared.rules.alerts import AlertNews
@@ -56,7 +62,7 @@ class Composer:
 
     timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
     folder_name: the folder that must hold the files. commands, links: of this installation, for people to
-    paste and to open.
+    paste and to open. origin: for the small print.
     """
 
     timezone: ZoneInfo
@@ -64,6 +70,7 @@ class Composer:
     folder_name: str
     commands: Commands
     links: Links = NO_LINKS
+    origin: Origin = NO_ORIGIN
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
     report_recipients: tuple[str, ...] = ()
@@ -87,7 +94,8 @@ class Composer:
         """
         remaining = max(0, (attempt.max_attempts or self.max_attempts) - attempt.number)
         next_attempt_at = ahead[0] if ahead else next_run_at
-        give_up_at = ahead[-1] if ahead and len(ahead) == remaining else None
+        is_known = bool(ahead) and len(ahead) == remaining
+        give_up_at = ahead[-1] if is_known else next_attempt_at if remaining <= 1 else None
         return self._notice(
             NoticeKind.RETRY,
             campaign,
@@ -101,7 +109,8 @@ class Composer:
             reason=one_line(reason),
             detail=one_line(reason),
             next_run=local_time(next_run_at, self.timezone),
-            next_attempt="" if next_attempt_at == next_run_at else local_time(next_attempt_at, self.timezone),
+            next_attempt=local_time(next_attempt_at, self.timezone),
+            is_every_look_counted=next_attempt_at == next_run_at,
             again_days=again_days,
             give_up=local_time(give_up_at, self.timezone) if give_up_at else "",
         )
@@ -131,7 +140,6 @@ class Composer:
             again=local_time(again_at, self.timezone) if again_at else "",
             reset_sql=reset_sql(campaign.id),
             reset_command=self.commands.reset(campaign.id),
-            where=self.commands.where,
         )
 
     def success(
@@ -174,9 +182,9 @@ class Composer:
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
-        """A campaign that reached A2 after people had been told that it is in trouble.
+        """A campaign that reached A2 after e-mails had said that it is in trouble.
 
-        troubles: at least one. since: when the first of them began. recipients: those who were told.
+        troubles: at least one. since: when the first of them began. recipients: those who got these e-mails.
         """
         lasted = plain_duration(now - since)
         was = [_was(trouble) for trouble in troubles]
@@ -207,20 +215,24 @@ class Composer:
         began_at: datetime,
         is_reminder: bool,
         retry: RetryStatus,
+        next_run_at: datetime,
         box_folder_id: str | None = None,
         now: datetime,
     ) -> Notice:
         """A failure that a person must look at. hint: the cure, "" when none is known.
 
-        began_at: when this kind of failure began. retry: this failure spent no attempt.
+        began_at: when this kind of failure began. retry: this failure spent no attempt. next_run_at: when the
+        upload tries again.
         """
         return self._notice(
             NoticeKind.ERROR,
             campaign,
             self.error_recipients,
             now,
-            message=one_line(message),
-            hint=one_line(hint),
+            message=one_line(message).rstrip("."),
+            hint=sentence(one_line(hint)),
+            is_for_engineer=is_for_engineer(hint),
+            next_run=local_time(next_run_at, self.timezone),
             error_kind=one_line(kind),
             began=local_time(began_at, self.timezone),
             is_reminder=is_reminder,
@@ -238,7 +250,7 @@ class Composer:
         values = report_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
             "max_attempts": self.max_attempts,
-            "sent": local_time(now, self.timezone),
+            **small_print(self.origin, self.timezone, now),
         }
         return rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
 
@@ -248,7 +260,7 @@ class Composer:
 
         values = digest_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
-            "sent": local_time(now, self.timezone),
+            **small_print(self.origin, self.timezone, now),
         }
         return rendered(NoticeKind.WEEKLY_DIGEST, "", self.report_recipients, values, now, notice_id)
 
@@ -278,7 +290,9 @@ class Composer:
             "overtaken": takes_place_of(overtaken),
             "page_url": self.links.campaign(campaign.id),
             "dam_url": self.links.dam_folder(campaign.id),
-            "sent": local_time(now, self.timezone),
+            "explain_command": self.commands.explain(campaign.id),
+            "where": self.commands.where,
+            **small_print(self.origin, self.timezone, now),
             **facts,
         }
         line = NoticeLine(campaign.id, number, values["name"], attempt, most, detail)
@@ -292,7 +306,9 @@ class Composer:
 
 
 def _was(trouble: Trouble) -> str:
-    """`permanently failed after 3 attempts: the folder … holds no live assets`, or an error and its cure."""
+    """`permanently failed after 3 attempts: the folder … contains no usable files`, or an error and its
+    hint.
+    """
     detail = one_line(trouble.detail).removeprefix("still: ")
     if trouble.kind is NoticeKind.ERROR:
         return detail or "an error"
@@ -303,10 +319,10 @@ def _was(trouble: Trouble) -> str:
 
 
 EXIT_CODE_MEANINGS: Final = {
-    "exit code 2": "its settings or credentials are faulty; the lines below name them",
-    "exit code 3": "a bug; the traceback is in the log",
-    "exit code 4": "a part of its work failed",
-    "exit code 75": "it could not work: a system is out of reach, or another run holds the lock",
+    "exit code 2": "Its settings or credentials are faulty. The lines below name them.",
+    "exit code 3": "It met a bug. The traceback is in the log.",
+    "exit code 4": "A part of its work failed.",
+    "exit code 75": "It could not work: a system is out of reach, or another run holds the lock.",
 }
 
 
@@ -314,27 +330,32 @@ def task_alert(
     news: AlertNews,
     *,
     tail: Sequence[str],
-    host: str,
+    origin: Origin,
+    commands: Commands,
     recipients: tuple[str, ...],
     timezone: ZoneInfo,
     links: Links = NO_LINKS,
     now: datetime,
 ) -> Notice:
-    """A task of the orchestrator that fails again and again, or does so no more.
+    """A task of the orchestrator that keeps failing, or no longer does.
 
-    tail: the last lines it wrote, secrets already taken out.
+    tail: the last lines it wrote, secrets already taken out. origin: of the run that failed last.
     """
+    system = system_of(news.endings, tail)
     meanings = [EXIT_CODE_MEANINGS[ending] for ending in news.endings if ending in EXIT_CODE_MEANINGS]
     values: dict[str, Any] = {
         "news": news.kind,
         "task": one_line(news.task),
         "endings": one_line(", ".join(news.endings)),
-        "meaning": "; ".join(meanings) or "it was ended from outside; see the log",
+        "meaning": " ".join(meanings) or "Something outside the task ended it.",
+        "system": system.name,
+        "todo": system.todo,
         "failures": news.failures,
         "began": local_time(news.began_at, timezone),
-        "host": one_line(host),
         "tail": [one_line(line, 300) for line in tail],
         "runs_url": links.on_page("/runs"),
-        "sent": local_time(now, timezone),
+        "check_command": commands.run("orchestrator-prod.py", "--check", "--online"),
+        "where": commands.where,
+        **small_print(origin, timezone, now),
     }
     return rendered(NoticeKind.TASK_ALERT, "", recipients, values, now)

@@ -60,12 +60,13 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """The mail server and who gets which notice."""
+    """The mail server and who gets which notice. alert_recipients: of the loop's own, about its tasks."""
 
     server: MailServer
     error_recipients: tuple[str, ...]
     success_recipients: tuple[str, ...]
     report_recipients: tuple[str, ...]
+    alert_recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -739,6 +740,8 @@ def _mail(reader: Reader) -> MailSettings:
         error_recipients=error_recipients,
         success_recipients=reader.addresses("SUCCESS_NOTIFICATION_EMAILS", default="none"),
         report_recipients=reader.addresses("REPORT_EMAILS", default="ERROR_NOTIFICATION_EMAILS")
+        or error_recipients,
+        alert_recipients=reader.addresses("ALERT_EMAILS", default="ERROR_NOTIFICATION_EMAILS")
         or error_recipients,
     )
 

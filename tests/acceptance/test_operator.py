@@ -466,7 +466,7 @@ def test_history__tells_what_happened_by_whom_and_why(world: World) -> None:
     assert max(map(len, lines)) <= 100
     text = re.sub(r"\n +", " ", "\n".join(lines))
     for words in (
-        'attempt 2 of 3: the folder "Master Assets" holds no live assets',
+        'attempt 2 of 3: the folder "Master Assets" contains no usable files',
         "attempt 3 of 3, the last one, permanently failed: the folder",
         "e-mail queued: ⚠️ No Assets Found (Attempt 2/3) - Campaign Summer",
         "e-mail (permanent-failure notice) delivered to support@example.com",
@@ -528,7 +528,7 @@ def test_crowd__of_stuck_campaigns_is_shown_at_once(world: World) -> None:
         "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status, a1_retry_count,"
         " a1_last_retry_at, a1_permanently_failed, a1_failure_reason, a1_snoozed_until)"
         " SELECT lpad(n::text, 40, '0'), 'C-' || n, 'Été 2027, campaign ' || n, 'A1', 2 + n %% 2, now(),"
-        " n %% 2 = 1, 'the folder \"Master Assets\" holds no live assets',"
+        " n %% 2 = 1, 'the folder \"Master Assets\" contains no usable files',"
         " CASE WHEN n %% 4 = 0 THEN now() + interval '1 day' END FROM generate_series(1, %s) n", 10_000,
     )  # fmt: skip
     world.sql(

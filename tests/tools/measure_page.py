@@ -42,7 +42,7 @@ SELECT encode(sha256(n::text::bytea), 'hex')::varchar(40), 'C-' || n,
        CASE WHEN k < 20 THEN 'A1' WHEN k = 20 THEN 'GONE' ELSE 'A2' END,
        CASE WHEN k < 10 THEN 3 WHEN k < 13 THEN 2 ELSE 0 END, k < 10,
        CASE WHEN k < 13 THEN at END,
-       CASE WHEN k < 13 THEN 'the folder "Master Assets" holds no live assets' END,
+       CASE WHEN k < 13 THEN 'the folder "Master Assets" contains no usable files' END,
        CASE WHEN k = 15 THEN now() + interval '7 days' END, at
 FROM generate_series(1, {campaigns}) n, LATERAL (SELECT n %% 100, now() - n * interval '1 minute') t (k, at);
 INSERT INTO campaign_uploads (campaign_id, completed_at, started_at, assets, bytes, run_id)

@@ -3,17 +3,21 @@
     pip install playwright; apt-get install chromium fonts-noto-color-emoji
     PYTHONPATH=scripts python tests/tools/screenshot_mails.py
 
-Takes each mail at desktop (680 px) and phone (360 px) width. `--dark DIR` writes the dark-mode pictures
-into DIR instead, for the eye only.
+Takes each mail at desktop (680 px) and phone (360 px) width. `--look DIR` writes into DIR instead, for the
+eye only: both widths in the dark theme, both without any style, and the text part at 72 columns, as a mail
+client shows it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from textwrap import wrap
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from playwright.sync_api import sync_playwright
@@ -27,18 +31,20 @@ from shared.base.values import (
     Notice,
     NoticeKind,
     NoticeLine,
+    Origin,
     RetryStatus,
     Trouble,
     UploadTotals,
 )
 from shared.notices.digest import digest
-from shared.notifier import Composer
+from shared.notifier import Composer, task_alert
 from shared.report.day import report_day
 from shared.report.figures import (
     Backlog,
     DayReport,
     EmptyCampaign,
     LastingFailure,
+    Reset,
     Section,
     TaskRuns,
     Upload,
@@ -51,20 +57,21 @@ from shared.report.week import (
     UntoldNotice,
     WeekReport,
 )
-from shared.rules.alerts import TaskAlert
+from shared.rules.alerts import SILENCE, AlertNews, TaskAlert
 
 IMAGES = Path(__file__).parents[2] / "MARKDOWN_DOCS" / "images"
 WIDTHS = {"desktop": 680, "phone": 360}
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 REPORT_AT = datetime(2026, 11, 23, 18, 0, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 
 
 ROME = ZoneInfo("Europe/Rome")
 COMMANDS = Commands(
     "/opt/a1-to-a2/.venv/bin/python", "/opt/a1-to-a2/scripts", "/etc/a1-to-a2/env", "a1-to-a2"
 )
+ORIGIN = Origin("dam-upload-1", "5b0c9f3a7d21")
 LINKS = Links(
     dam="https://dam.example.com/teams/#/folder/{campaign_id}",
     box="https://app.box.com/folder/{folder_id}",
@@ -80,12 +87,13 @@ def sample_notices() -> dict[str, Notice]:
         folder_name="Master Assets",
         commands=COMMANDS,
         links=LINKS,
+        origin=ORIGIN,
         error_recipients=("support@example.com",),
         success_recipients=("campaigns@example.com",),
         report_recipients=("managers@example.com",),
     )
     campaign = Campaign("5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f", "C-1001", "Summer Launch", "A1")
-    reason = 'the folder "Master Assets" holds no live assets'
+    reason = 'the folder "Master Assets" contains no usable files'
     success = composer.success(campaign, UploadTotals(14, 73_400_320), box_folder_id="312345678901", now=NOW)
     assert success is not None
     notices = [
@@ -94,6 +102,7 @@ def sample_notices() -> dict[str, Notice]:
             Attempt(1, counted=True, permanently_failed=False),
             reason=reason,
             next_run_at=NOW + timedelta(minutes=3),
+            ahead=(NOW + timedelta(minutes=3), NOW + timedelta(minutes=6)),
             now=NOW,
         ),
         composer.permanent(
@@ -108,6 +117,7 @@ def sample_notices() -> dict[str, Notice]:
             began_at=NOW - timedelta(hours=25),
             is_reminder=True,
             retry=RetryStatus("c", retry_count=1),
+            next_run_at=NOW + timedelta(minutes=3),
             box_folder_id="312345678901",
             now=NOW,
         ),
@@ -127,11 +137,33 @@ def sample_notices() -> dict[str, Notice]:
     quiet = composer.daily_report(quiet_day(), notice_id="quiet", now=REPORT_AT)
     tables = {
         f"digest_{DIGEST_KINDS[kind]}": digest(
-            kind, "support@example.com", lines_of(kind), ROME, COMMANDS, LINKS, NOW
+            kind, "support@example.com", lines_of(kind), ROME, COMMANDS, LINKS, NOW, ORIGIN
         )
         for kind in DIGEST_KINDS
     }
-    return {notice.kind.value: notice for notice in notices} | {"daily_report_quiet": quiet} | tables
+    alerts = {f"task_alert_{kind}": alert(kind) for kind in ("began", "silent", "over")}
+    named = {notice.kind.value: notice for notice in notices}
+    return named | {"daily_report_quiet": quiet} | alerts | tables
+
+
+def alert(kind: Literal["began", "silent", "over"]) -> Notice:
+    """Of a task at each point of its trouble."""
+    ending = SILENCE if kind == "silent" else "exit code 75"
+    said = (
+        "2026-11-23T12:59:57.001Z INFO run=5b0c9f3a7d21 uploader: 14 campaigns are at A1",
+        "2026-11-23T12:59:58.123Z ERROR run=5b0c9f3a7d21 uploader: search: dam.example.com is out of reach"
+        " (no answer within 60 s): the DAM did not answer",
+    )
+    return task_alert(
+        AlertNews(kind, "a1_to_a2", (ending,), 3, NOW - HOUR),
+        tail=said[:1] if kind == "silent" else said,
+        origin=ORIGIN,
+        commands=COMMANDS,
+        recipients=("engineer@example.com",),
+        timezone=ROME,
+        links=LINKS,
+        now=NOW,
+    )
 
 
 def lines_of(kind: NoticeKind) -> list[NoticeLine]:
@@ -196,9 +228,32 @@ def busy_day() -> DayReport:
             1,
         ),
         failures_over=Section((sample("C-1001", "Summer Launch"),), 1),
+        campaigns_failing=1,
+        newly_failed=1,
+        resets=Section(
+            (
+                Reset(
+                    sample("C-1001", "Summer Launch"),
+                    "ann",
+                    "page",
+                    REPORT_AT - 7 * HOUR,
+                    "files are in",
+                    False,
+                ),
+                Reset(
+                    sample("C-0870", "Back to School"),
+                    "a1_to_a2",
+                    "auto",
+                    REPORT_AT - 2 * HOUR,
+                    "30 days have passed",
+                    False,
+                ),
+            ),
+            2,
+        ),
         alerts=(TaskAlert("a1_to_a2", "exit code 75", 4, REPORT_AT - HOUR / 5),),
         runs=(
-            TaskRuns("a1_to_a2", done=270, late=2, failed=1, again=9, lost=1),
+            TaskRuns("a1_to_a2", done=270, failing=12, late=2, failed=1, again=9, lost=1),
             TaskRuns("daily_report", done=1),
         ),
         runs_before=(TaskRuns("a1_to_a2", done=61),),
@@ -233,24 +288,49 @@ def upload(number: str, name: str, assets: int, size_bytes: int, *, minutes: flo
     return Upload(sample(number, name, "A2"), assets, size_bytes, begun_at, done_at)
 
 
+def plain(html: str) -> str:
+    """The HTML as a client shows it that drops every style."""
+    return re.sub(r' (?:style|width|height|bgcolor)="[^"]*"', "", re.sub(r"(?s)<style>.*?</style>", "", html))
+
+
+def at_72_columns(text: str) -> str:
+    """The text part as a client of 72 columns shows it: it wraps between words. A command, SQL or an address
+    is one line, to be copied whole.
+    """
+    lines = []
+    for line in text.splitlines():
+        is_whole = len(line) <= 72 or line.lstrip().startswith(("sudo ", "UPDATE ", "https://"))
+        lines += [line] if is_whole else wrap(line, 72, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--dark", metavar="DIR", type=Path, help="dark mode, into this folder")
+    parser.add_argument("--look", metavar="DIR", type=Path, help="all other looks, into this folder")
     options = parser.parse_args()
-    folder: Path = options.dark or IMAGES
+    folder: Path = options.look or IMAGES
     folder.mkdir(parents=True, exist_ok=True)
+    looks = ("dark", "plain") if options.look else ("light",)
+    notices = sample_notices()
     with sync_playwright() as playwright:
         # Chromium refuses its sandbox to root, as which containers run.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        for device, width in WIDTHS.items():
-            page = browser.new_page(
-                viewport={"width": width, "height": 400}, color_scheme="dark" if options.dark else "light"
-            )
-            for name, notice in sample_notices().items():
-                page.set_content(notice.html)
-                page.screenshot(path=folder / f"mail_{name}_{device}.png", full_page=True)
+        for look in looks:
+            for device, width in WIDTHS.items():
+                page = browser.new_page(
+                    viewport={"width": width, "height": 400},
+                    color_scheme="dark" if look == "dark" else "light",
+                )
+                for name, notice in notices.items():
+                    page.set_content(plain(notice.html) if look == "plain" else notice.html)
+                    stem = f"mail_{name}_{device}" if look == "light" else f"{look}_{name}_{device}"
+                    page.screenshot(path=folder / f"{stem}.png", full_page=True)
+                page.close()
         browser.close()
+    if options.look:
+        for name, notice in notices.items():
+            (folder / f"text_{name}.txt").write_text(at_72_columns(notice.text), encoding="utf-8")
     return 0
 
 

@@ -30,6 +30,7 @@ from shared.base.values import (
     Notice,
     NoticeKind,
     NoticeLine,
+    Origin,
     Overtaken,
     RetryStatus,
     Trouble,
@@ -44,7 +45,7 @@ from shared.rules.alerts import AlertNews
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
-REASON = 'the folder "Master Assets" holds no live assets'
+REASON = 'the folder "Master Assets" contains no usable files'
 RESET = (
     "UPDATE campaign_status SET a1_retry_count = 0, a1_last_retry_at = NULL,"
     " a1_permanently_failed = FALSE, a1_failure_reason = NULL, updated_at = now() WHERE campaign_id = "
@@ -146,6 +147,7 @@ def error(
         began_at=NOW - timedelta(hours=25),
         is_reminder=is_reminder,
         retry=RetryStatus("c", retry_count=1),
+        next_run_at=NOW + timedelta(minutes=3),
         box_folder_id=folder,
         now=NOW,
     )
@@ -242,6 +244,7 @@ def test_subject__permanent(max_attempts: int) -> None:
 
 def test_subject__success_and_error() -> None:
     assert success(campaign()).subject == "✅ Uploaded to Box - Campaign Summer Launch (14 assets)"
+    assert success(campaign(), assets=1).subject == "✅ Uploaded to Box - Campaign Summer Launch (1 asset)"
     assert error(campaign()).subject == "🛑 A1→A2 Error - Campaign Summer Launch"
 
 
@@ -274,11 +277,17 @@ def test_retry__says_everything_in_both_parts() -> None:
             "at about 14:03 CET on Monday 23 November 2026 (Europe/Rome), when the orchestrator is running",
             "Master Assets",
             "move it out of A1",
-            "After attempt 3 one final e-mail is sent",
-            "then skipped until somebody resets it",
+            "Support team: please put the files into the folder",
+            "Next attempt 14:03 CET on Monday 23 November 2026",
+            "Deadline attempt 3",
+            "still empty at the deadline, the campaign is permanently failed",
+            "After attempt 3 one e-mail says that the campaign is permanently failed",
+            "skip it until somebody resets it",
+            "The daily report and the weekly digest name it until it is solved",
+            f"python scripts/a1_retry.py explain {HEX_ID}",
         ):
             assert must in part
-        for must_not in ("UPDATE campaign_status", "a1_retry.py", "last attempt", "None", "{{", "{%"):
+        for must_not in ("UPDATE campaign_status", "a1_retry.py reset", "last attempt", "None", "{{", "{%"):
             assert must_not not in part
 
 
@@ -296,6 +305,21 @@ def test_retry__numbers_follow_the_setting() -> None:
         assert "of 3" not in part
 
 
+def test_retry__says_the_deadline_in_its_first_lines() -> None:
+    first = Attempt(1, counted=True, permanently_failed=False)
+    ahead = (NOW + timedelta(minutes=10), NOW + timedelta(minutes=40))
+    notice = composer().retry(
+        campaign(), first, reason=REASON, next_run_at=NOW + timedelta(minutes=3), ahead=ahead, now=NOW
+    )
+    lines = notice.text.splitlines()
+    assert lines[4].startswith("Support team: please put")
+    assert lines[6].startswith("  Next attempt  14:10 CET")
+    assert lines[7].startswith("  Deadline      14:40 CET on Monday")
+    for part in parts(notice):
+        assert "at about 14:03 CET" in part
+        assert "counts as attempt 2 from about 14:10 CET" in part
+
+
 def test_automatic_reset__is_named_where_silence_is_promised() -> None:
     at = NOW + timedelta(days=30)
     last = Attempt(3, counted=True, permanently_failed=True)
@@ -304,7 +328,7 @@ def test_automatic_reset__is_named_where_silence_is_promised() -> None:
     first = Attempt(1, counted=True, permanently_failed=False)
     notice = composer().retry(campaign(), first, reason=REASON, next_run_at=NOW, again_days=30, now=NOW)
     for part in parts(notice):
-        assert "skipped until somebody resets it, or for 30 days" in " ".join(part.split())
+        assert "skip it until somebody resets it, or for 30 days" in " ".join(part.split())
 
 
 def test_permanent__says_everything_in_both_parts() -> None:
@@ -314,8 +338,11 @@ def test_permanent__says_everything_in_both_parts() -> None:
             "C-1001",
             HEX_ID,
             REASON,
+            "Support team: please put the files into the folder",
             "not looked at any more",
             "until somebody resets it",
+            "The daily report and the weekly digest name it until it is solved",
+            "Give these lines to the engineer if you cannot reset the campaign yourself",
             f"{RESET}'{HEX_ID}';",
             f"python scripts/a1_retry.py reset {HEX_ID}",
             "attempt 1 of 3",
@@ -394,22 +421,41 @@ def test_error__says_everything_in_both_parts() -> None:
             "C-1001",
             HEX_ID,
             "Box refused",
-            "invite the app",
-            "forbidden",
+            "Support team: Invite the app.",
+            "Next try 14:03 CET",
+            "What failed Box refused",
+            "Kind forbidden",
             "13:00 CET on Sunday 22 November 2026 (Europe/Rome)",
             "1 of 3 spent; this failure did not spend an attempt",
             "at most once a day",
             "tries again by itself",
         ):
             assert must in part
-        for must_not in ("reminder:", "no cure", "update campaign_status", "none"):
-            assert must_not not in part.lower()
+        for must_not in ("reminder:", "None", "UPDATE campaign_status", "give this e-mail"):
+            assert must_not not in part
+
+
+@pytest.mark.parametrize(
+    ("hint", "remedy"),
+    [
+        ("", "None is known for this kind of failure."),
+        ("check BOX_ROOT_FOLDER_ID", "Check BOX_ROOT_FOLDER_ID."),
+        (
+            "widen the column: ALTER TABLE c ALTER COLUMN n TYPE text",
+            "Widen the column: ALTER TABLE c ALTER COLUMN n TYPE text ",
+        ),
+    ],
+)
+def test_error__what_takes_an_engineer_says_so(hint: str, remedy: str) -> None:
+    for part in parts(error(campaign(), hint=hint)):
+        assert "Support team: please give this e-mail to the engineer" in part
+        assert f"Remedy {remedy}" in part
 
 
 def test_error__reminder_and_unknown_cure() -> None:
     for part in parts(error(campaign(), hint="", is_reminder=True)):
-        assert "reminder: it still lasts" in part.lower()
-        assert "No cure is known" in part
+        assert "reminder: it is still going on" in part.lower()
+        assert "None is known" in part
 
 
 def test_recovered__says_everything_in_both_parts() -> None:
@@ -510,6 +556,16 @@ def test_notice__carries_its_data() -> None:
     assert notice.id != again.id
 
 
+def test_small_print__names_host_and_run() -> None:
+    made = composer(origin=Origin("dam-1<b>", "0123456789ab"))
+    notice = made.success(campaign(), UploadTotals(1, 1), box_folder_id="1", now=NOW)
+    assert notice is not None
+    assert notice.text.endswith("\nHost dam-1<b>, run 0123456789ab.\n")
+    for part in parts(notice):
+        assert part.endswith("Host dam-1<b>, run 0123456789ab.")
+    assert "Host" not in success(campaign()).text
+
+
 @pytest.mark.parametrize(
     ("at", "zone", "words"),
     [
@@ -587,8 +643,9 @@ def test_limit__is_this_campaigns_own() -> None:
     assert "(No Assets After 7 Attempts)" in last.subject
     failing = RetryStatus("c", retry_count=1, max_retries=7)
     told = composer(3).error(
-        campaign(), message="m", hint="", kind="k", began_at=NOW, is_reminder=False, retry=failing, now=NOW
-    )
+        campaign(), message="m", hint="", kind="k", began_at=NOW, is_reminder=False, retry=failing,
+        next_run_at=NOW, now=NOW,
+    )  # fmt: skip
     for part in (*parts(last), *parts(told)):
         assert "of 7" in part
         assert "of 3" not in part
@@ -606,9 +663,9 @@ def test_limits__of_a_table_that_differ() -> None:
     for part in parts(some):
         assert "after 2 to 5 attempts" in part.lower()
     for part in parts(table(NoticeKind.RETRY, 3, 3)):
-        assert "After attempt 3 one final e-mail is sent" in part
+        assert "After attempt 3 one e-mail says that" in part
     for part in parts(table(NoticeKind.RETRY, 5, 3)):
-        assert "After its last attempt, one of 3 to 5, one final e-mail is sent" in part
+        assert "After its last attempt, one of 3 to 5, one e-mail says that" in part
 
 
 def test_table__of_the_solved() -> None:
@@ -648,8 +705,8 @@ def test_links__each_notice_has_those_that_help() -> None:
 
 def test_links__of_the_page_come_before_command_and_sql() -> None:
     for part in parts(permanent(campaign(), links=LINKS)):
-        assert part.index("in one of three ways") < part.index("Reset it on its page:")
-        assert part.index("Reset it on its page:") < part.index("With the tool") < part.index("UPDATE ")
+        assert part.index("Reset the campaign on its page") < part.index("Open on the operator")
+        assert part.index("Open on the operator") < part.index("with the tool") < part.index("UPDATE ")
     for part in parts(retry(campaign(), links=LINKS)):
         assert "One of the three is enough" in part
         assert "snooze the campaign on its page, or give it a limit of its own there" in part
@@ -702,7 +759,8 @@ def test_links__of_a_task_are_its_runs(kind: Literal["began", "reminder", "silen
     def told(links: Links) -> Notice:
         return task_alert(
             AlertNews(kind, "t", ("exit code 4",), 3, NOW),
-            tail=[], host="h", recipients=("a@example.com",), timezone=ZoneInfo("UTC"), links=links, now=NOW,
+            tail=[], origin=Origin("h"), commands=COMMANDS, recipients=("a@example.com",),
+            timezone=ZoneInfo("UTC"), links=links, now=NOW,
         )  # fmt: skip
 
     assert_links(told(LINKS), "https://page.example.com/runs")
@@ -727,6 +785,75 @@ def test_links__of_a_hostile_id_stay_ours(attack: str) -> None:
             assert address.startswith(ours)
             assert re.fullmatch("[A-Za-z0-9:/#?=._~%-]+", address)
             assert address in [line.strip() for line in notice.text.splitlines()]
+
+
+# --- a task that keeps failing ------------------------------------------------------------------------------
+
+
+def alert(kind: Literal["began", "reminder", "silent", "over"], ending: str, *tail: str) -> Notice:
+    return task_alert(
+        AlertNews(kind, "a1_to_a2", (ending,), 3, NOW),
+        tail=tail, origin=Origin("dam-1", "0123456789ab"), commands=COMMANDS,
+        recipients=("engineer@example.com",), timezone=ZoneInfo("Europe/Rome"), now=NOW,
+    )  # fmt: skip
+
+
+AT = "2026-11-23T12:59:58.123Z"
+
+
+@pytest.mark.parametrize(
+    ("ending", "tail", "system"),
+    [
+        ("exit code 75", [f"{AT} ERROR run=1 script: search: the DAM at x is out of reach"], "the DAM"),
+        ("exit code 75", [f"{AT} ERROR run=1 script: PostgreSQL: no connection"], "PostgreSQL"),
+        ("exit code 2", [f"{AT} ERROR run=1 uploader: Box refused the credentials"], "Box"),
+        (
+            "exit code 2",
+            [
+                f"{AT} WARNING run=1 uploader: campaign c (Box Office) failed",
+                f"{AT} ERROR run=1 delivery: 2 notices stay in the outbox: mail server m refused a login",
+                f"{AT} INFO run=1 uploader: done in 1.00 s",
+            ],
+            "the mail server",
+        ),
+        ("exit code 2", [f"{AT} ERROR run=1 uploader: DAM_BASE_URL: missing"], "the settings"),
+        ("exit code 2", ["SMTP_HOST: missing"], "the settings"),
+        (
+            "exit code 3",
+            [f"{AT} ERROR run=1 script: a bug ended the run", "  | BoxError"],
+            "the program itself",
+        ),
+        ("exit code 3", ["OSError: [Errno 28] No space left on device"], "the disk"),
+        ("exit code 75", [f"{AT} ERROR run=1 script: PostgreSQL: could not extend: disk full"], "the disk"),
+        (
+            "exit code 75",
+            [f"{AT} WARNING run=1 uploader: another run holds the lock: 42 on dam-1"],
+            "another run",
+        ),
+        ("killed by SIGKILL", [f"{AT} INFO run=1 uploader: 14 files in Box"], "the host"),
+        ("exit code 75", [f"{AT[:-5]}Z ERROR script: PostgreSQL: no connection"], "PostgreSQL"),
+    ],
+)
+def test_alert__says_which_system_and_what_to_do(ending: str, tail: list[str], system: str) -> None:
+    for part in parts(alert("began", ending, *tail)):
+        assert f"has not succeeded since: {system} is the problem." in part
+        assert "Engineer: " in part
+        assert f"System {system}" in part
+        assert "python scripts/orchestrator-prod.py --check --online" in part
+        assert part.endswith("Host dam-1, run 0123456789ab.")
+
+
+def test_alert__a_system_that_is_not_known_is_not_guessed() -> None:
+    for part in parts(alert("began", "exit code 75", f"{AT} INFO run=1 uploader: Box has 14 files")):
+        assert "failed 3 times and has not succeeded since. " in part
+        assert "System not known" in part
+
+
+def test_alert__commands_stand_on_lines_of_their_own() -> None:
+    check = "python scripts/orchestrator-prod.py --check --online"
+    assert check in alert("reminder", "exit code 75", "x").text.splitlines()
+    assert "systemctl restart a1-to-a2" in alert("silent", "nothing written for an hour").text.splitlines()
+    assert "Nothing to do" in alert("over", "exit code 75").text
 
 
 # --- hostile text -------------------------------------------------------------------------------------------

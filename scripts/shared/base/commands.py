@@ -69,6 +69,11 @@ class Commands:
         end_of_options = ("--",) if campaign_id.startswith("-") else ()
         return self.run("a1_retry.py", "reset", *end_of_options, campaign_id)
 
+    def explain(self, campaign_id: str) -> str:
+        """The command that says why this campaign is where it is, and what comes next."""
+        end_of_options = ("--",) if campaign_id.startswith("-") else ()
+        return self.run("a1_retry.py", "explain", *end_of_options, campaign_id)
+
     @property
     def where(self) -> str:
         """Where and how to run the commands, as part of a sentence."""

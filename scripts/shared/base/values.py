@@ -226,6 +226,18 @@ class NoticeLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Which run composed an e-mail, for its small print; "" for what is not known."""
+
+    host: str = ""
+    run_id: str = ""
+
+
+NO_ORIGIN = Origin()
+"""Of an e-mail that names neither."""
+
+
+@dataclass(frozen=True, slots=True)
 class Overtaken:
     """A notice that a later one takes the place of, for the recipients whom nobody has begun to send it to.
 

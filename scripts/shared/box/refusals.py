@@ -136,27 +136,27 @@ REFUSALS = (
     Refusal(
         "retention",
         "a retention policy in Box forbids to change it",
-        "the Box administrator can end the policy, or move the file away; the next run then uploads it",
+        "ask the Box administrator to end the policy, or to move the file away; the next run then uploads it",
     ),
     Refusal(
         "legal_hold",
         "a legal hold in Box forbids to change it",
-        "the Box administrator can end the hold, or move the file away; the next run then uploads it",
+        "ask the Box administrator to end the hold, or to move the file away; the next run then uploads it",
     ),
     Refusal(
         "policy",
         "a security policy in Box (Shield, for example) forbids it",
-        "the Box administrator can allow it to our service account",
+        "ask the Box administrator to allow it to our service account",
     ),
     Refusal(
         "storage_limit_exceeded",
         "the Box account is full",
-        "the Box administrator can free or buy space; the next run then goes on",
+        "ask the Box administrator to free or buy space; the next run then continues",
     ),
     Refusal(
         "file_size_limit_exceeded",
         "the file is larger than the Box account takes",
-        "the Box administrator can raise the limit; or put a smaller file into the DAM",
+        "ask the Box administrator to raise the limit; or put a smaller file into the DAM",
     ),
     Refusal(
         "item_name_in_use",
@@ -167,8 +167,8 @@ REFUSALS = (
 FORBIDDEN = Refusal(
     "",
     "our service account may not do that",
-    "the owner of the folder in Box can make it an editor there; or a setting of the Box account forbids it,"
-    " which the Box administrator can tell",
+    "ask the owner of the folder in Box to make it an editor there; or the Box administrator to look for"
+    " a setting of the account that forbids it",
 )
 GONE = Refusal(
     "",

@@ -160,7 +160,7 @@ class TaskRunner:
             self.task.name, shown(since.astimezone(self._context.settings.cadence.timezone)), child.pid,
             extra=self._about("task_silent"),
         )  # fmt: skip
-        self._teller.run_is_silent(self.task, since, list(child.tail))
+        self._teller.run_is_silent(self.task, self._run.run_id, since, list(child.tail))
 
     def _read_output(self) -> None:
         if self.child is None:
@@ -202,7 +202,7 @@ class TaskRunner:
         )  # fmt: skip
         if self.task.has_heartbeat:
             self._teller.ping_end(self._heartbeat_id, code, ending)
-        self._teller.run_ended(self.task, code, ending, tail)
+        self._teller.run_ended(self.task, self._run.run_id, code, ending, tail)
 
     def _about(self, action: str | None = None) -> dict[str, str]:
         """The log's fields about the run: its own id takes the place of the loop's."""

@@ -9,13 +9,14 @@ import logging
 import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from shared.base.errors import AppError, ExitCode, NotifyError
 from shared.base.logs import readable
 from shared.base.redaction import redact, spellings
-from shared.base.values import MailServer, Notice
+from shared.base.values import MailServer, Notice, Origin
 from shared.database import Database
 from shared.loop.context import Context
 from shared.loop.heartbeat import Signal, ping
@@ -30,6 +31,14 @@ ROUND = "orchestrator --once"
 """The name of a round of cron's in the e-mail about it."""
 LAST_WORDS_SECONDS = 20.0
 """How long messages may still take when the loop ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a run wrote last. run_id: "" for what is not a run of a task."""
+
+    run_id: str
+    tail: Sequence[str]
 
 
 class Teller:
@@ -53,24 +62,24 @@ class Teller:
         """Another orchestrator acts, and counts the failures from now on."""
         self._alerts = {}
 
-    def run_ended(self, task: Task, code: int, ending: str, tail: Sequence[str]) -> None:
+    def run_ended(self, task: Task, run_id: str, code: int, ending: str, tail: Sequence[str]) -> None:
         now, before = self._context.clock.now(), self._alerts.get(task.name, {})
         if code == 0 or code in task.own_failures:
             alerts, news = after_success(before, now)
         else:
             threshold = self._context.settings.alert_after_failures
             alerts, news = after_failure(before, task.name, ending, now, threshold=threshold)
-        self._note(task, alerts, news, tail, now)
+        self._note(task, alerts, news, Output(run_id, tail), now)
         if code != 0:
             self._deliver_outbox()  # in case the run did not come to it
 
-    def run_is_silent(self, task: Task, since: datetime, tail: Sequence[str]) -> None:
+    def run_is_silent(self, task: Task, run_id: str, since: datetime, tail: Sequence[str]) -> None:
         now = self._context.clock.now()
         alerts, news = after_silence(self._alerts.get(task.name, {}), task.name, since, now)
-        self._note(task, alerts, news, tail, now)
+        self._note(task, alerts, news, Output(run_id, tail), now)
 
     def _note(
-        self, task: Task, alerts: Alerts, news: AlertNews | None, tail: Sequence[str], now: datetime
+        self, task: Task, alerts: Alerts, news: AlertNews | None, output: Output, now: datetime
     ) -> None:
         """Keep the alerts of a task, and tell the news."""
         if self._context.is_stopping():
@@ -78,7 +87,7 @@ class Teller:
         before, self._alerts[task.name] = self._alerts.get(task.name, {}), alerts
         if alerts == before or not self._context.still_acts():
             return
-        notice = None if news is None else self._compose(news, tail, now)
+        notice = None if news is None else self._compose(news, output, now)
         is_saved = self._context.journal.save_alerts(task.name, alerts, notice)
         if notice is None:
             return
@@ -88,16 +97,17 @@ class Teller:
         elif self._context.still_acts():  # the database is away
             self._messenger.send(partial(_hand_over, self._context.settings.mail.server, notice))
 
-    def _compose(self, news: AlertNews, tail: Sequence[str], now: datetime) -> Notice:
+    def _compose(self, news: AlertNews, output: Output, now: datetime) -> Notice:
         from shared.notifier import task_alert
 
         settings = self._context.settings
         secrets = spellings(settings.secrets)
         return task_alert(
             news,
-            tail=[redact(line, secrets) for text in tail for line in readable(text).split("\n")],
-            host=self._context.host,
-            recipients=settings.mail.error_recipients,
+            tail=[redact(line, secrets) for text in output.tail for line in readable(text).split("\n")],
+            origin=Origin(self._context.host, output.run_id),
+            commands=settings.commands,
+            recipients=settings.mail.alert_recipients,
             timezone=settings.cadence.timezone,
             links=settings.links,
             now=now,
@@ -107,6 +117,7 @@ class Teller:
         settings, clock, is_stopping = (
             self._context.settings, self._context.clock, self._context.is_stopping
         )  # fmt: skip
+        origin = Origin(self._context.host)
 
         def deliver() -> bool:
             from shared.notices.delivery import deliver_due_notices
@@ -116,7 +127,7 @@ class Teller:
             with Database(settings.database.dsn, application_name=name, is_stopping=is_stopping) as database:
                 mailer, timezone = Mailer(settings.mail.server), settings.cadence.timezone
                 counts = deliver_due_notices(
-                    database, mailer, clock.now(), timezone, settings.commands, settings.links
+                    database, mailer, clock.now(), timezone, settings.commands, settings.links, origin=origin
                 )
             # A refused login stays refused until somebody acts: the next run tries again, and says so.
             return counts.failed == 0 or bool(counts.faults)
@@ -155,7 +166,7 @@ class Teller:
     def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
         """Whether the mail server took the news; it is waited for."""
         try:
-            _hand_over(self._context.settings.mail.server, self._compose(news, [trouble], now))
+            _hand_over(self._context.settings.mail.server, self._compose(news, Output("", [trouble]), now))
         except AppError as exc:
             logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
             return False

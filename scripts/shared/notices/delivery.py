@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands
 from shared.base.errors import AppError, DbError, ExitCode, NotifyError
 from shared.base.links import NO_LINKS, Links
-from shared.base.values import MOST_DOUBTS, DeliveryCounts, DeliveryResult
+from shared.base.values import MOST_DOUBTS, NO_ORIGIN, DeliveryCounts, DeliveryResult, Origin
 from shared.database import Database
 from shared.notices.digest import digest
 from shared.notices.mailer import Mailer
@@ -58,14 +58,15 @@ def deliver_due_notices(
     commands: Commands,
     links: Links = NO_LINKS,
     *,
+    origin: Origin = NO_ORIGIN,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> DeliveryCounts:
     """Send what is due, oldest first. A mail server in trouble ends the round; nothing is lost by it.
 
     Each e-mail goes out at most once a round: what is refused is not due again before the next one, and what
     cannot be claimed, or whose end cannot be noted, is passed by. timezone: the one in which people read
-    times. commands, links: of this installation, for people to paste and to open. is_stopping: asked before
-    each e-mail.
+    times. commands, links: of this installation, for people to paste and to open. origin: of the e-mails that
+    this round composes. is_stopping: asked before each e-mail.
     """
     outbox = Outbox(database)
     if not outbox.is_due(now):
@@ -73,7 +74,7 @@ def deliver_due_notices(
     for notice_id, recipient, why in outbox.give_up_doubtful(now, MOST_DOUBTS):
         logger.error("notice %s to %s is given up: it %s", notice_id, recipient, why)
     with mailer as sender:
-        delivering = _Round(database, outbox, sender, now, timezone, commands, links)
+        delivering = _Round(database, outbox, sender, now, timezone, commands, links, origin)
         try:
             sender.connect()
         except NotifyError as exc:
@@ -96,6 +97,7 @@ class _Round:
     timezone: ZoneInfo
     commands: Commands
     links: Links
+    origin: Origin
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     passed: set[str] = field(default_factory=set)
     """E-mails that are not looked at again in this round."""
@@ -126,7 +128,9 @@ class _Round:
             lines = self.outbox.crowd_lines(*crowd)
             if not lines:  # another process is about to send them
                 return mail_id
-            made = digest(*crowd, list(lines.values()), self.timezone, self.commands, self.links, self.now)
+            made = digest(
+                *crowd, list(lines.values()), self.timezone, self.commands, self.links, self.now, self.origin
+            )
             self.outbox.supersede(lines, made, self.now)
         return made.id
 
@@ -223,6 +227,7 @@ class Delivery:
     timezone: ZoneInfo
     commands: Commands
     links: Links = NO_LINKS
+    origin: Origin = NO_ORIGIN
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     _thread: threading.Thread | None = field(default=None, init=False)
     _wake: threading.Event = field(default_factory=threading.Event, init=False)
@@ -264,6 +269,7 @@ class Delivery:
             self.timezone,
             self.commands,
             self.links,
+            origin=self.origin,
             is_stopping=is_stopping,
         )
         counts = self.counts

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.commands import Commands
 from shared.base.links import Links
-from shared.base.values import DIGEST_KINDS, Notice, NoticeKind, NoticeLine
-from shared.notices.wording import local_time, one_line, rendered, reset_digest_sql
+from shared.base.values import DIGEST_KINDS, NO_ORIGIN, Notice, NoticeKind, NoticeLine, Origin
+from shared.notices.wording import one_line, rendered, reset_digest_sql, small_print
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -35,8 +35,12 @@ def digest(
     commands: Commands,
     links: Links,
     now: datetime,
+    origin: Origin = NO_ORIGIN,
 ) -> Notice:
-    """Many notices of a kind as one. kind: one of DIGEST_KINDS. lines: each notice, in order of time."""
+    """Many notices of a kind as one. kind: one of DIGEST_KINDS. lines: each notice, in order of time.
+
+    origin: for the small print.
+    """
     from uuid import uuid4  # an idle run does without
 
     digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
@@ -59,7 +63,7 @@ def digest(
         "where": commands.where,
         "reset_all_sql": reset_digest_sql(digest_id),
         "list_command": commands.run("a1_retry.py", "told", digest_id),
-        "sent": local_time(now, timezone),
+        **small_print(origin, timezone, now),
     }
     return rendered(kind, "", (recipient,), values, now, digest_id, "notice_digest")
 

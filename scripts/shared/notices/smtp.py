@@ -164,7 +164,7 @@ def _turned_away(server: MailServer, exc: smtplib.SMTPResponseException) -> Noti
     code, said, cure = exc.smtp_code, "turned us away", CURE
     if isinstance(exc, smtplib.SMTPSenderRefused):
         said = f"refused the sender {exc.sender}"
-        cure = "check MAIL_FROM" if code >= 500 else "it is tried again"
+        cure = "check MAIL_FROM" if code >= 500 else "the next run tries again"
         if code == 530:
             cure = "the server wants a login or TLS first: check SMTP_USERNAME and SMTP_SECURITY"
     kind = "rejected" if code >= 500 else "out_of_reach"

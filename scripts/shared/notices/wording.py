@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.queries import query
-from shared.base.values import Notice, NoticeKind, Overtaken, UploadTotals
+from shared.base.values import Notice, NoticeKind, Origin, Overtaken, UploadTotals
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -153,6 +153,23 @@ def _attempts_in_words(attempts: Sequence[int]) -> str:
     return f"attempt{'' if len(attempts) == 1 else 's'} {joined(list(map(str, attempts)))}"
 
 
+_COMMAND: Final = re.compile(r"\.py\b|\b(?:ALTER|CREATE|DROP|GRANT) [A-Z]")
+_SETTING: Final = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|\.sql\b|\.conf\b")
+
+
+def sentence(text: str) -> str:
+    """`check the port` as `Check the port.`: a hint as people read it in an e-mail. A command at its end
+    stays as it is: a stop behind it would be pasted too.
+    """
+    text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?", "…")) or _COMMAND.search(text) else f"{text}."
+
+
+def is_for_engineer(hint: str) -> bool:
+    """Whether a hint names a setting, a command or SQL, or says nothing: then it takes an engineer."""
+    return not hint or bool(_COMMAND.search(hint) or _SETTING.search(hint))
+
+
 def joined(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])
@@ -178,6 +195,15 @@ def moment(instant: datetime, zone: tzinfo) -> str:
     return f"{local:%a %Y-%m-%d %H:%M} {abbreviation(local)}"
 
 
+def small_print(origin: Origin, zone: ZoneInfo, now: datetime) -> dict[str, str]:
+    """The values of an e-mail's last lines: when it was written, on which host, by which run."""
+    return {
+        "sent": local_time(now, zone),
+        "host": one_line(origin.host, limit=100),
+        "run_id": one_line(origin.run_id, limit=40),
+    }
+
+
 def abbreviation(local: datetime) -> str:
     abbreviation = local.strftime("%Z")
     return abbreviation if abbreviation.isalpha() else f"UTC{abbreviation}"
@@ -192,6 +218,14 @@ def duration(span: timedelta) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def age(span: timedelta) -> str:
+    """`3 d 4 h`, `2 h 5 min`, `12 min`, `less than a minute`: how long ago something was."""
+    minutes = max(0, int(span.total_seconds() // 60))
+    if minutes >= 60:
+        return duration(timedelta(minutes=minutes))
+    return f"{minutes} min" if minutes else "less than a minute"
 
 
 def plain_duration(span: timedelta) -> str:

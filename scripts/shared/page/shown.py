@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from flask import url_for
 
 from shared.base.values import GONE, UploadTotals
-from shared.notices.wording import assets_and_size, duration, human_size, moment, one_line, rounded_size
+from shared.notices.wording import age, assets_and_size, duration, human_size, moment, one_line, rounded_size
 from shared.page.filters import STATES, Filter
 from shared.report.events import NOTICES, Event, in_words
 from shared.report.explain_text import HEADS
@@ -67,7 +67,7 @@ class Shown:
 
     def age(self, at: datetime) -> str:
         """`3 d 4 h`: how long ago."""
-        return duration(self.now - at)
+        return age(self.now - at)
 
     def span(self, began: datetime, ended: datetime) -> str:
         """`12 min 3 s`: how long something took."""

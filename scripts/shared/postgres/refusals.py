@@ -110,7 +110,7 @@ _NO_CONNECTION = {
     "clear_text": (
         "tls",
         "the server asks for the password in clear text and is not verified",
-        "DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
+        "set DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
     ),
     "not_postgresql": (
         "not_postgresql",
@@ -170,10 +170,10 @@ def _login_error(code: str, said: str) -> DbError:
         return _refused(
             "the role may not connect to this database (SQLSTATE 42501)",
             "no_right",
-            "as its owner: GRANT CONNECT ON DATABASE … TO …",
+            "run as its owner: GRANT CONNECT ON DATABASE … TO …",
         )
     if code in ("53300", "53400"):
-        return out_of_reach(f"the server has too many clients (SQLSTATE {code})", "see its max_connections")
+        return out_of_reach(f"the server has too many clients (SQLSTATE {code})", "raise its max_connections")
     if _is_passing(code):
         return out_of_reach(f"the server lets nobody in at present (SQLSTATE {code}): {said}")
     return _refused(f"the connection was refused (SQLSTATE {code}): {said}", "database_error", "")
@@ -191,9 +191,9 @@ _PASSING = {
     "55P03": (
         "row_locked",
         ": a row or table that is needed ({table}) is locked by {blocker}",
-        "it is tried again in the next run; SELECT pg_terminate_backend(…) ends a forgotten session",
+        "the next run tries again; SELECT pg_terminate_backend(…) ends a forgotten session",
     ),
-    **dict.fromkeys(_REPEATABLE, ("row_locked", _GIVEN_UP, "it is tried again in the next run")),
+    **dict.fromkeys(_REPEATABLE, ("row_locked", _GIVEN_UP, "the next run tries again")),
     "57014": ("cancelled", ": {said}", "the statement took too long, or somebody cancelled it"),
 }
 """Somebody else is in the way of one statement: the error's kind, its text and its hint."""
@@ -211,7 +211,7 @@ def statement_error(refusal: Refusal, *, is_lost: bool) -> DbError:
     if is_lost or _is_passing(code):
         return _away(said)
     if code == "42501":
-        return _refused(said, "no_right", "migrations run as the owner; for all else: database/roles.sql")
+        return _refused(said, "no_right", "run migrations as the owner; for all else, apply database/roles.sql again")
     if code.startswith(("42", "3F")):
         cure = f"apply the migrations: {here().run('migrate.py')}; then {_look()}"
         return _refused(said, "schema_differs", cure)
@@ -290,7 +290,7 @@ def _value_refused(refusal: Refusal) -> DbError:
     elif code in ("22P05", "22021"):
         what = f"{place} cannot hold the text: {said}"
         hint = (
-            "the database must have the encoding UTF8: create it anew with ENCODING 'UTF8' and move the data"
+            "the database must have the encoding UTF8: create it again with ENCODING 'UTF8' and move the data"
         )
     else:
         what, hint = f"{place}: {said}", _look()

@@ -393,7 +393,7 @@ class _View:
         if self.state is State.ERRING:
             return "the next run tries again"
         if self.state is State.UPLOADING:
-            return "the next run goes on with what is missing, unless it is done by then"
+            return "the next run continues with what is missing, unless it is done by then"
         return "the next run looks again, and uploads what it finds"
 
     def _attempts(self) -> Iterator[Step]:

@@ -20,6 +20,8 @@ from shared.rules.alerts import TaskAlert
 
 SHOWN_ROWS = 40
 """Rows that a section of the e-mail shows at most: all sections full stay below what mail clients cut off."""
+SHOWN_RESETS = 20
+"""Likewise of the resets, which are over: a bulk reset must not crowd out what needs somebody."""
 LATE_AFTER = timedelta(seconds=60)
 """A run that started longer than this after its planned minute was late."""
 LOST_AFTER = timedelta(days=1)
@@ -205,8 +207,8 @@ GROUP BY 1, 2 ORDER BY 1, 2
 
 @dataclass(frozen=True, slots=True)
 class TaskRuns:
-    """The runs of a task that ended in a time, by how. failing: of those done, in how many some campaigns
-    failed. late: of all of them, whatever their end.
+    """The runs of a task that ended in a time, by how. done: those that did their work; failing: in how many
+    of these some campaigns failed. late: of all of them, whatever their end.
     """
 
     task: str
@@ -220,6 +222,11 @@ class TaskRuns:
     @property
     def total(self) -> int:
         return self.done + self.in_trouble
+
+    @property
+    def well_done(self) -> int:
+        """Those in which no campaign failed."""
+        return self.done - self.failing
 
     @property
     def in_trouble(self) -> int:
@@ -283,11 +290,53 @@ class SnoozedCampaign:
     reason: str | None
 
 
+# Campaigns that were given up in the report's time, also those that somebody has reset since.
+NEWLY_FAILED = """
+SELECT count(DISTINCT campaign_id) FROM campaign_events
+WHERE kind = 'attempt' AND detail ->> 'permanently_failed' = 'true' AND at >= %(since)s AND at < %(until)s
+"""
+
+# Those of people, and those that came by themselves. Not the return to 0 after an upload.
+RESETS = """
+SELECT shown.total, shown.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
+       c.status, shown.actor,
+       shown.source, shown.at, shown.reason,
+       EXISTS (SELECT FROM campaign_events u
+               WHERE u.campaign_id = shown.campaign_id AND u.kind = 'undo'
+                 AND u.detail ->> 'undoes' = shown.detail ->> 'act')
+FROM (SELECT count(*) OVER () AS total, id, campaign_id, actor, source, at, reason, detail
+      FROM campaign_events
+      WHERE kind = 'reset' AND source <> 'upload' AND at >= %(since)s AND at < %(until)s
+      ORDER BY at, id LIMIT %(limit)s) shown
+LEFT JOIN campaign_status c USING (campaign_id)
+ORDER BY shown.at, shown.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A campaign that started again at attempt 1. actor: who did it; source: with what, `auto` for a reset
+    that came by itself. is_undone: somebody took it back.
+    """
+
+    campaign: Campaign
+    actor: str
+    source: str
+    at: datetime
+    reason: str
+    is_undone: bool
+
+    @property
+    def is_automatic(self) -> bool:
+        return self.source == "auto"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
     """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
 
     alerts: of the tasks that keep failing, those that were announced. campaigns_failing: at present.
+    newly_failed: campaigns that became permanently failed in the report's time, reset since or not.
     """
 
     day: ReportDay
@@ -296,6 +345,8 @@ class DayReport:
     uploads_before: UploadSection = field(default_factory=UploadSection)
     in_retry: Section[EmptyCampaign] = field(default_factory=Section)
     failed: Section[EmptyCampaign] = field(default_factory=Section)
+    newly_failed: int = 0
+    resets: Section[Reset] = field(default_factory=Section)
     snoozed: Section[SnoozedCampaign] = field(default_factory=Section)
     failures: Section[LastingFailure] = field(default_factory=Section)
     failures_over: Section[Campaign] = field(default_factory=Section)
@@ -337,7 +388,7 @@ class DayReport:
     @property
     def is_quiet(self) -> bool:
         """Nothing happened, and nothing stands: one line says it."""
-        has_news = self.uploads.total or self.uploads_before.total
+        has_news = self.uploads.total or self.uploads_before.total or self.resets.total or self.newly_failed
         return not (has_news or self.needs_somebody or self.has_trouble)
 
 
@@ -399,6 +450,8 @@ class Figures:
             uploads_before=uploads_before,
             in_retry=self.in_retry(status_a1),
             failed=self.failed(),
+            newly_failed=self.newly_failed(day),
+            resets=self.resets(day),
             snoozed=self.snoozed(status_a1, now or day.until),
             failures=self.failures(),
             failures_over=self.failures_over(day),
@@ -437,6 +490,14 @@ class Figures:
         """Every permanently failed campaign, the latest first."""
         return self._section(EmptyCampaign, FAILED_CAMPAIGNS)
 
+    def newly_failed(self, day: ReportDay) -> int:
+        """How many campaigns became permanently failed in the report's time."""
+        return int(self._database.row(NEWLY_FAILED, {"since": day.since, "until": day.until})[0])
+
+    def resets(self, day: ReportDay) -> Section[Reset]:
+        """The resets in the report's time, in order."""
+        return self._section(Reset, RESETS, {"since": day.since, "until": day.until}, SHOWN_RESETS)
+
     def snoozed(self, status: str, now: datetime) -> Section[SnoozedCampaign]:
         """Campaigns in this status whose files are promised; the snooze that ends first comes first."""
         return self._section(SnoozedCampaign, SNOOZED, {"status": status, "now": now})
@@ -470,12 +531,16 @@ class Figures:
         return on_the_day, tuple(TaskRuns(*row[1:]) for row in rows if row[0])
 
     def _section(
-        self, made: Callable[..., Row], question: str, values: Mapping[str, object] | None = None
+        self,
+        made: Callable[..., Row],
+        question: str,
+        values: Mapping[str, object] | None = None,
+        limit: int = SHOWN_ROWS,
     ) -> Section[Row]:
         """The rows of an answer. Each begins with the count of all. Then come its campaign's columns, and
         those of which a value is made.
         """
-        rows = self._database.rows(question, {**(values or {}), "limit": SHOWN_ROWS})
+        rows = self._database.rows(question, {**(values or {}), "limit": limit})
         return Section(tuple(made(_campaign(row), *row[5:]) for row in rows), total=rows[0][0] if rows else 0)
 
     def backlog(self, day: ReportDay) -> Backlog:

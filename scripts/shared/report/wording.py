@@ -10,7 +10,15 @@ from zoneinfo import ZoneInfo
 from shared.base.commands import Commands
 from shared.base.links import Links
 from shared.base.values import Campaign
-from shared.notices.wording import abbreviation, duration, human_size, one_line, rounded_size, short_time
+from shared.notices.wording import (
+    abbreviation,
+    age,
+    duration,
+    human_size,
+    one_line,
+    rounded_size,
+    short_time,
+)
 from shared.report.figures import DayReport, Section
 from shared.report.week import WeekReport
 
@@ -41,6 +49,8 @@ def report_values(
         "until": "" if day.is_over else f"{until:%H:%M} {abbreviation(until)}",
         "since": short_time(day.since, zone) if day.since < day.start else "",
         "is_quiet": report.is_quiet,
+        "for_support": _for_support(report),
+        "for_engineer": _for_engineer(report),
         "tone": "red" if report.needs_somebody else "amber" if report.has_trouble else "green",
         "reset_all_command": commands.run("a1_retry.py", "reset", "--all-failed"),
         "unsent_command": commands.run("a1_retry.py", "unsent"),
@@ -49,6 +59,28 @@ def report_values(
         "rounded_size": rounded_size,
         "human_size": human_size,
     }
+
+
+def _for_support(report: DayReport) -> str:
+    """What the support team has to do, in one sentence; "" for nothing."""
+    todo = []
+    if failed := report.failed.total:
+        words = "permanently failed campaign needs" if failed == 1 else "permanently failed campaigns need"
+        todo.append(f"{failed} {words} files and a reset")
+    if failing := report.failures.total:
+        words = "error of a campaign" if failing == 1 else "errors of campaigns"
+        todo.append(f"{failing} {words} must be solved")
+    return "; ".join(todo)
+
+
+def _for_engineer(report: DayReport) -> str:
+    """What the engineer has to do, in one sentence; "" for nothing."""
+    todo = []
+    if tasks := len({alert.task for alert in report.alerts}):
+        todo.append(f"{tasks} {'task keeps' if tasks == 1 else 'tasks keep'} failing")
+    if given_up := report.backlog.given_up + report.backlog.doubtful:
+        todo.append(f"{given_up} {'e-mail was' if given_up == 1 else 'e-mails were'} given up")
+    return "; ".join(todo)
 
 
 def _shortened(report: DayReport) -> DayReport:
@@ -103,8 +135,8 @@ class _Words:
         if isinstance(value, str):
             return one_line(value, LONGEST_TEXT)
         if isinstance(value, datetime):
-            age = duration(self.now - value)
-            return _Moment(short_time(value, self.zone), age, value >= self.news_since)
+            ago = age(self.now - value)
+            return _Moment(short_time(value, self.zone), ago, value >= self.news_since)
         if isinstance(value, timedelta):
             return duration(value)
         if isinstance(value, tuple):

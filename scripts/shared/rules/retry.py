@@ -149,4 +149,4 @@ def reason_for(found: MasterAssets, folder_name: str) -> str:
     """Why the attempt counted, in words for people."""
     if found.folder_id is None:
         return f'the campaign has no folder named "{folder_name}"'
-    return f'the folder "{folder_name}" holds no live assets'
+    return f'the folder "{folder_name}" contains no usable files'

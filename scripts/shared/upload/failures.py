@@ -10,6 +10,7 @@ from shared.base.errors import AppError, DbError, ExitCode
 from shared.base.values import Campaign, Outcome, RetryStatus
 from shared.notices.outbox import Outbox
 from shared.rules.alerts import HEALING_PATIENCE
+from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
 from shared.upload.road import Context
@@ -120,6 +121,12 @@ def _remember(failure: Failure) -> bool:
                 began_at=lasting.began_at,
                 is_reminder=lasting.is_reminder,
                 retry=failure.retry,
+                next_run_at=next_run(
+                    A1_TO_A2_INTERVAL_MINUTES,
+                    context.began,
+                    context.settings.timezone,
+                    context.settings.off_hours,
+                ).at,
                 box_folder_id=Ledger(context.database).box_folder_of(campaign.id),
                 now=context.clock(),
             )

@@ -56,7 +56,7 @@ class CampaignFolders:
         raise BoxError(
             f"no folder name is free for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
             kind="name_taken",
-            hint=f"rename or move what is called {wanted!r}, or begins so, there; the next run then goes on",
+            hint=f"rename or move the item there whose name is or begins with {wanted!r}; the next run then continues",
         )
 
     def _folder_named(self, name: str, remembered: str | None) -> Place | None:
@@ -156,7 +156,7 @@ class CampaignFolders:
             f"no name is free for the folder {name!r} in the Box folder {place.path or '/'!r} of campaign"
             f" {self._campaign.label!r}",
             kind="name_taken",
-            hint="rename or move what has that name there; the next run then goes on",
+            hint="rename or move the item that has this name there; the next run then continues",
         )
 
 

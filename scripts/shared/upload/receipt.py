@@ -102,7 +102,7 @@ def write_receipt(
     raise BoxError(
         f"no name is free for the receipt in Box folder {folder.folder_id}",
         kind="name_taken",
-        hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then goes on",
+        hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then continues",
     )
 
 

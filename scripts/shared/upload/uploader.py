@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.base.errors import AppError, CampaignLostError, DamError, ExitCode, StoppedError
-from shared.base.values import Campaign, Outcome, RetryStatus
+from shared.base.values import Campaign, Origin, Outcome, RetryStatus
 from shared.database import Database
 from shared.http.ahead import quietly
 from shared.notices.outbox import Outbox
@@ -92,6 +93,7 @@ class Pass:
                 folder_name=settings.dam.master_assets_folder,
                 commands=settings.commands,
                 links=settings.links,
+                origin=Origin(socket.gethostname(), report.run_id),
                 error_recipients=settings.mail.error_recipients,
                 success_recipients=settings.mail.success_recipients,
             ),

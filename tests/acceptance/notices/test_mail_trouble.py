@@ -117,8 +117,11 @@ def test_campaigns_failing__is_no_failed_run(world: World) -> None:
     body = world.mail.messages[-1].message.get_body(("plain",))
     assert body is not None
     assert (
-        "  Runs                1: 1 done, with 1 campaign failing, 0 not done, 0 late\n" in body.get_content()
-    )
+        "  Runs                1\n"
+        "    done                            0\n"
+        "    done, with failing campaigns    1\n"
+        "    failed                          0\n"
+    ) in body.get_content()
 
 
 @pytest.mark.timeout(240)

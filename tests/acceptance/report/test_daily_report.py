@@ -88,9 +88,10 @@ def test_report__tells_of_every_state_once(world: World, zone: ZoneInfo) -> None
     for must in (
         "  Uploaded            2 campaigns, 3 assets, 1.5 kB (1,520 bytes)\n",
         "  In retry            1\n",
-        "  Permanently failed  1\n",
-        "  Errors that last    2\n",
-        "  Runs                2, 1 not done, 1 late\n",
+        "  Permanently failed  1 now; 1 given up since the last report\n",
+        "  Current errors      2, in 1 campaign\n",
+        "  Runs                2\n    done                            1\n",
+        "    to be tried again               1\n",
         "- C-1 Summer: 2 assets, 1.5 kB, in ",
         "- C-5 Mended: 1 asset, 20 bytes, in ",
         "- C-2 Easter: attempt 1 of 3, the last one ",
@@ -99,8 +100,9 @@ def test_report__tells_of_every_state_once(world: World, zone: ZoneInfo) -> None
         "- C-4 Locked: ",
         "- Task a1_to_a2: exit code 4, 5 times since ",
         "- C-5 Mended\n",
-        "not taken by the mail server so far",
-        "- a1_to_a2: 1 done, 0 failed, 1 to be tried again, 0 lost; 1 started late\n",
+        "not accepted by the mail server so far",
+        "- a1_to_a2: 1 done, 0 done with failing campaigns, 0 failed, 1 to be tried again, 0 lost;"
+        " 1 started late\n",
     ):
         assert must in text, must
     assert "Never &lt;b&gt;Filled&lt;/b&gt;" in html

@@ -164,7 +164,7 @@ def add_summer_of_one(world: World) -> tuple[str, str]:
             add_summer,
             lambda world, campaign, asset: world.dam.remove(asset),
             "uploaded",
-            "✅ Uploaded to Box - Campaign Summer (1 assets)",
+            "✅ Uploaded to Box - Campaign Summer (1 asset)",
             id="an asset",
         ),
         pytest.param(

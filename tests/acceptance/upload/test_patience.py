@@ -156,7 +156,7 @@ def test_history__keeps_all_that_changes_a_campaign(world: World) -> None:
     assert kinds(world, campaign) == ["status", *["attempt", "notice", "notice_sent"] * 3]
     last = world.sql(EVENTS, campaign)[-3]
     assert last["detail"] == {"attempt": 3, "permanently_failed": True}
-    assert last["reason"] == 'the folder "Master Assets" holds no live assets'
+    assert last["reason"] == 'the folder "Master Assets" contains no usable files'
     world.sql(
         "SET application_name = 'pgAdmin';"
         " UPDATE campaign_status SET a1_retry_count = 0, a1_permanently_failed = FALSE"

@@ -7,7 +7,7 @@ from world import World
 PERMANENT = "❌ PERMANENTLY FAILED - Campaign Summer (No Assets After 3 Attempts)"
 ERROR = "🛑 A1→A2 Error - Campaign Summer"
 SOLVED = "✅ Solved - Campaign Summer (less than a minute)"
-UPLOADED = "✅ Uploaded to Box - Campaign Summer (1 assets)"
+UPLOADED = "✅ Uploaded to Box - Campaign Summer (1 asset)"
 
 
 def text_of(world: World, subject: str) -> tuple[str, tuple[str, ...]]:
@@ -37,7 +37,7 @@ def test_permanently_failed__reset_and_uploaded(world: World) -> None:
     assert sorted(world.subjects[3:]) == sorted([SOLVED, UPLOADED]), "two of one instant: in either order"
     text, to = text_of(world, SOLVED)
     assert to == ("support@example.com",), "those who were told, not those who are told now"
-    assert 'permanently failed after 3 attempts: the folder "Master Assets" holds no live assets' in text
+    assert 'permanently failed after 3 attempts: the folder "Master Assets" contains no usable files' in text
     assert text_of(world, UPLOADED)[1] == ("done@example.com",)
     thread = threads(world, campaign)
     assert thread[SOLVED] == thread[UPLOADED] != thread[PERMANENT], "it belongs to the cycle that it ends"

@@ -47,7 +47,7 @@ COMMANDS = Commands("python", "scripts")
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SUPPORT, ONCALL = "support@example.com", "oncall@example.com"
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 
 
 class KilledError(BaseException):
@@ -114,7 +114,7 @@ class Stage:
             return made
         return self.composer.error(
             campaign, message=f"folder {number} is locked", hint="unlock it", kind="Box/locked", began_at=at,
-            is_reminder=False, retry=RetryStatus(campaign.id), now=at,
+            is_reminder=False, retry=RetryStatus(campaign.id), next_run_at=at, now=at,
         )  # fmt: skip
 
     def deliver(self, at: datetime = NOW) -> DeliveryCounts:

@@ -385,6 +385,47 @@ def test_queue__an_upload_that_commits_meanwhile_is_left_to_the_next_report(data
         assert claim(database, TODAY + timedelta(days=1), NOW + 24 * HOUR) == ([], ["meanwhile"])
 
 
+# --- resets -------------------------------------------------------------------------------------------------
+
+
+def test_resets__are_those_of_the_reports_time(database: Database) -> None:
+    day = day_of(database, TODAY, NOW)
+    database.execute(
+        """
+        INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status)
+        VALUES ('c', 'C-1', 'Easter', 'A1');
+        INSERT INTO campaign_events (campaign_id, at, kind, actor, source, reason, detail)
+        SELECT campaign_id, %(at)s::timestamptz + minutes * interval '1 minute', kind, actor, source, reason,
+               detail::jsonb
+        FROM (VALUES
+            ('c', -2, 'reset', 'ann', 'page', 'the day before', '{}'),
+            ('c', 0, 'attempt', 'x', 'upload', '', '{"attempt": 3, "permanently_failed": true}'),
+            ('c', 1, 'reset', 'ann', 'page', 'files are there', '{"act": 7}'),
+            ('c', 2, 'undo', 'ann', 'page', '', '{"undoes": 7}'),
+            ('c', 3, 'attempt', 'x', 'upload', '', '{"attempt": 3, "permanently_failed": true}'),
+            ('c', 4, 'reset', 'bob', 'psql', '', '{}'),
+            ('gone', 5, 'reset', 'a1_to_a2', 'auto', 'after 30 days', '{}'),
+            ('c', 6, 'reset', 'a1_to_a2', 'upload', '', '{}'),
+            ('c', 7, 'attempt', 'x', 'upload', '', '{"attempt": 1, "permanently_failed": false}'),
+            ('gone', 2000, 'reset', 'ann', 'page', 'the day after', '{}')
+        ) e(campaign_id, minutes, kind, actor, source, reason, detail)
+        """,
+        {"at": day.since},
+    )
+    figures = Figures(database)
+    found = figures.resets(day)
+    assert [
+        (one.campaign.label or one.campaign.id, one.actor, one.reason, one.is_undone) for one in found.rows
+    ] == [
+        ("C-1 Easter", "ann", "files are there", True),
+        ("C-1 Easter", "bob", "", False),
+        ("gone", "a1_to_a2", "after 30 days", False),
+    ]
+    assert [one.is_automatic for one in found.rows] == [False, False, True]
+    assert found.total == 3
+    assert figures.newly_failed(day) == 1
+
+
 # --- cost ---------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +446,10 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
                    '2026-11-20'::timestamptz - n * interval '1 hour' FROM generate_series(1, 20000) n;
         INSERT INTO notice_deliveries (notice_id, recipient, tries, next_try_at, sent_at)
             SELECT id, 'a', 1, created_at, created_at FROM notices;
+        INSERT INTO campaign_events (campaign_id, at, kind, actor, source)
+            SELECT 'c' || n, '2026-11-20'::timestamptz - n * interval '1 hour',
+                   CASE n % 2 WHEN 0 THEN 'reset' ELSE 'attempt' END, 'a', 'page'
+            FROM generate_series(1, 20000) n;
         INSERT INTO daily_reports
             SELECT '2026-11-20'::date - n, gen_random_uuid() FROM generate_series(1, 3000) n;
     """)
@@ -419,9 +464,9 @@ def test_cost__no_statement_reads_the_history(database: Database) -> None:
     for name in (
         "DAILY_REPORT_QUEUED_AT", "PREVIOUS_DAILY_REPORT", "ASSIGN_UPLOADS", "REPORTED_UPLOADS",
         "CAMPAIGNS_IN_RETRY", "FAILED_CAMPAIGNS", "LASTING_FAILURES", "FAILURES_OVER", "ENDED_RUNS",
-        "OUTBOX_BACKLOG",
+        "OUTBOX_BACKLOG", "NEWLY_FAILED", "RESETS",
     ):  # fmt: skip
         plan = "\n".join(row[0] for row in database.rows(f"EXPLAIN {getattr(report_figures, name)}", values))
         for table in ("campaign_status", "campaign_uploads", "orchestrator_task_runs", "notices",
-                      "notice_deliveries", "daily_reports"):  # fmt: skip
+                      "notice_deliveries", "daily_reports", "campaign_events"):  # fmt: skip
             assert f"Seq Scan on {table}" not in plan, f"{name}\n{plan}"

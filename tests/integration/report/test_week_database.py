@@ -21,7 +21,7 @@ from shared.report.week import MOST_ROWS, WeekFigures, WeekReport
 NOW = datetime.now(UTC).replace(microsecond=0)
 TODAY = NOW.date()
 DAY = timedelta(days=1)
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 COMPOSER = Composer(
     timezone=ZoneInfo("Europe/Rome"),
     max_attempts=3,
@@ -144,7 +144,8 @@ def test_untold__what_has_reached_nobody(database: Database) -> None:
     def queue(number: int, days: float) -> str:
         notice = COMPOSER.error(
             Campaign(f"c{number}", f"C-{number}", f"n{number}", "A1"), message="m", hint="", kind="Box/x",
-            began_at=NOW, is_reminder=False, retry=RetryStatus("c"), now=NOW - days * DAY,
+            began_at=NOW, is_reminder=False, retry=RetryStatus("c"),
+            next_run_at=NOW, now=NOW - days * DAY,
         )  # fmt: skip
         Outbox(database).queue(notice)
         return notice.id
@@ -169,7 +170,7 @@ def test_untold__what_has_reached_nobody(database: Database) -> None:
     shown = [(row.subject[-2:], row.is_waiting) for row in found.untold.rows]
     assert shown == [("n1", False), ("n6", True), ("n4", True)]
     text = COMPOSER.weekly_digest(found, notice_id="x", now=NOW).text
-    assert "- 🛑 A1→A2 Error - Campaign n1: given up, of " in text
+    assert "- 🛑 A1→A2 Error - Campaign n1: given up, from " in text
     assert "; 550 no" in text
 
 

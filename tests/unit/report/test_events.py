@@ -12,7 +12,7 @@ from shared.report.events import Event, events_of, in_words
 
 ROME = ZoneInfo("Europe/Rome")
 AT = datetime(2026, 11, 30, 9, 0, tzinfo=UTC)
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 
 
 def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail: Any) -> Event:

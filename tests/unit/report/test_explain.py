@@ -129,7 +129,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(in_a1(1, "30 10:12"), attempts=attempts("30 10:12")),
         """
         TRIED AGAIN: empty, since Mon 2026-11-30 10:12 CET
-          Why   the folder "Master Assets" holds no live assets; 1 of 3 attempts are spent (cycle 1)
+          Why   the folder "Master Assets" contains no usable files; 1 of 3 attempts are spent (cycle 1)
                  1  Mon 2026-11-30 10:12 CET  empty                  mail a81f0100 to 3, delivered
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
                 Mon 2026-11-30 10:18 CET  if it is still empty, attempt 2 of 3 counts, and a mail goes out
@@ -144,8 +144,8 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(in_a1(2, "30 10:15"), attempts=attempts("30 10:12", "30 10:15")),
         """
         TRIED AGAIN LATER: waiting, since Mon 2026-11-30 10:15 CET
-          Why   the folder "Master Assets" holds no live assets; 2 of 3 attempts are spent (cycle 1), and no
-                look before Mon 2026-11-30 10:25 CET counts the next one
+          Why   the folder "Master Assets" contains no usable files; 2 of 3 attempts are spent (cycle 1),
+                and no look before Mon 2026-11-30 10:25 CET counts the next one
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
                 Mon 2026-11-30 10:27 CET  if it is still empty, the last attempt counts, and it is
                   permanently failed
@@ -175,7 +175,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         """
         C-1001 "Easter 2027"  0b0d55680b0d55680b0d55680b0d55680b0d5568
         NOT TRIED: permanently_failed, since Mon 2026-11-30 10:15 CET
-          Why   the folder "Master Assets" holds no live assets; 3 of 3 attempts are spent (cycle 1)
+          Why   the folder "Master Assets" contains no usable files; 3 of 3 attempts are spent (cycle 1)
                  1  Mon 2026-11-30 10:00 CET  empty                  mail a81f0100 to 3, delivered
                  2  Mon 2026-11-30 10:03 CET  empty (after 3 min)    mail a81f0200 to 3, delivered
                  3  Mon 2026-11-30 10:15 CET  empty (after 12 min)   mail a81f0300 to 3, delivered
@@ -217,7 +217,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         ON ITS WAY: uploading, since Mon 2026-11-30 10:12 CET
           Why   its upload is under way or is continued by the next run: 9 files in Box so far (5.0 MB), 1
                 large on the way
-          Next  Mon 2026-11-30 10:18 CET  the next run goes on with what is missing, unless it is done by
+          Next  Mon 2026-11-30 10:18 CET  the next run continues with what is missing, unless it is done by
                   then
           Note  last taken by a1_to_a2 host:1 run x, Mon 2026-11-30 10:12 CET
         """,

@@ -25,6 +25,7 @@ from shared.report.figures import (
     DayReport,
     EmptyCampaign,
     LastingFailure,
+    Reset,
     Section,
     TaskRuns,
     Upload,
@@ -48,7 +49,7 @@ NOW = datetime(2026, 11, 23, 18, 0, 4, tzinfo=UTC)
 YESTERDAYS = (date(2026, 11, 22), datetime(2026, 11, 22, 18, 0, 3, tzinfo=UTC))
 HOUR = timedelta(hours=1)
 HEX_ID = "5f3c9a1e7b2d4c6f8a0b1c2d3e4f5a6b7c8d9e0f"
-EMPTY = 'the folder "Master Assets" holds no live assets'
+EMPTY = 'the folder "Master Assets" contains no usable files'
 CAMPAIGN = Campaign(HEX_ID, "C-1001", "Summer Launch", "A1")
 DAY = report_day(TODAY, NOW, ROME, YESTERDAYS)
 RUNS = (TaskRuns("a1_to_a2", done=281), TaskRuns("daily_report", done=1))
@@ -74,8 +75,18 @@ def busy(campaign: Campaign = CAMPAIGN, text: str = EMPTY, task: str = "a1_to_a2
         failures=Section((LastingFailure(campaign, text, text, NOW - 25 * HOUR),), 1),
         failures_over=Section((campaign,), 1),
         alerts=(TaskAlert(task, text, 4, NOW - HOUR / 5),),
-        runs=(TaskRuns(task, done=270, late=2, failed=1, again=9, lost=3),),
+        runs=(TaskRuns(task, done=270, failing=12, late=2, failed=1, again=9, lost=3),),
         runs_before=(TaskRuns(task, done=61),),
+        newly_failed=2,
+        resets=Section(
+            (
+                Reset(
+                    campaign, "ann", "page", NOW - 2 * HOUR, text.replace(EMPTY, "the files are there"), False
+                ),
+                Reset(campaign, "a1_to_a2", "auto", NOW - HOUR, text, True),
+            ),
+            2,
+        ),
         backlog=Backlog(waiting=2, oldest_at=NOW - HOUR / 2, given_up=1),
     )
 
@@ -208,11 +219,16 @@ def test_busy__says_everything_in_both_parts() -> None:
             "attempt 2 of 3, the last one 23 Nov 18:57 CET",
             "19:03 CET",
             "since 22 Nov 18:00 CET (1 d 1 h)",
-            "4 times since 23 Nov 18:48 CET (12 min 0 s)",
+            "4 times since 23 Nov 18:48 CET (12 min)",
             "an error e-mail was sent about these",
-            "2 not taken by the mail server so far, the oldest of 23 Nov 18:30 CET",
+            "2 not accepted by the mail server so far, the oldest from 23 Nov 18:30 CET",
             "1 given up",
-            "283, 13 not done, 2 late",
+            "permanently failed 1 now; 2 given up since the last report",
+            "support team: 1 permanently failed campaign needs files and a reset; 1 error of a campaign must",
+            "engineer: 1 task keeps failing; 1 e-mail was given up",
+            "23 Nov 17:00 CET, by ann; the files are there",
+            "23 Nov 18:00 CET, by itself",
+            "(undone)",
             "since the report of 22 Nov 19:00 CET",
         ):
             assert must.lower() in part.replace(" ,", ",").lower(), must
@@ -222,10 +238,13 @@ def test_busy__says_everything_in_both_parts() -> None:
 
 def test_busy__runs_by_task() -> None:
     text, html = parts(busy())
-    assert "a1_to_a2: 270 done, 1 failed, 9 to be tried again, 3 lost; 2 started late" in text
-    assert "a1_to_a2: 61 done, 0 failed" in text
-    assert "a1_to_a2 270 1 9 3 2" in html
-    assert "a1_to_a2 61 0 0 0 0" in html
+    assert "Runs 283 done 258 done, with failing campaigns 12 failed 1 to be tried again 9 lost 3" in text
+    assert "283: 258 done, 12 done with failing campaigns, 1 failed, 9 to be tried again, 3 lost;" in html
+    row = "a1_to_a2: 258 done, 12 done with failing campaigns, 1 failed, 9 to be tried again, 3 lost;"
+    assert f"{row} 2 started late" in text
+    assert "a1_to_a2: 61 done, 0 done with failing campaigns, 0 failed" in text
+    assert "a1_to_a2 258 12 1 9 3 2" in html
+    assert "a1_to_a2 61 0 0 0 0 0" in html
 
 
 def test_busy__commands_stand_on_lines_of_their_own() -> None:
@@ -264,9 +283,10 @@ def test_long_sections__are_cut_and_say_so() -> None:
         in_retry=Section(tuple(EmptyCampaign(one, 1, NOW, EMPTY) for one in many), 60),
         failures=Section(tuple(LastingFailure(one, "Box/x", "y" * 120, NOW) for one in many), 70),
         failures_over=Section(many, 80),
+        resets=Section(tuple(Reset(one, "ann", "page", NOW, "y" * 60, False) for one in many[:20]), 70),
     )
     for part in parts(report):
-        for more in (1194, 59, 111, 20, 30, 40):
+        for more in (1194, 59, 111, 20, 30, 40, 50):
             assert f"and {more} more" in part
     for links in (NO_LINKS, LINKS):
         assert len(compose(report, links).html.encode()) < 100_000, "Gmail cuts at 102 kB"
@@ -277,7 +297,7 @@ def test_past__says_what_is_told_as_of_now() -> None:
     day = report_day(date(2026, 11, 22), NOW, ROME, None)
     for part in parts(replace(busy(), day=day)):
         assert "from 00:00 to 24:00 (Europe/Rome)" in part.replace("From", "from")
-        assert "is told as of now" in part
+        assert "are shown as of now" in part
         assert "in no report so far" in part.lower()
 
 
@@ -306,6 +326,8 @@ def test_quiet__is_one_line() -> None:
         "failed",
         "failures",
         "failures_over",
+        "resets",
+        "newly_failed",
         "alerts",
         "runs",
         "backlog",
@@ -323,7 +345,7 @@ def test_quiet__nothing_may_be_owed(backlog: Backlog) -> None:
     report = replace(quiet(), backlog=backlog)
     assert not report.is_quiet
     for part in parts(report):
-        assert ("1 not taken by the mail server" in part) is bool(backlog.waiting)
+        assert ("1 not accepted by the mail server" in part) is bool(backlog.waiting)
         assert ("1 given up" in part) is bool(backlog.given_up)
 
 
@@ -436,6 +458,7 @@ def test_links__rows_and_lists_of_a_day() -> None:
     row = f"campaigns/{HEX_ID}"
     assert text == [
         *(row, "campaigns?state=failed"),
+        *(row, row),
         *(row, "campaigns?state=erring"),
         row,
         "notices?state=given_up",
@@ -443,7 +466,7 @@ def test_links__rows_and_lists_of_a_day() -> None:
         *(row, "campaigns?state=uploaded"),
         *(row, "runs"),
     ]
-    assert html == [*text[:2], "runs", *text[2:]], "the task that fails links to the runs, too"
+    assert html == [*text[:4], "runs", *text[4:]], "the task that fails links to the runs, too"
     waiting = replace(busy(), backlog=Backlog(waiting=2, oldest_at=NOW))
     assert all("notices" in found for found in addresses(compose(waiting, LINKS)))
     assert addresses(compose(quiet(), LINKS)) == ([], [])
