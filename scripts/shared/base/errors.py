@@ -187,7 +187,9 @@ class CampaignLostError(DbError):
     """Another run works on the campaign: this one must not change anything more of it. No failure."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, kind="campaign_lost", hint="that run continues with what is left", retryable=True)
+        super().__init__(
+            message, kind="campaign_lost", hint="that run continues with what is left", retryable=True
+        )
 
 
 class NotifyError(AppError):

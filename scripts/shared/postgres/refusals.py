@@ -211,7 +211,9 @@ def statement_error(refusal: Refusal, *, is_lost: bool) -> DbError:
     if is_lost or _is_passing(code):
         return _away(said)
     if code == "42501":
-        return _refused(said, "no_right", "run migrations as the owner; for all else, apply database/roles.sql again")
+        return _refused(
+            said, "no_right", "run migrations as the owner; for all else, apply database/roles.sql again"
+        )
     if code.startswith(("42", "3F")):
         cure = f"apply the migrations: {here().run('migrate.py')}; then {_look()}"
         return _refused(said, "schema_differs", cure)
