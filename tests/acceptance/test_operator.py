@@ -644,7 +644,10 @@ def test_command__of_a_mail_works_from_anywhere(
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert len(texts(world)) == 3, done.stderr
-    (command,) = commands_in(texts(world)[-1])
+    command, why = commands_in(texts(world)[-1])
+    done = paste(why, elsewhere)
+    assert done.returncode == 0, why + done.stderr
+    assert "permanently failed" in done.stdout
     done = paste(command, elsewhere)
     assert done.returncode == 0, command + done.stderr
     assert "tried again from attempt 1" in done.stdout
@@ -683,9 +686,10 @@ def test_command__without_a_settings_file_needs_the_environment(world: World) ->
     for _ in range(3):
         assert world.upload().exit_code == 0
     text = texts(world)[-1]
-    (command,) = commands_in(text)
+    command, why = commands_in(text)
     assert command.startswith(f"{sys.executable} {SCRIPTS / TOOL} reset ")
-    assert "--env-file" not in command
+    assert why.startswith(f"{sys.executable} {SCRIPTS / TOOL} explain ")
+    assert "--env-file" not in command + why
     assert "with the environment that the service has" in text
     done = subprocess.run(["sh", "-c", command], cwd="/", env=world.environment(), check=False)
     assert done.returncode == 0

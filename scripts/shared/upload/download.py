@@ -105,7 +105,7 @@ class Download:
                 f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"
                 f" its bytes have {self._md5.hexdigest()}",
                 kind="checksum_mismatch",
-                hint="import the file again, or set DAM_COMPARE_CHECKSUMS=false if the checksums are not MD5s",
+                hint="import the file again, or set DAM_COMPARE_CHECKSUMS=false if these are no MD5s",
                 item_id=asset.id,
             )
 

@@ -56,7 +56,8 @@ class CampaignFolders:
         raise BoxError(
             f"no folder name is free for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
             kind="name_taken",
-            hint=f"rename or move the item there whose name is or begins with {wanted!r}; the next run then continues",
+            hint=f"rename or move the item there whose name is or begins with {wanted!r};"
+            " the next run then continues",
         )
 
     def _folder_named(self, name: str, remembered: str | None) -> Place | None:
