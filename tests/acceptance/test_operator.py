@@ -647,7 +647,7 @@ def test_command__of_a_mail_works_from_anywhere(
     command, why = commands_in(texts(world)[-1])
     done = paste(why, elsewhere)
     assert done.returncode == 0, why + done.stderr
-    assert "permanently failed" in done.stdout
+    assert "permanently_failed" in done.stdout
     done = paste(command, elsewhere)
     assert done.returncode == 0, command + done.stderr
     assert "tried again from attempt 1" in done.stdout
