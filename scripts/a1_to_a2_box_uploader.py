@@ -26,7 +26,7 @@ from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import prepare_streams, say
 from shared.base.values import Origin
 from shared.http.ahead import quietly
-from shared.settings import Settings, load_settings, read_environment
+from shared.settings import Settings, load_settings, read_environment, source_of
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
 
@@ -59,6 +59,9 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         "DEBUG" if arguments.verbose else settings.log.level,
         run_id=report.run_id,
         secrets=settings.secrets,
+    )
+    logger.debug(
+        "the settings are read from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
     )
     stop = _stop_event()
     progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
@@ -258,8 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     started = time.monotonic()
     report = Report(run_id=new_run_id(), started_at=datetime.now(UTC))
-    level = "DEBUG" if arguments.verbose else "INFO"
-    configure_logging("text", level, run_id=report.run_id, secrets=())
+    configure_logging("text", "INFO", run_id=report.run_id, secrets=())
     try:
         exit_code = run_pass(arguments, report, lambda: datetime.now(UTC))
     except RunLockedError as exc:

@@ -28,7 +28,7 @@ from shared.report.day import ReportDay, report_day
 from shared.report.figures import DayReport, Figures
 from shared.report.week import WeekFigures
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
-from shared.settings import ReportSettings, load_report_settings, read_environment
+from shared.settings import ReportSettings, load_report_settings, read_environment, source_of
 from shared.upkeep.retention import prune
 
 logger = logging.getLogger("report")
@@ -117,6 +117,9 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         run_id=run_id,
         secrets=settings.secrets,
     )
+    logger.debug(
+        "the settings are read from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
+    )
     today = now.astimezone(settings.timezone).date()
     chosen: date = arguments.date or today
     if chosen > today:
@@ -198,8 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     arguments = parse_arguments(argv)
     run_id = new_run_id()
-    level = "DEBUG" if arguments.verbose else "INFO"
-    configure_logging("text", level, run_id=run_id, secrets=())
+    configure_logging("text", "INFO", run_id=run_id, secrets=())
     return exit_code_of(lambda: run(arguments, run_id, datetime.now(UTC)))
 
 

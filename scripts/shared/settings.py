@@ -218,7 +218,6 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
     found = {**from_file, **process}
     if is_task(process):  # the loop has looked at the names
         return found
-    logger.debug("the settings are read from %s", source_of(env_file), extra={"action": "settings_read"})
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
     found.pop(ENV_FILE_VARIABLE, None)
@@ -228,8 +227,9 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
 
 
 def source_of(env_file: Path | None) -> str:
-    """Where the settings come from, in words; the process environment wins over a file."""
-    return "the process environment alone" if env_file is None else str(env_file.absolute())
+    """Where `read_environment` reads the settings, in words; the process environment wins over a file."""
+    found = find_env_file(env_file)
+    return "the process environment alone" if found is None else str(found.absolute())
 
 
 def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from shared.base.env_file import find_env_file, read_env_file
+from shared.base.env_file import read_env_file
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say, say_table, shown
@@ -219,7 +219,7 @@ def check(env_file: Path | None) -> ExitCode:
         raise ConfigError(faults)
     assert isinstance(settings, Settings)  # noqa: S101 - no faults
     assert isinstance(own, OrchestratorSettings)  # noqa: S101 - no faults
-    say(f"ok  settings of the loop and of the uploader, from {source_of(find_env_file(env_file))}\n")
+    say(f"ok  settings of the loop and of the uploader, from {source_of(env_file)}\n")
     return _check_database(settings)
 
 
@@ -347,6 +347,5 @@ def tell(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     arguments = parse_arguments(argv)
-    level = "DEBUG" if arguments.verbose else "INFO"
-    configure_logging("text", level, run_id="orchestrator", secrets=())
+    configure_logging("text", "INFO", run_id="orchestrator", secrets=())
     return exit_code_of(lambda: act(arguments))

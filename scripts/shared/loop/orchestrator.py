@@ -27,7 +27,7 @@ from shared.loop.task_runner import TaskRunner
 from shared.loop.tasks import Task
 from shared.loop.teller import Teller
 from shared.loop.wall_clock import Action, WallClock
-from shared.settings import OrchestratorSettings
+from shared.settings import OrchestratorSettings, source_of
 
 logger = logging.getLogger("orchestrator")
 
@@ -85,6 +85,11 @@ class Orchestrator:
         log, secrets = self._context.settings.log, self._context.settings.secrets
         level = "DEBUG" if self._is_verbose else log.level
         configure_logging(log.format, level, run_id=self._run_id, secrets=secrets)
+        logger.debug(
+            "the settings are read from %s",
+            source_of(self._context.env_file),
+            extra={"action": "settings_read"},
+        )
 
     @property
     def running(self) -> list[TaskRunner]:

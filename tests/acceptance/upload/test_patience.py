@@ -31,7 +31,7 @@ def test_delays__an_early_look_counts_nothing_and_uploads_what_came(world: World
     assert first.outcomes == {campaign: "empty"}
     (mail,) = world.mail.messages
     text = mail.message.get_body(("plain",)).get_content()
-    assert "an empty look counts as attempt 2 from about" in text.replace("\n", " ")
+    assert "An empty look counts as attempt 2 from about" in text.replace("\n", " ")
     for _ in range(2):
         early = world.upload(A1_RETRY_DELAYS="60,600")
         assert (early.exit_code, early.outcomes) == (0, {campaign: "waiting"}), early.stderr
