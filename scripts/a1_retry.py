@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from shared.base.errors import ConfigError, DamError, ExitCode
@@ -175,7 +174,7 @@ def show_unsent(database: Database, arguments: argparse.Namespace, settings: Ope
 
 
 def show_told(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    rows = _objects(database.run_query("digest", {"mail": str(arguments.mail)}))
+    rows = _objects(database.run_query("digest", {"mail": arguments.mail}))
     if arguments.json:
         _say_json(rows)
     else:
@@ -304,7 +303,7 @@ def _reset_all_failed(
 
 def _reset_digest(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
     """The failed campaigns of one e-mail with a table."""
-    told = _objects(database.run_query("digest", {"mail": str(arguments.digest)}))
+    told = _objects(database.run_query("digest", {"mail": arguments.digest}))
     if not told:
         logger.error("no e-mail %s was sent; is the id right?", arguments.digest)
         return ExitCode.SOME_FAILED
@@ -579,6 +578,15 @@ def _text(argument: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", argument)
 
 
+def _mail_id(argument: str) -> str:
+    """The id of an e-mail, as the e-mail itself names it."""
+    if not re.fullmatch("[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", argument.lower()):
+        raise argparse.ArgumentTypeError(
+            f'"{argument}" is not the id of an e-mail; copy it from the e-mail\'s command'
+        )
+    return argument
+
+
 def _attempts(argument: str) -> int:
     """A limit; 0 for that of all campaigns."""
     if argument == "default":
@@ -631,13 +639,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     why.add_argument("--live", action="store_true", help="ask the DAM, too")
     add("unsent", show_unsent, "e-mails that somebody has not got yet, and why")
     told = add("told", show_told, "every notice that one e-mail with a table carried")
-    told.add_argument("mail", type=UUID, metavar="ID")
+    told.add_argument("mail", type=_mail_id, metavar="ID")
 
     again = add("reset", reset, "try campaigns again from attempt 1", acting)
     again.add_argument("campaign_ids", nargs="*", **a_campaign)
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
-        "--digest", type=UUID, metavar="ID", help="the failed campaigns that one e-mail with a table named"
+        "--digest", type=_mail_id, metavar="ID", help="the failed campaigns that one e-mail with a table named"
     )
     again.add_argument("--yes", action="store_true", help="do not ask")
     later = add("snooze", snooze, "files are promised: count no attempt for some time", acting)

@@ -40,7 +40,7 @@ STATES: Mapping[str, str] = MappingProxyType(
 CAMPAIGNS = """
 SELECT campaign_id, campaign_number, campaign_name, status, a1_retry_count, a1_permanently_failed,
        a1_last_retry_at, a1_max_retries, a1_snoozed_until, updated_at
-FROM campaign_status WHERE campaign_id IS NOT NULL
+FROM campaign_status
 UNION ALL
 SELECT campaign_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, last_seen_at FROM unread
 """
@@ -117,7 +117,7 @@ class Filter:
 
     def sql(self) -> str:
         """A condition over the alias s of campaign_status, or of CAMPAIGNS, with the names of `values`."""
-        conditions = [_CONDITIONS[self.state]]
+        conditions = ["s.campaign_id IS NOT NULL", _CONDITIONS[self.state]]
         if self.q:
             conditions.append(_MATCHES_TEXT)
         if self.older is not None:
