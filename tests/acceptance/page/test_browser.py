@@ -113,9 +113,11 @@ def test_outage__is_told_and_loses_no_act(
 ) -> None:
     (campaign,) = private_site.add_failed("Outage")
     with open_people(chromium, private_site) as people:
-        people.expected = ("503 for /counters",)
+        people.expected = ("503 for /counters", "503 from /counters")
         page = people.page(OPERATOR, f"/campaigns/{campaign}")
-        reader = people.page(READER)
+        reader, watcher = people.page(READER), people.window(READER).new_page()
+        watcher.clock.install()
+        watcher.goto(private_site.address)
         page.locator("#reset-reason").fill("sent in the outage")
         private_postgres.stop()
         with page.expect_request("**/act") as sent, page.expect_response("**/act") as answer:
@@ -129,6 +131,11 @@ def test_outage__is_told_and_loses_no_act(
         seen = reader.reload()
         assert seen is not None
         assert seen.status == 503
+        fault = watcher.locator("#counters-fault")
+        expect(fault).to_be_empty()
+        watcher.clock.run_for(10_000)
+        expect(fault).to_contain_text("These numbers are out of date")
+        assert violations(watcher) == []
         expect(reader.get_by_role("heading", level=1)).to_have_text("The database cannot be reached")
 
         started_again = EmbeddedPostgres(
@@ -136,6 +143,8 @@ def test_outage__is_told_and_loses_no_act(
         )
         with started_again:
             assert private_site.events(campaign, "reset") == 0
+            watcher.clock.run_for(10_000)
+            expect(fault).to_be_empty()
             expect(reader.get_by_role("heading", level=1)).to_have_text("The database cannot be reached")
             reader.reload()
             expect(reader.get_by_role("heading", level=1)).to_have_text("1 campaign is stuck")

@@ -49,5 +49,13 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   else if (etag !== null) event.target.dataset.etag = etag;
 });
 
+/* An open page says when its counters could not be read. */
+const fault = document.getElementById("counters-fault");
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.target.id !== "counters") return;
+  const text = "These numbers are out of date: they cannot be read at the moment. The page tries again every 10 seconds.";
+  fault.textContent = event.detail.successful ? "" : text;
+});
+
 const banner = document.querySelector("[data-banner]");
 if (banner) banner.focus();
