@@ -645,7 +645,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     again.add_argument("campaign_ids", nargs="*", **a_campaign)
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
-        "--digest", type=_mail_id, metavar="ID", help="the failed campaigns that one e-mail with a table named"
+        "--digest",
+        type=_mail_id,
+        metavar="ID",
+        help="the failed campaigns that one e-mail with a table named",
     )
     again.add_argument("--yes", action="store_true", help="do not ask")
     later = add("snooze", snooze, "files are promised: count no attempt for some time", acting)
