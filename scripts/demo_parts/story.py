@@ -658,7 +658,7 @@ def in_stretches(runs: Sequence[Mapping[str, str]]) -> list[str]:
     """The runs of `--explain`, those of one task that follow each other evenly on one line."""
     reasons = {
         "in_hours": "in office hours",
-        "off_hours": "off-hours (+30 minutes, at minutes 0 and 30)",
+        "off_hours": "off-hours, at minutes 0 and 30",
         "daily": "daily, also off-hours",
     }
     stretches: list[list[Mapping[str, str]]] = []
