@@ -47,8 +47,9 @@ A1 → A2: WHAT HAPPENS TO A CAMPAIGN WHOSE FILES ARE READY, COME LATE, OR NEVER
   DAM* ──► uploader ──► Box*     PostgreSQL, inbox*, operator's page     all on this machine
 """
 """What runs here. * marks a stand-in."""
-TO_COME = """ Six acts follow, in about two minutes: files come late,
-never come, a wrong status, a weekend, promised files, the operator's page. Every claim is checked."""
+TO_COME = """
+Six acts follow, in about two minutes: files come late, files never come, a wrong status, a weekend,
+promised files, the operator's page. The demo checks every claim that it makes."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KINDS = {
     "⚠️": "retry notices",
@@ -263,7 +264,7 @@ def play(arguments: argparse.Namespace, narrator: Narrator) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(prepare_output(output))
         print(PICTURE)
-        print("* is a stand-in; the rest is the real product." + ("" if arguments.simulators else TO_COME))
+        print("* marks a stand-in; the rest is real." + ("" if arguments.simulators else TO_COME))
         if remark:
             print(remark)
         demo = Demo(stack.enter_context(Installation(output, port=port)), narrator, stack)

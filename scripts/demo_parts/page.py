@@ -144,7 +144,7 @@ def _story(page: Page) -> str:
     acts = "".join(map(_act, page.acts))
     return (
         '<section aria-labelledby="story"><h2 id="story">The story</h2>\n'
-        f"<p>A run leads to its log, the subject of an e-mail to the e-mail.</p>\n{acts}</section>\n"
+        f"<p>Click a run to see its log, and a subject to see the e-mail.</p>\n{acts}</section>\n"
     )
 
 

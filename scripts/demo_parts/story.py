@@ -287,7 +287,7 @@ class Demo:
     def a_weekend(self) -> None:
         self.tell.act("ACT 4, THE ORCHESTRATOR: from Friday evening to Monday morning")
         arguments = ("--explain", "--at", "2026-01-30T18:54", "--hours", "58.3")
-        self.tell.say("you", "ask which runs follow at a given time, and by which rule:")
+        self.tell.say("you", "ask which runs follow a Friday evening, and by which rule:")
         self.tell.quote(f"python scripts/{ORCHESTRATOR} {' '.join(arguments)}")
         done = self.world.run_script(ORCHESTRATOR, *arguments, "--json")
         self.expect(f"--explain ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
