@@ -64,15 +64,18 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         "the settings are read from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
     )
     stop = _stop_event()
-    progress = Progress(time.monotonic, sys.stderr if sys.stderr.isatty() else None)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(progress.make_room)  # a log line never runs into the live line
+    progress = Progress(time.monotonic)
     # PostgreSQL keeps 63 bytes of it.
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
     from shared.dam.client import DamClient
 
     with ExitStack() as resources:
+        if sys.stderr.isatty():
+            from shared.upload.screen import Screen
+
+            can_redraw = os.environ.get("TERM", "") not in ("", "dumb")
+            resources.enter_context(Screen(sys.stderr, progress, can_redraw=can_redraw))
         # A faulty certificate is told of before anybody is called.
         dam = DamClient(settings.dam, now=clock(), wait=stop.wait)
         resources.callback(dam.close)
@@ -125,7 +128,6 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         try:
             return single.run(arguments.campaign)
         finally:
-            progress.erase()
             report.transfer = progress.figures
             delivery.stop()
             if not arguments.dry_run and not database.is_closed:

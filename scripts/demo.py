@@ -37,6 +37,19 @@ from simulators.postgres import PostgresError
 
 PRODUCT_PORT = 5437
 MARKER = ".made-by-the-demo"
+NEW_CAMPAIGN = """-d '{"name": "My own", "number": "C-9"}'"""
+NEW_FILE = """-d '{"number": "C-9", "name": "brief.txt", "text": "Hello"}'"""
+BOX_FAULT = """-d '{"match": "POST .*/files/content", "status": 403}'"""
+DAM_FAULT = """-d '{"match": "/children", "status": 403}'"""
+PICTURE = """\
+A1 → A2: WHAT HAPPENS TO A CAMPAIGN WHOSE FILES ARE READY, COME LATE, OR NEVER COME
+
+  DAM* ──► uploader ──► Box*     PostgreSQL, inbox*, operator's page     all on this machine
+"""
+"""What runs here. * marks a stand-in."""
+TO_COME = """
+Six acts follow, in about two minutes: files come late, files never come, a wrong status, a weekend,
+promised files, the operator's page. The demo checks every claim that it makes."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KINDS = {
     "⚠️": "retry notices",
@@ -72,7 +85,9 @@ def prepare_output(folder: Path) -> IO[str]:
     marker = folder / MARKER
     try:
         if folder.exists() and not marker.exists() and any(folder.iterdir()):
-            raise CannotStartError(f"{shown(folder)} holds files that no demo made: choose another --output")
+            raise CannotStartError(
+                f"{shown(folder)} contains files that no demo made: choose another --output"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lock = marker.open("a", encoding="utf-8")
         try:
@@ -80,14 +95,14 @@ def prepare_output(folder: Path) -> IO[str]:
         except BlockingIOError:
             lock.close()
             raise CannotStartError(
-                f"another demo is at work in {shown(folder)}: choose another --output"
+                f"another demo is running in {shown(folder)}: choose another --output"
             ) from None
         remove_all_but(marker)
         for name in ("runs", "database"):
             (folder / name).mkdir()
     except OSError as exc:
         raise CannotStartError(
-            f"{shown(folder)} cannot be made anew: {exc}; choose another --output"
+            f"{shown(folder)} cannot be made or emptied: {exc}; choose another --output"
         ) from exc
     return lock
 
@@ -105,11 +120,11 @@ def choose_port(wanted: int | None) -> tuple[int | None, str]:
     """PostgreSQL's port (None: any free one), and what to say about it."""
     if wanted is not None:
         if wanted != 0 and not is_port_free(wanted):
-            raise CannotStartError(f"port {wanted} is taken: choose another --port, or 0 for any free one")
+            raise CannotStartError(f"port {wanted} is in use: choose another --port, or 0 for any free one")
         return wanted or None, ""
     if is_port_free(PRODUCT_PORT):
         return PRODUCT_PORT, ""
-    return None, f"Port {PRODUCT_PORT}, the product's own, is taken here; another one will do."
+    return None, f"Port {PRODUCT_PORT}, the usual one, is in use here, so PostgreSQL gets another one."
 
 
 def make_page(demo: Demo, seconds: float, failure: str) -> None:
@@ -147,53 +162,69 @@ def figures(demo: Demo, seconds: float) -> list[tuple[str, str]]:
 def stay(demo: Demo) -> NoReturn:
     """Keep everything running, and new mails coming in as files, until a signal ends it."""
     world, output = demo.world, shown(demo.world.output)
-    service = world.output / "psql.conf"
-    server = world.postgres
-    settings = dict(line.split("=", 1) for line in world.env_file.read_text(encoding="utf-8").splitlines())
-    access = {
-        "host": "127.0.0.1", "port": server.port, "user": server.user, "dbname": server.database,
-        "password": settings["DB_PASSWORD"].strip("'"),
-    }  # fmt: skip
-    write_private(service, "[demo]\n" + "".join(f"{name}={value}\n" for name, value in access.items()))
-    python, env_file = shlex.quote(shown(Path(sys.executable))), shlex.quote(shown(world.env_file))
-    psql = "psql" if shutil.which("psql") else shlex.quote(shown(server.psql_path))
-    keys = f"K={shlex.quote(str(world.keys))}"
-    curl = "curl --cacert $K/ca.pem --cert $K/client.pem"
-    new = """-H 'Content-Type: application/json' -d '{"name": "My own", "number": "C-9"}'"""
-    campaigns = f"{world.dam.url}/_sim/campaigns"
-    scripts = shlex.quote(shown(SCRIPTS))
-    print("\nEVERYTHING STAYS UP until you press Ctrl-C. In another terminal, in this folder:")
+    secrets = [write_psql_access(demo), write_curl_access(demo)]
+    curl = f"curl -K {shlex.quote(shown(secrets[1]))}"
+    env_file = f"--env-file {shlex.quote(shown(world.env_file))}"
+    scripts = f"{shlex.quote(shown(Path(sys.executable)))} {shlex.quote(shown(SCRIPTS))}"
+    psql = "psql" if shutil.which("psql") else shlex.quote(shown(world.postgres.psql_path))
+    dam, box = f"{world.dam.url}/_sim", f"{world.box.url}/_sim"
     commands = (
-        (
-            "one more run of the uploader",
-            f"{python} {scripts}/{UPLOADER} --auth-pfx-v2 --env-file {env_file}",
-        ),
-        (
-            "the operator's page, in a browser",
-            f"{demo.page.url}/   as {PAGE_OPERATOR}, password {demo.page.password}",
-        ),
-        ("who is in retry", f"{python} {scripts}/{RETRY_TOOL} status --env-file {env_file}"),
-        ("reset a campaign", f"{python} {scripts}/{RETRY_TOOL} reset CAMPAIGN_ID --env-file {env_file}"),
-        ("the database", f"PGSERVICEFILE={shlex.quote(shown(service))} {psql} service=demo"),
-        ("the DAM's campaigns", f"{keys}; {curl} \\\n      {campaigns}"),
-        ("a new campaign in the DAM", f"{curl} \\\n      {new} \\\n      {campaigns}"),
-        (
-            "what Box holds",
-            f"{world.box.url}/_sim/tree   and what it was asked: {world.box.url}/_sim/requests",
-        ),
-        ("the inbox", f"{output}/mails/   (new e-mails appear there)"),
+        ("set a new campaign to A1 in the DAM", f"{curl} {dam}/campaigns {NEW_CAMPAIGN}"),
+        ("run the uploader once", f"{scripts}/{UPLOADER} --auth-pfx-v2 {env_file}"),
+        ("put a file into the campaign", f"{curl} {dam}/assets {NEW_FILE}"),
+        ("switch a fault on, Box refuses files", f"{curl} {box}/faults {BOX_FAULT}"),
+        ("switch a fault on, the DAM refuses to list folders", f"{curl} {dam}/faults {DAM_FAULT}"),
+        ("switch all faults off", f"{curl} -X DELETE {dam}/faults {box}/faults"),
+        ("see why a campaign is where it is", f"{scripts}/{RETRY_TOOL} explain C-9 {env_file}"),
+        ("see which campaigns are in retry", f"{scripts}/{RETRY_TOOL} status {env_file}"),
+        ("reset a campaign", f"{scripts}/{RETRY_TOOL} reset C-9 {env_file}"),
+        ("see the DAM's campaigns", f"{curl} {dam}/campaigns"),
+        ("see the files in Box", f"{curl} {box}/tree"),
+        ("ask the database", f"PGSERVICEFILE={shlex.quote(shown(secrets[0]))} {psql} service=demo"),
     )
+    print("\nEVERYTHING STAYS UP until you press Ctrl-C. In another terminal, in this folder, you can")
     for what, command in commands:
         print(f"  {what}:\n    {command}")
     print(
-        f"  {output}/demo.env and psql.conf hold passwords: only you can read them, and they go at the end."
+        f"  open the operator's page: {demo.page.url}/ as {PAGE_OPERATOR}, password {demo.page.password}\n"
+        f"  read new e-mails as they come: {output}/mails/\n"
+        f"  use the settings, TLS and PFX included: {shown(world.env_file)}\n"
+        f"demo.env, psql.conf and curl.conf contain passwords or keys. Only you can read them, and they are"
+        " removed at the end."
     )
     try:
         while True:
             time.sleep(0.5)
             demo.collect_mails()
     finally:
-        service.unlink(missing_ok=True)
+        for path in secrets:
+            path.unlink(missing_ok=True)
+
+
+def write_psql_access(demo: Demo) -> Path:
+    """A service file with which psql reaches the database."""
+    world, server = demo.world, demo.world.postgres
+    settings = dict(line.split("=", 1) for line in world.env_file.read_text(encoding="utf-8").splitlines())
+    access = {
+        "host": "127.0.0.1", "port": server.port, "user": server.user, "dbname": server.database,
+        "password": settings["DB_PASSWORD"].strip("'"),
+    }  # fmt: skip
+    path = world.output / "psql.conf"
+    write_private(path, "[demo]\n" + "".join(f"{name}={value}\n" for name, value in access.items()))
+    return path
+
+
+def write_curl_access(demo: Demo) -> Path:
+    """A file of options with which curl reaches the DAM and Box: the CA, and the client certificate."""
+    keys = demo.world.keys
+    options = {
+        "cacert": keys / "ca.pem", "cert": keys / "client.pem", "header": "Content-Type: application/json",
+        "noproxy": "*", "write-out": r"\n",
+    }  # fmt: skip
+    path = demo.world.output / "curl.conf"
+    text = "".join(f'{name} = "{value}"\n' for name, value in options.items())
+    write_private(path, f"silent\nshow-error\n{text}")
+    return path
 
 
 # --- start and end ------------------------------------------------------------------------------------------
@@ -205,9 +236,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--port", type=int, metavar="N",
-        help=f"PostgreSQL's port, 0 for any free one; default: {PRODUCT_PORT}, or another when that is taken",
+        help=f"PostgreSQL's port, 0 for any free one; default: {PRODUCT_PORT}, or another if it is in use",
     )  # fmt: skip
-    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave everything running until Ctrl-C, and print commands to try"
+    )
+    parser.add_argument(
+        "--simulators", action="store_true",
+        help="no story: start the DAM and Box simulators with TLS and PFX, PostgreSQL with the migrations, an"
+        " inbox and the operator's page, print commands to try, and leave everything running until Ctrl-C",
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, default=REPOSITORY / "demo-output", metavar="DIR",
         help="where e-mails, files and index.html go; emptied first; default: demo-output",
@@ -225,15 +263,36 @@ def play(arguments: argparse.Namespace, narrator: Narrator) -> int:
     output = arguments.output.absolute()
     with contextlib.ExitStack() as stack:
         stack.enter_context(prepare_output(output))
-        print("A1 → A2: WHAT THE PRODUCT DOES WITH A CAMPAIGN WHOSE FILES ARE READY, LATE, OR NEVER COME")
-        print("Every run below is a real one; what is said about it has been checked.")
+        print(PICTURE)
+        print("* marks a stand-in; the rest is real." + ("" if arguments.simulators else TO_COME))
         if remark:
             print(remark)
         demo = Demo(stack.enter_context(Installation(output, port=port)), narrator, stack)
         try:
+            if arguments.simulators:
+                return serve(demo)
             return tell(demo, started, keep=arguments.keep)
         finally:
             ignore_signals()  # from here on things are being ended, and that is not to be broken off
+
+
+def serve(demo: Demo) -> int:
+    """The systems and an empty database, without a story, until a signal ends it."""
+    try:
+        demo.set_up()
+    except UnexpectedError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    return stay_until_stopped(demo)
+
+
+def stay_until_stopped(demo: Demo) -> int:
+    """`stay`; a signal ends it, which is what it is for."""
+    try:
+        stay(demo)
+    except StoppedError:
+        print("\nEnding everything.")
+    return 0
 
 
 def tell(demo: Demo, started: float, *, keep: bool) -> int:
@@ -256,12 +315,7 @@ def tell(demo: Demo, started: float, *, keep: bool) -> int:
     demo.tell.say("look at", shown(demo.world.output / "index.html"))
     if failure:
         return 1
-    if keep:
-        try:
-            stay(demo)
-        except StoppedError:
-            print("\nEnding everything.")
-    return 0
+    return stay_until_stopped(demo) if keep else 0
 
 
 def stop(number: int, _: object) -> NoReturn:

@@ -19,12 +19,29 @@ PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 PLAIN_LABELS = {"✓": "Checked", "✗": "Failed", "dam": "DAM", "box": "Box", "you": "You", "row": "Row"}
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line of the story. link: where its text leads on the page, from the demo's folder; "": nowhere.
+
+    The label is that of `Narrator.say`, "code" for what is typed, or "answer" for what a tool printed.
+    """
+
+    label: str
+    text: str
+    link: str = ""
+
+
 @dataclass
 class Act:
-    """A part of the story: (label, text) lines, in order."""
+    """A part of the story."""
 
     title: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def result(self) -> str:
+        """What the act has shown, in a sentence or two; "" when it broke off."""
+        return next((line.text for line in reversed(self.lines) if line.label == "✓"), "")
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,11 @@ class Mail:
     subject: str
     text: str
     html: str
+
+    @property
+    def file(self) -> str:
+        """Its HTML part, from the demo's folder."""
+        return f"mails/{self.stem}.html"
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,7 @@ def _head(page: Page) -> str:
     cards = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in page.figures
     )
-    verdict = '<p class="verdict good">Everything was as promised.</p>'
+    verdict = '<p class="verdict good">Everything happened as promised.</p>'
     if page.failure:
         verdict = (
             '<div class="verdict bad" role="alert"><p>The demo failed.</p>'
@@ -109,9 +131,9 @@ def _head(page: Page) -> str:
 <p class="eyebrow">Demo</p>
 <h1>From A1 to A2</h1>
 <p class="lead">When a marketing campaign is set to A1, its master assets are copied from the DAM to the
-agency’s Box folder, each byte is checked, and the campaign is set to A2. Here is what happens when the files
-are late, when they do not come, and when the campaign should not have been at A1: played by the real scripts
-against a real PostgreSQL, with stand-ins for the other systems.</p>
+agency’s Box folder, every byte is checked, and the campaign is set to A2. This page shows what happens when
+the files come late, when they never come, and when the campaign should not have been at A1. The scripts and
+PostgreSQL are real; the DAM, Box and the mail server are stand-ins. All of it ran on this machine.</p>
 {verdict}
 <dl class="figures">{cards}</dl>
 </header>
@@ -119,17 +141,33 @@ against a real PostgreSQL, with stand-ins for the other systems.</p>
 
 
 def _story(page: Page) -> str:
-    acts = "".join(
-        f"<section class=act><h3>{escape(act.title)}</h3>{_lines(act)}</section>\n" for act in page.acts
+    acts = "".join(map(_act, page.acts))
+    return (
+        '<section aria-labelledby="story"><h2 id="story">The story</h2>\n'
+        f"<p>Click a run to see its log, and a subject to see the e-mail.</p>\n{acts}</section>\n"
     )
-    return f'<section aria-labelledby="story"><h2 id="story">The story</h2>\n{acts}</section>\n'
+
+
+def _act(act: Act) -> str:
+    """Folded on a phone: its title and its result. On a wide screen the style shows all of it."""
+    return (
+        f'<details class="act"><summary><h3>{escape(act.title)}</h3>'
+        f'<p class="result"><bdi>{escape(act.result)}</bdi></p></summary>{_lines(act)}</details>\n'
+    )
 
 
 def _lines(act: Act) -> str:
     items = []
-    for label, text in act.lines:
+    for line in act.lines:
+        label, text = line.label, f"<bdi>{escape(line.text)}</bdi>"
+        if line.link:
+            text = f'<a href="{escape(line.link)}">{text}</a>'
         if label == "code":
-            items.append(f'<li><span class="label"></span> <code>{escape(text)}</code></li>')
+            items.append(f'<li><span class="label"></span> <code>{escape(line.text)}</code></li>')
+            continue
+        if label == "answer":
+            answer = _scrolling(f"<pre>{escape(line.text)}</pre>", "The answer")
+            items.append(f'<li class="answer">{answer}</li>')
             continue
         kind = {"✓": "ok", "✗": "no"}.get(label, label.split(" ", maxsplit=1)[0])
         name = PLAIN_LABELS.get(label, label.capitalize())
@@ -138,23 +176,21 @@ def _lines(act: Act) -> str:
             name_html = f'<a href="runs/{log}">{escape(name)}</a>'
         else:
             name_html = escape(name)
-        items.append(
-            f'<li class="k-{escape(kind)}"><span class="label">{name_html}</span>'
-            f" <bdi>{escape(text)}</bdi></li>"
-        )
+        items.append(f'<li class="k-{escape(kind)}"><span class="label">{name_html}</span> {text}</li>')
     return f"<ol>{''.join(items)}</ol>"
 
 
 def _mails(mails: Sequence[Mail]) -> str:
     return (
         f'<section aria-labelledby="mails"><h2 id="mails">The inbox: {len(mails)} e-mails</h2>\n'
-        "<p>Open one to see it as its reader does.</p>\n" + "".join(map(_mail, mails)) + "</section>\n"
+        "<p>Open one to see it as its readers do.</p>\n" + "".join(map(_mail, mails)) + "</section>\n"
     )
 
 
 def _mail(mail: Mail) -> str:
     links = " · ".join(
-        f'<a href="mails/{mail.stem}.{ending}">{ending}</a>' for ending in ("html", "txt", "eml")
+        f'<a href="mails/{mail.stem}.{ending}">{name}</a>'
+        for ending, name in (("html", "on its own"), ("txt", "as text"), ("eml", "as received"))
     )
     return (
         f'<details class="mail"><summary><span class="number">{int(mail.stem)}</span>'
@@ -220,7 +256,7 @@ def _database(page: Page) -> str:
     return (
         '<section aria-labelledby="database"><h2 id="database">The table campaign_status</h2>\n'
         f"<p>At the end:</p>\n{_scrolling(_table(page.rows), 'campaign_status')}\n"
-        "<p>What psql showed an operator on the way"
+        "<p>What psql showed an operator during the story"
         ' (also in <a href="database/campaign_status.txt">one file</a>):</p>\n'
         f"{shots}</section>\n"
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import requests
 
 from demo_parts.operators_page import OperatorsPage, banner
-from demo_parts.page import Act, Mail, Snapshot, StoredFile, human_size
+from demo_parts.page import Act, Line, Mail, Snapshot, StoredFile, human_size
 from simulators.installation import QUERIES, SCRIPTS, Installation, Source
 from simulators.mail import Received
 from simulators.samples import SampleFile, campaign_files, few_files
@@ -54,7 +54,7 @@ class Campaign:
 
 @dataclass
 class Narrator:
-    """Tells the story on standard output, and remembers it for the page."""
+    """Tells the story on standard output, and keeps it for the page."""
 
     is_colourful: bool
     acts: list[Act] = field(default_factory=list)
@@ -64,9 +64,9 @@ class Narrator:
         self.acts.append(Act(title))
         _put("\n" + self._paint("1", title))
 
-    def say(self, label: str, text: str) -> None:
-        """One event: whose it is, and what happened."""
-        self.acts[-1].lines.append((label, text))
+    def say(self, label: str, text: str, link: str = "") -> None:
+        """One event: whose it is, and what happened. link: see `Line`."""
+        self.acts[-1].lines.append(Line(label, text, link))
         colour = {"✓": "32", "✗": "31;1"}.get(label, "36")
         start = f"  {self._paint(colour, label)}" + " " * (GUTTER - 2 - len(label))
         for line in textwrap.wrap(text, WIDTH - GUTTER, break_on_hyphens=False) or [""]:
@@ -75,7 +75,7 @@ class Narrator:
 
     def quote(self, text: str) -> None:
         """What is typed, or copied, word for word."""
-        self.acts[-1].lines.append(("code", text))
+        self.acts[-1].lines.append(Line("code", text))
         self.show(textwrap.wrap(text, WIDTH - GUTTER, break_on_hyphens=False))
 
     def show(self, lines: Sequence[str]) -> None:
@@ -84,12 +84,13 @@ class Narrator:
             _put(" " * GUTTER + (line if len(line) <= WIDTH - GUTTER else line[: WIDTH - GUTTER - 1] + "…"))
 
     def print(self, lines: Sequence[str]) -> None:
-        """What a tool printed, all of it; what is too long goes on in the next line."""
+        """What a tool printed, from the first column on; what is too long continues in the next line."""
+        self.acts[-1].lines.append(Line("answer", "\n".join(lines)))
         for line in lines:
             indent = " " * (len(line) - len(line.lstrip()))
-            wrapped = textwrap.wrap(line, WIDTH - 4, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+            wrapped = textwrap.wrap(line, WIDTH, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
             for piece in wrapped or [""]:
-                _put(f"    {piece}")
+                _put(piece)
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.is_colourful else text
@@ -125,7 +126,7 @@ class Demo:
 
     def set_up(self) -> None:
         world = self.world
-        self.tell.act("SETTING UP: everything runs on this machine, nothing leaves it")
+        self.tell.act("SETTING UP: everything runs on this machine, and nothing leaves it")
         version = world.sql("SHOW server_version")[0]["server_version"].split()[0]
         self.tell.say("database", f"PostgreSQL {version} on 127.0.0.1, port {world.postgres.port}.")
         migrations = world.migrations()
@@ -139,22 +140,24 @@ class Demo:
         )
         self.tell.say(
             "database",
-            f"{len(migrations)} migrations, each by: psql -v ON_ERROR_STOP=1 -f database/migrations/NAME.sql",
+            f"{len(migrations)} migrations, each applied by:"
+            " psql -v ON_ERROR_STOP=1 -f database/migrations/NAME.sql",
         )
         self.tell.say(
-            "dam", "A stand-in for the DAM, behind TLS. It lets in only clients that have a certificate, such"
-            " as the PFX file made a moment ago for --auth-pfx-v2."
+            "dam", "A stand-in for the DAM, with TLS. It accepts only clients with a certificate, such as the"
+            " one in the PFX file that was just made for --auth-pfx-v2."
         )  # fmt: skip
+        self.tell.say("box", f"A stand-in for Box. Its files are in {shown(world.output)}/box/.")
         self.tell.say(
-            "box", f"A stand-in for Box. What it holds can be looked at in {shown(world.output)}/box/."
+            "inbox",
+            "A local mail server. It keeps each e-mail to support@example.com and campaigns@example.com.",
         )
-        self.tell.say("inbox", "A mail server that keeps everything, for support@ and campaigns@example.com.")
         self.page = self.resources.enter_context(OperatorsPage(world))
         self.tell.say("page", f"The operator's page answers at {self.page.url}; e-mails link to it.")
         self.expect("the DAM turns a client without certificate away", True, self._is_turned_away())
         self.bystander = self.campaign("C-1900", "Last Winter", status="A10")
         self.tell.say(
-            "✓", "The migrations can be run twice; without the certificate the DAM turns a client away."
+            "✓", "Applying the migrations twice is harmless. The DAM refuses a client without a certificate."
         )
 
     def files_come_late(self) -> None:
@@ -168,8 +171,9 @@ class Demo:
         size = human_size(sum(file.size for file in files))
         sources = self.world.deliver(campaign.id, files)
         self.tell.say(
-            "dam", f"{len(files)} files arrive, {size}: pictures, a PDF, a text, an empty file and a film of"
-            " 60 MB; in folders within folders, two names differ only in case, some are in other scripts."
+            "dam", f"{len(files)} files arrive, {size} in all: pictures, a PDF, a text, an empty file and a"
+            " 60 MB film. Some are in subfolders, some have names in other scripts, and two names differ only"
+            " in case."
         )  # fmt: skip
         self.run({campaign: ("uploaded", 0)}, [success_subject(campaign, len(files))])
         self.in_box(campaign, sources)
@@ -177,23 +181,23 @@ class Demo:
         parts = self.world.box.calls("PUT", "/api/2.0/files/upload_sessions/")
         self.expect("the film was sent in parts", True, len(parts) > 1)
         self.tell.say(
-            "✓", f"{len(files)} of {len(files)} files in Box have the size and the SHA-1 of their source. The"
-            f" film went over in {len(parts)} parts. One of the two logos was renamed, because Box takes no"
-            " two names that differ only in case, and so was the name with slashes."
+            "✓", f"All {len(files)} files in Box have the size and the SHA-1 of their source. The film was"
+            f" sent in {len(parts)} parts. Box refuses two names that differ only in case, and slashes in a"
+            " name, so a logo and the brief were renamed."
         )  # fmt: skip
         self.row(campaign, "A2", 0, is_failed=False)
         self.in_dam(campaign, "A2")
         self.run({}, [])
         self.tell.say(
-            "✓", f"{campaign.number} is at A2, its counter is back at 0, and a further run leaves it alone."
+            "✓", f"{campaign.number} is at A2, its counter is back at 0, and the next run has nothing to do."
         )
 
     def files_never_come(self) -> None:
-        self.tell.act("ACT 2, PERSISTENT: the files do not come")
+        self.tell.act("ACT 2, PERSISTENT: the files never come")
         cafe = self.campaign("C-2001", "Café Crème & Friends")
         magic = self.campaign("C-2002", "Winter <Magic> 冬", has_folder=False)
         self.tell.say("dam", f"{cafe} is set to A1; its Master Assets folder is empty.")
-        self.tell.say("dam", f"{magic} is set to A1; it has no such folder at all.")
+        self.tell.say("dam", f"{magic} is set to A1; it has no Master Assets folder.")
         for attempt in (1, 2):
             self.run(
                 {cafe: ("empty", attempt), magic: ("folder_missing", attempt)},
@@ -210,15 +214,15 @@ class Demo:
 
         late = self.world.deliver(cafe.id, few_files("Cafe Creme"))
         self.tell.say(
-            "dam", f"Now {len(late)} files for {cafe.number} arrive after all. Nobody has reset anything yet."
+            "dam", f"{len(late)} files for {cafe.number} arrive after all. Nobody has reset anything yet."
         )
         self.world.dam.clear_requests()
         for _ in range(2):
             self.run({cafe: ("skipped_permanently_failed", 3), magic: ("skipped_permanently_failed", 3)}, [])
         self.nothing_was_asked_about(cafe, magic)
         self.tell.say(
-            "✓", "Three e-mails for each campaign, then silence: nothing was sent, and the DAM was asked"
-            " nothing about either."
+            "✓", "Three e-mails for each campaign, and then none. The last two runs made no call to the DAM"
+            " about either of them."
         )  # fmt: skip
         self.reset_by_sql(cafe)
         self.reset_by_tool(magic)
@@ -238,14 +242,15 @@ class Demo:
         self.in_dam(cafe, "A2")
         self.in_dam(magic, "A2")
         self.tell.say(
-            "✓", "Both resets work: tried again from attempt 1, and uploaded. All SHA-1s are equal."
+            "✓",
+            "Both resets work: the campaigns start again at attempt 1 and are uploaded. All SHA-1s match.",
         )
 
     def reset_by_sql(self, campaign: Campaign) -> None:
         """As somebody does who copies the statement out of the e-mail."""
         text = self.permanent_mail(campaign)
         statement = self.line_of(text, r"UPDATE campaign_status SET .*;")
-        self.tell.say("you", f"reset {campaign.number} with psql, by the SQL in its e-mail:")
+        self.tell.say("you", f"reset {campaign.number} with psql, using the SQL from its e-mail:")
         self.tell.quote(statement)
         self.expect("psql changes one row", "UPDATE 1", self.world.table("-c", statement))
         self.row(campaign, "A1", 0, is_failed=False, is_told=False)
@@ -254,7 +259,7 @@ class Demo:
         """As somebody does who copies the command out of the e-mail."""
         text = self.permanent_mail(campaign)
         command = self.line_of(text, rf".*{re.escape(str(SCRIPTS / RETRY_TOOL))} reset .*")
-        self.tell.say("you", f"reset {campaign.number} with the tool, by the command in its e-mail:")
+        self.tell.say("you", f"reset {campaign.number} with the tool, using the command from its e-mail:")
         self.tell.quote(command)
         words = shlex.split(command)
         words = words[words.index(str(SCRIPTS / RETRY_TOOL)) + 1 :]
@@ -275,17 +280,19 @@ class Demo:
         self.run({}, [])
         self.nothing_was_asked_about(campaign)
         self.in_dam(campaign, "A0")
-        self.tell.say("✓", "It is gone from the runs, its row says so, and nobody had to reset anything.")
+        self.tell.say(
+            "✓", "The runs no longer look at it, its row says A0, and nobody had to reset anything."
+        )
 
     def a_weekend(self) -> None:
         self.tell.act("ACT 4, THE ORCHESTRATOR: from Friday evening to Monday morning")
         arguments = ("--explain", "--at", "2026-01-30T18:54", "--hours", "58.3")
-        self.tell.say("you", "ask when each task would run, and why; the time is passed in, not waited for:")
+        self.tell.say("you", "ask which runs follow a Friday evening, and by which rule:")
         self.tell.quote(f"python scripts/{ORCHESTRATOR} {' '.join(arguments)}")
         done = self.world.run_script(ORCHESTRATOR, *arguments, "--json")
         self.expect(f"--explain ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
         runs = done.report["runs"]
-        self.tell.show(in_stretches(runs))
+        self.tell.print(in_stretches(runs))
         counted = Counter(run["rule"] for run in runs)
         self.expect("runs of the weekend, by rule", {"in_hours": 66, "off_hours": 55, "daily": 3}, counted)
         off_slot = [
@@ -293,31 +300,36 @@ class Demo:
         ]
         self.expect("off-hours runs beside minutes 0 and 30", [], off_slot)
         self.tell.say(
-            "✓", "Off-hours the uploader runs once an hour instead of 20 times; the report comes at 19:00 on"
-            " all three days."
+            "✓", "Off-hours the uploader runs once an hour instead of 20 times an hour. The report comes at"
+            " 19:00 on all three days."
         )  # fmt: skip
 
         campaign = self.campaign("C-4001", "Monday Launch")
         sources = self.world.deliver(campaign.id, few_files("Monday Launch"))
         self.tell.say("dam", f"{campaign} is set to A1, with {len(sources)} files.")
         self.report()
-        self.tell.say("you", "let the orchestrator do what is due, as cron does each minute:")
+        self.tell.say("you", "let the orchestrator start what is due now, as cron does every minute:")
         self.tell.quote(f"python scripts/{ORCHESTRATOR} --once")
         # Whatever the time of day is here, the demo's office is open.
         done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false", DIGEST_DAY="none")
         (self.world.output / "runs" / "once.log").write_text(done.stderr, encoding="utf-8")
         self.expect(f"--once ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
-        self.tell.show([re.sub(r"^\S+ [A-Z]+ run=\w+ ", "", line) for line in done.stderr.splitlines()])
-        mails = [mail.subject for mail in self.collect_mails()]
+        said = [re.sub(r"^\S+ [A-Z]+ run=\w+ ", "", line) for line in done.stderr.splitlines()]
+        self.tell.print([line for line in said if line.startswith("orchestrator:")])
+        mails = [mail.subject for mail in self.tell_mails()]
         self.expect("e-mails of --once", [success_subject(campaign, len(sources))], mails)
         self.in_box(campaign, sources)
         self.row(campaign, "A2", 0, is_failed=False)
         planned = self.world.sql("SELECT count(*) FROM orchestrator_task_runs WHERE task = 'a1_to_a2'")
         self.expect("runs on record", "1", str(planned[0]["count"]))
-        self.tell.say("✓", "The uploader ran as a process of its own, and the database remembers the run.")
+        self.tell.say(
+            "✓", "The uploader ran as a separate process, and the database has a record of the run."
+        )
 
     def files_are_promised(self) -> None:
-        self.tell.act("ACT 5, PEOPLE: the files are promised, and somebody asks why there is no A2 yet")
+        self.tell.act(
+            "ACT 5, PEOPLE: files are promised, and somebody asks why the campaign is not at A2 yet"
+        )
         campaign = self.campaign("C-5001", "Promised Launch")
         self.tell.say("dam", f"{campaign} is set to A1; its Master Assets folder is empty.")
         self.run({campaign: ("empty", 1)}, [retry_subject(campaign, 1)])
@@ -329,23 +341,23 @@ class Demo:
         told = self.tool("explain", "promised l")  # as people type: how its name begins
         self.expect("explain names the state", True, "snoozed" in told)
         self.tool("history", campaign.number)
-        self.tell.say("you", "have the weekly list of what is stuck sent now, not on Monday:")
+        self.tell.say("you", "send the weekly digest of stuck campaigns now instead of on Monday:")
         self.tell.quote(f"python scripts/{REPORT} --weekly")
         done = self.world.run_script(REPORT, "--weekly")
         self.expect(f"the weekly digest ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
-        mails = self.collect_mails()
-        for mail in mails:
-            self.tell.say("inbox", mail.subject)
+        mails = self.tell_mails()
         self.expect("one weekly digest", ["🗓️ Stuck Campaigns - 1"], [mail.subject[:22] for mail in mails])
         sources = self.world.deliver(campaign.id, few_files("Promised Launch"))
         self.tell.say("dam", f"{len(sources)} files for {campaign.number} arrive before the snooze is over.")
         self.run({campaign: ("uploaded", 0)}, [success_subject(campaign, len(sources))])
         self.in_box(campaign, sources)
         self.row(campaign, "A2", 0, is_failed=False)
-        self.tell.say("✓", "Nothing was counted and nobody was told anything while the files were promised.")
+        self.tell.say(
+            "✓", "While the files were promised, no attempt was counted and no retry notice went out."
+        )
 
     def somebody_opens_the_page(self) -> None:
-        self.tell.act("ACT 6, THE OPERATOR'S PAGE: the same without shell, SQL and ids")
+        self.tell.act("ACT 6, THE OPERATOR'S PAGE: a reset without shell, SQL or ids")
         campaign = self.campaign("C-6001", "Paper & Ink")
         self.tell.say("dam", f"{campaign} is set to A1; its Master Assets folder is empty.")
         for attempt in (1, 2):
@@ -381,7 +393,9 @@ class Demo:
         self.pictures = self.page.take_pictures(self.world.output / "page", addresses)
         if self.pictures:
             self.tell.say(
-                "page", f"{len(self.pictures)} pictures of it are in {shown(self.world.output)}/page/."
+                "page",
+                f"{len(self.pictures)} pictures of it are in {shown(self.world.output)}/page/.",
+                "#page",
             )
         else:
             self.tell.say("page", "There is no Chromium here, so there are no pictures of it.")
@@ -398,9 +412,7 @@ class Demo:
         """The daily report, whatever the time of day."""
         done = self.world.run_script(REPORT)
         self.expect(f"{REPORT} ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
-        mails = self.collect_mails()
-        for mail in mails:
-            self.tell.say("inbox", mail.subject)
+        mails = self.tell_mails()
         self.expect("one daily report", ["📊 Daily Report"], [mail.subject[:14] for mail in mails])
         again = self.world.run_script(REPORT)
         self.expect("a second report of the day", (0, []), (again.exit_code, self.collect_mails()))
@@ -452,9 +464,7 @@ class Demo:
                 label = ""
         if not outcomes:
             self.tell.say(label, "No campaign is at A1: nothing to do.")
-        received = self.collect_mails()
-        for mail in received:
-            self.tell.say("inbox", mail.subject)
+        received = self.tell_mails()
         nothing = "" if received else "No e-mail. "
         self.tell.say("", f"{nothing}Exit code {done.exit_code}, {done.seconds:.1f} s.")
 
@@ -472,8 +482,15 @@ class Demo:
         notices = {"queued": len(subjects), "sent": len(subjects), "failed": 0}
         self.expect(f"notices that {where} reports", notices, done.report.get("notices"))
 
+    def tell_mails(self) -> list[Mail]:
+        """The e-mails that have come since the last time, told as part of the story."""
+        received = self.collect_mails()
+        for mail in received:
+            self.tell.say("inbox", mail.subject, mail.file)
+        return received
+
     def collect_mails(self) -> list[Mail]:
-        """The e-mails that have come since the last time; their parts are written beside the .eml files."""
+        """The e-mails that have come since the last time; their parts are written next to the .eml files."""
         folder = self.world.output / "mails"
         new = []
         for number, received in enumerate(self.world.mail.messages[len(self.mails) :], len(self.mails) + 1):
@@ -631,7 +648,7 @@ def in_words(entry: Mapping[str, object]) -> str:
         "skipped_permanently_failed": "permanently failed, skipped",
         "uploaded": f"{entry['assets']} files, {human_size(size) if isinstance(size, int) else size},"
         " copied to Box and checked; set to A2",
-        "not_a1": "no longer at A1, left alone",
+        "not_a1": "no longer at A1, skipped",
         "failed": f"failed: {entry['error']}",
     }
     return words.get(str(entry["outcome"]), str(entry["outcome"]))
@@ -641,8 +658,8 @@ def in_stretches(runs: Sequence[Mapping[str, str]]) -> list[str]:
     """The runs of `--explain`, those of one task that follow each other evenly on one line."""
     reasons = {
         "in_hours": "in office hours",
-        "off_hours": "off-hours: +30, at minutes 0 and 30",
-        "daily": "daily, whatever the hour",
+        "off_hours": "off-hours, at minutes 0 and 30",
+        "daily": "daily, also off-hours",
     }
     stretches: list[list[Mapping[str, str]]] = []
     for run in runs:

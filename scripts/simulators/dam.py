@@ -411,7 +411,7 @@ class DamSimulator:
         return self._campaign_row(self._store.item(identity))
 
     def _post_asset(self, given: dict[str, Any]) -> object:
-        folder_id = given.get("folder_id") or self._assets_folder_made(str(given["campaign_id"]))
+        folder_id = given.get("folder_id") or self._assets_folder_made(self._named_campaign(given))
         asset_id = self.add_asset(str(folder_id), str(given["name"]), _given_content(given))
         return {"id": asset_id, "folder_id": folder_id}
 
@@ -419,8 +419,19 @@ class DamSimulator:
         return self.master_assets_folder(campaign_id) or self.add_folder(campaign_id, MASTER_ASSETS)
 
     def _post_status(self, given: dict[str, Any]) -> object:
-        self.set_status(str(given["campaign_id"]), given["status"])
-        return self._campaign_row(self._store.item(str(given["campaign_id"])))
+        identity = self._named_campaign(given)
+        self.set_status(identity, given["status"])
+        return self._campaign_row(self._store.item(identity))
+
+    def _named_campaign(self, given: dict[str, Any]) -> str:
+        """A campaign's id: given by `campaign_id`, or found by `number` (the latest of several)."""
+        if "number" not in given:
+            return str(given["campaign_id"])
+        number = str(given["number"])
+        found = [item.id for item in self._campaigns() if item.fields.get(NUMBER_FIELD) == number]
+        if not found:
+            raise UnknownItemError(number)
+        return found[-1]
 
 
 def _given_content(given: dict[str, Any]) -> Content:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -112,10 +115,10 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     output = tmp_path / "out"
     with started("--keep", "--output", output, temporary=temporary) as process:
         told = story_up_to(process, "EVERYTHING STAYS UP")
-        story = told + story_up_to(process, "the inbox")
+        story = told + story_up_to(process, "demo.env, psql.conf")
         time.sleep(1)
         assert process.poll() is None
-        for secret in ("demo.env", "psql.conf"):
+        for secret in ("demo.env", "psql.conf", "curl.conf"):
             assert (output / secret).stat().st_mode & 0o777 == 0o600
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
@@ -143,7 +146,7 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     rows = (output / "database" / "campaign_status.txt").read_text(encoding="utf-8")
     assert "permanently_failed" in rows
     assert re.search(r"C-3001 +\| Autumn Outlet +\| A0 +\| +1 \| f", rows)
-    check_page((output / "index.html").read_text(encoding="utf-8"))
+    check_page(output)
 
     assert sorted(path.name for path in output.iterdir()) == [
         ".made-by-the-demo", "box", "database", "index.html", "mails", "page", "runs",
@@ -151,9 +154,10 @@ def test_demo__plays_the_story_and_stays_up_until_ctrl_c(tmp_path: Path, tempora
     assert list(temporary.iterdir()) == []
 
 
-def check_page(page: str) -> None:
-    """It loads nothing from anywhere, and hostile names are text in it."""
-    assert "Everything was as promised." in page
+def check_page(output: Path) -> None:
+    """It loads nothing from anywhere, hostile names are text in it, links lead to files, acts fold."""
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "Everything happened as promised." in page
     assert "Brief &lt;b&gt;draft" in page
     assert "<b>draft" not in page
     assert "Winter &lt;Magic&gt; 冬" in page
@@ -161,6 +165,73 @@ def check_page(page: str) -> None:
     assert "<script" not in page
     outside = re.sub(r'srcdoc="[^"]*"', "", page)
     assert not re.search(r"(src|href)=\"?(https?:)?//", outside)
+    links = [unquote(unescape(link)) for link in re.findall(r'href="([^"]*)"', outside)]
+    ids = set(re.findall(r'id="([^"]*)"', outside))
+    assert [link for link in links if link[1:] not in ids and not (output / link).is_file()] == []
+    story = page[page.index('id="story"') : page.index('id="mails"')]
+    told = re.findall(
+        r'<li class="k-inbox"><span class="label">Inbox</span> (<a href="(mails/\d+)\.html">)?', story
+    )
+    assert [link for _, link in told[1:]] == [f"mails/{number:04d}" for number in range(1, 25)]
+    assert len(re.findall(r'<details class="act"><summary><h3>[A-Z]', story)) == 7
+    assert "a1_to_a2      55 runs" in story, "what --explain answered"
+    assert "NOT COUNTED: snoozed, since" in story, "what a1_retry.py explain answered"
+
+
+@pytest.mark.timeout(300)
+def test_simulators__by_the_command_and_the_block_of_the_document(tmp_path: Path, temporary: Path) -> None:
+    """One command brings all systems up; what the document and the demo print to try really works."""
+    root = tmp_path / "copy"
+    for name in ("scripts", "database"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / ".venv").symlink_to(sys.prefix)
+    document = (REPOSITORY / "MARKDOWN_DOCS" / "DEMO.md").read_text(encoding="utf-8")
+    start, block = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)
+    made = subprocess.run(
+        [*shlex.split(start), "--dry-run"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True
+    )
+    *_, (script, option) = re.findall(r"(scripts/demo\.py) (\S+)", made.stdout)
+    assert script == "scripts/demo.py"
+    with started(option, temporary=temporary, root=root) as process:
+        assert "ACT" not in story_up_to(process, "EVERYTHING STAYS UP")
+        printed = story_up_to(process, "demo.env, psql.conf")
+        commands = {
+            what: command for what, command in re.findall(r"^  (\S.*):\n    (.*)$", printed, re.MULTILINE)
+        }
+        addresses = dict(
+            zip(
+                ("DAM", "BOX"),
+                re.findall(r"(\S+)/_sim/faults", commands["switch all faults off"]),
+                strict=True,
+            )
+        )
+
+        def bash(text: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                ["bash", "-ec", text], cwd=root, env={**os.environ, **addresses}, stdin=subprocess.DEVNULL,
+                capture_output=True, encoding="utf-8", timeout=60, check=False,
+            )  # fmt: skip
+
+        done = bash(block)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "(C-9 My own): empty, attempt 1 of 3" in done.stderr
+        run = commands["run the uploader once"]
+        for fault in (what for what in commands if what.startswith("switch a fault on")):
+            assert bash(commands[fault]).returncode == 0
+            failed = bash(run)
+            assert (failed.returncode, "HTTP 403" in failed.stderr) == (4, True), failed.stderr
+            assert bash(commands["switch all faults off"]).returncode == 0
+        assert bash(commands["put a file into the campaign"]).returncode == 0
+        uploaded = bash(run)
+        assert (uploaded.returncode, "uploaded, 2 assets" in uploaded.stderr) == (0, True), uploaded.stderr
+        assert "brief.txt" in bash(commands["see the files in Box"]).stdout
+        others = [what for what in commands if what.startswith(("see", "reset", "ask"))]
+        assert [what for what in others if bash(commands[what]).returncode] == []
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    left = {path.name for path in (root / "demo-output").iterdir()}
+    assert left == {".made-by-the-demo", "box", "database", "mails", "runs"}
 
 
 @pytest.mark.timeout(60)
@@ -204,5 +275,5 @@ def test_demo__leaves_foreign_files_alone(tmp_path: Path, temporary: Path) -> No
     with started("--output", tmp_path, temporary=temporary) as process:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert "holds files that no demo made" in errors
+    assert "contains files that no demo made" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -96,7 +96,7 @@ class Copier:
                 self.progress.skip(asset)
                 return file
         campaign = errand.sender.campaign
-        with self.progress.in_hand(asset) as moving:
+        with self.progress.in_hand(asset, campaign.label) as moving:
             file = self._copy_patiently(errand, moving)
         self.ledger.record_upload(campaign.id, asset, file, self.run_id)
         logger.info(
@@ -323,7 +323,7 @@ class _Copy:
                         f"asset {asset.id} ({asset.name!r}): the upload session has other bytes at {offset}"
                     )
                 parts[offset] = there
-                progress.resumed(len(view))
+                progress.resumed(self._moving, len(view))
                 lane.give_back(buffer)
             download.finish()
             lane.finish()
@@ -338,7 +338,7 @@ class _Copy:
             size, sha1 = self._asset.size_bytes, _sha1(view)
             with lane.senders:
                 parts[offset] = self._box.send_part(session, offset, view, sha1, size)
-            self._copier.progress.sent_part()
+            self._copier.progress.sent_part(self._moving, len(view))
 
         return send
 

@@ -1,28 +1,22 @@
-"""How far a run's transfers are: figures for `--json`, lines for the log, a live line for a terminal."""
+"""How far a run is: figures for `--json`, lines for the log, a view for a terminal (`screen.py`)."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
 
 from shared.base.logs import SIGN_OF_LIFE
 from shared.base.values import Asset
 
 logger = logging.getLogger(__name__)
 
-REDRAW_SECONDS = 0.2
 SIGN_OF_LIFE_SECONDS = 600.0
 """How often the log says that bytes move, however large and slow the files are."""
 LONG_FILE_BYTES = 1_000_000_000
 """Above, the log has a line for every tenth of the file."""
-SHOWN_FILES = 3
-NAME_WIDTH = 24
-WIDEST_LINE = 200
 
 
 @dataclass(slots=True)
@@ -55,27 +49,66 @@ class Figures:
 
 @dataclass(slots=True, eq=False)
 class Moving:
-    """An asset on its way, and how many bytes of it were read. Two campaigns may move one asset at once."""
+    """An asset on its way: how many of its bytes were read, and how many of them Box has in parts.
+
+    campaign: as people know it. Two campaigns may move one asset at once.
+    """
 
     asset: Asset
+    campaign: str
     count: int = 0
+    in_parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileInHand:
+    """A `Moving` at one moment."""
+
+    campaign: str
+    name: str
+    size_bytes: int
+    read_bytes: int
+    bytes_in_parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How far the run is at one moment. of_…: of those that are known so far."""
+
+    campaigns: int = 0
+    of_campaigns: int = 0
+    files: int = 0
+    of_files: int = 0
+    moved_bytes: int = 0
+    of_bytes: int = 0
+    in_hand: tuple[FileInHand, ...] = ()
 
 
 class Progress:
-    """Counts what all threads move. screen: where the live line goes; None for no live line."""
+    """Counts what all threads move."""
 
-    def __init__(self, clock: Callable[[], float], screen: TextIO | None) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.figures = Figures()
         self._clock = clock
-        self._screen = screen
         self._lock = threading.Lock()
         self._began_at: float | None = None
+        self._campaigns = 0
+        self._expected_campaigns = 0
         self._expected_files = 0
         self._expected_bytes = 0
         self._finished_bytes = 0
         self._in_hand: dict[Moving, None] = {}
-        self._drawn_at = 0.0
         self._life_shown_at = clock()
+
+    def expect_campaigns(self, count: int) -> None:
+        """So many more campaigns are to be worked on."""
+        with self._lock:
+            self._expected_campaigns += count
+
+    def campaign_ended(self) -> None:
+        """The work on one of them is over in this run."""
+        with self._lock:
+            self._campaigns += 1
 
     def expect(self, assets: Sequence[Asset]) -> None:
         """So much more is to do."""
@@ -92,9 +125,9 @@ class Progress:
             self._show_life(self._clock())
 
     @contextmanager
-    def in_hand(self, asset: Asset) -> Iterator[Moving]:
+    def in_hand(self, asset: Asset, campaign: str) -> Iterator[Moving]:
         """While an asset is on its way; afterwards it has arrived, unless an error came."""
-        moving = Moving(asset)
+        moving = Moving(asset, campaign)
         with self._lock:
             if self._began_at is None:
                 self._began_at = self._clock()
@@ -106,13 +139,11 @@ class Progress:
         finally:
             with self._lock:
                 del self._in_hand[moving]
-                now = self._clock()
-                self.figures.seconds = now - self._began_at
+                self.figures.seconds = self._clock() - self._began_at
                 if is_there:
                     self.figures.files += 1
                     self.figures.bytes += asset.size_bytes
                     self._finished_bytes += asset.size_bytes
-                self._draw(now)
 
     def advance(self, moving: Moving, count: int) -> None:
         """So many more bytes of an asset in hand have been read."""
@@ -120,9 +151,7 @@ class Progress:
         with self._lock:
             before = moving.count
             moving.count = after = before + count
-            now = self._clock()
-            self._draw(now)
-            self._show_life(now)
+            self._show_life(self._clock())
         if asset.size_bytes > LONG_FILE_BYTES:
             tenth = 10 * after // asset.size_bytes
             if tenth > 10 * before // asset.size_bytes and tenth < 10:
@@ -135,33 +164,47 @@ class Progress:
         """So many bytes of an asset in hand will be read once more."""
         with self._lock:
             moving.count -= count
+            moving.in_parts = 0
 
-    def sent_part(self) -> None:
+    def sent_part(self, moving: Moving, size: int) -> None:
         """A part of a large file has arrived."""
         with self._lock:
             self.figures.parts_sent += 1
+            moving.in_parts += size
 
-    def resumed(self, size: int) -> None:
+    def resumed(self, moving: Moving, size: int) -> None:
         """A part of a large file was in Box from an earlier try."""
         with self._lock:
             self.figures.parts_resumed += 1
             self.figures.bytes_resumed += size
+            moving.in_parts += size
 
     def throttled(self) -> None:
         """Box asked for a pause."""
         with self._lock:
             self.figures.times_throttled += 1
 
-    def erase(self) -> None:
-        """Take the live line away, so that something else can be written."""
-        if self._screen is not None:
-            self._screen.write("\r\x1b[K")
-            self._screen.flush()
-
-    def make_room(self, _: logging.LogRecord) -> bool:
-        """A filter that lets every log line through, and takes the live line out of its way."""
-        self.erase()
-        return True
+    def view(self) -> View:
+        """How far the run is now."""
+        with self._lock:
+            return View(
+                campaigns=self._campaigns,
+                of_campaigns=self._expected_campaigns,
+                files=self.figures.files,
+                of_files=self._expected_files,
+                moved_bytes=self._moved_bytes,
+                of_bytes=self._expected_bytes,
+                in_hand=tuple(
+                    FileInHand(
+                        moving.campaign,
+                        moving.asset.name,
+                        moving.asset.size_bytes,
+                        moving.count,
+                        moving.in_parts,
+                    )
+                    for moving in self._in_hand
+                ),
+            )
 
     @property
     def _moved_bytes(self) -> int:
@@ -177,59 +220,3 @@ class Progress:
             self.figures.files, self._expected_files, self._moved_bytes, self._expected_bytes,
             extra={"action": "at_work"},
         )  # fmt: skip
-
-    def _draw(self, now: float) -> None:
-        if self._screen is None or now - self._drawn_at < REDRAW_SECONDS:
-            return
-        self._drawn_at = now
-        elapsed = now - (now if self._began_at is None else self._began_at)
-        line = live_line(
-            files=self.figures.files,
-            of_files=self._expected_files,
-            moved=self._moved_bytes,
-            of_bytes=self._expected_bytes,
-            elapsed_seconds=elapsed,
-            in_flight=[
-                (moving.asset.name, moving.count, moving.asset.size_bytes) for moving in self._in_hand
-            ],
-        )
-        self._screen.write(f"\r\x1b[K{line[: _columns(self._screen) - 1]}")
-        self._screen.flush()
-
-
-def live_line(
-    *,
-    files: int,
-    of_files: int,
-    moved: int,
-    of_bytes: int,
-    elapsed_seconds: float,
-    in_flight: Sequence[tuple[str, int, int]],
-) -> str:
-    """`12/40 files  310.2/1,024.0 MB  48.1 MB/s  0:15 left  film.mp4 31 %, +6`. Names are made harmless."""
-    rate = moved / elapsed_seconds if elapsed_seconds > 0 else 0.0
-    left = "?" if not rate else _clock_time((of_bytes - moved) / rate)
-    shown = [
-        f"{ascii(name)[1:-1]:.{NAME_WIDTH}} {100 * count // max(size, 1)} %"
-        for name, count, size in sorted(in_flight, key=lambda item: -item[2])[:SHOWN_FILES]
-    ]
-    if len(in_flight) > SHOWN_FILES:
-        shown.append(f"+{len(in_flight) - SHOWN_FILES}")
-    return (
-        f"{files}/{of_files} files  {moved / 1e6:,.1f}/{of_bytes / 1e6:,.1f} MB  {rate / 1e6:,.1f} MB/s"
-        f"  {left} left  {', '.join(shown)}"
-    )
-
-
-def _columns(screen: TextIO) -> int:
-    """The terminal's width: a line that wraps could not be taken away again."""
-    try:
-        return os.get_terminal_size(screen.fileno()).columns or WIDEST_LINE
-    except OSError:
-        return WIDEST_LINE
-
-
-def _clock_time(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -166,7 +166,7 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
     def check(asset: Asset) -> str | None:
         file = files[asset.id]
         try:
-            with progress.in_hand(asset) as moving:
+            with progress.in_hand(asset, sides.campaign_id) as moving:
                 sha1 = read_sha1(dam, moving, progress)
         except DamError as exc:
             return f"asset {asset.id} ({asset.name}) cannot be read: {exc}"

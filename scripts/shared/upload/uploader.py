@@ -145,6 +145,7 @@ class Pass:
                 self._entries.skip(_known(state), state)
         if not travellers:
             return
+        self._progress.expect_campaigns(len(travellers))
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(CAMPAIGNS_AT_ONCE, "campaign") as threads:
@@ -170,6 +171,7 @@ class Pass:
             self._entries.note(arrival)
 
         self._work_on(retry, work)
+        self._progress.campaign_ended()
 
     def _work_on(self, retry: RetryStatus, work: Callable[[Context, Campaign], None]) -> None:
         """Take the campaign, so that nobody else works on it, and work. A failure never stops the next one.

@@ -179,7 +179,7 @@ class Play:
         single = Pass(
             self.settings, self.database, cast("Any", self.dam), Report(run_id="play", started_at=began),
             clock=lambda: began, is_dry_run=False, is_stopping=lambda: False,
-            progress=Progress(lambda: 0.0, None), open_ledger=lambda: Database(self.settings.database.dsn),
+            progress=Progress(lambda: 0.0), open_ledger=lambda: Database(self.settings.database.dsn),
         )  # fmt: skip
         assert single.run([]) == 0
         run = TaskRun(str(self.runs), "a1_to_a2", planned, began, "host", began + timedelta(seconds=3), 0)

@@ -171,7 +171,7 @@ class Month:
         report = Report(run_id="simulated", started_at=now)
         single = Pass(
             self.settings, self.database, cast("Any", self.dam), report, clock=lambda: now, is_dry_run=False,
-            is_stopping=lambda: False, progress=Progress(lambda: 0.0, None),
+            is_stopping=lambda: False, progress=Progress(lambda: 0.0),
             open_ledger=lambda: Database(self.settings.database.dsn),
         )  # fmt: skip
         try:

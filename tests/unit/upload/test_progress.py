@@ -1,8 +1,7 @@
-"""Progress: what a terminal, the log and --json are told."""
+"""Progress: what the log, --json and a terminal show."""
 
 from __future__ import annotations
 
-import io
 import logging
 from contextlib import suppress
 
@@ -10,7 +9,7 @@ import pytest
 
 from shared.base.logs import configure_logging
 from shared.base.values import Asset, DamFolder
-from shared.upload.progress import Progress, live_line
+from shared.upload.progress import FileInHand, Progress, View
 
 ROOT = DamFolder("f", "Master Assets", None)
 
@@ -19,36 +18,34 @@ def asset(name: str, size: int) -> Asset:
     return Asset(name, name, ROOT, size, "1")
 
 
-def test_live_line__tells_what_is_moving_and_how_long_it_takes() -> None:
-    line = live_line(
-        files=12, of_files=40, moved=300_000_000, of_bytes=1_200_000_000, elapsed_seconds=6.0,
-        in_flight=[("film\x1b[2J.mp4", 400, 1000), ("a.jpg", 1, 2), ("b.jpg", 0, 0), ("c.jpg", 0, 9)],
-    )  # fmt: skip
-    assert line == (
-        "12/40 files  300.0/1,200.0 MB  50.0 MB/s  0:18 left"
-        r"  film\x1b[2J.mp4 40 %, c.jpg 0 %, a.jpg 50 %, +1"
-    )
-
-
-def test_screen__is_drawn_at_most_five_times_a_second() -> None:
-    screen, now = io.StringIO(), [0.0]
-    progress = Progress(lambda: now[0], screen)
+def test_view__shows_campaigns_and_the_files_in_hand() -> None:
+    now = [0.0]
+    progress = Progress(lambda: now[0])
     film = asset("film.mp4", 1000)
-    progress.expect([film])
-    with progress.in_hand(film) as moving:
-        for _ in range(1000):
-            now[0] += 0.002
-            progress.advance(moving, 1)
-    assert 8 <= screen.getvalue().count("\r") <= 11
+    progress.expect_campaigns(2)
+    progress.campaign_ended()
+    progress.expect([film, asset("a.jpg", 5)])
+    with progress.in_hand(film, "C-1 Spring") as moving:
+        now[0] = 1.0
+        progress.resumed(moving, 300)
+        progress.advance(moving, 600)
+        progress.sent_part(moving, 100)
+        film_in_hand = FileInHand("C-1 Spring", "film.mp4", 1000, 600, 400)
+        assert progress.view() == View(1, 2, 0, 2, 600, 1005, (film_in_hand,))
+        progress.rewind(moving, 600)
+        assert progress.view().in_hand == (FileInHand("C-1 Spring", "film.mp4", 1000, 0, 0),)
+        now[0] = 2.0
+        progress.advance(moving, 1000)
+    assert progress.view() == View(1, 2, 1, 2, 1000, 1005)
     assert progress.figures.to_json()["bytes_per_second"] == 500
 
 
 def test_log__has_a_line_for_each_tenth_of_a_long_file(caplog: pytest.LogCaptureFixture) -> None:
-    progress = Progress(lambda: 0.0, None)
+    progress = Progress(lambda: 0.0)
     long, short = asset("long.mov", 2_000_000_000), asset("short.mov", 900_000_000)
     with caplog.at_level(logging.INFO):
         for file in (long, short):
-            with progress.in_hand(file) as moving:
+            with progress.in_hand(file, "C-1") as moving:
                 for _ in range(200):
                     progress.advance(moving, file.size_bytes // 200)
     told = [record.getMessage() for record in caplog.records]
@@ -63,10 +60,10 @@ def test_log__says_every_ten_minutes_that_bytes_move(capsys: pytest.CaptureFixtu
     handlers, before, now = list(root.handlers), root.level, [0.0]
     try:
         configure_logging("text", level, run_id="r", secrets=())
-        progress = Progress(lambda: now[0], None)
+        progress = Progress(lambda: now[0])
         slow, there = asset("slow.mov", 900_000_000), asset("there.jpg", 5)
         progress.expect([slow, there])
-        with progress.in_hand(slow) as moving:
+        with progress.in_hand(slow, "C-1") as moving:
             for _ in range(125):
                 now[0] += 60
                 progress.advance(moving, 100_000)
@@ -82,10 +79,10 @@ def test_log__says_every_ten_minutes_that_bytes_move(capsys: pytest.CaptureFixtu
 
 
 def test_failed_file__counts_nothing() -> None:
-    progress = Progress(lambda: 1.0, None)
+    progress = Progress(lambda: 1.0)
     broken = asset("a", 10)
     progress.expect([broken])
-    with suppress(ConnectionError), progress.in_hand(broken) as moving:
+    with suppress(ConnectionError), progress.in_hand(broken, "C-1") as moving:
         progress.advance(moving, 7)
         raise ConnectionError
     assert (progress.figures.files, progress.figures.bytes) == (0, 0)
