@@ -303,9 +303,10 @@ class _View:
         first = self.facts.errors[0]
         more = len(self.facts.errors) - 1
         others = f" (and {more} other error{'s' if more > 1 else ''})" if more else ""
+        message = one_line(first.message, SHOWN_MESSAGE)
         return (
-            "it fails with an error, which does not spend an attempt: "
-            f"{one_line(first.message, SHOWN_MESSAGE)} [{one_line(first.kind, 60)}]{others}; last seen {self.said(first.last_seen_at)}"
+            f"it fails with an error, which does not spend an attempt: {message} [{one_line(first.kind, 60)}]"
+            f"{others}; last seen {self.said(first.last_seen_at)}"
         )
 
     def _why_uploading(self) -> str:
@@ -545,7 +546,7 @@ class _View:
         elif run is not None and run.overdue_since is not None:
             yield (
                 f"the orchestrator has not started the upload since {self.said(last.started_at)}; a run"
-                f" was due {self.said(run.overdue_since)}, and nothing happens until the orchestrator runs again"
+                f" was due {self.said(run.overdue_since)}, and nothing happens until it runs again"
             )
         elif run is not None and run.under_way_since is not None:
             yield (
@@ -555,7 +556,8 @@ class _View:
         elif last.exit_code not in (0, 4):
             yield (
                 f"the last run, planned for {self.said(last.planned_at)}, ended with exit code"
-                f" {last.exit_code}: until runs succeed again, looks may fail, and a failed look does not count as an attempt"
+                f" {last.exit_code}: until runs succeed again, looks may fail, and a"
+                " failed look does not count as an attempt"
             )
 
     def _act(self, act: Act) -> str:
