@@ -1,4 +1,4 @@
-"""How far a run's transfers are: figures for `--json`, lines for the log, a live line for a terminal."""
+"""Counts and shows a run's transfers: figures for `--json`, lines for the log, a live line for a terminal."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 REDRAW_SECONDS = 0.2
 SIGN_OF_LIFE_SECONDS = 600.0
-"""How often the log says that bytes move, however large and slow the files are."""
+"""How often the log shows progress, however large and slow the files are."""
 LONG_FILE_BYTES = 1_000_000_000
-"""Above, the log has a line for every tenth of the file."""
+"""For files above this size, the log has a line for every tenth of the file."""
 SHOWN_FILES = 3
 NAME_WIDTH = 24
 WIDEST_LINE = 200
@@ -27,7 +27,7 @@ WIDEST_LINE = 200
 
 @dataclass(slots=True)
 class Figures:
-    """What was moved so far. seconds: from the first file's begin to the last one's end."""
+    """What was copied so far. seconds: from the start of the first file to the end of the last."""
 
     files: int = 0
     bytes: int = 0
@@ -55,14 +55,14 @@ class Figures:
 
 @dataclass(slots=True, eq=False)
 class Moving:
-    """An asset on its way, and how many bytes of it were read. Two campaigns may move one asset at once."""
+    """An asset being copied, and how many bytes were read. Two campaigns may copy the same asset at once."""
 
     asset: Asset
     count: int = 0
 
 
 class Progress:
-    """Counts what all threads move. screen: where the live line goes; None for no live line."""
+    """Counts what all threads copy. screen: where the live line goes; None for no live line."""
 
     def __init__(self, clock: Callable[[], float], screen: TextIO | None) -> None:
         self.figures = Figures()
@@ -78,13 +78,13 @@ class Progress:
         self._life_shown_at = clock()
 
     def expect(self, assets: Sequence[Asset]) -> None:
-        """So much more is to do."""
+        """Add this much to the total."""
         with self._lock:
             self._expected_files += len(assets)
             self._expected_bytes += sum(asset.size_bytes for asset in assets)
 
     def skip(self, asset: Asset) -> None:
-        """The asset was in Box already."""
+        """Count an asset that was already in Box."""
         with self._lock:
             self.figures.files_already_there += 1
             self._expected_files -= 1
@@ -93,7 +93,7 @@ class Progress:
 
     @contextmanager
     def in_hand(self, asset: Asset) -> Iterator[Moving]:
-        """While an asset is on its way; afterwards it has arrived, unless an error came."""
+        """Inside this, an asset is being copied; afterwards it counts as done, unless an error was raised."""
         moving = Moving(asset)
         with self._lock:
             if self._began_at is None:
@@ -115,7 +115,7 @@ class Progress:
                 self._draw(now)
 
     def advance(self, moving: Moving, count: int) -> None:
-        """So many more bytes of an asset in hand have been read."""
+        """Count more bytes read of an asset being copied."""
         asset = moving.asset
         with self._lock:
             before = moving.count
@@ -132,34 +132,34 @@ class Progress:
                 )  # fmt: skip
 
     def rewind(self, moving: Moving, count: int) -> None:
-        """So many bytes of an asset in hand will be read once more."""
+        """Take back bytes of an asset that will be read again."""
         with self._lock:
             moving.count -= count
 
     def sent_part(self) -> None:
-        """A part of a large file has arrived."""
+        """Count a part of a large file that has arrived in Box."""
         with self._lock:
             self.figures.parts_sent += 1
 
     def resumed(self, size: int) -> None:
-        """A part of a large file was in Box from an earlier try."""
+        """Count a part of a large file that was in Box from an earlier try."""
         with self._lock:
             self.figures.parts_resumed += 1
             self.figures.bytes_resumed += size
 
     def throttled(self) -> None:
-        """Box asked for a pause."""
+        """Count a pause that Box asked for."""
         with self._lock:
             self.figures.times_throttled += 1
 
     def erase(self) -> None:
-        """Take the live line away, so that something else can be written."""
+        """Clear the live line, so that something else can be written."""
         if self._screen is not None:
             self._screen.write("\r\x1b[K")
             self._screen.flush()
 
     def make_room(self, _: logging.LogRecord) -> bool:
-        """A filter that lets every log line through, and takes the live line out of its way."""
+        """A log filter that passes every line, and clears the live line before it."""
         self.erase()
         return True
 
@@ -168,12 +168,12 @@ class Progress:
         return self._finished_bytes + sum(moving.count for moving in self._in_hand)
 
     def _show_life(self, now: float) -> None:
-        """A line now and then, whatever LOG_LEVEL is: the loop takes a long silence for a hang."""
+        """Log a line now and then, at any LOG_LEVEL: the loop considers a long silence a hang."""
         if now - self._life_shown_at < SIGN_OF_LIFE_SECONDS:
             return
         self._life_shown_at = now
         logging.getLogger(SIGN_OF_LIFE).info(
-            "at work: %d of %d files and %d of %d bytes are done",
+            "working: %d of %d files and %d of %d bytes are done",
             self.figures.files, self._expected_files, self._moved_bytes, self._expected_bytes,
             extra={"action": "at_work"},
         )  # fmt: skip
@@ -206,7 +206,7 @@ def live_line(
     elapsed_seconds: float,
     in_flight: Sequence[tuple[str, int, int]],
 ) -> str:
-    """`12/40 files  310.2/1,024.0 MB  48.1 MB/s  0:15 left  film.mp4 31 %, +6`. Names are made harmless."""
+    """`12/40 files  310.2/1,024.0 MB  48.1 MB/s  0:15 left  film.mp4 31 %, +6`. Names are escaped."""
     rate = moved / elapsed_seconds if elapsed_seconds > 0 else 0.0
     left = "?" if not rate else _clock_time((of_bytes - moved) / rate)
     shown = [
@@ -222,7 +222,7 @@ def live_line(
 
 
 def _columns(screen: TextIO) -> int:
-    """The terminal's width: a line that wraps could not be taken away again."""
+    """The terminal's width: a line that wraps could not be cleared."""
     try:
         return os.get_terminal_size(screen.fileno()).columns or WIDEST_LINE
     except OSError:
