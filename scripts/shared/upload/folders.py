@@ -103,7 +103,7 @@ class CampaignFolders:
                     raise
         if receipt is None:
             logger.warning(
-                "campaign %s (%s): the Box folder %r (%s) contains items that are not ours; making another one",
+                "campaign %s (%s): Box folder %r (%s) contains items that are not ours; making another one",
                 self._campaign.id, self._campaign.label, name, folder_id,
             )  # fmt: skip
             return None
