@@ -314,7 +314,8 @@ class _View:
         files = f"{progress.files} file{'' if progress.files == 1 else 's'} in Box so far"
         parts = [f"{files} ({rounded_size(progress.size_bytes)})"]
         if progress.open_files:
-            parts.append(f"{progress.open_files} large ones partly uploaded")
+            many = progress.open_files
+            parts.append(f"{many} large file{'' if many == 1 else 's'} partly uploaded")
         if self.facts.a2_requested_at:
             parts.append(f"a run asked the DAM for A2 on {self.said(self.facts.a2_requested_at)}")
         return f"its upload is running, or the next run continues it: {', '.join(parts)}"

@@ -32,7 +32,7 @@ HEADS = {
     State.DUE: "TO BE TRIED",
     State.EMPTY: "IN RETRY",
     State.WAITING: "IN RETRY, WAITING",
-    State.SNOOZED: "FILES PROMISED",
+    State.SNOOZED: "SNOOZED",
     State.PERMANENTLY_FAILED: "SKIPPED",
     State.ERRING: "FAILING",
     State.UPLOADING: "IN PROGRESS",
