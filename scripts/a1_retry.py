@@ -1,10 +1,11 @@
-"""The operator's tool: who is not at rest, what happened, and what people may do: reset, snooze, wake, limit.
+"""The operator's tool: shows campaigns in retry or stuck and their history; resets, snoozes, wakes, limits
+them.
 
-Each command runs a file of database/queries/, so psql gives the same answers and the same changes;
-page-user alone needs no database.
+Each command runs a file of database/queries/, so psql gives the same answers and makes the same changes. Only
+page-user needs no database.
 """
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -56,7 +57,7 @@ Action = Callable[[Database, argparse.Namespace, OperatorSettings], int]
 
 MOST_RETRIES = 1000
 LEFT_OUT = ("skipped", "unread")
-"""Outcomes of a campaign that a command was to change, and could not."""
+"""Outcomes of a campaign that a command could not change."""
 
 
 # Which campaigns
@@ -66,7 +67,7 @@ LEFT_OUT = ("skipped", "unread")
 class Chosen:
     """The campaigns that the words of a command mean.
 
-    exit_code: how the command ends when all that it does with them goes well.
+    exit_code: how the command ends if everything it does with them succeeds.
     """
 
     rows: list[Row]
@@ -74,9 +75,9 @@ class Chosen:
 
 
 def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
-    """The campaigns that people mean: none when a word may mean several, and these are listed.
+    """The campaigns that the words mean; none when a word may mean several, which are then listed.
 
-    A word that means none is told, and the others go on.
+    A word that means no campaign is reported, and the command continues with the others.
     """
     meant = find(database, words)
     rows = _rows_of(database, meant)
@@ -88,14 +89,14 @@ def choose(database: Database, words: Sequence[str], rules: Rules) -> Chosen:
     unknown = [word.word for word in meant if not word.ids]
     for name in unknown:
         logger.error(
-            "no campaign %s in campaign_status: no id, number or name matches, and no name begins with it",
+            "no campaign %s in campaign_status: it is not an id, number or name, nor the beginning of a name",
             name,
         )
     return Chosen(list(rows.values()), ExitCode.SOME_FAILED if unknown else ExitCode.OK)
 
 
 def _rows_of(database: Database, meant: Iterable[Meant]) -> dict[str, Row]:
-    """{id: its row} of all campaigns that are meant, in the order in which they are named."""
+    """{id: its row} of all campaigns that the words mean, in their order."""
     ids = list(dict.fromkeys(one for word in meant for one in word.ids))
     if not ids:
         return {}
@@ -106,7 +107,7 @@ def _rows_of(database: Database, meant: Iterable[Meant]) -> dict[str, Row]:
 def _list_candidates(word: Meant, rows: Mapping[str, Row], rules: Rules) -> None:
     shown = [rows[one] for one in word.ids if one in rows]
     logger.error(
-        "%s may be any of %d campaigns; nothing was done. Name one by its id:", word.word, word.total
+        "%s may mean any of %d campaigns; nothing was done. Name one by its id:", word.word, word.total
     )
     rest = f"and {word.total - len(shown)} more\n" if word.total > len(shown) else ""
     say(listing.candidates(shown, rules) + rest, to=sys.stderr)
@@ -117,7 +118,7 @@ def _rules(settings: OperatorSettings) -> Rules:
     return Rules(settings.retry, settings.status_a1, GONE, zone, datetime.now(UTC))
 
 
-# What is
+# Showing
 
 
 def show_status(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
@@ -129,7 +130,11 @@ def show_status(database: Database, arguments: argparse.Namespace, settings: Ope
     rows = _objects(database.run_query("status_all", {}))
     _say_states(arguments, rows, rules, listing.standings)
     if rows and not arguments.json:
-        say("\n" + "\n".join(wrapped(f"looked at {_when(database, settings)}", WIDTH)) + "\n")
+        say(
+            "\n"
+            + "\n".join(wrapped(f"The campaigns are looked at {_when(database, settings)}.", WIDTH))
+            + "\n"
+        )
     return ExitCode.OK
 
 
@@ -182,12 +187,14 @@ def show_told(database: Database, arguments: argparse.Namespace, settings: Opera
     return ExitCode.OK
 
 
-# What people do
+# Acting
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of one campaign. outcome: the word of `--json`; said: a sentence that names it."""
+    """What happened to one campaign. outcome: the word of `--json`; said: a sentence that names
+    the campaign.
+    """
 
     row: Row
     outcome: str
@@ -208,26 +215,26 @@ def _tell(arguments: argparse.Namespace, done: Sequence[Done]) -> None:
 
 
 def _actor(arguments: argparse.Namespace) -> dict[str, str]:
-    """Who acts, by what and why, for the history (migration 023)."""
+    """Who acts, with what and why, for the history (migration 023)."""
     return {"who": arguments.by, "source": "a1_retry.py", "reason": arguments.reason}
 
 
 def _act(
     database: Database, arguments: argparse.Namespace, query: str, chosen: Chosen, **values: object
 ) -> dict[str, Row]:
-    """Do what the query does with the chosen campaigns; {id: what it answers} of those that it changed."""
+    """Run the query on the chosen campaigns; returns {id: its answer} of those that it changed."""
     ids = [row["campaign_id"] for row in chosen.rows]
     return _by_id(database.run_query(query, {"ids": ids, **values, **_actor(arguments)}))
 
 
 def _exit_code_of(chosen: Chosen, done: Iterable[Done]) -> ExitCode:
-    """How a command ends that did this to the chosen campaigns."""
+    """The exit code of a command that did this to the chosen campaigns."""
     has_left_out = any(one.outcome in LEFT_OUT for one in done)
     return ExitCode.SOME_FAILED if has_left_out else chosen.exit_code
 
 
 def show_explanation(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    """Why a campaign is where it is; exit code 4 when nobody knows it."""
+    """Explain why a campaign is where it is; exit code 4 when it is unknown."""
     (meant,) = find(database, [arguments.campaign_id])
     if meant.is_ambiguous:
         return choose(database, [arguments.campaign_id], _rules(settings)).exit_code
@@ -246,16 +253,14 @@ def show_explanation(database: Database, arguments: argparse.Namespace, settings
     facts = facts_of(database, campaign_id, now, status_a1=settings.status_a1)
     live, exit_code = None, ExitCode.OK
     if arguments.live:
-        from shared.upload.look import look  # what it takes to call the DAM is loaded for this alone
+        from shared.upload.look import look  # only this needs the DAM's client
 
         whole = load_settings(read_environment(arguments.env_file))
         configure_logging(whole.log.format, whole.log.level, run_id="operator", secrets=whole.secrets)
         try:
             live = Live(*look(whole.dam, campaign_id, now))
-        except DamError as exc:  # what the database knows is shown all the same
-            logger.error(
-                "the DAM could not be asked: %s", exc, extra={"action": "run_failed", "kind": exc.kind}
-            )
+        except DamError as exc:  # what the database knows is still shown
+            logger.error("cannot ask the DAM: %s", exc, extra={"action": "run_failed", "kind": exc.kind})
             exit_code = exc.exit_code
     told = explain(facts, by, now, live)
     say(f"{as_json(told, by)}\n" if arguments.json else as_text(told, by))
@@ -263,7 +268,7 @@ def show_explanation(database: Database, arguments: argparse.Namespace, settings
 
 
 def reset(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    """Reset the named campaigns, or all that are failed; each with a note of who did it and why."""
+    """Reset the named campaigns, or all that are permanently failed; the history says who did it and why."""
     if (bool(arguments.campaign_ids), arguments.all_failed, arguments.digest is not None).count(True) != 1:
         logger.error("reset: name campaigns, or give --all-failed, or --digest")
         return ExitCode.BAD_CONFIG
@@ -302,10 +307,10 @@ def _reset_all_failed(
 
 
 def _reset_digest(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> ExitCode:
-    """The failed campaigns of one e-mail with a table."""
+    """Reset the failed campaigns of one digest."""
     told = _objects(database.run_query("digest", {"mail": arguments.digest}))
     if not told:
-        logger.error("no e-mail %s was sent; is the id right?", arguments.digest)
+        logger.error("no e-mail with the id %s was sent; check the id", arguments.digest)
         return ExitCode.SOME_FAILED
     told_of = {row["campaign_id"] for row in told}
     shown = [row for row in _objects(database.run_query("failed", {})) if row["campaign_id"] in told_of]
@@ -318,8 +323,8 @@ def _reset_digest(database: Database, arguments: argparse.Namespace, settings: O
 def _reset_shown(
     database: Database, arguments: argparse.Namespace, settings: OperatorSettings, shown: Sequence[Row]
 ) -> list[Done]:
-    """Reset just these, as they were when they were read, and say of each what comes of it; those that were
-    changed in between are skipped.
+    """Reset these campaigns and say what happens next to each. A campaign that was changed after we read it
+    is skipped.
     """
     worth_it = list(filter(_is_to_reset, shown))
     values = {
@@ -333,12 +338,14 @@ def _reset_shown(
     when, rules = _when(database, settings), _rules(settings)
     done = []
     for row in shown:
-        outcome, said = "nothing_to_do", f"{named(row)}: nothing to reset, no attempt is spent"
+        outcome, said = "nothing_to_do", f"{named(row)}: nothing to reset, no attempt is counted"
         if row["campaign_id"] in changed:
             comes = outlook(changed[row["campaign_id"]]["status"], settings.status_a1, when)
             outcome, said = "reset", f"reset {named(row)}: {comes}"
         elif _is_to_reset(row):
-            comes = "it was changed meanwhile; look at it and reset it again if need be"
+            comes = (
+                "somebody or a run changed it in the meantime; look at it, and reset it again if necessary"
+            )
             outcome, said = "skipped", f"skipped {named(row)}: {comes}"
         done.append(Done(row, outcome, said + _snooze_beside(row, rules) + _error_beside(row, "a reset")))
     _tell(arguments, done)
@@ -350,7 +357,7 @@ def _is_to_reset(row: Row) -> bool:
 
 
 def snooze(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    """Files are promised: let no attempt of the named campaigns count before an instant."""
+    """Snooze the named campaigns: files are promised, and no attempt counts before the given time."""
     rules = _rules(settings)
     zone = settings.cadence.timezone if settings.cadence else None
     end = snooze_end(arguments.until, zone, rules.now)
@@ -363,7 +370,7 @@ def snooze(database: Database, arguments: argparse.Namespace, settings: Operator
             done.append(_without_row(row))
             continue
         verb = "reset and snoozed" if after["is_reset"] else "snoozed"
-        comes = "its files are uploaded when they are there, and no attempt counts before that"
+        comes = "runs upload files that come, and count no attempt before then"
         if after["status"] not in (None, settings.status_a1):
             comes = outlook(after["status"], settings.status_a1, "")
         until = _clock(end.astimezone(rules.zone))
@@ -390,14 +397,16 @@ def wake(database: Database, arguments: argparse.Namespace, settings: OperatorSe
 
 
 def limit(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    """Let a cycle of the named campaigns have so many attempts, or as many as all have."""
+    """Set how many attempts a cycle of the named campaigns has, or give them the limit of all campaigns
+    again.
+    """
     rules = _rules(settings)
     chosen = choose(database, arguments.campaign_ids, rules)
     changed = _act(database, arguments, "limit", chosen, max_retries=str(arguments.attempts))
     most = arguments.attempts or settings.retry.max_retries
-    attempts = f"{most} attempt{'' if most == 1 else 's'} a cycle"
+    attempts = f"{most} attempt{'' if most == 1 else 's'} per cycle"
     if not arguments.attempts:
-        attempts += ", as all campaigns have"
+        attempts += ", the same as all campaigns"
     done = []
     for row in chosen.rows:
         if row["campaign_id"] in changed:
@@ -406,45 +415,43 @@ def limit(database: Database, arguments: argparse.Namespace, settings: OperatorS
         elif row["a1_cycle"] is None:
             done.append(_without_row(row))
         else:
-            done.append(Done(row, "nothing_to_do", f"{named(row)}: it has {attempts} already"))
+            done.append(Done(row, "nothing_to_do", f"{named(row)}: it already has {attempts}"))
     _tell(arguments, done)
     return _exit_code_of(chosen, done)
 
 
 def _without_row(row: Row) -> Done:
-    """Of a campaign that has been found in the DAM and could not be read yet."""
-    return Done(row, "unread", f"{named(row)}: no run could read it yet, so nothing was changed")
+    """The answer for a campaign that a run has found in the DAM but not been able to read yet."""
+    return Done(row, "unread", f"{named(row)}: no run has been able to read it yet, so nothing was changed")
 
 
 # The users of the operator's page
 
 
 def page_user(arguments: argparse.Namespace) -> int:
-    """Let somebody into the operator's page by a password, or no more. Asks for the password; needs no
-    database.
-    """
-    from shared.page.users import remove_user, set_user  # this command alone needs them
+    """Add, change or remove a user of the operator's page. Asks for the password; needs no database."""
+    from shared.page.users import remove_user, set_user  # only this command needs them
 
     file = arguments.file or read_environment(arguments.env_file).get("ADMIN_USERS_FILE", "").strip()
     if not file:
-        raise ConfigError("page-user: no file: set ADMIN_USERS_FILE, or name one with --file")
+        raise ConfigError("page-user: no file given: set ADMIN_USERS_FILE, or use --file")
     path, name, shown = Path(file).expanduser(), arguments.name, escape_line(arguments.name)
     if arguments.remove:
         if not remove_user(path, name):
             logger.error("%s has no user %s", path, name)
             return ExitCode.SOME_FAILED
-        say(f"removed {shown} from {path}: this ends their sessions, too\n")
+        say(f"removed {shown} from {path}; this also ends their sessions\n")
         return ExitCode.OK
     if set_user(path, name, _new_password(shown)):
-        say(f"added {shown} to {path}; ADMIN_OPERATORS says whether they may act\n")
+        say(f"added {shown} to {path}; add the name to ADMIN_OPERATORS if they may act\n")
     else:
-        say(f"gave {shown} another password in {path}: this ends their sessions\n")
+        say(f"changed the password of {shown} in {path}; this ends their sessions\n")
     return ExitCode.OK
 
 
 def _new_password(shown: str) -> str:
-    """A password that somebody types twice, or the first line of a pipe. Raises ConfigError for one that
-    cannot be taken.
+    """A password that a person types twice, or the first line of a pipe. Raises ConfigError for an unsuitable
+    one.
     """
     from shared.page.users import password_fault
 
@@ -452,7 +459,7 @@ def _new_password(shown: str) -> str:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = getpass.getpass(f"Password for {shown}: ")
-        if not password_fault(password) and getpass.getpass("Once more: ") != password:
+        if not password_fault(password) and getpass.getpass("Password again: ") != password:
             raise ConfigError("page-user: the two passwords differ; nothing was changed")
     fault = password_fault(password)
     if fault:
@@ -464,26 +471,26 @@ def _new_password(shown: str) -> str:
 
 
 def _snooze_beside(row: Row, rules: Rules) -> str:
-    """A snooze that goes on after a reset, for the end of a sentence; "" for none."""
+    """A snooze that continues after a reset, for the end of a sentence; "" for none."""
     until = retry_status(row).running_snooze(rules.now)
     if until is None:
         return ""
-    return f"; it stays snoozed until {_clock(until.astimezone(rules.zone))}: no attempt counts before that"
+    return f"; it stays snoozed until {_clock(until.astimezone(rules.zone))}: no attempt counts before then"
 
 
 def _error_beside(row: Row, act: str) -> str:
-    """An error of the campaign that an act does not cure, for the end of a sentence; "" for none."""
+    """An error of the campaign that the act does not solve, for the end of a sentence; "" for none."""
     if not row.get("error"):
         return ""
     return (
         f"; it has failed with an error since {_plain(row['error_since'])}, which {act} does not"
-        f" cure: {escape_line(row['error'])}"
+        f" solve: {escape_line(row['error'])}"
     )
 
 
 def _when(database: Database, settings: OperatorSettings) -> str:
     """When the uploader looks next, for a sentence."""
-    from shared.loop.memory import Memory  # most commands do without
+    from shared.loop.memory import Memory  # most commands do not need it
 
     now = datetime.now(UTC)
     last = Memory(database).last_task_runs(["a1_to_a2"], now).get("a1_to_a2")
@@ -491,36 +498,31 @@ def _when(database: Database, settings: OperatorSettings) -> str:
 
 
 def outlook(status: str | None, status_a1: str, when: str) -> str:
-    """What will be done with a campaign that was reset. status: where its row says that it is."""
+    """What happens next to a campaign that was reset. status: the one in its row."""
     if status == status_a1:
-        return f"will be tried again from attempt 1 {when}"
+        return f"it starts again at attempt 1 {when}"
     if status == GONE:
-        return (
-            f"the DAM does not show it: nothing will be done until it is there again and set to {status_a1}"
-        )
+        return f"the DAM does not show it: nothing happens until it is there again and set to {status_a1}"
     if status is None:
-        return (
-            f"no run has seen its status: if it is set to {status_a1}, it will be tried again from attempt 1"
-            f" {when}"
-        )
-    return f"it is at {escape_line(status)}: nothing will be done until it is set to {status_a1} again"
+        return f"no run has seen its status: if it is set to {status_a1}, it starts again at attempt 1 {when}"
+    return f"it is in {escape_line(status)}: nothing happens until it is set to {status_a1} again"
 
 
 def next_look(cadence: CadenceSettings | None, last: LastRun | None, now: datetime) -> str:
     """When the uploader runs next, for a sentence. last: its last run that the orchestrator started."""
     if cadence is None or last is None:
-        return "by the next run of the uploader"
+        return "in the next run of the uploader"
     zone, window = cadence.timezone, cadence.off_hours
     coming = coming_run(last, now, zone, window)
     if coming.under_way_since is not None:
-        return f"by the run after the one that began at {_clock(coming.under_way_since.astimezone(zone))}"
+        return f"in the run after the one that began at {_clock(coming.under_way_since.astimezone(zone))}"
     if coming.overdue_since is not None:
         return (
-            f"by the next run of the uploader; it was due at {_clock(coming.overdue_since.astimezone(zone))}"
-            " and has not come: is the orchestrator running?"
+            "in the next run of the uploader, overdue since"
+            f" {_clock(coming.overdue_since.astimezone(zone))}: check that the orchestrator is running"
         )
     rule = ", off-hours" if is_off_hours(coming.at, window) else ""
-    return f"by the next run of the uploader, planned for {_clock(coming.at)}{rule}"
+    return f"in the next run of the uploader, planned for {_clock(coming.at)}{rule}"
 
 
 def _clock(local: datetime) -> str:
@@ -533,7 +535,7 @@ def _say_states(
     rules: Rules,
     as_text: Callable[[Sequence[Row], Rules], str],
 ) -> None:
-    """The rows with the state that they amount to, as JSON or as text."""
+    """Print the rows with their states, as JSON or as text."""
     if not arguments.json:
         say(as_text(rows, rules))
         return
@@ -565,7 +567,7 @@ def _plain(cell: object) -> object:
 
 
 def _user_name() -> str:
-    """Who runs this, and where: also behind sudo. A container's user may have a number and no name."""
+    """Who runs this, and where, also with sudo. In a container the user may have a number but no name."""
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
@@ -574,7 +576,7 @@ def _user_name() -> str:
 
 
 def _text(argument: str) -> str:
-    """An argument as PostgreSQL takes it: bytes that are no UTF-8 become U+FFFD, which names nothing."""
+    """An argument that PostgreSQL accepts: bytes that are not UTF-8 become U+FFFD, which matches nothing."""
     return re.sub("[\ud800-\udfff]", "\ufffd", argument)
 
 
@@ -588,7 +590,7 @@ def _mail_id(argument: str) -> str:
 
 
 def _attempts(argument: str) -> int:
-    """A limit; 0 for that of all campaigns."""
+    """A limit; 0 for the limit of all campaigns."""
     if argument == "default":
         return 0
     if not re.fullmatch("[0-9]{1,4}", argument) or not 1 <= int(argument) <= MOST_RETRIES:
@@ -600,21 +602,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="a1_retry.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    env_file: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "settings; default: .env"}
+    env_file: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "read the settings from this file"}
     parser.add_argument("--env-file", **env_file)
     by_file = argparse.ArgumentParser(add_help=False)
     by_file.add_argument(
         "--env-file", default=argparse.SUPPRESS, **env_file
     )  # before the command or after it
     common = argparse.ArgumentParser(add_help=False, parents=[by_file])
-    common.add_argument("--json", action="store_true", help="a JSON list instead of text")
+    common.add_argument("--json", action="store_true", help="print a JSON list instead of text")
     acting = argparse.ArgumentParser(add_help=False)
     acting.add_argument(
         "--by", type=_text, default=_user_name(), metavar="NAME", help="who acts; default: you"
     )
-    acting.add_argument(
-        "--reason", type=_text, default="", metavar="TEXT", help="why, for those who look later"
-    )
+    acting.add_argument("--reason", type=_text, default="", metavar="TEXT", help="why; shown in the history")
     parser.set_defaults(alone=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -628,53 +628,57 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     a_campaign: dict[str, Any] = {
         "type": _text, "metavar": "C", "help": "an id, a number, or the beginning of a name",
     }  # fmt: skip
-    status = add("status", show_status, "all campaigns that are not at rest, or these")
+    status = add("status", show_status, "campaigns that are in retry or stuck, or the ones you name")
     status.add_argument("campaign_ids", nargs="*", **a_campaign)
     add("failed", show_failed, "permanently failed campaigns")
     add("near-failure", show_near_failure, "campaigns with one attempt left")
-    history = add("history", show_history, "what happened to a campaign, by whom and why")
+    history = add("history", show_history, "what happened to a campaign, who did it and why")
     history.add_argument("campaign_id", **a_campaign)
     why = add("explain", show_explanation, "why a campaign is where it is, and what happens next")
     why.add_argument("campaign_id", **a_campaign)
-    why.add_argument("--live", action="store_true", help="ask the DAM, too")
-    add("unsent", show_unsent, "e-mails that somebody has not got yet, and why")
-    told = add("told", show_told, "every notice that one e-mail with a table carried")
+    why.add_argument("--live", action="store_true", help="also ask the DAM")
+    add("unsent", show_unsent, "e-mails that someone has not received, and why")
+    told = add("told", show_told, "all notices that one e-mail contained")
     told.add_argument("mail", type=_mail_id, metavar="ID")
 
-    again = add("reset", reset, "try campaigns again from attempt 1", acting)
+    again = add("reset", reset, "let campaigns start again at attempt 1", acting)
     again.add_argument("campaign_ids", nargs="*", **a_campaign)
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
-        "--digest",
-        type=_mail_id,
-        metavar="ID",
-        help="the failed campaigns that one e-mail with a table named",
+        "--digest", type=_mail_id, metavar="ID", help="the failed campaigns that one digest e-mail lists"
     )
-    again.add_argument("--yes", action="store_true", help="do not ask")
-    later = add("snooze", snooze, "files are promised: count no attempt for some time", acting)
+    again.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    later = add("snooze", snooze, "files are promised: count no attempt until a given time", acting)
     later.add_argument("campaign_ids", nargs="+", **a_campaign)
     later.add_argument(
-        "--until", type=_text, required=True, metavar="TIME", help="2026-12-07T08:00, at most 90 days ahead"
+        "--until",
+        type=_text,
+        required=True,
+        metavar="TIME",
+        help="such as 2026-12-07T08:00, at most 90 days ahead",
     )
     now = add("wake", wake, "end a snooze", acting)
     now.add_argument("campaign_ids", nargs="+", **a_campaign)
-    most = add("limit", limit, "how many attempts a cycle of these campaigns has", acting)
+    most = add("limit", limit, "set how many attempts a cycle of these campaigns has", acting)
     most.add_argument("campaign_ids", nargs="+", **a_campaign)
     most.add_argument(
-        "attempts", type=_attempts, metavar="N", help=f"1 to {MOST_RETRIES}, or default: as all campaigns"
+        "attempts",
+        type=_attempts,
+        metavar="N",
+        help=f"1 to {MOST_RETRIES}, or default: the same as all campaigns",
     )
     user = commands.add_parser(
-        "page-user", parents=[by_file], help="let somebody into the operator's page by a password"
+        "page-user", parents=[by_file], help="add, change or remove a user of the operator's page"
     )
     user.set_defaults(alone=page_user)
     user.add_argument("name", type=_text, metavar="NAME")
     user.add_argument("--file", metavar="FILE", help="default: ADMIN_USERS_FILE")
-    user.add_argument("--remove", action="store_true", help="let them in no more")
+    user.add_argument("--remove", action="store_true", help="remove the user")
     return parser.parse_args(argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the settings and do what the command asks for. alone: a command without settings and database."""
+    """Read the settings and run the command. alone: a command that needs no settings and no database."""
     if arguments.alone:
         alone: int = arguments.alone(arguments)
         return alone

@@ -1,10 +1,10 @@
-"""One pass over the campaigns in A1: their master assets go to Box and they move on to A2.
+"""Does one run over the campaigns in A1: copies their master assets to Box and moves them to A2.
 
-A campaign whose Master Assets folder is proven empty has an attempt counted, and one e-mail sent; after the
-last attempt it is skipped until somebody resets it.
+When a campaign's Master Assets folder is proven empty, the run counts an attempt and sends one e-mail. After
+the last attempt, runs skip the campaign until somebody resets it.
 """
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -39,7 +39,7 @@ logger = logging.getLogger("uploader")
 
 
 class RunLockedError(Exception):
-    """Another run is at work; the message says which."""
+    """Another run has the lock; the message says which."""
 
 
 def _stop_event() -> threading.Event:
@@ -51,7 +51,7 @@ def _stop_event() -> threading.Event:
 
 
 def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> ExitCode:
-    """Read the settings, take the lock, work, and deliver what the outbox owes."""
+    """Read the settings, take the lock, work, and deliver the notices in the outbox."""
     settings = load_settings(read_environment(arguments.env_file), arguments.dam_auth)
     report.secrets = settings.secrets
     configure_logging(
@@ -61,11 +61,11 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         secrets=settings.secrets,
     )
     logger.debug(
-        "the settings are read from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
+        "read the settings from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
     )
     stop = _stop_event()
     progress = Progress(time.monotonic)
-    # PostgreSQL keeps 63 bytes of it.
+    # PostgreSQL keeps only 63 bytes.
     name = f"a1_to_a2 {socket.gethostname()}:{os.getpid()} run {report.run_id}"[:63]
 
     from shared.dam.client import DamClient
@@ -76,11 +76,11 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
 
             can_redraw = os.environ.get("TERM", "") not in ("", "dumb")
             resources.enter_context(Screen(sys.stderr, progress, can_redraw=can_redraw))
-        # A faulty certificate is told of before anybody is called.
+        # A faulty certificate is reported before any network call.
         dam = DamClient(settings.dam, now=clock(), wait=stop.wait)
         resources.callback(dam.close)
         connecting = threading.Thread(target=quietly, args=(dam.connect,), daemon=True)
-        connecting.start()  # it takes round trips; meanwhile the rest is loaded and the database asked
+        connecting.start()  # it takes round trips; we import and read the database at the same time
 
         from shared.database import Database
         from shared.notices.delivery import Delivery
@@ -136,7 +136,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
 
 
 def keep_metrics(settings: Settings, database: "Database", report: Report, now: datetime) -> None:
-    """Add what this run did to the totals, and write METRICS_FILE. What fails here is logged, and no more."""
+    """Add what this run did to the totals, and write METRICS_FILE. A failure is only logged."""
     with only_logged("this run is missing in the totals of the metrics"):
         add_totals(database, report)
     if settings.metrics_file is not None:
@@ -148,7 +148,7 @@ def keep_metrics(settings: Settings, database: "Database", report: Report, now: 
 
 
 def add_totals(database: "Database", report: Report) -> None:
-    """Add this run's share to the totals; an idle run has none, and asks nothing. Raises DbError."""
+    """Add this run's work to the totals; an idle run sends no query. Raises DbError."""
     done = (report.attempts, report.transfer.bytes, report.transfer.times_throttled)
     if not any(done):
         return
@@ -158,12 +158,12 @@ def add_totals(database: "Database", report: Report) -> None:
     held = Totals(database).add({total: amount for total, amount in amounts if amount})
     if held:
         names = ", ".join(total.name for total in held)
-        raise DbError(f"somebody's transaction holds the totals {names}", kind="row_locked")
+        raise DbError(f"another transaction has locked the totals {names}", kind="row_locked")
 
 
 @contextmanager
 def only_logged(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a warning: metrics never change how a run ends."""
+    """Turn every failure inside into a warning: metrics never change how a run ends."""
     try:
         yield
     except (AppError, OSError) as exc:
@@ -173,12 +173,12 @@ def only_logged(what: str) -> Iterator[None]:
 
 
 def take_lock(database: "Database") -> None:
-    """From now on no other run works. Raises RunLockedError when one does already."""
+    """Take the lock, so that no other run works. Raises RunLockedError when another run has it."""
     from shared.database import UPLOADER_LOCK
 
     holder = database.take_run(UPLOADER_LOCK)
     if holder is not None:
-        raise RunLockedError(f"another run is at work: {holder}")
+        raise RunLockedError(f"another run is working: {holder}")
 
 
 def verify(
@@ -189,7 +189,7 @@ def verify(
     report: Report,
     progress: Progress,
 ) -> ExitCode:
-    """Read a campaign's assets on both sides again and tell each difference; nothing is written."""
+    """Read a campaign's assets in the DAM and in Box again and report each difference; writes nothing."""
     from shared.box.client import BoxClient
     from shared.upload.buckets import Buckets
     from shared.upload.ledger import Ledger
@@ -213,11 +213,13 @@ def verify(
         sides = Sides(campaign_id, found, folder_id, ledger.uploaded_assets(campaign_id))
         with closing(BoxClient(settings.box, gate)) as box:
             report.differences = compare(dam, box, sides, progress, workers=limits.workers)
-        logger.info("campaign %s: %d assets read on both sides", campaign_id, len(found.assets))
+        logger.info("campaign %s: read %d assets in the DAM and in Box", campaign_id, len(found.assets))
     for text in report.differences:
         logger.error("%s", text, extra={"action": "difference", "campaign_id": campaign_id})
     if not report.differences:
-        logger.info("campaign %s: both sides are the same", campaign_id, extra={"action": "verified"})
+        logger.info(
+            "campaign %s: the DAM and Box have the same assets", campaign_id, extra={"action": "verified"}
+        )
     return ExitCode.SOME_FAILED if report.differences else ExitCode.OK
 
 
@@ -236,25 +238,29 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--campaign", action="append", default=[], type=_campaign_id, metavar="ID",
-        help="this campaign alone; repeatable",
+        help="only this campaign; may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--verify", type=_campaign_id, metavar="ID",
-        help="read this campaign's assets in the DAM and in Box again, and compare",
+        help="read this campaign's assets in the DAM and in Box again, and compare them",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="decide and tell, write nothing anywhere")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show what a run would do; write nothing anywhere"
+    )
     parser.add_argument("--json", action="store_true", help="print the run's report as one JSON object")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read the settings from this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     return parser.parse_args(argv)
 
 
 def _campaign_id(argument: str) -> str:
-    """A campaign's id. What no DAM can have given is refused: in a run it would bring an error e-mail."""
+    """A campaign's id. An impossible id is refused: in a run it would cause an error e-mail."""
     from shared.dam.answers import is_safe_id
 
     if not is_safe_id(argument):
-        raise argparse.ArgumentTypeError(f"{argument!a:.80} is no id of the DAM (an id has 40 hex digits)")
+        raise argparse.ArgumentTypeError(
+            f"{argument!a:.80} is not an id of the DAM (an id has 40 hex digits)"
+        )
     return argument
 
 
@@ -276,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AppError as exc:
         logger.error("%s", exc, extra={"action": "run_failed", "kind": exc.kind})
         exit_code, report.error = exc.exit_code, str(exc)
-    except Exception as exc:  # a bug: logged with its traceback, told by the exit code
+    except Exception as exc:  # a bug: logged with its traceback, and shown by the exit code
         logger.exception("a bug ended the run")
         exit_code, report.error = ExitCode.BUG, type(exc).__name__
     if report.delivered.faults:

@@ -1,10 +1,10 @@
-"""The daily report: what happened in a local day, by e-mail, once for each date. Or the weekly digest.
+"""Sends the daily report: what happened in a local day, by e-mail, once per date. Or the weekly digest.
 
-The report and the mark that its day has been told of are one transaction; a second start finds the mark and
-only delivers what the outbox still owes. So it is with the weekly digest, whose id is that of its week.
+One transaction queues the report and marks its date as done; a second start finds the mark and only delivers
+what is still in the outbox. The weekly digest works the same way: its id belongs to its week.
 """
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -37,7 +37,7 @@ logger = logging.getLogger("report")
 def read_report(
     database: Database, settings: ReportSettings, day: ReportDay, now: datetime, *, is_preview: bool
 ) -> DayReport:
-    """Everything the report of this day tells."""
+    """All values of the report of this day."""
     alerts = [alert for of_task in Memory(database).task_alerts().values() for alert in of_task.values()]
     planned = next_run(A1_TO_A2_INTERVAL_MINUTES, now, settings.timezone, settings.off_hours)
     return Figures(database).report(
@@ -53,7 +53,9 @@ def read_report(
 def queue_report(
     database: Database, settings: ReportSettings, composer: Composer, day: ReportDay, now: datetime
 ) -> None:
-    """Put the report of this day into the outbox, unless that has been done; both at once or neither."""
+    """Queue the report of this day and mark its date as done, in one transaction, unless it is
+    done already.
+    """
     notice_id, figures = str(uuid4()), Figures(database)
     with database.transaction():
         is_ours = figures.claim(day, notice_id, now)
@@ -65,7 +67,7 @@ def queue_report(
     else:
         queued_at = figures.queued_at(day.date)
         logger.info(
-            "the report of %s was queued at %s; nothing is sent again",
+            "the report of %s was already queued at %s, so it is not sent again",
             day.date, f"{queued_at.astimezone(settings.timezone):%Y-%m-%d %H:%M:%S %Z}" if queued_at else "?",
             extra={"action": "report_exists"},
         )  # fmt: skip
@@ -79,7 +81,7 @@ def preview(
     chosen: date,
     now: datetime,
 ) -> Notice:
-    """The report or the digest as it would be now."""
+    """Print the report or the digest as it would be now."""
     notice_id = str(uuid4())
     if arguments.weekly:
         stuck = WeekFigures(database).report(chosen, now, status_a1=settings.status_a1)
@@ -92,7 +94,7 @@ def preview(
 def queue_digest(
     database: Database, settings: ReportSettings, composer: Composer, today: date, now: datetime
 ) -> None:
-    """Put the digest of this week into the outbox, unless that has been done."""
+    """Queue the digest of this week, unless that has been done."""
     figures, outbox = WeekFigures(database), Outbox(database)
     digest_id = figures.digest_id(today)
     is_ours = False
@@ -103,13 +105,13 @@ def queue_digest(
     year, week, _ = today.isocalendar()
     logger.info(
         "the digest of week %d of %d %s", week, year,
-        "is queued" if is_ours else "was queued before; nothing is sent again",
+        "is queued" if is_ours else "was already queued, so it is not sent again",
         extra={"action": "digest_queued" if is_ours else "digest_exists"},
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
-    """Print the report; or queue it, deliver what is due, and remove the rows that are too old."""
+    """Print the report; or queue it, deliver the notices that are due, and remove old rows."""
     settings = load_report_settings(read_environment(arguments.env_file))
     configure_logging(
         settings.log.format,
@@ -118,7 +120,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         secrets=settings.secrets,
     )
     logger.debug(
-        "the settings are read from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
+        "read the settings from %s", source_of(arguments.env_file), extra={"action": "settings_read"}
     )
     today = now.astimezone(settings.timezone).date()
     chosen: date = arguments.date or today
@@ -142,7 +144,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         if arguments.dry_run:
             say(preview(database, settings, composer, arguments, chosen, now).text)
             return ExitCode.OK
-        database.ensure_own_session()  # each mail is sent under a lock
+        database.ensure_own_session()  # each e-mail is sent under a lock
         if arguments.weekly:
             queue_digest(database, settings, composer, today, now)
         else:
@@ -158,12 +160,12 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
         try:
             if not arguments.weekly:
                 prune(database, now)
-        except DbError as exc:  # the report is out; what is old can wait
+        except DbError as exc:  # the report is sent; old rows can wait
             logger.warning(
-                "rows that are older than their life stay until the next report: %s", exc,
+                "old rows could not be removed; the next report tries again: %s", exc,
                 extra={"action": "rows_kept"},
             )  # fmt: skip
-    # What is late is for the uploader to tell: its runs are the ones that the heartbeat sees.
+    # The uploader reports late notices: its runs send the heartbeat.
     return ExitCode.BAD_CONFIG if delivered.faults else ExitCode.OK
 
 
@@ -172,22 +174,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="daily_report.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--date", type=_date, metavar="YYYY-MM-DD", help="a local date; default: today, as far as it has gone"
+        "--date", type=_date, metavar="YYYY-MM-DD", help="a local date; default: today, up to now"
     )
     parser.add_argument(
-        "--weekly", action="store_true", help="the digest of what is stuck instead, once for each week"
+        "--weekly", action="store_true", help="send the digest of stuck campaigns instead, once per week"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the report, write and send nothing")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only print the report; write and send nothing"
+    )
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read the settings from this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     arguments = parser.parse_args(argv)
     if arguments.weekly and arguments.date is not None:
-        parser.error("--weekly tells what is stuck now; --date does not go with it")
+        parser.error("--weekly shows what is stuck now, so it cannot be used with --date")
     return arguments
 
 
 def _date(text: str) -> date:
-    """A date as people write it in ISO form; Python would also take `20260131` and `2026-W05-6`."""
+    """A date in the usual ISO form; Python would also accept `20260131` and `2026-W05-6`."""
     try:
         found = date.fromisoformat(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Apply database/roles.sql with psql, as the owner of the tables: the roles get their rights."""
+"""Applies database/roles.sql with psql, as the owner of the tables, so that the roles get their rights."""
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -24,7 +24,7 @@ logger = logging.getLogger("grant_rights")
 
 ROLES = REPOSITORY / "database" / "roles.sql"
 USUAL_USER = "ferrero_user"
-"""What DB_USER is when nothing is set."""
+"""The default of DB_USER."""
 
 
 def role_of(env_file: Path) -> str:
@@ -36,31 +36,33 @@ def role_of(env_file: Path) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read both logins and grant. Raises ConfigError without psql, and for a login that cannot grant."""
+    """Read both logins and grant the rights. Raises ConfigError without psql, or when the login
+    cannot grant.
+    """
     env_file = find_env_file(arguments.env_file)
     if env_file is None:
-        raise ConfigError("no settings file says which role the scripts have; name it with --env-file")
+        raise ConfigError("which role do the scripts use? Name their settings file with --env-file")
     settings = load_operator_settings(read_environment(env_file))
     configure_logging(settings.log.format, settings.log.level, run_id="grant", secrets=settings.secrets)
     login, role = parse_dsn(settings.database.dsn), role_of(env_file)
     if login.get("user") == role:
-        say(f"nothing to grant: the scripts log in as {role}, and DB_USER names nobody else\n")
+        say(f"nothing to grant: the scripts log in as {role}, and DB_USER names no other role\n")
         return ExitCode.OK
     psql = shutil.which("psql")
     if psql is None:
-        raise ConfigError(f"psql is missing (Debian: apt-get install postgresql-client); {ROLES} needs it")
+        raise ConfigError("psql is missing (Debian: apt-get install postgresql-client)")
     words = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"role={role}"]
     granted = [role]
     if arguments.page_env_file is not None:
         granted.append(role_of(arguments.page_env_file))
         words += ["-v", f"page_role={granted[-1]}"]
-    # A password on the command line would show in the process list.
+    # A password on the command line would be visible in the process list.
     environment = {**os.environ, "PGPASSWORD": str(login.pop("password", ""))}
     done = subprocess.run(  # noqa: S603 - our own file
         [psql, *words, "-f", str(ROLES), "-d", make_dsn(**login)], env=environment, check=False
     )
     if done.returncode:
-        raise ConfigError(f"{ROLES.name} was not applied by {login.get('user')}; psql has said why")
+        raise ConfigError(f"{login.get('user')} could not apply {ROLES.name}; psql printed the reason")
     say(f"granted the rights of {' and '.join(granted)}\n")
     return ExitCode.OK
 

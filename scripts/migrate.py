@@ -1,6 +1,6 @@
-"""Apply the pending migrations, in order: what `psql -f` would do, recorded, by one process at a time."""
+"""Applies the pending migrations in order, as `psql -f` would, and records them; one process at a time."""
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -19,11 +19,11 @@ from shared.upkeep.migrator import Migrator
 logger = logging.getLogger("migrate")
 
 PENDING_EXIT_CODE = 1
-"""What `--status` exits with when migrations are pending; a pipeline's gate. Without any: see `readiness`."""
+"""The exit code of `--status` when migrations are pending, for pipelines. Otherwise: see `readiness`."""
 
 
 def show_status(database: Database, settings: OperatorSettings) -> int:
-    """Print what is not as the product needs it, then each migration and whether it is applied."""
+    """Print what differs from what the product needs, then each migration and whether it is applied."""
     found = _differences(database, settings)
     for difference in found:
         say(f"{difference}\n")
@@ -41,13 +41,13 @@ def _differences(database: Database, settings: OperatorSettings) -> list[Differe
 
 
 def apply_pending(database: Database, settings: OperatorSettings) -> int:
-    """Apply what is pending, and name what they could not mend. Raises ConfigError when an applied file has
-    been edited since, or when the database is new and of an encoding that cannot hold every text; DbError
+    """Apply the pending migrations, and name what they could not repair. Raises ConfigError when an applied
+    file has been edited since, or when the database is new and its encoding cannot store every text; DbError
     when a statement fails.
     """
     holder = database.lock_or_holder(MIGRATION_LOCK)
     if holder is not None:
-        logger.warning("migrations are being applied by %s", holder)
+        logger.warning("another process is applying migrations: %s", holder)
         return ExitCode.TRY_LATER
     applied, migrator = database.applied_migrations(), Migrator(database)
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in migration_files()}
@@ -55,16 +55,16 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
     if not applied and migrator.encoding != "UTF8":
         raise ConfigError(
             f"the database has the encoding {migrator.encoding}, which cannot store every name and e-mail;"
-            " make another one WITH ENCODING 'UTF8' TEMPLATE template0"
+            " create another one WITH ENCODING 'UTF8' TEMPLATE template0"
         )
     for path, digest in digests.items():
         if path.stem in applied:
             continue
-        logger.info("applying %s", path.name)  # may be stopped and begun again at any point
+        logger.info("applying %s", path.name)  # it can be interrupted and started again at any point
         try:
             migrator.apply(path.read_text(encoding="utf-8"), path.stem, digest)
         except DbError as exc:
-            if exc.kind == "schema_differs":  # a table of somebody else's has our name, say
+            if exc.kind == "schema_differs":  # for example, another product's table has our name
                 _warn_of_differences(database, settings)
             raise
         logger.info("applied %s", path.name)
@@ -74,11 +74,14 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
 
 
 def _refuse_edited(digests: Mapping[Path, str], applied: Mapping[str, str | None]) -> None:
-    """digests: of the files as they are; applied: as they were, by name, None where that is not known."""
+    """Raise ConfigError for edited files. digests: of the files now; applied: as recorded, None
+    if unknown.
+    """
     edited = [path.name for path, digest in digests.items() if (applied.get(path.stem) or digest) != digest]
     if edited:
         raise ConfigError(
-            f"{', '.join(edited)}: changed since it was applied; put a new file behind it instead"
+            f"{', '.join(edited)}: changed since it was applied; restore it, and put the change into a new"
+            " migration"
         )
 
 
@@ -88,7 +91,7 @@ def _warn_of_differences(database: Database, settings: OperatorSettings) -> None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the settings, and show or apply."""
+    """Read the settings, and show or apply the migrations."""
     settings = load_operator_settings(read_environment(arguments.env_file))
     configure_logging(settings.log.format, settings.log.level, run_id="migrate", secrets=settings.secrets)
     name = "a1_to_a2 migrate"
@@ -101,8 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     parser = argparse.ArgumentParser(prog="migrate.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--status", action="store_true", help="list them, and what else the database lacks")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument(
+        "--status", action="store_true", help="list the migrations, and what else the database lacks"
+    )
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read the settings from this file")
     arguments = parser.parse_args(argv)
     configure_logging("text", "INFO", run_id="migrate", secrets=())
     return exit_code_of(lambda: run(arguments))

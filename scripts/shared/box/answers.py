@@ -1,4 +1,4 @@
-"""Reading Box's answers, and writing what goes into its addresses and bodies. Pure."""
+"""Reads Box's answers, and writes its addresses and bodies. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shared.box.refusals import safe_id, storable
 from shared.http.guards import within
 
 LARGEST_PART = 128 * 1024 * 1024
-"""Box's own parts are 8 to 64 MB; a buffer of a part's size is what an upload costs in memory."""
+"""Box's parts are 8 to 64 MB; an upload needs a buffer of that size in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part that Box holds. sha1: hex."""
+    """One part that Box has. sha1: hex."""
 
     id: str
     offset: int
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class UploadSession:
-    """A large file on its way to Box. part_size: bytes of every part but the last, Box's choice."""
+    """A large file being uploaded. part_size: bytes of every part except the last; Box chooses it."""
 
     id: str
     part_size: int
@@ -53,7 +53,7 @@ def _senseless(what: str, lacks: str) -> BoxError:
 
 
 def endless(what: str) -> BoxError:
-    return BoxError(f"{what}: Box's list has no end", kind="unfinished_listing", retryable=True)
+    return BoxError(f"{what}: Box's list does not end", kind="unfinished_listing", retryable=True)
 
 
 def text_in(found: Mapping[str, Any], name: str, what: str) -> str:
@@ -113,8 +113,8 @@ def only_file(found: Mapping[str, Any], what: str) -> BoxFile:
 def upload_session(
     found: Mapping[str, Any], root: str, trusts: Callable[[str], bool], what: str
 ) -> UploadSession:
-    """The addresses are Box's; where it leaves one out, or names a stranger's, which our token must not
-    reach, the documented one stands in, below root.
+    """An upload session. The addresses come from Box; for one that is missing, or on a foreign host, which
+    must not get our token, we use the documented one below root.
     """
     session_id = id_in(found, "id", what)
     part_size = _number(found, "part_size", what)

@@ -1,4 +1,4 @@
-"""One call to Box: tried a few times, with an end to every wait."""
+"""Makes a call to Box, in a few tries, with a limit for every wait."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MOST_TRIES = 4
 
 
 class Gate(Protocol):
-    """What keeps our calls within Box's limits, for all threads and runs together."""
+    """Keeps our calls within Box's limits, for all threads and runs together."""
 
     def wait(self, *, is_upload: bool) -> None:
-        """Return when one call may go out."""
+        """Return when one call may be made."""
 
     def pause(self, seconds: float) -> None:
-        """Box asked for silence."""
+        """Pause all calls, because Box asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked. body: of a call; pieces: bytes of files, sent in their place."""
+    """One request. body: of a call; pieces: bytes of files, sent instead."""
 
     method: str
     url: str
@@ -43,7 +43,7 @@ class Request:
     body: bytes = b""
     pieces: Pieces = ()
     limit: int = ANSWER_LIMIT
-    """Bytes of the longest answer that is read."""
+    """The most bytes of an answer that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ class Answer:
 
     @property
     def mapping(self) -> dict[str, Any]:
-        """The JSON object that came, {} when none did."""
+        """The JSON object in the answer, {} when there is none."""
         return json_object(self.content) or {}
 
 
 class BoxCalls:
-    """Calls to Box. Every method may be called by any thread. sleep: pauses; may raise StoppedError.
+    """Calls to Box. Every method may be called by any thread. sleep: waits; may raise StoppedError.
 
-    A `Retry-After` that comes with a 429 holds up everybody, through the gate. Raises BoxError for what Box
-    does, ConfigError for what somebody must change.
+    A 429 with `Retry-After` pauses all threads and runs, through the gate. Raises BoxError for failures of
+    Box, ConfigError for wrong settings.
     """
 
     def __init__(self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None]) -> None:
@@ -96,7 +96,9 @@ class BoxCalls:
         may_pass: Callable[[Answer], bool],
         most_tries: int = MOST_TRIES,
     ) -> Answer:
-        """The answer, whatever it says; made anew and sent again while it may pass: the one place."""
+        """The answer, with any status. This is the only place that repeats calls, with a new request for each
+        try.
+        """
         tries = 0
         while True:
             tries += 1
@@ -122,7 +124,7 @@ class BoxCalls:
         return Answer(reply.status, reply.headers, reply.read(request.limit))
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
-        """Pause before the next try; after a 429 everybody pauses, because Box counts the user's calls."""
+        """Wait before the next try; after a 429 all runs wait, because Box counts all calls of our user."""
         wait = wait_seconds(answer.headers if answer else None, tries)
         status = answer.status if answer else 0
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)
@@ -132,7 +134,7 @@ class BoxCalls:
 
 
 def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigError:
-    """The error for a call that got no answer; only what is out of reach heals by waiting."""
+    """The error for a call that got no answer; only when Box is out of reach does waiting help."""
     reason, host = exc.reason, _host(url)
     if isinstance(exc, ProxyError):
         return ConfigError(str(exc))
@@ -141,12 +143,10 @@ def _no_answer(exc: NoAnswerError, what: str, url: str) -> BoxError | ConfigErro
     if isinstance(reason, ssl.SSLCertVerificationError):
         why = certificate_fault(reason)
         if why == "name":
-            return ConfigError(
-                f"BOX_API_URL, BOX_UPLOAD_URL: {host} shows a certificate made for another name"
-            )
+            return ConfigError(f"BOX_API_URL, BOX_UPLOAD_URL: {host} presents a certificate for another name")
         if why == "authority":
             return ConfigError(
-                f"BOX_CA_BUNDLE: the certificate of {host} is signed by no known CA"
+                f"BOX_CA_BUNDLE: the certificate of {host} is not signed by a known CA"
                 f" ({reason.verify_message}); name the file with your CA's certificate"
             )
     said = f"{what}: {host} is out of reach ({detail_of(exc, url)})"

@@ -1,6 +1,6 @@
-"""Box: its folders, its files, and its upload sessions for large files.
+"""Calls Box: its folders, its files, and its upload sessions for large files.
 
-What is documented about the API and what is not stands in MARKDOWN_DOCS/DAM_AND_BOX.md.
+MARKDOWN_DOCS/DAM_AND_BOX.md says what is documented about the API and what is not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 LISTING_PAGE = 1000
 MOST_PAGES = 1000
-"""A listing that goes on for longer is none."""
+"""A longer listing is refused."""
 SMALL_FILE_LIMIT = 64 * 1024 * 1024
 COMMIT_PATIENCE_SECONDS = 900.0
 PARTS_MISMATCH_TRIES = 6
@@ -48,23 +48,23 @@ FILE_FIELDS = "id,type,name,size,sha1,file_version"
 
 
 class BoxClient:
-    """What the job asks of Box. Raises BoxError for what Box does; calls are repeated as BoxSession does it.
+    """Box's client. Raises BoxError for failures of Box; BoxSession repeats calls.
 
-    A write whose answer was lost may so be sent twice; Box then answers with a name conflict, which the
-    transfer settles by SHA-1. Every method may be called by any thread.
+    So a write whose answer was lost may be sent twice; Box then answers with a name conflict, and the
+    transfer compares the SHA-1. Every method may be called by any thread.
     """
 
     def __init__(
         self, settings: BoxSettings, gate: Gate, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """sleep: pauses between tries; may raise StoppedError."""
+        """sleep: waits between tries; may raise StoppedError."""
         self._session = BoxSession(BoxCalls(settings, gate, sleep))
         self._api = f"{settings.api_url}/2.0"
         self._uploads = f"{settings.upload_url}/2.0"
         self._parts_are_uploads = settings.parts_count_as_uploads
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxClient:
-        """The same client. ensure_held is called before each call, which does not go out when it raises."""
+        """The same client. ensure_held is called before each call; if it raises, the call is not made."""
         twin = copy(self)
         twin._session = self._session.guarded(ensure_held)
         return twin
@@ -74,7 +74,9 @@ class BoxClient:
         self._session.calls.close()
 
     def log_in(self) -> None:
-        """See to a token ahead of the first call. Raises BoxError at the first failure: calls are patient."""
+        """Get a token ahead of the first call. Raises BoxError at the first failure; calls themselves try
+        again.
+        """
         self._session.login.token(most_tries=1)
 
     def connect(self) -> None:
@@ -84,13 +86,13 @@ class BoxClient:
     # Folders
 
     def folder_exists(self, folder_id: str) -> bool:
-        """Whether the folder is there and not in the trash."""
+        """Whether the folder exists and is not in the trash."""
         url = f"{self._api}/folders/{in_path(folder_id)}?fields=id,name"
         return self._read_or_none(url, f"looking for Box folder {folder_id}") is not None
 
     def may_upload_to(self, folder_id: str) -> bool | None:
-        """Whether we may write to a folder; None when Box does not tell. Raises BoxError, also when it is
-        gone.
+        """Whether we may write to a folder; None when Box does not say. Raises BoxError, also when the folder
+        is gone.
         """
         url = f"{self._api}/folders/{in_path(folder_id)}?fields=id,permissions"
         found = self._session.call("GET", url, what=f"reading Box folder {folder_id}").mapping
@@ -107,7 +109,7 @@ class BoxClient:
         return id_in(answer.mapping, "id", what)
 
     def list_folder(self, folder_id: str) -> BoxFolderListing:
-        """Everything in a folder, read to the last page by marker: offsets are unreliable in a large one."""
+        """Everything in a folder, to the last page, by markers: offsets are unreliable in a large folder."""
         what = f"listing Box folder {folder_id}"
         files: list[BoxFile] = []
         folders: dict[str, str] = {}
@@ -132,7 +134,7 @@ class BoxClient:
     # Files
 
     def read_file(self, file_id: str) -> BoxFile | None:
-        """The file as Box has it now; None when it is gone or in the trash."""
+        """The file's present record; None when it is gone or in the trash."""
         what = f"reading Box file {file_id}"
         found = self._read_or_none(f"{self._api}/files/{in_path(file_id)}?fields={FILE_FIELDS}", what)
         return None if found is None else file_of(found, what)
@@ -152,7 +154,7 @@ class BoxClient:
     ) -> BoxFile:
         """Upload in one request; replaces names the file that gets a new version instead.
 
-        sha1 (hex) goes along, so that Box refuses bytes that were damaged on the way. Raises NameTakenError.
+        It sends sha1 (hex) too, so that Box refuses damaged bytes. Raises NameTakenError.
         """
         attributes: dict[str, object] = {"name": name}
         if replaces is None:
@@ -163,7 +165,7 @@ class BoxClient:
             url = f"{self._uploads}/files/{in_path(replaces)}/content?fields={FILE_FIELDS}"
             what = f"uploading {name!r} as a new version of Box file {replaces}"
         kind, pieces = multipart(attributes, content)
-        # In spite of its name the header holds a SHA-1.
+        # Despite its name the header contains a SHA-1.
         with self._telling_who_locked(replaces):
             answer = self._session.call(
                 "POST",
@@ -177,7 +179,7 @@ class BoxClient:
 
     @contextmanager
     def _telling_who_locked(self, file_id: str | None) -> Iterator[None]:
-        """While a file gets a new version: a refusal because of a lock names the person who holds it."""
+        """Around the upload of a new version: adds the person who locked the file to a refusal."""
         try:
             yield
         except BoxError as exc:
@@ -201,12 +203,12 @@ class BoxClient:
         return f" by {name or login}" if name or login else ""
 
     def remove_bad_copy(self, file: BoxFile, before: BoxFile | None) -> None:
-        """Take back what was just uploaded: the whole file, or only our version of one that was there before.
+        """Delete what was just uploaded: the whole file, or only our version of an existing one.
 
-        Box makes an earlier version current by copying it on top; ours is deleted after that.
+        Box restores an earlier version by copying it on top; after that ours is deleted.
         """
         url = f"{self._api}/files/{in_path(file.id)}"
-        what = f"taking back the bad copy {file.name!r} (Box file {file.id})"
+        what = f"deleting the bad copy {file.name!r} (Box file {file.id})"
         if before is None:
             self._session.call("DELETE", url, what=what)
             return
@@ -234,13 +236,13 @@ class BoxClient:
         return self._upload_session(answer.mapping, what)
 
     def read_session(self, session_id: str) -> UploadSession | None:
-        """An upload session that was opened before; None when it is over."""
+        """An upload session that was opened before; None when it has ended."""
         what = f"reading the upload session {session_id}"
         found = self._read_or_none(f"{self._uploads}/files/upload_sessions/{in_path(session_id)}", what)
         return None if found is None else self._upload_session(found, what)
 
     def list_parts(self, session: UploadSession) -> dict[int, Part]:
-        """{offset: part} of what Box has of a session."""
+        """{offset: part} of the parts that Box has of a session."""
         what = f"listing the parts of the upload session {session.id}"
         parts: dict[int, Part] = {}
         for _ in range(MOST_PAGES):
@@ -257,8 +259,8 @@ class BoxClient:
     ) -> Part:
         """Upload the part that begins at offset; sha1 is its digest, total_bytes the size of the file.
 
-        Parts are immutable: when an earlier try arrived and only its answer was lost, Box refuses the second,
-        and the part it has is taken if it is the same.
+        Parts cannot be changed: when an earlier try arrived and only its answer was lost, Box refuses the
+        second one, and we use the part that Box has, if it is the same.
         """
         last = offset + len(content) - 1
         what = f"uploading bytes {offset}-{last} to the upload session {session.id}"
@@ -286,9 +288,10 @@ class BoxClient:
         return part_of(part if isinstance(part, dict) else {}, what)
 
     def commit(self, session: UploadSession, parts: Sequence[Part], sha1: bytes, name: str) -> BoxFile:
-        """Turn the parts into the file; sha1 is the digest of the whole. Raises NameTakenError.
+        """Make the file from the parts; sha1 is the digest of the whole file. Raises NameTakenError.
 
-        Box may answer 202 while it still works on the parts, and `parts_mismatch` just after the last one.
+        Box may answer 202 while it is still processing the parts, and `parts_mismatch` just after the last
+        one.
         """
         what = f"committing {name!r}"
         listed = [
@@ -323,7 +326,7 @@ class BoxClient:
             self._session.calls.sleep(1)
 
     def abort(self, session_id: str) -> None:
-        """Give a session back to Box; one that is over already is no error."""
+        """Abort a session; it is not an error when the session has already ended."""
         url = f"{self._uploads}/files/upload_sessions/{in_path(session_id)}"
         try:
             self._session.call("DELETE", url, what=f"aborting the upload session {session_id}")

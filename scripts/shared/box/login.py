@@ -1,4 +1,4 @@
-"""Logging in to Box: client credentials, or a JWT assertion; one token for all threads."""
+"""Logs in to Box by client credentials or a JWT assertion; all threads share one token."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_AUDIENCE = "https://api.box.com/oauth2/token"
 JWT_LIFETIME_SECONDS = 45
 JWT_CLOCK_TOLERANCE_SECONDS = 10
-"""Box takes assertions that end within 60 seconds by its own clock."""
+"""Box accepts assertions that expire within 60 seconds by its own clock."""
 LOGGING_IN = "logging in to Box"
 
 
 class BoxLogin:
-    """Our token, fetched when it is needed and once for all who need it. Raises BoxError, ConfigError."""
+    """Our token, fetched when it is first needed and only once. Raises BoxError, ConfigError."""
 
     def __init__(self, calls: BoxCalls) -> None:
         self._settings = calls.settings
@@ -37,24 +37,24 @@ class BoxLogin:
         self._lock = threading.Lock()
         self._token = ""  # nosec B105 - none yet
         self._clock_ahead = 0.0
-        """By how many seconds Box's clock is ahead of ours, as far as that has mattered."""
+        """How many seconds Box's clock is ahead of ours, once that has mattered."""
 
     def token(self, *, most_tries: int = MOST_TRIES) -> str:
-        """The token that is valid."""
+        """The valid token."""
         with self._lock:
             if not self._token:
                 self._token = self._fetch(most_tries)
             return self._token
 
     def forget(self, token: str) -> None:
-        """That token has ended; nothing happens when there is a newer one."""
+        """Note that this token has expired; does nothing when there is a newer one."""
         with self._lock:
             if self._token == token:
                 self._token = ""  # nosec B105 - none any more
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no message may hold."""
+        """Texts that must not appear in a message."""
         jwt_secret = self._jwt.client_secret if self._jwt else ""
         return (self._token, self._settings.client_secret or "", jwt_secret)
 
@@ -68,7 +68,7 @@ class BoxLogin:
         return token
 
     def _request(self) -> Request:
-        """A fresh form for each try, because a JWT assertion must not be used twice."""
+        """A new form for each try, because a JWT assertion must not be used twice."""
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         return Request(
             "POST", f"{self._settings.api_url}/oauth2/token", kind, urlencode(self._grant()).encode()
@@ -84,8 +84,8 @@ class BoxLogin:
         return error_of(answer, LOGGING_IN, self.secrets)
 
     def _takes_time_from(self, answer: Answer) -> bool:
-        """Whether the answer's Date shows that our clock is off by more than an assertion can bear; the next
-        assertion follows Box's clock.
+        """Whether the answer's Date shows that our clock is too far off for an assertion; the next assertion
+        then uses Box's clock.
         """
         date = date_in(answer.headers.get("Date"))
         if self._jwt is None or date is None:
@@ -93,7 +93,7 @@ class BoxLogin:
         ahead = date.timestamp() - time.time()
         is_news = abs(ahead - self._clock_ahead) > JWT_CLOCK_TOLERANCE_SECONDS
         if is_news:
-            logger.warning("our clock is %.0f s off Box's; logging in by Box's", -ahead)
+            logger.warning("our clock differs from Box's by %.0f s; logging in with Box's time", -ahead)
             self._clock_ahead = ahead
         return is_news
 
@@ -112,7 +112,7 @@ class BoxLogin:
 
 @dataclass(frozen=True, slots=True)
 class _JwtConfig:
-    """What Box's developer console hands out for JWT, the key unlocked."""
+    """The content of the JSON file from Box's developer console for JWT, with the key decrypted."""
 
     client_id: str
     client_secret: str
@@ -121,7 +121,7 @@ class _JwtConfig:
     key: Any
 
     def grant(self, now: float) -> dict[str, str]:
-        """The form of a token request; its assertion is good for one use."""
+        """The form of a token request; its assertion can be used once."""
         import jwt
 
         claims = {
@@ -141,7 +141,7 @@ class _JwtConfig:
 
 
 def _read_jwt_config(path: Path) -> _JwtConfig:
-    """Raises ConfigError when the file is not what Box hands out."""
+    """Read the file. Raises ConfigError when it is not the file from Box."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -159,4 +159,6 @@ def _read_jwt_config(path: Path) -> _JwtConfig:
     except OSError as exc:
         raise ConfigError(f"BOX_JWT_CONFIG: cannot read {path}: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ConfigError(f"BOX_JWT_CONFIG: {path} is not the JSON file that Box hands out for JWT") from exc
+        raise ConfigError(
+            f"BOX_JWT_CONFIG: {path} is not the JSON file for JWT from Box's developer console"
+        ) from exc

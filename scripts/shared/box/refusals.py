@@ -1,4 +1,4 @@
-"""Box's refusals: what they mean in plain words, and who can do what about them."""
+"""Explains Box's refusals in plain words, and says who can do what about them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 PASSING_STATUSES = (408, 425, 429)
 RETRIED_STATUSES = (401, 409, 412, *PASSING_STATUSES)
 KINDS = {**dict.fromkeys((429, 502, 503, 504), "out_of_reach"), 401: "not_logged_in"}
-"""What these failures are, whatever Box's code for them says."""
+"""Our own kinds for these failures, whatever Box's code."""
 KINDS_WITHOUT_CODE = {403: "forbidden", 404: "not_found"}
 LOGIN_CODES = ("invalid_client", "invalid_grant", "unauthorized_client")
 DAMAGED_ON_THE_WAY = ("bad_digest", "digest_mismatch")
-"""Box refused bytes that have not the SHA-1 that was sent with them."""
+"""Box refused bytes that do not match the SHA-1 that was sent with them."""
 LONGEST_TEXT = 2000
 
 MOST_CONFLICTS = 3
-"""So often is a name tried before it counts as somebody else's. What has it may be ours, from a call whose
-answer was lost, and an answer that denies it may be wrong.
+"""How often a name is tried before it counts as taken by somebody else. The item with that name may be ours,
+from a call whose answer was lost, and an answer may be wrong.
 """
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -35,7 +35,7 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
 class NameTakenError(BoxError):
-    """The name is in use in that folder. file_id or folder_id: of what has it, as far as Box said."""
+    """The name is in use in that folder. file_id or folder_id: of the item that has it, if Box said so."""
 
     def __init__(self, message: str, *, existing_id: str | None, item_type: str) -> None:
         super().__init__(message, kind="name_taken", retryable=True, status_code=409)
@@ -44,8 +44,8 @@ class NameTakenError(BoxError):
 
 
 def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
-    """An error answer as BoxError, with Box's own code as its kind: error notices are bounded by kind, so
-    what has not the form of a code is none. secrets: what no message may hold.
+    """An error answer as BoxError, with Box's own code as its kind: error notices are limited per kind, so a
+    text that does not look like a code is not used. secrets: texts that must not appear in a message.
     """
     status = answer.status
     code = code_of(answer.mapping)
@@ -67,15 +67,15 @@ def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
 
 
 def _shown(answer: Answer, code: str, words: str) -> str:
-    """A failure in plain words, where there are some, and by what Box's support can find it."""
+    """A failure in plain words, if there are any, and the details by which Box's support can find it."""
     request_id = _slug(answer.mapping.get("request_id"))
     said = f"HTTP {answer.status} {code}".rstrip() + (f", request {request_id}" if request_id else "")
     return f"{words} ({said})" if words else said
 
 
 def _login_refused(answer: Answer, code: str, what: str, secrets: Sequence[str]) -> BoxError:
-    """Box may quote what it was sent. It names `jti` when it knows an assertion already, as after a try whose
-    answer was lost: the next one is fresh.
+    """The error for a refused login. Box may quote what it was sent. It names `jti` when it has already seen
+    an assertion, for example after a try whose answer was lost: the next try uses a new one.
     """
     described = storable(answer.mapping.get("error_description", ""))
     return BoxError(
@@ -89,7 +89,7 @@ def _login_refused(answer: Answer, code: str, what: str, secrets: Sequence[str])
 
 
 def _name_taken(answer: Answer, said: str) -> NameTakenError:
-    """Box tells what has the name: in a list for folders, as one object for files."""
+    """The item that has the name: Box sends a list for folders, one object for files."""
     conflicts = within(answer.mapping, "context_info", "conflicts")
     conflict = conflicts[0] if isinstance(conflicts, list) and conflicts else conflicts
     kind = within(conflict, "type")
@@ -101,7 +101,7 @@ def _name_taken(answer: Answer, said: str) -> NameTakenError:
 
 
 def may_pass(answer: Answer) -> bool:
-    """Whether the same call may do better a little later, without anybody's help."""
+    """Whether the same call may succeed a little later, without anybody's help."""
     status = answer.status
     is_passing = status in PASSING_STATUSES or status >= 500
     return is_passing or (status in (403, 409, 423) and "temporar" in code_of(answer.mapping))
@@ -114,9 +114,9 @@ def code_of(body: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a refusal of Box means in plain words, and who can do what about it.
+    """A refusal of Box in plain words, and who can do what about it.
 
-    mark: what Box's code for it contains. Not all of its codes are documented.
+    mark: a text that Box's code contains. Not all codes are documented.
     """
 
     mark: str
@@ -128,24 +128,24 @@ REFUSALS = (
     Refusal(
         "temporar",
         "Box is busy with another operation on that folder",
-        "nobody needs to do anything: the next run tries again",
+        "nothing to do: the next run tries again",
     ),
     Refusal(
         "locked", "the file is locked in Box", "unlock it there, or delete it; the next run then uploads it"
     ),
     Refusal(
         "retention",
-        "a retention policy in Box forbids to change it",
+        "a retention policy in Box does not allow changes to it",
         "ask the Box administrator to end the policy, or to move the file away; the next run then uploads it",
     ),
     Refusal(
         "legal_hold",
-        "a legal hold in Box forbids to change it",
+        "a legal hold in Box does not allow changes to it",
         "ask the Box administrator to end the hold, or to move the file away; the next run then uploads it",
     ),
     Refusal(
         "policy",
-        "a security policy in Box (Shield, for example) forbids it",
+        "a security policy in Box (for example Shield) does not allow it",
         "ask the Box administrator to allow it to our service account",
     ),
     Refusal(
@@ -155,31 +155,31 @@ REFUSALS = (
     ),
     Refusal(
         "file_size_limit_exceeded",
-        "the file is larger than the Box account takes",
+        "the file is larger than the Box account allows",
         "ask the Box administrator to raise the limit; or put a smaller file into the DAM",
     ),
     Refusal(
         "item_name_in_use",
-        "something else has that name there",
-        "rename, move or delete that in Box; the next run then uploads it",
+        "another item in Box already has that name",
+        "rename, move or delete that item in Box; the next run then uploads the file",
     ),
 )
 FORBIDDEN = Refusal(
     "",
     "our service account may not do that",
-    "ask the owner of the folder in Box to make it an editor there; or the Box administrator to look for"
-    " a setting of the account that forbids it",
+    "ask the owner of the folder in Box to make our service account an editor there, or ask the Box"
+    " administrator to look for a setting that forbids it",
 )
 GONE = Refusal(
     "",
-    "it is not there any more, or our service account may not see it",
+    "it no longer exists, or our service account may not see it",
     "restore it in Box, or make our service account an editor of the folder",
 )
 UNEXPLAINED = Refusal("", "", "")
 WITHOUT_MARK = {403: FORBIDDEN, 404: GONE, 410: GONE}
 
 CODES = {413: "file_size_limit_exceeded", 423: "item_locked"}
-"""What a status means whatever its code, from a gateway, say."""
+"""The meaning of a status without a known code, for example from a gateway."""
 
 
 def _refusal(status: int, code: str) -> Refusal:
@@ -197,7 +197,7 @@ def safe_id(value: object) -> str | None:
 
 
 def storable(value: object) -> str:
-    """Text of Box's as it can be stored anywhere: no NUL, no half characters."""
+    """Text from Box that can be stored anywhere: no NUL, no half characters."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)[:LONGEST_TEXT])
 
 

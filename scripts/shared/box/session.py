@@ -1,7 +1,7 @@
-"""One session with Box as its service account: every call goes out with a token that is valid.
+"""Keeps one session with Box as its service account: every call has a valid token.
 
-Our own calls and not Box's SDK: its import alone costs more than an idle run, it re-sends a JWT assertion
-after a 429, knows `Retry-After` in seconds only, and spends several times the processor time on each call
+We do not use Box's SDK: importing it takes longer than an idle run, it sends a JWT assertion again after a
+429, it only reads `Retry-After` in seconds, and it needs several times the processor time per call
 (MARKDOWN_DOCS/TRANSFER.md).
 """
 
@@ -23,10 +23,10 @@ BOX_DOMAIN = ".box.com"
 
 
 class BoxSession:
-    """One session with Box, shared by all threads. Raises BoxError for what Box does.
+    """One session with Box, shared by all threads. Raises BoxError for failures of Box.
 
-    Calls are tried as `BoxCalls` does it, so a write whose answer was lost may be sent twice; a token that
-    ended is renewed once for everybody.
+    `BoxCalls` repeats calls, so a write whose answer was lost may be sent twice; an expired token is renewed
+    once for all threads.
     """
 
     def __init__(self, calls: BoxCalls) -> None:
@@ -35,13 +35,13 @@ class BoxSession:
         self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
-        """The same session. ensure_held is called before each call, which does not go out when it raises."""
+        """The same session. ensure_held is called before each call; if it raises, the call is not made."""
         twin = copy(self)
         twin._ensure_held = ensure_held
         return twin
 
     def trusts(self, url: str) -> bool:
-        """Whether an address may be shown our token: it is where the settings point, or Box as they do."""
+        """Whether an address may get our token: one from the settings, or Box's own if they point to Box."""
         settings = self.calls.settings
         try:
             ours = {origin_of(settings.api_url), origin_of(settings.upload_url)}
@@ -65,9 +65,9 @@ class BoxSession:
         is_upload: bool = False,
         limit: int = ANSWER_LIMIT,
     ) -> Answer:
-        """One call; success and a redirection are answers. Raises BoxError, among them NameTakenError.
+        """One call; returns a success or a redirection. Raises BoxError, including NameTakenError.
 
-        pieces: bytes of files, sent in a row. limit: bytes of the longest answer that is read.
+        pieces: bytes of files, sent one after another. limit: the most bytes of an answer that are read.
         """
         sent, body = dict(headers or {}), b""
         if json_body is not None:
@@ -93,9 +93,9 @@ class BoxSession:
         raise error_of(answer, what, self.login.secrets)
 
     def fetch(self, url: str, *, what: str, limit: int) -> bytes:
-        """What lies at an address that Box pointed to; it is not shown our token, and TLS is not left."""
+        """Read an address to which Box redirected; it does not get our token, and it must be https."""
         if self.calls.settings.api_url.startswith("https:") and not url.startswith("https://"):
-            raise BoxError(f"{what}: Box points out of https, to {url!r:.200}", kind="foreign_address")
+            raise BoxError(f"{what}: Box redirects from https to {url!r:.200}", kind="foreign_address")
         answer = self.calls.ask(what, lambda: Request("GET", url, {}, limit=limit), may_pass=may_pass)
         if answer.status != 200:
             raise error_of(answer, what, self.login.secrets)

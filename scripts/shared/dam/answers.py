@@ -1,7 +1,7 @@
-"""Reading the DAM's answers: what an item is, what a field holds, when a list has ended; and writing ids and
-JSON as its addresses and forms have them. Pure.
+"""Reads the DAM's answers: items, fields, and the end of a list; and writes ids and JSON for its addresses
+and forms. Pure.
 
-Where the facts about items, fields and lists come from stands in MARKDOWN_DOCS/DAM_AND_BOX.md.
+MARKDOWN_DOCS/DAM_AND_BOX.md gives the sources of the facts about items, fields and lists.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from shared.http.guards import within
 T = TypeVar("T")
 
 Page = list[tuple[str, T | None]]
-"""The id of each item of a page, and what it is to us; None when it is nothing. Never the item itself, of
-which a large folder has more than memory should hold."""
+"""The id of each item of a page, and our value for it; None when we do not need it. Never the item itself: a
+large folder has too many of them for memory."""
 
 GONE_STATES = ("DELETED", "SEL_DEL")
-"""The content_state of what somebody has marked for deletion."""
+"""The content_state of an item that somebody has marked for deletion."""
 
 LONGEST_TEXT = 2000
-"""Above any name or message that people write; what is longer ends in an ellipsis."""
+"""Longer than any name or message that people write; a longer text ends in an ellipsis."""
 LONGEST_CODE = 200
 LARGEST_SIZE = 2**63 - 1
 MOST_ITEMS = 250_000
-"""A listing that goes on for longer is no listing of campaigns or of their files."""
+"""A longer listing cannot be a listing of campaigns or of their files."""
 
-_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")  # dots alone would lead a path elsewhere
+_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")  # an id of dots only would change the path
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def clean_text(value: object) -> str:
-    """A name as it can be stored and sent anywhere: no NUL, no half characters, no outer blanks, an end."""
+    """A name that can be stored and sent anywhere: no NUL, no half characters, no outer spaces,
+    not too long.
+    """
     return _storable(value.strip(), LONGEST_TEXT).strip() if isinstance(value, str) else ""
 
 
@@ -61,19 +63,21 @@ def _checked_id(value: object, what: str) -> str:
 
 
 def in_path(item_id: str) -> str:
-    """An id as a step of a path. Raises DamError for one that would lead elsewhere (`--campaign ..`)."""
+    """An id as a part of a path. Raises DamError for one that would change the path (`--campaign ..`)."""
     if not is_safe_id(item_id):
-        raise DamError(f"{item_id!r:.80} is no id of the DAM", kind="bad_id", hint="an id has 40 hex digits")
+        raise DamError(
+            f"{item_id!r:.80} is not an id of the DAM", kind="bad_id", hint="an id has 40 hex digits"
+        )
     return quote(item_id, safe="")
 
 
 def compact(value: object) -> str:
-    """JSON without blanks, as it goes into a form or an address."""
+    """JSON without spaces, for a form or an address."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def as_list(value: object) -> list[Any]:
-    """A list; some servers send a list of one as the thing itself, and an empty one not at all."""
+    """A list; some servers send a list of one as the item itself, and no list when it is empty."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
@@ -98,8 +102,8 @@ def items_of(value: object, what: str) -> list[dict[str, Any]]:
 
 
 def search_page(resource: Mapping[str, Any], what: str) -> tuple[list[dict[str, Any]], object]:
-    """The hits of one page: objects where the answer carries them, else bare ids. With them, whatever the
-    answer says of how many hits there are on all pages.
+    """The hits of one page: objects if the answer has them, else only ids; and what the answer says about the
+    number of hits on all pages.
     """
     result = mapping(resource, "search_result", what)
     if result.get("contains_invalid_conditions") is True:
@@ -120,12 +124,12 @@ def all_pages(
     item_id: str | None,
     is_last: Callable[[int, Page[T]], bool] = lambda _after, _page: False,
 ) -> Iterator[T]:
-    """What `fetch(after)` brings until a page is empty, each id once. Raises DamError when a page brings
-    nothing new: the server repeats one, the last or an earlier one, in place of one that is so never seen.
-    Raises it as well when the server goes on for ever.
+    """The items of all pages, by `fetch(after)`, until a page is empty; each id once. Raises DamError when a
+    page has nothing new: the server then repeats a page and hides another one. Also raises it when the list
+    does not end.
 
-    is_last(items so far, page): whether this page may be taken for the last one, which spares a call. Where
-    nothing may be missed it may not: counts are at times wrong, and pages shorter than asked for.
+    is_last(items so far, page): whether this page counts as the last one, which saves a call. Not for a
+    listing that must be complete: counts are sometimes wrong, and pages shorter than requested.
     """
     after = 0
     seen: set[str] = set()
@@ -136,7 +140,7 @@ def all_pages(
                 news.setdefault(found_id, value)
         if not news:
             raise DamError(
-                f"{what}: the DAM repeats a page instead of going on, so the list cannot be finished",
+                f"{what}: the DAM repeats a page, so the list cannot be read to its end",
                 kind="unfinished_listing",
                 retryable=True,
                 item_id=item_id,
@@ -147,7 +151,7 @@ def all_pages(
             return
         if after > MOST_ITEMS:
             raise DamError(
-                f"{what}: the DAM lists more than {MOST_ITEMS} items, and still goes on",
+                f"{what}: the DAM lists more than {MOST_ITEMS} items, and the list does not end",
                 kind="unfinished_listing",
                 retryable=True,
                 item_id=item_id,
@@ -156,7 +160,7 @@ def all_pages(
 
 
 def is_folder(item: Mapping[str, Any]) -> bool:
-    """By any of the three marks that folders alone bear: which of them comes depends on the call."""
+    """Whether it has any of the three marks that only folders have: which one it has depends on the call."""
     return (
         item.get("data_type") == "CONTAINER"
         or "container_id" in item
@@ -171,7 +175,7 @@ def is_gone(item: Mapping[str, Any]) -> bool:
 
 
 def size_of(item: Mapping[str, Any]) -> int | None:
-    """Bytes of the master file; None for a folder, or a file whose import has not ended."""
+    """Bytes of the master file; None for a folder, or for a file whose import has not finished."""
     size = item.get("content_size")
     if size is None:
         size = within(item, "master_content_info", "content_size")
@@ -182,7 +186,7 @@ def size_of(item: Mapping[str, Any]) -> int | None:
 
 
 def _checksum_of(item: Mapping[str, Any]) -> str | None:
-    """The declared checksum, where it has the form of an MD5."""
+    """The declared checksum, if it has the form of an MD5."""
     value = within(item, "master_content_info", "content_checksum")
     return value.lower() if isinstance(value, str) and _MD5.fullmatch(value) else None
 
@@ -193,7 +197,7 @@ def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
         raise DamError(
             f"asset {asset_id} ({clean_text(item.get('name'))!r}) has no content yet",
             kind="no_content",
-            hint="is its import still running, or did it fail?",
+            hint="check in the DAM whether its import is still running or has failed",
             retryable=True,
             item_id=asset_id,
         )
@@ -208,7 +212,7 @@ def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
 
 
 def _revision_of(item: Mapping[str, Any], size: int) -> str:
-    """What changes when the file does; something absurdly long stands there by its digest."""
+    """A value that changes with the file; a very long one is replaced by its digest."""
     text = f"{item.get('version', '')}/{item.get('date_last_updated', '')}"
     if len(text) > LONGEST_CODE or _UNSTORABLE.search(text):
         text = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -216,7 +220,7 @@ def _revision_of(item: Mapping[str, Any], size: int) -> str:
 
 
 def _elements(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The elements of an item's metadata, however deep: groups in a GET, a flat list in a listing."""
+    """The elements of an item's metadata at any depth: groups in a GET, a flat list in a listing."""
     waiting = deque([item.get("metadata")])
     while waiting:
         current = waiting.popleft()
@@ -228,7 +232,7 @@ def _elements(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def field_ids(item: Mapping[str, Any]) -> set[str]:
-    """The ids of everything that stands in an item's metadata: fields, empty ones too, and their groups."""
+    """The ids of everything in an item's metadata: fields, including empty ones, and their groups."""
     return {element["id"] for element in _elements(item) if isinstance(element.get("id"), str)}
 
 
@@ -239,7 +243,7 @@ def field_code(item: Mapping[str, Any], field_id: str) -> str | None:
 
 
 def _code_of(field: Mapping[str, Any]) -> str | None:
-    """The stored code. A lookup has it in `field_value`, beside its label; an empty field lacks the value."""
+    """The stored code. A lookup has it in `field_value`, next to its label; an empty field has no value."""
     value: object = field.get("value")
     for _ in range(3):
         if not isinstance(value, dict):

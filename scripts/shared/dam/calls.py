@@ -1,4 +1,4 @@
-"""One call to the DAM: tried a few times, with an end to every wait."""
+"""Makes a call to the DAM, in a few tries, with a limit for every wait."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked. what: what is being done, for errors; item_id: with which item.
+    """One request. what: what we are doing, for errors; item_id: the item concerned.
 
-    is_at_home: whether our credentials may be shown; False once a redirection led away. before_try: called
-    before each try, which does not go out when it raises.
+    is_at_home: whether our credentials may be sent; False after a redirection to another host. before_try:
+    called before each try; if it raises, the try is not made.
     """
 
     method: str
@@ -47,16 +47,16 @@ class Call:
     before_try: Callable[[], None] = lambda: None
 
     def may_heal(self, reason: BaseException) -> bool:
-        """Whether the same call may do better after it got no answer."""
-        if isinstance(reason, ssl.SSLError):  # what TLS refuses stays refused
+        """Whether repeating a call that got no answer may help."""
+        if isinstance(reason, ssl.SSLError):  # a TLS refusal is permanent
             return isinstance(reason, ssl.SSLEOFError)
-        # A lock that got no answer in time may still be taken, after everything that we do next.
+        # A lock request without an answer may still take effect, after everything that we do next.
         return not (self.method == "PUT" and isinstance(reason, TimeoutError))
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """headers: what shows the DAM who we are. secrets: what no answer may bring into a message."""
+    """headers: our credentials. secrets: texts that must not appear in a message."""
 
     headers: Mapping[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
@@ -64,7 +64,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a call, read to its end. secrets: what it must not bring into a message."""
+    """The answer to a call, read to its end. secrets: texts that must not appear in a message."""
 
     call: Call
     status: int
@@ -78,12 +78,12 @@ class Answer:
 
     @property
     def is_html(self) -> bool:
-        """Whether it is a page for people, whatever it is called: JSON never begins so."""
+        """Whether it is a page for people, whatever its type: JSON never begins like this."""
         return "html" in (self.headers.get("Content-Type") or "").lower() or self.body.lstrip()[:1] == b"<"
 
     @property
     def is_session_over(self) -> bool:
-        """401, or a login page in one of its disguises: a redirect, or HTML where JSON was due."""
+        """401, or a login page in another form: a redirect, or HTML instead of JSON."""
         return self.status in (401, *REDIRECTS) or (self.is_success and self.is_html)
 
     @property
@@ -93,20 +93,20 @@ class Answer:
 
     @property
     def exception_body(self) -> dict[str, Any] | None:
-        """An error that OTMM itself tells, under whatever status."""
+        """An error that OTMM itself reports, with any status."""
         body = within(self.mapping, "exception_body")
         return body if isinstance(body, dict) else None
 
     @property
     def said(self) -> str:
-        """The DAM's own words on a failure, our secrets taken out."""
+        """The DAM's own words about a failure, without our secrets."""
         words = clean_text((self.exception_body or {}).get("message"))
         return redact(words, spellings(self.secrets))[:300]
 
     def raise_for_status(self) -> None:
-        """Raises DamError for a status that is no success."""
+        """Raises DamError for a status that is not a success."""
         if not self.is_success:
-            page = "an HTML page in place of JSON, as a proxy sends it"
+            page = "an HTML page instead of JSON, as a proxy would send"
             raise refused(self.call, self.status, page if self.is_html else self.said)
 
     def raise_for_failure(self) -> None:
@@ -114,7 +114,7 @@ class Answer:
         self.raise_for_status()
         if self.exception_body is not None:
             raise DamError(
-                f"{self.call.what}: HTTP {self.status} carrying an error: {self.said}",
+                f"{self.call.what}: HTTP {self.status} with an error: {self.said}",
                 kind="dam_error",
                 retryable=True,
                 item_id=self.call.item_id,
@@ -123,10 +123,10 @@ class Answer:
 
 
 class Calls:
-    """Calls to the DAM, and to where it leads. Every method may be called by any thread.
+    """Calls to the DAM, and to the hosts it redirects to. Every method may be called by any thread.
 
-    now: by which the client certificate is valid. wait: lets so many seconds pass before the next try, fewer
-    when the run is to stop. Raises DamError for what the DAM does, ConfigError for what somebody must change.
+    now: for the validity of the client certificate. wait: waits that many seconds before the next try, or
+    fewer when the run must stop. Raises DamError for failures of the DAM, ConfigError for wrong settings.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class Calls:
     ) -> None:
         self.settings = settings
         self._wait = wait
-        # Elsewhere than at the DAM itself the client certificate is not shown and no token is sent. A private
-        # CA counts everywhere, beside the public ones: files may lie in a public cloud.
+        # Only the DAM itself gets the client certificate and the token. A private CA is trusted everywhere,
+        # in addition to the public ones: files may be in a public cloud.
         bundle = settings.ca_bundle
         self._elsewhere = Http(
             dam_context(bundle) if bundle else None, settings.timeout_seconds, trusts_system=True
@@ -150,7 +150,7 @@ class Calls:
         self._origin = origin_of(settings.base_url)
 
     def is_dam(self, url: str) -> bool:
-        """Whether an address is the DAM's own."""
+        """Whether an address belongs to the DAM itself."""
         return origin_of(url) == self._origin
 
     def connect(self) -> None:
@@ -162,22 +162,24 @@ class Calls:
             raise no_answer(self.settings, call, exc) from exc
 
     def ask(self, call: Call, credentials: Credentials) -> Answer:
-        """The whole answer; one that breaks off is one that did not come."""
+        """The whole answer; an incomplete answer counts as no answer."""
         return self._send(call, credentials, lambda reply: _whole(call, reply, credentials), is_json=True)
 
     def open(self, call: Call, credentials: Credentials) -> Reply:
-        """An answer whose body is bytes and still to come."""
+        """An answer whose body has not been read yet."""
         return self._send(call, credentials, lambda reply: reply, is_json=False)
 
     def read(self, call: Call, reply: Reply, credentials: Credentials) -> Answer:
-        """What is left of an answer that was opened."""
+        """Read the rest of an answer that was opened."""
         try:
             return _whole(call, reply, credentials)
         except NoAnswerError as exc:
             raise no_answer(self.settings, call, exc) from exc
 
     def _send(self, call: Call, credentials: Credentials, take: Callable[[Reply], T], *, is_json: bool) -> T:
-        """What is taken of the answer. Here alone is tried again what may pass, where that can do no harm."""
+        """Make the call, and return what `take` reads of the answer. This is the only place that repeats
+        calls: after temporary failures, if repeating is safe.
+        """
         for tries in range(1, MOST_TRIES + 1):
             is_last = tries == MOST_TRIES or not call.is_repeatable
             call.before_try()
@@ -195,7 +197,7 @@ class Calls:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _exchange(self, call: Call, credentials: Credentials, *, is_json: bool) -> Reply:
-        """One try. Our credentials go to the DAM alone."""
+        """One try. Our credentials go only to the DAM."""
         is_ours = call.is_at_home and self.is_dam(call.url)
         http = self._home if is_ours else self._elsewhere
         headers = {**credentials.headers, **call.headers} if is_ours else call.headers

@@ -1,4 +1,4 @@
-"""The client certificate: a PKCS#12 file turned into a TLS context, its key never on a disk."""
+"""Makes a TLS context from a PKCS#12 file with the client certificate; the key is never written to disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHROUDED_KEY_BAG = bytes.fromhex("2a864886f70d010c0a0102")
 
 
 def dam_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """A TLS context that trusts the bundle, or the system. Raises ConfigError."""
+    """A TLS context that trusts the bundle, or the system's authorities. Raises ConfigError."""
     try:
         return default_context(ca_bundle)
     except ValueError as exc:
@@ -38,16 +38,16 @@ def dam_context(ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def client_context(settings: DamSettings, now: datetime) -> ssl.SSLContext:
-    """A TLS context that shows the certificate of a PKCS#12 file; its key never touches a disk.
+    """A TLS context that presents the certificate of a PKCS#12 file; its key is never written to disk.
 
-    Raises ConfigError when the file cannot be opened or has no certificate that is valid now, DamError when
-    one becomes valid within a day.
+    Raises ConfigError when the file cannot be opened or has no valid certificate, DamError when one becomes
+    valid within a day.
     """
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
     path = settings.pfx_path
     if path is None:
-        raise ConfigError("DAM_PFX_PATH: missing, needed because DAM_AUTH=pfx-v2")
+        raise ConfigError("DAM_PFX_PATH: missing; DAM_AUTH=pfx-v2 needs it")
     keys, certificates = _content(path, (settings.pfx_password or "").encode())
     key, certificate = _valid_pair(_pairs(keys, certificates, path), path, now)
     expires_at = certificate.not_valid_after_utc
@@ -91,8 +91,8 @@ def _content(path: Path, password: bytes) -> tuple[list[PrivateKey], list[Certif
 
 
 def _keys(content: bytes, password: bytes) -> list[Any]:
-    """All keys of a file that has several, as a store has that was renewed by importing. The library hands
-    out the first alone.
+    """All keys of a file that has several, such as a store that was renewed by importing. The library only
+    returns the first one.
     """
     from cryptography.hazmat.primitives.serialization import load_der_private_key
 
@@ -107,9 +107,11 @@ def _pairs(
 ) -> list[tuple[PrivateKey, Certificate]]:
     """Each certificate that belongs to one of the keys, with the key. Raises ConfigError when none does."""
     if not keys:
-        raise ConfigError(f"DAM_PFX_PATH: {path} holds no private key; export it with its private key")
+        raise ConfigError(
+            f"DAM_PFX_PATH: {path} contains no private key; export the certificate with its private key"
+        )
     if not certificates:
-        raise ConfigError(f"DAM_PFX_PATH: {path} holds a private key, but no certificate; export both")
+        raise ConfigError(f"DAM_PFX_PATH: {path} contains a private key but no certificate; export both")
     by_public_key = {_public(key.public_key()): key for key in keys}
     pairs = [
         (by_public_key[public], certificate)
@@ -133,8 +135,8 @@ def _public(key: Any) -> bytes:
 def _valid_pair(
     pairs: list[tuple[PrivateKey, Certificate]], path: Path, now: datetime
 ) -> tuple[PrivateKey, Certificate]:
-    """Of the pairs that are valid now the one that stays so for longest. Raises ConfigError, or DamError when
-    one will be valid within a day: that may be a clock that is behind, and heals by waiting.
+    """The pair that is valid now and stays valid for the longest. Raises ConfigError, or DamError when one
+    will be valid within a day: this host's clock may be behind, so waiting helps.
     """
     begun = [pair for pair in pairs if pair[1].not_valid_before_utc <= now]
     if begun:
@@ -145,12 +147,12 @@ def _valid_pair(
         expired_at = best[1].not_valid_after_utc
         raise ConfigError(
             f"DAM_PFX_PATH: the certificate in {path} expired on {_shown(expired_at)};"
-            " put the renewed one there"
+            " replace the file with the renewed certificate"
         )
     begins_at = min(pair[1].not_valid_before_utc for pair in pairs if pair[1].not_valid_before_utc > now)
     told = (
-        f"DAM_PFX_PATH: the certificate in {path} begins on {_shown(begins_at)} and it is {_shown(now)} now:"
-        " it is not valid yet, or this host's clock is behind"
+        f"DAM_PFX_PATH: the certificate in {path} is valid from {_shown(begins_at)}, and it is {_shown(now)}"
+        " now: it is not valid yet, or this host's clock is behind"
     )
     if begins_at - now <= SOON:
         raise DamError(told, kind="certificate_not_yet_valid", retryable=True)
@@ -162,14 +164,14 @@ def _shown(instant: datetime) -> str:
 
 
 def _chain(leaf: Certificate, others: list[Certificate], now: datetime) -> list[Certificate]:
-    """The leaf, each followed by its issuer, as RFC 5246 wants it; the root is the server's to know."""
+    """The certificates from the leaf on, each followed by its issuer (RFC 5246), without the root."""
     chain = [leaf]
     while len(chain) <= len(others):
         issuers = [one for one in others if one.subject != one.issuer and _has_issued(one, chain[-1])]
         issuers = [one for one in issuers if one not in chain]
         if not issuers:
             break
-        # An authority's renewed certificate has the same name and key as the one before it.
+        # An authority's renewed certificate has the same name and key as the old one.
         chain.append(max(issuers, key=lambda one: (one.not_valid_before_utc <= now, one.not_valid_after_utc)))
     return chain
 
@@ -185,9 +187,10 @@ def _has_issued(issuer: Certificate, certificate: Certificate) -> bool:
 
 
 def _key_bags(content: bytes) -> list[tuple[bool, bytes]]:
-    """The private keys in a PKCS#12 file (RFC 7292), as PKCS#8, and whether each is sealed by the password.
+    """The private keys in a PKCS#12 file (RFC 7292), as PKCS#8, and whether each is encrypted by the
+    password.
 
-    Keys lie in safes that are not sealed as a whole. What cannot be read so is left to the library.
+    Keys are in safes that are not encrypted as a whole. Other files are left to the library.
     """
     bags: list[tuple[bool, bytes]] = []
     try:
@@ -232,9 +235,10 @@ def _der(data: bytes) -> list[bytes]:
 
 @contextmanager
 def _memory_file(content: bytes) -> Iterator[str]:
-    """A path that OpenSSL can read and no disk holds (Linux). Elsewhere a private file, gone right after.
+    """A path that OpenSSL can read and that is only in memory (Linux). On other systems a private temporary
+    file.
 
-    The content is encrypted in either case.
+    The content is encrypted in both cases.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("client-certificate")

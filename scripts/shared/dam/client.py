@@ -1,7 +1,7 @@
-"""The DAM: OpenText Media Management's REST API v6, as far as the A1→A2 job needs it.
+"""Calls the DAM: the parts of OpenText Media Management's REST API v6 that the A1→A2 job needs.
 
-What is confirmed, inferred or unknown about the API stands in MARKDOWN_DOCS/DAM_AND_BOX.md; what is not
-confirmed is a setting.
+MARKDOWN_DOCS/DAM_AND_BOX.md says which facts about the API are confirmed, inferred or unknown. Facts that are
+not confirmed are settings.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 class DamClient:
-    """What the job asks of the DAM. Raises DamError for what the DAM does, ConfigError for what it will never
-    accept; calls are repeated and sessions renewed as DamSession does it. now, wait: see `Calls`.
+    """The DAM's client. Raises DamError for failures of the DAM, ConfigError for wrong settings; DamSession
+    repeats calls and renews sessions. now, wait: see `Calls`.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class DamClient:
         self._settings = settings
 
     def guarded(self, ensure_held: Callable[[], None]) -> DamClient:
-        """The same client. ensure_held is called before each try of a write, which does not go out when it
-        raises.
+        """The same client. ensure_held is called before each try of a write; if it raises, the try is not
+        made.
         """
         twin = copy(self)
         twin._session = self._session.guarded(ensure_held)
@@ -82,10 +82,10 @@ class DamClient:
     # Campaigns
 
     def find_campaigns(self, *, is_anywhere: bool = False) -> list[SearchHit]:
-        """The folders below the campaigns folder, or anywhere, whose status the search index likens to A1,
+        """The folders below the campaigns folder, or anywhere, whose status matches A1 in the search index,
         each once.
 
-        An index lags and CONTAINS also hits A10, so a hit is a hint: `read_campaign` has the last word.
+        The index lags, and CONTAINS also finds A10, so a hit is only a hint: `read_campaign` decides.
         """
         settings = self._settings
         condition = {
@@ -125,7 +125,7 @@ class DamClient:
         return list(all_pages(fetch, what, None, lambda after, _: after == total))
 
     def read_campaign(self, campaign_id: str) -> Campaign | None:
-        """The campaign as the DAM itself has it now; None when it is gone or no longer visible (both 404)."""
+        """The campaign's present record in the DAM; None when it is gone or no longer visible (both 404)."""
         what = f"reading campaign {campaign_id}"
         try:
             folder = self._read_folder(campaign_id, what)
@@ -159,11 +159,11 @@ class DamClient:
         return mapping(mapping(answer, "folder_resource", what), "folder", what)
 
     def fields_of(self, folder_id: str) -> set[str]:
-        """The ids of the metadata fields that a folder has, empty ones too."""
+        """The ids of the metadata fields of a folder, including empty ones."""
         return field_ids(self._read_folder(folder_id, f"reading the fields of folder {folder_id}"))
 
     def folders_below(self, folder_id: str, count: int) -> Iterator[str]:
-        """So many folders at most of each of the first two levels below a folder."""
+        """At most this many folders of each of the first two levels below a folder."""
         above = [folder_id]
         for _level in range(2):
             below: list[str] = []
@@ -175,11 +175,11 @@ class DamClient:
             above = below
 
     def change_status(self, campaign_id: str, *, expected: str, new: str) -> Campaign | None:
-        """Set the status under a metadata lock, if it still is `expected`; return the campaign as re-read.
+        """Set the status under a metadata lock, if it is still `expected`; return the campaign, read again.
 
-        1. lock, 2. read again, 3. PATCH, 4. unlock (whatever happened), 5. read again. The answer to the
-        PATCH decides nothing: the DAM answers 404 to a save after which the folder is no longer visible, and
-        a lost answer may have been a success. Raises DamError when the status did not become `new`.
+        1. lock, 2. read again, 3. PATCH, 4. unlock (always), 5. read again. We ignore the answer to the
+        PATCH: the DAM answers 404 to a save after which the folder is no longer visible, and a lost answer
+        may have been a success. Raises DamError when the status did not become `new`.
         """
         lock.take(self._session, campaign_id, self.read_campaign)
         refusal: DamError | None = None
@@ -198,7 +198,7 @@ class DamClient:
             return after
         if refusal is not None:
             raise refusal
-        shown = "not visible any more" if after is None else f"still {after.status!r}"
+        shown = "no longer visible" if after is None else f"still {after.status!r}"
         raise DamError(
             f"campaign {campaign_id}: the DAM accepted status {new} but shows the campaign as {shown}",
             kind="status_not_kept",
@@ -207,20 +207,21 @@ class DamClient:
         )
 
     def release_lock(self, campaign: Campaign) -> None:
-        """Unlock a campaign that a run of ours, killed in between, left locked; leave others' locks alone.
+        """Unlock a campaign that an earlier run of ours, which was killed, left locked; keep the locks of
+        others.
 
-        Raises DamError when the lock is ours and stays: the campaign must be looked at again.
+        Raises DamError when the lock is ours and cannot be removed: a later run must look again.
         """
         lock.release(self._session, campaign)
 
     # Master Assets
 
     def list_master_assets(self, campaign_id: str) -> MasterAssets:
-        """Every live file below the campaign's Master Assets folder, sub-folders included, each once.
+        """Every live file below the campaign's Master Assets folder, including sub-folders, each once.
 
-        Listed to an empty last page, on a valid session: only then is an empty answer a proof. An item that
-        sits in several folders is taken where it is met first. Raises DamError when anything at all could not
-        be read, when two folders bear the name, and when an asset has no content yet.
+        Lists until an empty last page, on a valid session: only this proves that a folder is empty. An item
+        in several folders is taken from the first one found. Raises DamError when anything could not be read,
+        when two folders have the name, and when an asset has no content yet.
         """
         name = self._settings.master_assets_folder
         found = self._list_children(DamFolder(campaign_id, "", None), is_campaign=True)
@@ -242,14 +243,14 @@ class DamClient:
     def open_asset(
         self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
     ) -> AbstractContextManager[AssetBody]:
-        """The master bytes of an asset from `start` on, as a stream. May be called by any thread.
+        """The bytes of an asset's master file from `start` on, as a stream. May be called by any thread.
 
-        size_bytes: of the whole, as the DAM declares it; what has another one is looked at twice.
+        size_bytes: of the whole file, as the DAM declares it; an answer with another size is checked again.
         """
         return download.open_asset(self._session, asset_id, start, size_bytes)
 
     def _list_children(self, folder: DamFolder, *, is_campaign: bool = False) -> Generator[Child]:
-        """The live children of a folder, each once; of a campaign's folder its sub-folders alone."""
+        """The live children of a folder, each once; of a campaign's folder, only its sub-folders."""
         page_size = self._settings.page_size
         what = f"listing folder {folder.id}"
         path = f"/folders/{in_path(folder.id)}/children"

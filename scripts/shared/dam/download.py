@@ -1,4 +1,4 @@
-"""An asset's bytes: found where the DAM leads, and told apart from a login page that stands in for them."""
+"""Opens an asset's bytes: follows the DAM's redirections, and recognises a login page in their place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SKIP_BLOCK = 1024 * 1024
 
 
 class AssetBody:
-    """An asset's bytes, or the rest of them, as they arrive.
+    """An asset's bytes, or the rest of them, as a stream.
 
-    size: of the whole, as the answer declares it; None when it does not.
+    size: of the whole file, as the answer declares it; None when it does not.
     """
 
     def __init__(self, reply: Reply, what: str, asset_id: str) -> None:
@@ -32,7 +32,7 @@ class AssetBody:
         self._asset_id = asset_id
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the view as far as the bytes go; 0 at their end. Raises DamError for what breaks meanwhile."""
+        """Fill the view as far as possible; 0 at the end. Raises DamError when the connection breaks."""
         try:
             return self._reply.readinto(view)
         except UnfitError as exc:
@@ -50,7 +50,7 @@ class AssetBody:
         return _whole_size(self._reply)
 
     def skip(self, count: int) -> None:
-        """Read so many bytes and drop them."""
+        """Read this many bytes and drop them."""
         scratch = memoryview(bytearray(min(SKIP_BLOCK, count)))
         while count:
             got = self.readinto(scratch[:count])
@@ -61,11 +61,11 @@ class AssetBody:
 
 @contextmanager
 def open_asset(session: DamSession, asset_id: str, start: int, size_bytes: int | None) -> Iterator[AssetBody]:
-    """An asset's bytes from `start` on. A connection that breaks while they arrive, or ends too soon,
-    raises DamError (retryable). size_bytes: of the whole, as far as it is known.
+    """An asset's bytes from `start` on. A connection that breaks or ends too soon raises DamError
+    (retryable). size_bytes: of the whole file, if known.
 
-    Whether the DAM answers Range requests is not documented, so a start is asked for and the answer
-    tells: a 206 begins there; after a 200 the bytes before are read and dropped.
+    It is not documented whether the DAM supports Range requests, so the answer decides: a 206 begins at
+    `start`; after a 200 the bytes before it are read and dropped.
     """
     what, path = f"downloading asset {in_path(asset_id)}", f"/assets/{asset_id}/contents"
     headers = {"Accept": "*/*"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -73,7 +73,7 @@ def open_asset(session: DamSession, asset_id: str, start: int, size_bytes: int |
     with _open(session, call, size_bytes) as reply:
         if reply.status == 206 and start and _range_start(reply.headers) != start:
             raise DamError(
-                f"{what}: asked for the bytes from {start} on, the DAM sent others"
+                f"{what}: we asked for the bytes from {start} on, but the DAM sent others"
                 f" ({reply.headers.get('Content-Range')!r:.80})",
                 kind="bad_answer",
                 retryable=True,
@@ -87,11 +87,11 @@ def open_asset(session: DamSession, asset_id: str, start: int, size_bytes: int |
 
 
 def _open(session: DamSession, call: Call, size_bytes: int | None) -> Reply:
-    """The asset's answer, its body still to come, on a valid session. Raises DamError unless it succeeds.
+    """The asset's answer, with its body not read yet, on a valid session. Raises DamError unless it succeeds.
 
-    A page may be the asset, or the login page that a session's end brings, with status 200 or by a
-    redirection, at whose end anything may be. So a page, an answer of another length than the asset, and
-    a failure elsewhere are believed only when the session proves to be valid still.
+    An HTML page may be the asset, or the login page at the end of a session, with status 200 or after a
+    redirection. So a page, an answer with another length than the asset, and a failure on another host count
+    only when the session is proven to be still valid.
     """
     status = 0
     for _ in range(2):
@@ -120,17 +120,18 @@ def _open(session: DamSession, call: Call, size_bytes: int | None) -> Reply:
 
 
 def _is_still_valid(session: DamSession, login: int, call: Call) -> bool:
-    """Whether login number `login` is the valid one: asked by reading the asset's record, which renews a
-    session that is over.
+    """Whether login number `login` is still valid: it reads the asset's record, which renews a session that
+    has ended.
     """
     session.read_json("GET", f"/assets/{call.item_id}", what=call.what, item_id=call.item_id)
     return session.login.ensure() == login
 
 
 def _follow(session: DamSession, reply: Reply, call: Call) -> Reply:
-    """The reply at the end of the redirections (to an object store, say). Raises DamError, ConfigError.
+    """The reply at the end of the redirections (for example to an object store). Raises DamError,
+    ConfigError.
 
-    Who has been sent elsewhere shows no token any more, not even where elsewhere leads back to the DAM.
+    After a redirection to another host no token is sent, even if that host redirects back to the DAM.
     """
     for _ in range(LONGEST_REDIRECTION):
         location = reply.headers.get("Location")
@@ -144,7 +145,9 @@ def _follow(session: DamSession, reply: Reply, call: Call) -> Reply:
 
 
 def _redirected(call: Call, location: str) -> str:
-    """Where a redirection leads; never out of TLS, so that nobody in between chooses what is copied."""
+    """The target of a redirection; never from https to http, so that nobody in between can change
+    the bytes.
+    """
     refusal = ""
     try:
         target = urljoin(call.url, location)
@@ -168,8 +171,8 @@ def _range_start(headers: HTTPMessage) -> int | None:
 
 
 def _is_doubtful(reply: Reply, size_bytes: int | None, is_elsewhere: bool) -> bool:
-    """Whether an answer may be something else than the asset of this size, or than the DAM's own refusal of
-    it. The DAM itself may not tell how long the asset is.
+    """Whether an answer may be neither the asset of this size nor the DAM's own refusal. The DAM may not
+    declare the asset's length.
     """
     if not reply.is_success:
         return is_elsewhere
@@ -179,7 +182,7 @@ def _is_doubtful(reply: Reply, size_bytes: int | None, is_elsewhere: bool) -> bo
 
 
 def _whole_size(reply: Reply) -> int | None:
-    """The size of the whole that an answer brings, or a part of; None when it does not tell."""
+    """The size of the whole file, from an answer with all or a part of it; None when it does not say."""
     if "Content-Encoding" in reply.headers:
         return None
     declared = (

@@ -1,4 +1,4 @@
-"""The DAM's failures in words: what somebody must change, and what heals by waiting."""
+"""Puts the DAM's failures into words: which need a person, and which end by waiting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REFUSED_CERTIFICATE_ALERTS = (
 
 
 def no_answer(settings: DamSettings, call: Call, exc: NoAnswerError) -> DamError | ConfigError:
-    """The error for a call that got no answer; only some heal by waiting."""
+    """The error for a call that got no answer; only some end by waiting."""
     if isinstance(exc, ProxyError):
         return ConfigError(str(exc))
     if isinstance(exc, UnfitError):
@@ -54,10 +54,10 @@ def no_answer(settings: DamSettings, call: Call, exc: NoAnswerError) -> DamError
 
 
 def _tls_fault(settings: DamSettings, url: str, reason: ssl.SSLError) -> str | None:
-    """What somebody must change before TLS is spoken with a host; None for what heals by waiting."""
+    """What a person must change before TLS with a host works; None for a fault that ends by waiting."""
     is_dam = origin_of(url) == origin_of(settings.base_url)
     is_token = origin_of(url) == origin_of(settings.token_url)
-    named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download of the DAM's"
+    named = "DAM_BASE_URL" if is_dam else "DAM_TOKEN_URL" if is_token else "a download from the DAM"
     host = urlsplit(url).netloc
     if isinstance(reason, ssl.SSLCertVerificationError):
         return _distrust(settings.ca_bundle, named, host, reason)
@@ -66,29 +66,29 @@ def _tls_fault(settings: DamSettings, url: str, reason: ssl.SSLError) -> str | N
     alert = reason.reason or reason
     if is_dam and settings.auth == "pfx-v2":
         return f"DAM_PFX_PATH: {host} refused the client certificate {settings.pfx_path} ({alert})"
-    cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is shown to the host of DAM_BASE_URL alone"
-    return f"{named}: {host} asks for a client certificate, it seems ({alert}); {cure}"
+    cure = "set DAM_AUTH=pfx-v2" if is_dam else "ours is only sent to the host of DAM_BASE_URL"
+    return f"{named}: {host} seems to ask for a client certificate ({alert}); {cure}"
 
 
 def _distrust(
     ca_bundle: str | None, named: str, host: str, reason: ssl.SSLCertVerificationError
 ) -> str | None:
-    """Why we do not trust the certificate of a host; None for dates, which heal by waiting."""
+    """Why we do not trust the certificate of a host; None for its dates, which may be solved by waiting."""
     why = certificate_fault(reason)
     if why == "dates":
         return None
     if why == "name":
-        return f"{named}: {host} shows a certificate made for another name"
+        return f"{named}: {host} presents a certificate for another name"
     known, cure = "known CA", "name the file with your CA's certificate"
     if ca_bundle:
         known = f"CA in DAM_CA_BUNDLE ({ca_bundle}) or of the system"
         cure = "add your CA's certificate to it"
     said = reason.verify_message
-    return f"DAM_CA_BUNDLE: the certificate of {host} is signed by no {known} ({said}); {cure}"
+    return f"DAM_CA_BUNDLE: the certificate of {host} is not signed by a {known} ({said}); {cure}"
 
 
 def unfit(what: str, item_id: str | None, why: object) -> DamError:
-    """An answer or address that is not dealt with, and would be no better the next time."""
+    """An answer or address that we refuse, and that would be the same the next time."""
     return DamError(
         f"{what}: the DAM sent {why}",
         kind="bad_answer",
@@ -99,7 +99,7 @@ def unfit(what: str, item_id: str | None, why: object) -> DamError:
 
 
 def not_logged_in(call: Call, status: int) -> DamError:
-    """A session that is over right after a login."""
+    """A session that ended right after a login."""
     return DamError(
         f"{call.what}: the DAM asks for a login again right after one (HTTP {status})",
         kind="not_logged_in",
@@ -110,7 +110,7 @@ def not_logged_in(call: Call, status: int) -> DamError:
 
 
 def refused(call: Call, status: int, said: str) -> DamError:
-    """An answer of a status that is no success. said: the DAM's own words."""
+    """An answer with a status that is not a success. said: the DAM's own words."""
     return DamError(
         f"{call.what}: HTTP {status}{f', {said}' if said else ''}",
         kind=_KINDS.get(status) or ("refused" if status < 500 else "dam_error"),

@@ -1,4 +1,4 @@
-"""The metadata lock of a campaign in the DAM, under which its status is changed."""
+"""Locks and unlocks the metadata of a campaign in the DAM, to change its status."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 def take(session: DamSession, campaign_id: str, read_campaign: Callable[[str], Campaign | None]) -> None:
-    """Lock a campaign; one that an earlier run of ours left locked is ours already. Raises DamError."""
+    """Lock a campaign; one that an earlier run of ours left locked is already ours. Raises DamError."""
     try:
         _set_state(session, campaign_id, "lock")
     except DamError as exc:
-        # The DAM says by status or by list that it cannot lock, and of the owner only the login name.
+        # The DAM reports by a status or in a list that it cannot lock, and names only the owner's login.
         campaign = read_campaign(campaign_id)
         if campaign is None or not campaign.locked_by:
             raise
         if campaign.locked_by == session.own_login():
-            logger.info("campaign %s was left locked by an earlier run of ours", campaign_id)
+            logger.info("an earlier run of ours left campaign %s locked", campaign_id)
             return
         raise DamError(
             f"campaign {campaign_id} is locked in the DAM by {campaign.locked_by}",
             kind="locked",
-            hint="its status is set as soon as the lock is gone",
+            hint="a run sets its status as soon as the lock is gone",
             retryable=True,
             item_id=campaign_id,
         ) from exc
@@ -40,22 +40,22 @@ def give_back(session: DamSession, campaign_id: str) -> None:
     try:
         _set_state(session, campaign_id, "unlock")
     except DamError as exc:
-        logger.warning("campaign %s could not be unlocked: %s", campaign_id, exc)
+        logger.warning("could not unlock campaign %s: %s", campaign_id, exc)
 
 
 def release(session: DamSession, campaign: Campaign) -> None:
-    """Unlock a campaign that a run of ours, killed in between, left locked; leave others' locks alone.
+    """Unlock a campaign that an earlier run of ours, which was killed, left locked; keep the locks of others.
 
-    Raises DamError when the lock is ours and stays.
+    Raises DamError when the lock is ours and cannot be removed.
     """
     if campaign.locked_by and campaign.locked_by == session.own_login():
-        logger.info("campaign %s was left locked by us; unlocking it", campaign.id)
+        logger.info("an earlier run of ours left campaign %s locked; unlocking it", campaign.id)
         _set_state(session, campaign.id, "unlock")
 
 
 def _set_state(session: DamSession, campaign_id: str, action: str) -> None:
-    """Lock or unlock a folder as DAM_LOCK_STYLE has it: through the asset service, with the folder's id, as
-    OpenText's UI does.
+    """Lock or unlock a folder in the way of DAM_LOCK_STYLE: through the asset service, with the folder's id,
+    as OpenText's UI does.
     """
     style = session.settings.lock_style
     if style == "none":
@@ -79,7 +79,7 @@ def _set_state(session: DamSession, campaign_id: str, action: str) -> None:
         item_id=campaign_id,
         data={"action": action, "selection_context": selection},
     )
-    # A 200 may carry a failure (MARKDOWN_DOCS/DAM_AND_BOX.md).
+    # A 200 may contain a failure (MARKDOWN_DOCS/DAM_AND_BOX.md).
     result = within(answer, "bulk_asset_result_representation", "bulk_asset_result")
     if not isinstance(result, dict):
         return

@@ -1,4 +1,4 @@
-"""Logging in to the DAM: a token or a session login, its cookies, and why it may be refused."""
+"""Logs in to the DAM: by a token or a session login, with its cookies, and explains refusals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shared.http.guards import within
 logger = logging.getLogger(__name__)
 
 LONGEST_COOKIES = 8192
-"""What all cookies together may take; servers refuse more in one request."""
+"""The most bytes of all cookies together; servers refuse more in one request."""
 
 _LOGIN_REFUSAL = r"(?i)credential|password|authenti|log-?in|logon|invalid[ _](?:user|grant|client)"
 _COOKIE = re.compile(r"[!-:<>-~]+=[ -:<-~]*")
 
 
 class Login:
-    """Our login at the DAM, shared by all threads: made when it is needed, and once for all who need it."""
+    """Our login to the DAM, shared by all threads: made when it is first needed, and only once."""
 
     def __init__(self, calls: Calls) -> None:
         self._settings = calls.settings
@@ -37,7 +37,9 @@ class Login:
         self._cookies: dict[str, str] = {}
 
     def ensure(self) -> int:
-        """Log in unless we are; the number of the login that is valid. Raises DamError, ConfigError."""
+        """Log in unless we are logged in; returns the number of the valid login. Raises DamError,
+        ConfigError.
+        """
         with self._lock:
             if not self._is_valid:
                 self._headers, self._cookies = {}, {}
@@ -51,13 +53,13 @@ class Login:
             return self._number
 
     def forget(self, number: int) -> None:
-        """That login has ended; nothing happens when there is a newer one."""
+        """Note that this login has ended; does nothing when there is a newer one."""
         with self._lock:
             self._is_valid = self._is_valid and self._number != number
 
     @property
     def credentials(self) -> Credentials:
-        """What calls go out with."""
+        """The headers for calls."""
         settings, cookies = self._settings, self._cookies
         known = (settings.client_secret, settings.password, settings.pfx_password)
         live = [word for text in (*self._headers.values(), *cookies.values()) for word in text.split()]
@@ -68,9 +70,10 @@ class Login:
         )
 
     def remember_cookies(self, headers: HTTPMessage) -> None:
-        """Cookies make a session login; with a token they may still tie us to one node of a cluster.
+        """Keep the cookies: a session login needs them, and with a token they may tie us to one node of a
+        cluster.
 
-        What would not be one cookie in one line is dropped, and so is what would make requests too long.
+        Invalid cookies are dropped, and so are those that would make requests too long.
         """
         for line in headers.get_all("Set-Cookie") or ():
             pair = str(line).partition(";")[0].strip()
@@ -80,7 +83,7 @@ class Login:
                 self._cookies = cookies
 
     def log_out(self) -> None:
-        """End a session login, which the DAM would keep open for long."""
+        """End a session login, which the DAM would otherwise keep open for a long time."""
         if self._number and self._settings.auth == "password":
             call = Call(
                 "DELETE", f"{self._settings.base_url}{API}/sessions", "logging out", is_repeatable=False
@@ -121,7 +124,7 @@ class Login:
 
     def _logged_in(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
         """The JSON object that answers a login."""
-        what = f"logging in at {_shown_url(url)}"
+        what = f"logging in to {_shown_url(url)}"
         answer = self._calls.ask(
             Call("POST", url, what, headers=FORM, body=urlencode(form).encode()), self.credentials
         )
@@ -140,7 +143,7 @@ class Login:
         found = answer.mapping
         if found is None or answer.exception_body is not None:
             raise DamError(
-                f"{what}: HTTP {answer.status}, {answer.said or 'without JSON, as a proxy would answer'}",
+                f"{what}: HTTP {answer.status}, {answer.said or 'without JSON, like the answer of a proxy'}",
                 kind="bad_answer",
                 hint=f"check {self._address_variable}",
                 retryable=True,
@@ -160,13 +163,13 @@ class Login:
 
     @property
     def _address_variable(self) -> str:
-        """What says where to log in."""
+        """The variable with the login's address."""
         settings = self._settings
         is_default = settings.token_url.startswith(f"{settings.base_url}/") or settings.auth == "password"
         return "DAM_BASE_URL" if is_default else "DAM_TOKEN_URL"
 
     def _credential_variables(self, refusal: Answer) -> str:
-        """What may be wrong: OAuth tells the client from the user."""
+        """The variables that may be wrong: OAuth distinguishes the client and the user."""
         user, client = "DAM_USERNAME and DAM_PASSWORD", "DAM_CLIENT_ID and DAM_CLIENT_SECRET"
         if self._settings.auth == "password":
             return user

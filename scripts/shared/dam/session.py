@@ -1,4 +1,4 @@
-"""One session with the DAM: every call goes out logged in, and a login that has ended is renewed."""
+"""Keeps one session with the DAM: every call is logged in, and a login that has ended is renewed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from shared.dam.login import Login
 from shared.http.guards import within
 
 MOST_CALLS_AT_ONCE = 8
-"""What the DAM is asked at once, downloads not counted: its users are there as well."""
+"""The most simultaneous calls, not counting downloads: the DAM also serves its users."""
 REPEATABLE_METHODS = ("GET", "PUT", "DELETE")
 
 
 class DamSession:
     """One session with the DAM, shared by all threads.
 
-    Calls are tried as `Calls` does it; a login that has ended is renewed once per call, and once for all
-    threads that meet its end. `what` says, in errors, what was being done.
+    `Calls` repeats calls; a login that has ended is renewed once per call, and once for all threads. `what`
+    says, in errors, what we were doing.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -35,8 +35,8 @@ class DamSession:
         self._ensure_held: Callable[[], None] = lambda: None
 
     def guarded(self, ensure_held: Callable[[], None]) -> DamSession:
-        """The same session. ensure_held is called before each try of a write, which does not go out when it
-        raises.
+        """The same session. ensure_held is called before each try of a write; if it raises, the try is not
+        made.
         """
         twin = copy(self)
         twin._ensure_held = ensure_held
@@ -90,7 +90,7 @@ class DamSession:
         data: Mapping[str, str] | None = None,
         json_body: object = None,
     ) -> dict[str, Any]:
-        """A write; its answer as a mapping, {} when the DAM answered success without JSON."""
+        """Make a write; returns its answer as a mapping, {} for a success without JSON."""
         headers, body = FORM, urlencode(data or {}).encode()
         if data is None:
             headers, body = {"Content-Type": "application/json"}, json.dumps(json_body).encode()
@@ -102,7 +102,7 @@ class DamSession:
         return answer.mapping or {}
 
     def own_login(self) -> str:
-        """Our login name: what the DAM writes into a lock of ours."""
+        """Our login name, which the DAM writes into our locks."""
         if self.settings.username:
             return self.settings.username
         try:

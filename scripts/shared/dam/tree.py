@@ -1,4 +1,4 @@
-"""The files of a tree of folders."""
+"""Lists the files of a tree of folders."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Child = DamFolder | Asset
 Listings = Ahead[DamFolder, list[Child]]
 
 DEEPEST_FOLDER = 64
-"""How many sub-folders may lie in one another: more than people make, and an end to a trap."""
+"""How many levels of sub-folders are allowed: more than people make, but not endless."""
 
 
 def assets_below(root: DamFolder, campaign_id: str, children: Listings) -> tuple[Asset, ...]:
-    """The files below a folder, each once, level by level; where folders wait, some are listed at once.
+    """The files below a folder, each once, level by level; several folders are listed at the same time.
 
-    Raises DamError for a tree without end.
+    Raises DamError for an endless tree.
     """
     assets: dict[str, Asset] = {}
     seen = {root.id}
@@ -32,7 +32,7 @@ def assets_below(root: DamFolder, campaign_id: str, children: Listings) -> tuple
         folder, depth = waiting.popleft()
         if depth > DEEPEST_FOLDER or len(seen) + len(assets) > MOST_ITEMS:
             raise DamError(
-                f"campaign {campaign_id} has more than {DEEPEST_FOLDER} folders in one another,"
+                f"campaign {campaign_id} has more than {DEEPEST_FOLDER} levels of folders,"
                 f" or more than {MOST_ITEMS} items",
                 kind="unfinished_listing",
                 hint=f'tidy its "{root.name}" folder',

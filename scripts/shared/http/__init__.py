@@ -1,5 +1,6 @@
-"""HTTP, for whichever system: `client.Http` on `requests` and urllib3, its `guards` against hostile answers.
+"""The HTTP client for all systems: `client.Http` on `requests` and urllib3, with `guards` against hostile
+answers.
 
-`trust` says whom TLS trusts, `proxies` what stands between, `patience` how long to wait for the next try, and
-`ahead` makes calls before it is their turn. Knows neither the DAM nor Box.
+`trust` decides whom TLS trusts, `proxies` finds the proxy, `patience` says how long to wait before the next
+try, and `ahead` makes calls before they are needed. It knows neither the DAM nor Box.
 """

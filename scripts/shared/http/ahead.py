@@ -1,6 +1,6 @@
-"""Calls made before it is their turn: the pages of a long listing, the folders of a tree.
+"""Makes calls before they are needed: the pages of a long listing, the folders of a tree.
 
-Each saves the round trip of waiting for the one before it.
+This saves waiting for one round trip after another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 def quietly(work: Callable[[], object]) -> None:
-    """Do what others will need; when it fails, whoever needs it will meet the failure, and tell of it."""
+    """Do something that will be needed later; a failure is ignored here, because its later use reports it."""
     try:
         work()
     except Exception as exc:  # noqa: BLE001 - see above
@@ -30,9 +30,9 @@ def quietly(work: Callable[[], object]) -> None:
 
 
 class Ahead(Generic[Key, Value]):
-    """`fetch(key)`, begun beforehand for keys that are expected; to be closed.
+    """`fetch(key)`, started early for expected keys; must be closed.
 
-    What a call brings, and what it raises, comes when its turn has come.
+    A call's result, or its exception, is only delivered when it is asked for.
     """
 
     def __init__(self, fetch: Callable[[Key], Value]) -> None:
@@ -41,12 +41,12 @@ class Ahead(Generic[Key, Value]):
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, key: Key) -> Value:
-        """What `fetch` brings for the key."""
+        """The result of `fetch` for the key."""
         expected = self._expected.pop(key, None)
         return self._fetch(key) if expected is None else expected.result()
 
     def expect(self, key: Key) -> None:
-        """The key's turn will come, or so it seems. MOST_AHEAD calls at once."""
+        """Start the call for a key that will probably be needed. At most MOST_AHEAD calls at once."""
         if key not in self._expected:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -54,17 +54,17 @@ class Ahead(Generic[Key, Value]):
             self._expected[key] = self._pool.submit(self._fetch, key)
 
     def close(self) -> None:
-        """Let go of what nobody asked for; waits for calls that are on their way."""
+        """Drop the results that nobody asked for; waits for running calls."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
 class PagesAhead(Generic[Item]):
-    """`fetch(after)` for a listing of pages of page_size items; to be closed.
+    """`fetch(after)` for a listing with pages of page_size items; must be closed.
 
-    Each full page in a row lets one page more be expected, up to MOST_AHEAD; so a listing of one page costs
-    no call more, and a long one three at most. A page that is shorter than expected moves all that follow,
-    and what was expected is not used.
+    Each full page in a row allows one more page ahead, up to MOST_AHEAD; so a listing of one page costs no
+    extra call, and a long one at most three. After a page that is shorter than expected, all later pages
+    begin elsewhere, and the calls made ahead are not used.
     """
 
     def __init__(self, fetch: Callable[[int], list[Item]], page_size: int) -> None:
@@ -73,7 +73,7 @@ class PagesAhead(Generic[Item]):
         self._full_in_a_row = 0
 
     def __call__(self, after: int) -> list[Item]:
-        """The page that begins after so many items."""
+        """The page that begins after this many items."""
         page = self._ahead(after)
         self._full_in_a_row = self._full_in_a_row + 1 if len(page) == self._page_size else 0
         for number in range(1, min(self._full_in_a_row, MOST_AHEAD) + 1):
@@ -81,5 +81,5 @@ class PagesAhead(Generic[Item]):
         return page
 
     def close(self) -> None:
-        """Let go of what nobody asked for; waits for calls that are on their way."""
+        """Drop the results that nobody asked for; waits for running calls."""
         self._ahead.close()

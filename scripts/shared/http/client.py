@@ -1,7 +1,7 @@
-"""The one HTTP client: `requests` for calls, urllib3 for bytes, over the same pools of connections.
+"""The HTTP client: `requests` for calls, urllib3 for bytes, over the same pools of connections.
 
-Neither library follows a redirection, repeats a call, unpacks a body, keeps a cookie or widens the context's
-trust.
+Neither library follows a redirection, repeats a call, unpacks a body, keeps a cookie or trusts more
+authorities than the context.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ NO_RETRY = Retry(total=False, redirect=False)
 
 T = TypeVar("T")
 Pieces = Sequence[bytes | memoryview]
-"""What goes out in a row as one body."""
+"""Pieces that are sent one after another as one body."""
 
 
 class Http:
-    """Calls to any host, over connections that are kept. Every method may be called by any thread.
+    """Calls to any host, over connections that stay open. Every method may be called by any thread.
 
-    context: how TLS is spoken; None: as `default_context` has it, with the system's authorities.
-    trusts_system: the system's authorities are trusted beside those of the context. They are loaded when a
-    host shows a certificate that the context's did not sign: that takes as long as a fifth of an idle run.
-    timeout_seconds: the longest silence while something is sent or waited for.
+    context: for TLS; None: `default_context`, with the system's authorities. trusts_system: also trust the
+    system's authorities. They are only loaded when the context's authorities did not sign a host's
+    certificate: that takes a fifth of the time of an idle run. timeout_seconds: the longest silence while we
+    send or wait.
     """
 
     def __init__(
         self, context: ssl.SSLContext | None, timeout_seconds: float, *, trusts_system: bool = False
     ) -> None:
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings show whole addresses
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings contain whole addresses
         self._context = context
         self._lacks_system = trusts_system and context is not None
         self._timeout_seconds = timeout_seconds
@@ -55,10 +55,10 @@ class Http:
         self._session = _Session(_Adapter(self._open))
 
     def call(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
-        """Ask by `requests`; the reply's body is not read yet. Raises NoAnswerError, among them UnfitError
-        for an address that is none.
+        """Make a call by `requests`; the reply's body is not read yet. Raises NoAnswerError, including
+        UnfitError for an invalid address.
         """
-        checked(url)  # `requests` would mend it
+        checked(url)  # `requests` would correct it
         headers = {**AGENT, **headers}
         answer = self._trusting(
             lambda: self._session.request(method, url, headers=headers, data=body, stream=True)
@@ -66,7 +66,7 @@ class Http:
         return Reply(answer.raw)
 
     def transfer(self, method: str, url: str, headers: Mapping[str, str], pieces: Pieces = ()) -> Reply:
-        """The same by urllib3 alone, for bytes: `requests` costs several times the processor time."""
+        """The same by urllib3 only, for bytes: `requests` needs several times the processor time."""
         size = sum(map(len, pieces))
         headers = {**AGENT, **headers}
         body: Any = None
@@ -90,7 +90,7 @@ class Http:
         )
 
     def connect(self, url: str) -> None:
-        """Open a connection ahead of the request that it is for. Raises what `call` raises."""
+        """Open a connection before the request needs it. Raises what `call` raises."""
         pool, _ = self._way(url)
         to: Any = pool.proxy or pool
 
@@ -108,13 +108,13 @@ class Http:
             pool.pool.put_nowait(connection)
 
     def close(self) -> None:
-        """Drop the connections, and those in use when they come back."""
+        """Drop the connections, and those in use as soon as they are free."""
         with self._lock:
             for pool in self._pools.values():
                 pool.close()
 
     def _way(self, url: str) -> tuple[HTTPConnectionPool, str]:
-        """The connections that lead to an address, and what is asked for there."""
+        """The connections to an address, and the path there."""
         parts = checked(url)
         with self._lock:
             origin = (parts.scheme, parts.netloc)
@@ -136,12 +136,14 @@ class Http:
             through = ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
             pool = through.connection_from_url(url)
         pool.ConnectionCls = GuardedHttps if is_tls else GuardedHttp
-        while pool.pool and not pool.pool.empty():  # urllib3 fills it with blanks; `connect` needs the place
+        while (
+            pool.pool and not pool.pool.empty()
+        ):  # urllib3 fills it with placeholders; `connect` needs the space
             pool.pool.get_nowait()
         return pool
 
     def _trusting(self, ask: Callable[[], T]) -> T:
-        """What is asked; asked anew when it took the system's authorities to trust the host."""
+        """Make the call; again when the system's authorities had to be loaded to trust the host."""
         lacked_system = self._lacks_system
         try:
             return ask()
@@ -159,7 +161,7 @@ class Http:
 
 
 class _Session(requests.Session):
-    """One that takes nothing from the environment (proxies, .netrc, CA variables) and keeps no cookies."""
+    """A session that ignores the environment (proxies, .netrc, CA variables) and keeps no cookies."""
 
     def __init__(self, adapter: HTTPAdapter) -> None:
         super().__init__()
@@ -170,13 +172,15 @@ class _Session(requests.Session):
             self.mount(scheme, adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: `requests` reads the whole body of a redirection, even one that it is not to follow."""
+        """None: otherwise `requests` reads the whole body of a redirection, even one that it does
+        not follow.
+        """
         return None
 
 
 class _Adapter(HTTPAdapter):
-    """Sends what `requests` has prepared over our connections: its own way to send would trust certifi's
-    authorities beside the context's.
+    """Sends prepared requests over our connections: the adapter of `requests` would also trust certifi's
+    authorities.
     """
 
     def __init__(self, send: Callable[[str, str, Any, Any], BaseHTTPResponse]) -> None:

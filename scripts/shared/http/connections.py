@@ -1,4 +1,4 @@
-"""urllib3's connections, with what it has no options for: patience while sending, full packets, tickets."""
+"""Extends urllib3's connections where it has no options: time limits while sending, full packets, tickets."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from shared.http.proxies import fault_of
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 LARGE_PIECE = 64 * 1024
-"""Bytes; a body up to here goes out in one piece, a piece above in full packets."""
+"""Bytes; a body up to this size is sent in one piece, a larger piece in full packets."""
 OPTIONS = {
-    "maxsize": 64,  # connections to one host that wait for the next call
-    "socket_options": HTTPConnection.default_socket_options,  # urllib3 takes none with a proxy: 40 ms a call
+    "maxsize": 64,  # idle connections per host
+    # urllib3 sets none with a proxy, which costs 40 ms per call
+    "socket_options": HTTPConnection.default_socket_options,
 }
 
 
 class GuardedHttp(HTTPConnection):
-    """answer: the newest one that has come; urllib3's own copies what is read from it once more."""
+    """answer: the latest one; urllib3's own response would copy the bytes once more."""
 
     answer: Answer
     proxy_variable = "HTTP_PROXY"
 
     def response_class(self, sock: socket.socket, **options: Any) -> Answer:  # type: ignore[override]
-        """http.client's hook for what reads an answer."""
+        """http.client's hook for the class that reads an answer."""
         self.answer = Answer(sock, **options)
         return self.answer
 
     def connect(self) -> None:
-        """Connect within CONNECT_TIMEOUT_SECONDS, which after that no longer limits sending."""
+        """Connect within CONNECT_TIMEOUT_SECONDS; afterwards this does not limit sending."""
         patience, self.timeout = self.timeout, min(self.timeout or math.inf, CONNECT_TIMEOUT_SECONDS)
         try:
             super().connect()
@@ -47,8 +48,8 @@ class GuardedHttp(HTTPConnection):
         self.sock.settimeout(patience)
 
     def send(self, data: Any) -> None:
-        """Large pieces go out in full packets, not one for the end of each of TLS's records; what is left of
-        a piece goes out at once.
+        """Send large pieces in full packets, instead of one short packet per TLS record; the rest of a piece
+        is sent at once.
         """
         is_large = isinstance(data, bytes | memoryview) and len(data) > LARGE_PIECE
         if is_large:
@@ -60,10 +61,10 @@ class GuardedHttp(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the other side has neither closed nor sent anything since the last answer. What TLS 1.3
-        sends of its own accord, tickets above all, is taken in and does not count.
+        sends by itself, mainly tickets, is read and does not count.
         """
         sock = self.sock
-        if super().is_connected:  # asked once: a ticket may come between two looks
+        if super().is_connected:  # checked once: a ticket may come between two checks
             return True
         if not isinstance(sock, ssl.SSLSocket):
             return False
@@ -78,6 +79,6 @@ class GuardedHttp(HTTPConnection):
 
 
 class GuardedHttps(GuardedHttp, HTTPSConnection):
-    """The same by TLS."""
+    """The same with TLS."""
 
     proxy_variable = "HTTPS_PROXY"

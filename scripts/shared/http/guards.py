@@ -1,6 +1,6 @@
-"""Guards around answers: an end to their bytes and their time, nothing unpacked, the declared length kept.
+"""Guards against hostile answers: limits their bytes and time, unpacks nothing, checks the declared length.
 
-http.client itself bounds a head: 100 lines of 64 KiB.
+http.client itself limits the headers: 100 lines of 64 KiB.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from urllib3 import BaseHTTPResponse
 from shared.base.variables import HOST_AND_PORT
 
 ANSWER_LIMIT = 16 * 1024 * 1024
-"""Bytes of the longest answer that is read into memory as a whole, unless more is asked for."""
+"""The most bytes of an answer that are read into memory as a whole, unless the caller allows more."""
 MOST_VALUES = 1_000_000
-"""How many values a JSON answer may hold: each costs some 80 bytes, however few it took to send."""
+"""How many values a JSON answer may contain: each needs about 80 bytes of memory, however short it is."""
 DRAIN_LIMIT = 256 * 1024
-"""An answer that nobody reads is read up to here to keep its connection; a longer one is cut off."""
+"""The most bytes of an unused answer that are read to keep its connection; for a longer one it is closed."""
 BUFFER = 64 * 1024
 
 _UNFIT_FOR_A_LINE = re.compile(r"[\x00-\x20\x7f]")
@@ -40,37 +40,37 @@ class NoAnswerError(Exception):
 
 
 class UnfitError(NoAnswerError):
-    """An address that cannot be sent, or an answer that is not read: too large, encoded.
+    """An address that cannot be sent, or an answer that we do not read: too large, or encoded.
 
-    To be caught before NoAnswerError where it matters that repetition does not help.
+    Catch it before NoAnswerError where it matters that repeating does not help.
     """
 
 
 class Incoming(io.RawIOBase):
-    """What comes on a socket for one answer. A silence ends by the socket's time-out, and a drip by twice
-    that: for the head, and then for whatever is read at a time.
+    """The bytes of one answer from a socket. The socket's time-out ends a silence; twice that ends a very
+    slow sender: for the headers, and then for each read.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._file = sock.makefile("rb", buffering=0)  # keeps it open when its connection lets go
+        self._file = sock.makefile("rb", buffering=0)  # keeps the socket open when its connection is released
         self._receive = sock.recv_into
         self._patience = 2 * (sock.gettimeout() or 0.0)
         self.begin()
 
     def begin(self) -> None:
-        """From now on the next piece is waited for."""
+        """Start the time limit of the next read."""
         self._give_up_at = time.monotonic() + self._patience
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """How http.client asks for the stream."""
+        """The method by which http.client gets the stream."""
         return io.BufferedReader(self, BUFFER)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """A large view is filled as a whole: TLS brings 16 KiB at a time, and going through the reader for
-        each costs a quarter more processor time.
+        """Fill a large view as a whole: TLS delivers 16 KiB at a time, and using the buffered reader for each
+        costs a quarter more processor time.
         """
         view = memoryview(buffer)
         wanted = len(view) if len(view) > BUFFER else 1
@@ -78,7 +78,7 @@ class Incoming(io.RawIOBase):
         while at < wanted and (count := self._receive(view[at:])):
             at += count
             if time.monotonic() > self._give_up_at:
-                raise TimeoutError(f"not at its end after {self._patience:.0f} s")
+                raise TimeoutError(f"not complete after {self._patience:.0f} s")
         return at
 
     def close(self) -> None:
@@ -91,13 +91,13 @@ class Answer(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, **options: Any) -> None:
         self.incoming = Incoming(sock)
-        super().__init__(self.incoming, **options)  # type: ignore[arg-type] # makefile is all it asks for
+        super().__init__(self.incoming, **options)  # type: ignore[arg-type] # it only calls makefile
 
 
 class Reply:
-    """An answer whose body is still on its way. To be closed, or read to the end.
+    """An answer whose body has not been read yet. Close it, or read it to the end.
 
-    The body is read from http.client's response: urllib3's own copies once more what is read into a view.
+    The body is read from http.client's response: urllib3's own would copy the bytes once more.
     """
 
     def __init__(self, raw: BaseHTTPResponse) -> None:
@@ -117,15 +117,15 @@ class Reply:
         return 200 <= self.status < 300
 
     def read(self, limit: int = ANSWER_LIMIT) -> bytes:
-        """All that is left of the body. Raises UnfitError for a success of more than `limit` bytes; a failure
-        of that size is read as empty, because its status tells enough.
+        """The rest of the body. Raises UnfitError for a success of more than `limit` bytes; a failure of that
+        size is read as empty, because its status is enough.
         """
         answer, whole = self._answer, bytearray()
         try:
             with self._reading():
                 if (answer.length or 0) > limit:
                     raise UnfitError(f"an answer of {answer.length} bytes, which is more than {limit}")
-                while piece := answer.read(BUFFER):  # never as much at once as a length promises
+                while piece := answer.read(BUFFER):  # in pieces, whatever the declared length
                     whole += piece
                     if len(whole) > limit:
                         raise UnfitError(f"an answer of more than {limit} bytes")
@@ -138,8 +138,8 @@ class Reply:
         return bytes(whole)
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the view as far as the body goes; 0 at its end. Raises NoAnswerError when the connection ended
-        sooner than that.
+        """Fill the view as far as possible; 0 at the end of the body. Raises NoAnswerError when the
+        connection ended too early.
         """
         with self._reading():
             count = self._answer.readinto(view)
@@ -151,7 +151,7 @@ class Reply:
     def _reading(self) -> Iterator[None]:
         encoding = self.headers.get("Content-Encoding") or "identity"
         try:
-            if encoding.strip().lower() != "identity":  # a bomb stays packed
+            if encoding.strip().lower() != "identity":  # never unpack a compression bomb
                 raise UnfitError(f"an answer packed as {encoding!r:.40}, which was not asked for")
             self._answer.incoming.begin()
             yield
@@ -166,7 +166,7 @@ class Reply:
             raise http.client.IncompleteRead(b"", self._answer.length)
 
     def close(self) -> None:
-        """Give the connection back; closed, unless little enough of the body is left."""
+        """Release the connection; close it unless only a little of the body is left."""
         answer = self._answer
         if not answer.isclosed() and answer.length is not None and answer.length <= DRAIN_LIMIT:
             with suppress(OSError, http.client.HTTPException):
@@ -179,7 +179,7 @@ class Reply:
 
 
 def root_of(exc: BaseException) -> BaseException:
-    """What `requests` and urllib3 wrapped: Python's own exception, or the innermost of theirs."""
+    """The exception that `requests` and urllib3 wrapped: Python's own, or the innermost of theirs."""
     while True:
         inner = exc.__cause__ or next((arg for arg in exc.args if isinstance(arg, BaseException)), None)
         if inner is None:
@@ -188,7 +188,7 @@ def root_of(exc: BaseException) -> BaseException:
 
 
 def checked(url: str) -> SplitResult:
-    """The parts of an address that can be called. Raises UnfitError."""
+    """The parts of a valid address. Raises UnfitError."""
     try:
         parts = urlsplit(url)
         is_fit = parts.port != 0
@@ -201,14 +201,14 @@ def checked(url: str) -> SplitResult:
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of an address: whom it would reach. Raises UnfitError when nobody."""
+    """(scheme, host, port) of an address. Raises UnfitError when it has no host."""
     parts = checked(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that an answer is; None when it is none, is nested too deep, or has too many values."""
+    """The JSON object of an answer; None when it is not one, is nested too deep, or has too many values."""
     if content.count(b",") >= MOST_VALUES:
         return None
     try:
@@ -219,7 +219,7 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def within(found: object, *names: str) -> Any:
-    """What a JSON answer holds under these names, one object inside the other; None where one is missing."""
+    """The value at this path of names in a JSON answer; None when one is missing."""
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found

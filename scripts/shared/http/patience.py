@@ -1,4 +1,4 @@
-"""How long to wait before a call is tried again."""
+"""Decides how long to wait before a call is tried again."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ BACKOFF_SECONDS = 0.5
 
 
 def wait_seconds(headers: Message | None, tries: int) -> float:
-    """How long to wait after so many failed tries: what the last answer asks for, if it asks, within bounds.
+    """How long to wait after this many failed tries: what the last answer asks for, within limits.
 
-    headers: of that answer; None when none came.
+    headers: of that answer; None when there was none.
     """
     asked = None if headers is None else retry_after_seconds(headers, datetime.now(UTC))
     return backoff_seconds(tries) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
 
 
 def backoff_seconds(tries: int) -> float:
-    """How long to wait when nobody asks for a pause: doubling, with jitter."""
+    """How long to wait when the answer asks for no pause: doubling, with jitter."""
     return BACKOFF_SECONDS * 2.0**tries * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 - jitter, no secret
 
 
 def retry_after_seconds(headers: Message, now: datetime) -> float | None:
-    """An answer's `Retry-After` in either form, as seconds from now; None when it is missing or senseless.
+    """An answer's `Retry-After` in either form, as seconds from now; None when it is missing or not valid.
 
-    A date counts from the answer's own `Date`, for want of one from ours: clocks differ.
+    A date counts from the answer's own `Date`, or from our clock if there is none: clocks differ.
     """
     value = headers.get("Retry-After")
     if value is None:
@@ -42,7 +42,7 @@ def retry_after_seconds(headers: Message, now: datetime) -> float | None:
 
 
 def date_in(value: str | None) -> datetime | None:
-    """The moment that a header such as Date tells; None when it tells none."""
+    """The time in a header such as Date; None when it is not valid."""
     try:
         date = parsedate_to_datetime(value or "")
     except (ValueError, TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Whom TLS trusts, and what is wrong with a certificate that it does not."""
+"""Decides whom TLS trusts, and says what is wrong with an untrusted certificate."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from shared.http.guards import NoAnswerError, origin_of
 VALIDITY_TIMEOUT_SECONDS = 10.0
 
 _UNKNOWN_CA = (2, 18, 19, 20, 21)
-"""OpenSSL's X509_V_ERR codes for a certificate whose authority it has not got."""
+"""OpenSSL's X509_V_ERR codes for a certificate whose authority it does not have."""
 _NOT_VALID_NOW = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _INSTANT = "%Y-%m-%d %H:%M UTC"
 
 
 def default_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """TLS 1.2 or later that trusts the bundle, and checks the host's name; without a bundle, the system's
-    store, and certifi's where the system is seen to have none.
+    """A context for TLS 1.2 or later that checks the host's name and trusts the bundle; without a bundle, it
+    trusts the system's store, or certifi's when the system has none.
 
-    Raises ValueError when the bundle holds no certificate, in PEM or in DER (as Windows exports it).
+    Raises ValueError when the bundle contains no certificate, in PEM or in DER (as Windows exports it).
     """
     try:
         context = ssl.create_default_context(cafile=ca_bundle)
@@ -39,19 +39,19 @@ def default_context(ca_bundle: str | None) -> ssl.SSLContext:
 def _der_context(ca_bundle: Path) -> ssl.SSLContext:
     content = ca_bundle.read_bytes()
     with suppress(ssl.SSLError):
-        if content:  # without any it would be the system's authorities
+        if content:  # without any, it would load the system's authorities
             return ssl.create_default_context(cadata=content)
-    raise ValueError(f"{ca_bundle} holds no certificate in PEM or DER form")
+    raise ValueError(f"{ca_bundle} contains no certificate in PEM or DER form")
 
 
 def load_system_authorities(context: ssl.SSLContext) -> None:
-    """Have a context trust, beside its own authorities, those that `default_context(None)` trusts."""
+    """Make a context also trust the authorities that `default_context(None)` trusts."""
     context.load_default_certs()
     _load_certifi_if_alone(context)
 
 
 def _load_certifi_if_alone(context: ssl.SSLContext) -> None:
-    """certifi's authorities, where there are none in the places that OpenSSL, or its variables, name."""
+    """certifi's authorities, if the folders and files of OpenSSL, or of its variables, have none."""
     paths = ssl.get_default_verify_paths()
     with suppress(OSError):  # a folder that we may not list
         if paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
@@ -60,13 +60,13 @@ def _load_certifi_if_alone(context: ssl.SSLContext) -> None:
 
 
 def shows_unknown_authority(reason: BaseException) -> bool:
-    """Whether a host's certificate is signed by somebody whom the context has not heard of."""
+    """Whether a host's certificate is signed by an authority that the context does not know."""
     return isinstance(reason, ssl.SSLCertVerificationError) and reason.verify_code in _UNKNOWN_CA
 
 
 def certificate_fault(reason: ssl.SSLCertVerificationError) -> str:
-    """Why a host's certificate is not trusted: "dates" (waiting, or a right clock, may heal it), "name", or
-    "authority".
+    """Why a host's certificate is not trusted: "dates" (waiting, or a correct clock, may solve it), "name",
+    or "authority".
     """
     if reason.verify_code in _NOT_VALID_NOW:
         return "dates"
@@ -74,7 +74,7 @@ def certificate_fault(reason: ssl.SSLCertVerificationError) -> str:
 
 
 def detail_of(exc: NoAnswerError, url: str) -> str:
-    """Why no answer came, in a few words."""
+    """Why there was no answer, in a few words."""
     reason = exc.reason
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"{reason.verify_message}{_validity(url)}"
@@ -82,7 +82,7 @@ def detail_of(exc: NoAnswerError, url: str) -> str:
 
 
 def _validity(url: str) -> str:
-    """When the certificate is valid that a host shows, trusted or not; "" when it cannot be had."""
+    """When a host's certificate is valid, trusted or not; "" when it cannot be read."""
     from cryptography.x509 import load_pem_x509_certificate
 
     _, host, port = origin_of(url)
@@ -90,7 +90,7 @@ def _validity(url: str) -> str:
         shown = ssl.get_server_certificate((host, port), timeout=VALIDITY_TIMEOUT_SECONDS)
         certificate = load_pem_x509_certificate(shown.encode())
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (OSError, ValueError):  # OpenSSL can read more than cryptography
+    except (OSError, ValueError):  # OpenSSL accepts more than cryptography
         return ""
     now = datetime.now(UTC)
     clock = ", or this host's clock is behind" if begins > now else ""

@@ -1,4 +1,4 @@
-"""The command line of the orchestrator: the loop, one round of it, and the answers that touch nothing."""
+"""The orchestrator's command line: the loop, one round of it, and the commands that change nothing."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ LONGEST_FORECAST_DAYS = 366
 MOST_STUCK = 100_000
 FORECAST_YEARS = (1970, 9000)
 COMPANIONS = (
-    (("at", "hours"), ("explain",), "--at and --hours go with --explain"),
+    (("at", "hours"), ("explain",), "--at and --hours need --explain"),
     (
         ("days", "start", "stuck", "diff"),
         ("simulate",),
-        "--days, --from, --stuck and --diff go with --simulate",
+        "--days, --from, --stuck and --diff need --simulate",
     ),
-    (("json",), ("explain", "simulate"), "--json goes with --explain or --simulate"),
-    (("online",), ("check",), "--online goes with --check"),
+    (("json",), ("explain", "simulate"), "--json needs --explain or --simulate"),
+    (("online",), ("check",), "--online needs --check"),
 )
-"""(options, the actions that they go with, what is said when one of them is given without)."""
+"""(options, the actions that they need, the message when none of these is given)."""
 
 
 def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: bool) -> None:
-    """Print the runs after `at`, until so many elapsed hours later. Raises ConfigError for a faulty `at`."""
+    """Print the runs of the given number of hours after `at`. Raises ConfigError for a faulty `at`."""
     zone = cadence.timezone
     start = _beginning("--at", at, zone)
     schedules = {task.name: task.schedule for task in tasks_with(cadence.digest)}
@@ -67,7 +67,7 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
         until = (start.astimezone(UTC) + timedelta(hours=hours)).astimezone(zone)
         runs = list(timeline(schedules, start, until, zone, cadence.off_hours))
     except (OverflowError, ValueError) as exc:
-        raise ConfigError(f"--at: {at!r} lies too far away") from exc
+        raise ConfigError(f"--at: {at!r} is too far away") from exc
     if as_json:
         document = {
             "timezone": str(zone),
@@ -89,7 +89,7 @@ def explain(cadence: CadenceSettings, at: str | None, hours: float, *, as_json: 
 
 
 def _beginning(option: str, text: str | None, zone: ZoneInfo) -> datetime:
-    """The minute that an option names, now without it. Raises ConfigError when it names none."""
+    """The minute that an option names; now without the option. Raises ConfigError for a faulty text."""
     if text is None:
         return whole_minute(datetime.now(UTC).astimezone(zone))
     try:
@@ -103,22 +103,22 @@ def _beginning(option: str, text: str | None, zone: ZoneInfo) -> datetime:
 
 
 def forecast(arguments: argparse.Namespace) -> None:
-    """Print what the runs to come will do, or what another policy changes about it.
+    """Print what the coming runs will do, or what other settings would change about that.
 
     Raises ConfigError for a faulty `--from`, and for an env file that cannot be read.
     """
     environment = read_environment(arguments.env_file)
     if arguments.stuck is None:
         settings = load_operator_settings(environment, needs_cadence=True)
-        assert settings.cadence is not None  # noqa: S101 - it was needed
+        assert settings.cadence is not None  # noqa: S101 - the settings were read with it
         policy = PolicySettings(settings.cadence, settings.retry)
     else:
         policy = load_policy_settings(environment)
     other = None if arguments.diff is None else (arguments.diff, _policy_of(arguments.diff))
     start = _beginning("--from", arguments.start, policy.cadence.timezone)
     if not FORECAST_YEARS[0] <= start.year <= FORECAST_YEARS[1]:
-        raise ConfigError(f"--from: {arguments.start!r} lies too far away")
-    from shared.loop.forecast import answer, campaigns_in_a1, stuck_campaigns  # the loop does not need it
+        raise ConfigError(f"--from: {arguments.start!r} is too far away")
+    from shared.loop.forecast import answer, campaigns_in_a1, stuck_campaigns  # the loop does not need them
 
     if arguments.stuck is None:
         configure_logging("text", "INFO", run_id="orchestrator", secrets=settings.secrets)
@@ -130,7 +130,7 @@ def forecast(arguments: argparse.Namespace) -> None:
 
 
 def _policy_of(env_file: Path) -> PolicySettings:
-    """The policy of a file alone: what it does not name has its default."""
+    """The policy in a file; a variable that it does not set has its default."""
     found = read_env_file(env_file)
     try:
         return load_policy_settings(found)
@@ -157,9 +157,9 @@ def _in_words(schedule: Schedule) -> tuple[str, str]:
 
 
 def check_all(env_file: Path | None, *, is_online: bool) -> int:
-    """Look at settings and database, and at the DAM, Box and the mail server if asked to.
+    """Check settings and database, and with `online` the DAM, Box and the mail server.
 
-    Every fault is printed or logged; the exit code is the gravest one's.
+    Every fault is printed or logged; the exit code is that of the most serious one.
     """
     errors: list[AppError] = []
     codes: set[ExitCode] = set()
@@ -170,7 +170,7 @@ def check_all(env_file: Path | None, *, is_online: bool) -> int:
     if is_online:
         errors += _check_online(env_file)
     else:
-        say("not looked at: the DAM, Box, the mail server; add --online\n")
+        say("not checked: the DAM, Box, the mail server; add --online\n")
     faults = (
         fault for exc in errors for fault in (exc.faults if isinstance(exc, ConfigError) else [str(exc)])
     )
@@ -180,7 +180,7 @@ def check_all(env_file: Path | None, *, is_online: bool) -> int:
 
 
 def _check_online(env_file: Path | None) -> list[AppError]:
-    """What is wrong out there; nothing is looked at with faulty settings, which `check` has told."""
+    """Check the other systems; with faulty settings, which `check` has reported, nothing is checked."""
     from shared.loop.online_check import look_online
 
     try:
@@ -191,14 +191,14 @@ def _check_online(env_file: Path | None) -> list[AppError]:
     errors: list[AppError] = []
     for finding in look_online(settings, datetime.now(UTC)):
         if finding.error is None:
-            say(f"{'not seen' if finding.is_open else 'ok'}  {finding.subject}\n")
+            say(f"{'unclear' if finding.is_open else 'ok'}  {finding.subject}\n")
         else:
             errors.append(finding.error)
     return errors
 
 
 def check(env_file: Path | None) -> ExitCode:
-    """Look at everything that can be seen without touching the DAM, Box or the mail server."""
+    """Check everything that needs no call to the DAM, Box or the mail server."""
     faults: list[str] = []
 
     def loaded(load: Callable[[dict[str, str]], object]) -> object:
@@ -224,7 +224,7 @@ def check(env_file: Path | None) -> ExitCode:
 
 
 def _check_database(settings: Settings) -> ExitCode:
-    """Print what is not as the product needs it. Raises ConfigError for pending migrations."""
+    """Print what differs from what the product needs. Raises ConfigError for pending migrations."""
     dsn = settings.database.dsn
     with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
@@ -236,7 +236,7 @@ def _check_database(settings: Settings) -> ExitCode:
             return ready
         say("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
-        say(f"ok  {'no orchestrator acts' if holder is None else f'acting: {holder}'}\n")
+        say(f"ok  {'no orchestrator is running' if holder is None else f'orchestrator running: {holder}'}\n")
     return ExitCode.OK
 
 
@@ -253,7 +253,7 @@ def _hours(text: str) -> float:
 
 
 def _whole_number(what: str, most: int) -> Callable[[str], int]:
-    """A reader of whole numbers from 1 on."""
+    """A parser of whole numbers, 1 or more."""
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= most:
@@ -266,44 +266,48 @@ def _whole_number(what: str, most: int) -> Callable[[str], int]:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="orchestrator-prod.py",
-        description="Start each task when it is due, for as long as it takes.",
+        description="Start each task when it is due, until a signal stops it.",
         allow_abbrev=False,
     )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--once", action="store_true", help="run what is due now and leave; for cron")
+    action.add_argument("--once", action="store_true", help="run what is due now and exit; for cron")
     action.add_argument("--list", action="store_true", help="print the table of tasks")
     action.add_argument("--explain", action="store_true", help="print when tasks will run, and by which rule")
-    action.add_argument("--simulate", action="store_true", help="print what the runs of some days will do")
-    action.add_argument("--check", action="store_true", help="look at settings and database")
-    parser.add_argument(
-        "--online", action="store_true", help="with --check: log in to the DAM, Box and the mail server too"
+    action.add_argument(
+        "--simulate", action="store_true", help="print what the runs of the coming days will do"
     )
-    parser.add_argument("--at", metavar="ISO", help="with --explain: from when on; default: now")
-    parser.add_argument("--hours", type=_hours, metavar="N", help="with --explain: how far; default: 24")
+    action.add_argument("--check", action="store_true", help="check settings and database")
+    parser.add_argument(
+        "--online", action="store_true", help="with --check: also log in to the DAM, Box and the mail server"
+    )
+    parser.add_argument("--at", metavar="ISO", help="with --explain: start; default: now")
+    parser.add_argument(
+        "--hours", type=_hours, metavar="N", help="with --explain: how many hours; default: 24"
+    )
     parser.add_argument(
         "--days",
         type=_whole_number("days", LONGEST_FORECAST_DAYS),
         metavar="N",
-        help=f"with --simulate: how far; default: {USUAL_FORECAST_DAYS}",
+        help=f"with --simulate: how many days; default: {USUAL_FORECAST_DAYS}",
     )
-    parser.add_argument(
-        "--from", dest="start", metavar="ISO", help="with --simulate: from when on; default: now"
-    )
+    parser.add_argument("--from", dest="start", metavar="ISO", help="with --simulate: start; default: now")
     parser.add_argument(
         "--stuck",
         type=_whole_number("campaigns", MOST_STUCK),
         metavar="K",
-        help="with --simulate: so many campaigns that are set to A1 then and stay empty, and no database;"
-        " default: those that the database has in A1",
+        help="with --simulate: this many campaigns that are set to A1 at the start and stay empty, without"
+        " the database; default: the campaigns in A1 in the database",
     )
     parser.add_argument(
         "--diff",
         type=Path,
         metavar="FILE",
-        help="with --simulate: only what differs when the settings are those of another env file",
+        help="with --simulate: only what would differ with the settings of another env file",
     )
-    parser.add_argument("--json", action="store_true", help="with --explain, --simulate: one JSON object")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="settings; default: .env")
+    parser.add_argument(
+        "--json", action="store_true", help="with --explain or --simulate: print one JSON object"
+    )
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="read the settings from this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     arguments = parser.parse_args(argv)
     for options, actions, fault in COMPANIONS:
@@ -314,9 +318,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def act(arguments: argparse.Namespace) -> int:
-    """Do what the arguments ask for. Raises AppError."""
+    """Run the action that the arguments name. Raises AppError."""
     if arguments.list or arguments.explain or arguments.simulate or arguments.check:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop has something to finish
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # only the loop needs time to finish
         return tell(arguments)
     env_file: Path | None = arguments.env_file
     orchestrator = Orchestrator(
@@ -329,7 +333,7 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def tell(arguments: argparse.Namespace) -> int:
-    """Print what is asked for, and touch nothing. Raises AppError."""
+    """Run an action that only prints. Raises AppError."""
     env_file: Path | None = arguments.env_file
     if arguments.check:
         return check_all(env_file, is_online=arguments.online)

@@ -15,9 +15,9 @@ from shared.settings import OrchestratorSettings
 class Context:
     """The loop's settings and surroundings.
 
-    settings: replaced on SIGHUP. still_acts: asks the database whether this orchestrator is the one to act.
+    settings: replaced on SIGHUP. still_acts: asks the database whether this orchestrator is the active one.
     is_stopping: whether a signal has asked to stop. env_file: as given on the command line. environment: of
-    this process, less what systemd says to the loop alone.
+    this process, without the variables that systemd sets for the loop only.
     """
 
     settings: OrchestratorSettings

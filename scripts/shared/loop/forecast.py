@@ -1,5 +1,5 @@
-"""What `--simulate` answers: what the runs of the days to come will do, in figures, and what another policy
-would change. It plays the rules that the runs obey, and touches nothing.
+"""Computes what `--simulate` prints: what the runs of the coming days will do, and what other settings would
+change. It applies the rules of the runs, and changes nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ FIGURES = {
     "emails_retry": "e-mails: retry",
     "emails_permanent": "e-mails: permanent failure",
 }
-"""{figure: what it counts, in words}; e-mails are those that each recipient gets. The reports come on top."""
+"""{figure: what it counts, in words}; e-mails per recipient. The reports are added to these."""
 COLUMNS = ("IN HOURS", "OFF HOURS", "ATTEMPTS", "GIVEN UP", "RESETS", "RETRY", "PERMANENT", "REPORTS")
-"""The figures as titles of the table; the reports together."""
+"""The titles of the table's columns, in the order of the figures; all reports are one column."""
 DAY_WIDTH = 14
 ABSENT = "-"
 EMPTY = "(empty)"
@@ -57,7 +57,7 @@ OF_NOTICE = {NoticeKind.RETRY: "emails_retry", NoticeKind.PERMANENT: "emails_per
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What the runs after `start` until `until` do. reports: the tasks whose runs are an e-mail each.
-    by_day: by local date. first: what becomes of the first of the campaigns.
+    by_day: by local date. first: what happens to the first of the campaigns.
     """
 
     policy: PolicySettings
@@ -87,7 +87,7 @@ def answer(
     *,
     as_json: bool,
 ) -> None:
-    """Print the forecast; with another env file's policy only what differs."""
+    """Print the forecast; with another env file, only what differs."""
     here = foretell(policy, start, days, campaigns)
     if other is None:
         if as_json:
@@ -104,12 +104,13 @@ def answer(
 
 
 def stuck_campaigns(count: int, since: datetime) -> tuple[Stuck, ...]:
-    """So many campaigns that are set to A1 together, and stay empty."""
+    """This many campaigns that are set to A1 at the same time and stay empty."""
     return tuple(Stuck(RetryStatus(f"stuck-{number}"), since) for number in range(1, count + 1))
 
 
 def campaigns_in_a1(settings: OperatorSettings, since: datetime) -> tuple[Stuck, ...]:
-    """The campaigns that the database knows in A1, as they stand there, as if they stayed empty.
+    """The campaigns in A1 in the database, with their present state; the forecast assumes that they stay
+    empty.
 
     Raises ConfigError when migrations are pending.
     """
@@ -121,7 +122,9 @@ def campaigns_in_a1(settings: OperatorSettings, since: datetime) -> tuple[Stuck,
 
 
 def foretell(policy: PolicySettings, start: datetime, days: int, campaigns: Sequence[Stuck]) -> Forecast:
-    """The forecast of so many days of 24 hours. start: taken as every interval task's last planned minute."""
+    """The forecast for this many days of 24 hours. start: counts as every interval task's last planned
+    minute.
+    """
     zone, window = policy.cadence.timezone, policy.cadence.off_hours
     until = (start.astimezone(UTC) + timedelta(days=days)).astimezone(zone)
     schedules = {task.name: task.schedule for task in tasks_with(policy.cadence.digest)}
@@ -148,14 +151,14 @@ def _figures(events: Iterable[Event]) -> Counter[str]:
 
 
 def _figure(event: Event) -> str:
-    """The figure that an event counts in."""
+    """The figure in which an event counts."""
     if event.status is None:
         return f"runs_{event.rule}"
     return OF_EVENT[event.kind] if event.notice is None else OF_NOTICE[event.notice]
 
 
 def _is_step(event: Event) -> bool:
-    """Whether an event changes where a campaign stands: it is no run, and no notice."""
+    """Whether an event changes a campaign's state: it is neither a run nor a notice."""
     return event.status is not None and event.notice is None
 
 
@@ -163,7 +166,7 @@ def _is_step(event: Event) -> bool:
 
 
 def say_forecast(forecast: Forecast) -> None:
-    """Print a table by day, and what becomes of the first campaign."""
+    """Print a table by day, and what happens to the first campaign."""
     cadence = forecast.policy.cadence
     state = "on" if cadence.off_hours.enabled else "off"
     say(f"After {shown(forecast.start)} until {shown(forecast.until)}\n")
@@ -172,14 +175,14 @@ def say_forecast(forecast: Forecast) -> None:
     count = len(forecast.campaigns)
     say(f"{count} campaign{'s' * (count != 1)} in A1, if the folders stay empty\n\n")
     _say_days(forecast)
-    say("\nRETRY, PERMANENT and REPORTS are the e-mails that each recipient gets; more than\n")
-    say(f"{CROWD} notices of a kind in one run are one e-mail. REPORTS: {', '.join(forecast.reports)}\n")
+    say("\nRETRY, PERMANENT and REPORTS count the e-mails that each recipient gets; more than\n")
+    say(f"{CROWD} notices of one kind in one run become one e-mail. REPORTS: {', '.join(forecast.reports)}\n")
     if forecast.campaigns:
         say(f"\nThe first campaign{_named(forecast.campaigns[0].status)}:\n")
         for event in forecast.first:
             say(f"  {shown(event.at.astimezone(cadence.timezone))}  {_step(event)}\n")
         if not forecast.first:
-            say("  nothing is counted in this time\n")
+            say("  no attempt counts in this time\n")
 
 
 def _say_days(forecast: Forecast) -> None:
@@ -193,11 +196,13 @@ def _say_days(forecast: Forecast) -> None:
 
 
 def _in_words(policy: RetryPolicy) -> str:
-    waits = f"waits of {', '.join(map(str, policy.delays))} min" if policy.delays else "each run counts"
+    waits = (
+        f"waits of {', '.join(map(str, policy.delays))} min" if policy.delays else "each empty look counts"
+    )
     resets = "no automatic reset"
     if policy.auto_reset_days:
         resets = f"automatic reset after {policy.auto_reset_days} d, at most {policy.auto_reset_cycles} times"
-    return f"{policy.max_retries} attempts a cycle, {waits}, {resets}"
+    return f"{policy.max_retries} attempts per cycle, {waits}, {resets}"
 
 
 def _named(status: RetryStatus) -> str:
@@ -206,10 +211,10 @@ def _named(status: RetryStatus) -> str:
 
 
 def _step(event: Event) -> str:
-    """What an event of the first campaign is, in words."""
+    """An event of the first campaign, in words."""
     if event.kind is Kind.ATTEMPT and event.attempt is not None:
         return f"attempt {event.attempt.number}"
-    return "given up" if event.kind is Kind.PERMANENT_FAILURE else "reset by itself"
+    return "permanently failed" if event.kind is Kind.PERMANENT_FAILURE else "reset by itself"
 
 
 def _cut(text: str, width: int) -> str:
@@ -268,8 +273,8 @@ def _first_document(forecast: Forecast) -> dict[str, Any]:
 
 
 def differences(here: Forecast, there: Forecast) -> list[tuple[str, str, str]]:
-    """(line, its value here, its value there) of each line that differs: settings first, then what they
-    bring about.
+    """(line, its value here, its value there) of each line that differs: first the settings, then their
+    effects.
     """
     ours, others = _lines(here), _lines(there)
     return [
@@ -303,7 +308,7 @@ def _lines(forecast: Forecast) -> dict[str, str]:
 
 
 def _settings(policy: PolicySettings) -> dict[str, str]:
-    """{variable: its value}, as an env file has it."""
+    """{variable: its value}, as in an env file."""
     retry, window = policy.retry, policy.cadence.off_hours
     return {
         "A1_MAX_RETRIES": str(retry.max_retries),

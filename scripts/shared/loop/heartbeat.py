@@ -1,4 +1,4 @@
-"""Pings to a dead man's switch, by the conventions of healthchecks.io: start, success, failure, log."""
+"""Pings a dead man's switch, by the conventions of healthchecks.io: start, success, failure, log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Signal = Literal["start", "success", "failure", "log"]
 
 
 def ping(url: str, signal: Signal, run_id: str, text: str = "") -> None:
-    """Send one signal. run_id: a UUID that joins the start of a run with its end. Never raises."""
+    """Send one signal. run_id: a UUID that connects the start of a run with its end. Never raises."""
     from shared.http.client import Http
     from shared.http.guards import NoAnswerError
 
@@ -24,8 +24,8 @@ def ping(url: str, signal: Signal, run_id: str, text: str = "") -> None:
     try:
         with http.call("POST", address, headers, text.encode()) as reply:
             if reply.status >= 300:
-                logger.warning("the heartbeat %s was answered with HTTP %d", signal, reply.status)
+                logger.warning("the heartbeat server answered %s with HTTP %d", signal, reply.status)
     except NoAnswerError as exc:
-        logger.warning("the heartbeat %s could not be sent: %s", signal, type(exc.reason).__name__)
+        logger.warning("could not send the heartbeat %s: %s", signal, type(exc.reason).__name__)
     finally:
         http.close()

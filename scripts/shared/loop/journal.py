@@ -1,6 +1,6 @@
-"""What the orchestrator remembers in PostgreSQL, and which one of several orchestrators acts.
+"""Keeps the orchestrator's state in PostgreSQL, and decides which of several orchestrators is active.
 
-With the database away the loop goes on from memory: what it could not write waits, and is written later.
+While the database is away, the loop continues from memory, and writes later what it could not write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECONNECT_SECONDS = 15.0
-"""How often a database that is away, or a lock that another orchestrator holds, is asked for again."""
+"""How often it tries to reach the database again, or to get the lock that another orchestrator has."""
 MOST_UNWRITTEN_RUNS = 1000
 """Runs of about two days. When the database is away for longer, the oldest are lost."""
 
@@ -34,7 +34,7 @@ MOST_UNWRITTEN_RUNS = 1000
 class Journal:
     """The loop's side of the database.
 
-    is_shared: for `--once`, where several orchestrators may act, each on its own tasks.
+    is_shared: for `--once`, where several orchestrators may be active, each on its own tasks.
     """
 
     def __init__(
@@ -52,36 +52,37 @@ class Journal:
         self._database: Database | None = None
         self._unwritten: deque[TaskRun] = deque(maxlen=MOST_UNWRITTEN_RUNS)
         self._uncounted: Counter[Total] = Counter()
-        """Runs that the totals for the metrics do not have yet."""
+        """Runs that are not in the totals for the metrics yet."""
         self._was_reached = False
         self._is_away_told = False
         self._retry_at = 0.0
         self._has_late_mail = False
         self.trouble = ""
-        """What the database was lost by, the last time."""
+        """The error by which the database was last lost."""
         self.holder: str | None = None
-        """The other orchestrator that acts, while this one stands by."""
+        """The active orchestrator, while this one is on standby."""
 
     @property
     def file(self) -> int | None:
-        """The connection's socket, to be watched; None while there is no connection."""
+        """The connection's socket, to watch; None without a connection."""
         return None if self._database is None else self._database.file
 
     @property
     def is_acting(self) -> bool:
-        """Whether this orchestrator starts tasks. It does so before the database has been reached, too: the
+        """Whether this orchestrator starts tasks. It also does so before it has reached the database: the
         tasks have locks of their own.
         """
         return self.holder is None
 
     @property
     def retry_at(self) -> float | None:
-        """The monotonic second at which `attend` has something to do; None while all is well."""
+        """The monotonic second at which `attend` has something to do; None for never."""
         is_settled = self._database is not None and self.is_acting
         return None if is_settled else self._retry_at
 
     def attend(self, now: float) -> bool:
-        """Connect, or ask for the lock, when it is time; True when this orchestrator has just got the lock.
+        """Connect, or try to get the lock, when it is time; True when this orchestrator has just got the
+        lock.
 
         Raises ConfigError when the database lacks migrations, and DbError when it refuses us from the start.
         """
@@ -114,17 +115,17 @@ class Journal:
         return database
 
     def _holder_of_lock(self, database: Database) -> str | None:
-        """Take the orchestrator's lock; None when it is ours, else who holds it."""
+        """Take the orchestrator's lock; None when it is ours, else who has it."""
         if self.is_shared:
             return database.lock_or_holder(ORCHESTRATOR_LOCK, is_shared=True)
         return database.take_run(ORCHESTRATOR_LOCK)
 
     def _heed(self, holder: str | None) -> None:
-        """Act or stand by from now on; each change is logged once."""
+        """Become active, or go on standby; each change is logged once."""
         if holder is not None and self.is_acting:
-            logger.info("standing by, another orchestrator acts: %s", holder)
+            logger.info("on standby, because another orchestrator is active: %s", holder)
         elif holder is None and not self.is_acting:
-            logger.info("taking over")
+            logger.info("this orchestrator is now the active one")
         self.holder = holder
 
     def _write_late_runs(self, database: Database) -> None:
@@ -133,7 +134,7 @@ class Journal:
             self._unwritten.popleft()
 
     def check_connection(self) -> None:
-        """See whether the server ended the connection, or gave the lock to somebody else."""
+        """Find out whether the server ended the connection, or another orchestrator has the lock."""
         if self._database is None:
             return
         self._ask(lambda database: database.ensure_alive(), None)
@@ -141,21 +142,23 @@ class Journal:
             self._retry_at = 0.0
 
     def _lose(self, exc: DbError) -> None:
-        """Told once, not at every tick."""
+        """Log that the database is away: once, not at every try."""
         log = logger.debug if self._is_away_told else logger.warning
-        log("the database is away, going on from memory: %s", exc, extra={"action": "database_away"})
+        log(
+            "the database is away; the loop continues from memory: %s", exc, extra={"action": "database_away"}
+        )
         self._is_away_told = True
         self.trouble = str(exc)
         self.close()
 
     def close(self) -> None:
-        """Give the connection back, and with it the locks."""
+        """Close the connection, which releases the locks."""
         if self._database is not None:
             self._database.close()
             self._database = None
 
     def reopen(self, open_database: Callable[[], Database]) -> None:
-        """Use another way to the database from now on."""
+        """Use this database address from now on."""
         self._open_database = open_database
         self._retry_at = 0.0
         self.close()
@@ -165,21 +168,21 @@ class Journal:
         return self._ask(lambda database: Memory(database).lock_task(task), False)
 
     def last_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
-        """{task: its last run} as far as the database can be asked."""
+        """{task: its last run}; from memory while the database is away."""
         return self._ask(lambda database: Memory(database).last_task_runs(tasks, now), {})
 
     def alerts(self) -> dict[str, Alerts]:
-        """{task: {ending: alert}} as far as the database can be asked."""
+        """{task: {ending: alert}}; from memory while the database is away."""
         return self._ask(lambda database: Memory(database).task_alerts(), {})
 
     def has_late_mail(self, before: datetime) -> bool:
-        """Whether somebody waits for a notice from before then; with the database away, as it was last."""
+        """Whether a notice from before then is undelivered; while the database is away, the last answer."""
         known = self._has_late_mail
         self._has_late_mail = self._ask(lambda database: Outbox(database).is_late(before), known)
         return self._has_late_mail
 
     def record(self, run: TaskRun) -> None:
-        """Write a run's begin or end; later, when the database is away."""
+        """Write the start or end of a run; later, when the database is away."""
 
         def write(database: Database) -> bool:
             Memory(database).record_task_run(run)
@@ -192,17 +195,17 @@ class Journal:
             self._ask(self._count_runs, None)
 
     def _count_runs(self, database: Database) -> None:
-        """Add to the totals what they lack. What cannot be added now stays for the next time."""
+        """Add the missing runs to the totals. What cannot be added now is added the next time."""
         try:
             self._uncounted = Counter(Totals(database).add(self._uncounted))
         except DbError as exc:
             if exc.is_out_of_reach:
                 raise
-            logger.warning("runs are not counted in the metrics: %s", exc, extra={"action": "not_counted"})
+            logger.warning("could not count runs in the metrics: %s", exc, extra={"action": "not_counted"})
 
     def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
-        """Write a task's alerts and the notice they brought, together; False when the database is away, or
-        somebody else acts: then they are not ours to write.
+        """Write a task's alerts and their notice in one transaction; False when the database is away, or
+        another orchestrator is active: then it writes them.
         """
         if not self.is_acting:
             return False
@@ -217,7 +220,7 @@ class Journal:
         return self._ask(write, False)
 
     def _ask(self, question: Callable[[Database], T], otherwise: T) -> T:
-        """The database's answer, or the other one while it is away."""
+        """The database's answer, or the fallback while it is away."""
         if self._database is None:
             return otherwise
         try:

@@ -1,4 +1,4 @@
-"""What the loop remembers in PostgreSQL: its tasks' runs, and the alerts about them."""
+"""Reads and writes the loop's state in PostgreSQL: its tasks' runs, and the alerts about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.database import TASK_LOCK_CLASS, Database
 from shared.rules.alerts import Alerts, TaskAlert
 from shared.rules.cadence import LastRun
 
-# The last run of each task: one look into the index a task, whatever the history.
+# The last run of each task: one index lookup per task, however long the history.
 LAST_TASK_RUNS = """
 SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
 FROM unnest(%(tasks)s) AS t (task) CROSS JOIN LATERAL (
@@ -60,23 +60,23 @@ class Memory:
         self._database = database
 
     def lock_task(self, task: str) -> bool:
-        """Take the lock of one task for as long as this connection lives; False when another run has it."""
+        """Take the lock of one task until this connection ends; False when another run has it."""
         return self._database.try_lock(TASK_LOCK_CLASS, task)
 
     def last_task_runs(self, tasks: Sequence[str], now: datetime) -> dict[str, LastRun]:
-        """{task: its last run}; those that never ran are left out.
+        """{task: its last run}, without tasks that never ran.
 
-        A run that lies in the future, because the clock was set back, counts for nothing.
+        A run in the future, because the clock was set back, is ignored.
         """
         rows = self._database.rows(LAST_TASK_RUNS, {"tasks": list(tasks), "now": now})
         return {row[0]: LastRun(*row[1:]) for row in rows}
 
     def record_task_run(self, run: TaskRun) -> None:
-        """Enter a run that begins, or the end of one."""
+        """Record the start or the end of a run."""
         self._database.execute(RECORD_TASK_RUN, asdict(run))
 
     def task_alerts(self) -> dict[str, Alerts]:
-        """{task: {ending: alert}} of everything that counts failures at present."""
+        """{task: {ending: alert}} of all tasks that are failing."""
         found: dict[str, dict[str, TaskAlert]] = {}
         for row in self._database.rows(TASK_ALERTS):
             alert = TaskAlert(*row)
@@ -84,7 +84,7 @@ class Memory:
         return dict(found)
 
     def replace_task_alerts(self, task: str, alerts: Alerts) -> None:
-        """Let a task's alerts be these; inside a transaction, with the notice they brought."""
+        """Replace a task's alerts; inside a transaction, together with their notice."""
         self._database.execute(DELETE_TASK_ALERTS, {"task": task})
         for alert in alerts.values():
             self._database.execute(INSERT_TASK_ALERT, asdict(alert))

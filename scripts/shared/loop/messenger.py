@@ -1,4 +1,4 @@
-"""What the loop tells the outside, beside the loop: e-mails and heartbeats may take their time or fail."""
+"""Sends the loop's e-mails and heartbeats in a thread of its own: they may be slow or fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Errand:
 
 
 class Messenger:
-    """Runs errands in order in a thread of its own, and those that failed again each minute."""
+    """Runs errands in order in a thread of its own; a failed one is tried again every minute."""
 
     def __init__(self) -> None:
         self._errands: queue.Queue[_Errand | None] = queue.Queue(MOST_WAITING)
@@ -33,9 +33,9 @@ class Messenger:
         self._waiting: set[str] = set()
 
     def send(self, act: Callable[[], object], *, key: str | None = None) -> None:
-        """Hand over an errand; never waits. act: when it returns False or raises AppError, it is run again.
+        """Add an errand; never waits. act: when it returns False or raises AppError, it is tried again.
 
-        key: while an errand of this key waits, another one is needless. None: each counts.
+        key: while an errand with this key waits, a second one is not added. None: always add it.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="messenger", daemon=True)
@@ -46,10 +46,10 @@ class Messenger:
         try:
             self._errands.put_nowait(errand)
         except queue.Full:
-            logger.error("%d messages wait already; one more is dropped", MOST_WAITING)
+            logger.error("%d messages are already waiting; dropped one more", MOST_WAITING)
 
     def close(self, seconds: float) -> None:
-        """Try what waits once more, for so long at most."""
+        """Try the waiting errands once more, for at most this long."""
         if self._thread is not None:
             try:
                 self._errands.put_nowait(None)
@@ -85,15 +85,15 @@ class Messenger:
             return is_new
 
     def _is_over(self, errand: _Errand) -> bool:
-        """Run it; whether nothing is left to do. What is sent with its key from now on is a new errand."""
+        """Run it; returns whether it is done. From now on, its key can be added again."""
         with self._guard:
             self._waiting.discard(errand.key or "")
         try:
             is_done = errand.act() is not False
         except AppError as exc:
-            logger.warning("a message waits: %s", exc)
+            logger.warning("a message could not be sent yet: %s", exc)
             is_done = False
-        except Exception:  # a bug in one message must not silence the others
-            logger.exception("a bug in a message; it is dropped")
+        except Exception:  # a bug in one message must not stop the others
+            logger.exception("a bug in a message, which is dropped")
             is_done = True
         return is_done or not self._is_needed(errand)

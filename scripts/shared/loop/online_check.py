@@ -1,4 +1,4 @@
-"""`--check --online`: logs in everywhere and looks at what a run would need. Writes nothing anywhere."""
+"""Does `--check --online`: logs in to every system and checks what a run needs. Writes nothing anywhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shared.settings import Settings
 
 NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 FOLDERS_LOOKED_AT = 3
-"""Of the campaigns in A1, else of each of the first two levels below the campaigns folder."""
+"""The most folders it reads: of the campaigns in A1, or of each of the first two levels below their root."""
 OUR_VARIABLE = re.compile(r"\b(?:DAM|BOX|SMTP|HTTPS?|ALL)_[A-Z_]+")
 REFUSED_SEARCHES = ("bad_search", "refused", "dam_error")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. error: why it cannot work; is_open: it could not be seen either way."""
+    """One thing that was checked. error: why it cannot work; is_open: the check could not find out."""
 
     subject: str
     error: AppError | None = None
@@ -33,8 +33,8 @@ class Finding:
 
 
 def look_online(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """What a run would meet at the DAM, Box and the mail server. One fault never hides the next one's look,
-    but for what nobody can see without a login.
+    """Check what a run needs of the DAM, Box and the mail server. A fault does not stop the other checks,
+    except those that need a login that failed.
     """
     yield from look_at_dam(settings.dam, now)
     yield from look_at_box(settings.box)
@@ -42,8 +42,8 @@ def look_online(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def _look(subject: str, variable: str, look: Callable[[], object], *, address: str = "") -> Finding:
-    """What came of a look. An error names the variable that cures it; address: the one of the host, where
-    that is another.
+    """The result of one check. An error names the variable to correct; address: the variable with the host,
+    if that is another one.
     """
     try:
         look()
@@ -57,7 +57,7 @@ def _told(error: AppError, subject: str, variable: str, address: str) -> AppErro
     while cause is not None and not isinstance(cause, socket.gaierror):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_HOST:
-        return ConfigError(f"{address}: {subject}: no host of this name is known; check the spelling")
+        return ConfigError(f"{address}: {subject}: no host has this name; check the spelling")
     if not OUR_VARIABLE.search(str(error)):
         error.message = f"{address if error.is_out_of_reach else variable}: {error.message}"
     return error
@@ -67,8 +67,8 @@ def _told(error: AppError, subject: str, variable: str, address: str) -> AppErro
 
 
 def look_at_dam(settings: DamSettings, now: datetime) -> Iterator[Finding]:
-    """The login, the campaigns folder, the search, and the two fields."""
-    what = f"login at the DAM, {settings.token_url if settings.auth == 'pfx-v2' else settings.base_url}"
+    """Check the login, the campaigns folder, the search, and the two fields."""
+    what = f"login to the DAM, {settings.token_url if settings.auth == 'pfx-v2' else settings.base_url}"
     try:
         dam = DamClient(settings, now=now)
     except AppError as exc:  # its certificate
@@ -100,10 +100,10 @@ def _campaigns_folder(dam: DamClient, folder_id: str) -> None:
 
 
 def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) -> Iterator[Finding]:
-    """The search as a run makes it, and whether campaigns have the two fields.
+    """Check the search as a run makes it, and whether campaigns have the two fields.
 
-    On an unknown field some installations refuse the search, others just find nothing. A folder's own record
-    tells: it lists its fields, empty ones too.
+    With an unknown field some installations refuse the search, others find nothing. A folder's own record
+    is reliable: it lists its fields, even empty ones.
     """
     hits: list[str] = []
     search = _look(
@@ -145,13 +145,13 @@ def _look_at_search(dam: DamClient, settings: DamSettings, *, has_folder: bool) 
 def _field_finding(
     variable: str, field_id: str, is_shown: bool, samples: int, *, is_refused: bool
 ) -> Finding:
-    """Whether campaigns have a field. samples: folders looked at. is_refused: the DAM does not search it."""
+    """Check that campaigns have a field. samples: folders read. is_refused: the DAM refused to search it."""
     if is_shown:
         return Finding(f"field {field_id}")
     if not samples and not is_refused:
-        return Finding(f"{variable}: there is no campaign to show the field", is_open=True)
-    where = f"none of {samples} folders looked at has it" if samples else "the DAM refuses to search it"
-    told = f"{variable}: no field {field_id!r} in the DAM, it seems: {where}"
+        return Finding(f"{variable}: there is no campaign in which to check the field", is_open=True)
+    where = f"none of {samples} folders has it" if samples else "the DAM refuses to search it"
+    told = f"{variable}: the DAM seems to have no field {field_id!r}: {where}"
     return Finding(f"field {field_id}", ConfigError(told))
 
 
@@ -159,7 +159,7 @@ def _field_finding(
 
 
 class _OpenGate:
-    """A handful of calls needs no permission."""
+    """Grants every call: these few need no rate limit."""
 
     def wait(self, *, is_upload: bool) -> None:
         pass
@@ -169,14 +169,14 @@ class _OpenGate:
 
 
 def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
-    """The login, the root folder and whether it may be written, and the host that takes uploads."""
+    """Check the login, the root folder and the right to write there, and the host for uploads."""
     try:
         box = BoxClient(settings, _OpenGate())
     except ConfigError as exc:
-        yield Finding("login at Box", exc)
+        yield Finding("login to Box", exc)
         return
     with closing(box):
-        login = _look(f"login at Box {settings.api_url}", "BOX_API_URL", box.log_in)
+        login = _look(f"login to Box {settings.api_url}", "BOX_API_URL", box.log_in)
         yield login
         yield _look(f"uploads to Box {settings.upload_url}", "BOX_UPLOAD_URL", box.connect)
         if login.error is not None:
@@ -191,7 +191,7 @@ def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
         )
         yield folder
         if rights == [None]:
-            yield Finding("BOX_ROOT_FOLDER_ID: Box does not say whether it may be written", is_open=True)
+            yield Finding("BOX_ROOT_FOLDER_ID: Box does not say whether we may write there", is_open=True)
 
 
 def _box_rights(box: BoxClient, folder_id: str) -> bool | None:
@@ -201,7 +201,7 @@ def _box_rights(box: BoxClient, folder_id: str) -> bool | None:
         if exc.status_code not in (403, 404):
             raise
         raise ConfigError(
-            f"BOX_ROOT_FOLDER_ID: Box shows the service account no folder {folder_id}; check the id,"
+            f"BOX_ROOT_FOLDER_ID: the service account cannot see a folder {folder_id} in Box; check the id,"
             " and invite the account there as an editor"
         ) from exc
     if can_upload is False:

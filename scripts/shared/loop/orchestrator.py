@@ -1,7 +1,8 @@
-"""The loop: starts each task when it is due, one process each, and waits in between without polling.
+"""Runs the loop: starts each task when it is due, in a process of its own, and waits in between without
+polling.
 
-`rules/cadence` says when, `task_runner` runs a task, `teller` tells people, `journal` is the memory. What is
-here is the order of a turn (`Orchestrator._turn`), and what the loop does on a signal.
+`rules/cadence` decides when, `task_runner` runs a task, `teller` sends e-mails and pings, `journal` keeps the
+state. This module has the order of one turn (`Orchestrator._turn`), and the reaction to signals.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from shared.settings import OrchestratorSettings, source_of
 logger = logging.getLogger("orchestrator")
 
 LOOP_ANSWER_SECONDS = 10.0
-"""How long the database may work on a question of the loop, which does nothing else meanwhile."""
+"""How long the database may work on a query of the loop, which waits for it."""
 
 
 class Orchestrator:
-    """The loop over the table of tasks that belongs to its settings.
+    """The loop over the table of tasks that its settings define.
 
-    read_settings: raises ConfigError; asked at the start and on SIGHUP.
-    env_file: read again at each start of a task, which is handed what it reads and nothing else.
+    read_settings: raises ConfigError; called at the start and on SIGHUP.
+    env_file: read again at each start of a task, which only gets the variables that it reads.
     """
 
     def __init__(
@@ -86,20 +87,20 @@ class Orchestrator:
         level = "DEBUG" if self._is_verbose else log.level
         configure_logging(log.format, level, run_id=self._run_id, secrets=secrets)
         logger.debug(
-            "the settings are read from %s",
+            "read the settings from %s",
             source_of(self._context.env_file),
             extra={"action": "settings_read"},
         )
 
     @property
     def running(self) -> list[TaskRunner]:
-        """The tasks that run at present."""
+        """The tasks that are running."""
         return [runner for runner in self._runners if runner.child is not None]
 
     # Running
 
     def run_forever(self) -> ExitCode:
-        """Until SIGTERM or SIGINT; 0 then. Raises ConfigError when the database lacks migrations."""
+        """Run until SIGTERM or SIGINT; returns 0. Raises ConfigError when the database lacks migrations."""
         with self._signals:
             self._attend_journal()
             self._service.ready()
@@ -114,14 +115,14 @@ class Orchestrator:
         return ExitCode.OK
 
     def run_once(self) -> int:
-        """Run what is due now and leave: 0, or the gravest exit code of the runs."""
+        """Run what is due now; returns 0, or the most serious exit code of the runs."""
         self._journal.is_shared = True
         with self._signals:
             if not self._may_begin_round():
                 return ExitCode.TRY_LATER
             self._start_due()
             self._is_round_begun = True
-            # The database may have gone away before anything was started.
+            # The database may have become unreachable before anything was started.
             is_lost = self._journal.file is None and not self.running
             while self.running:
                 self._turn()
@@ -130,23 +131,25 @@ class Orchestrator:
         return gravest(codes or [ExitCode.TRY_LATER] * is_lost)
 
     def _may_begin_round(self) -> bool:
-        """Whether the database answers, and no loop acts. People are told of a database that does not."""
+        """Whether the database answers, and no loop is active. When it does not answer, an e-mail
+        goes out.
+        """
         try:
             self._attend_journal()
         except AppError as exc:
             self._teller.round_began(exc.exit_code, str(exc))
             raise
         if self._journal.file is None:
-            logger.error("without the database nobody knows what is due")
+            logger.error("without the database it is unknown what is due")
             self._teller.round_began(ExitCode.TRY_LATER, self._journal.trouble)
             return False
         self._teller.round_began(ExitCode.OK, "")
         if not self._journal.is_acting:
-            logger.warning("another orchestrator is at work: %s", self._journal.holder)
+            logger.warning("another orchestrator is active: %s", self._journal.holder)
         return self._journal.is_acting
 
     def _turn(self) -> None:
-        """Start what is due, wait until something happens, and see to it."""
+        """Start what is due, wait until something happens, and handle it."""
         self._attend_journal()
         if self._may_start():
             self._start_due()
@@ -165,12 +168,12 @@ class Orchestrator:
                 continue
             if self._journal.is_shared and not self._claim(runner):
                 continue
-            # What was learnt from the database may have changed the plan, and a stop may have come.
+            # The database may have changed the plan, and a stop signal may have come.
             if runner.is_due() and not self._signals.is_stop:
                 runner.start()
 
     def _claim(self, runner: TaskRunner) -> bool:
-        """Among several `--once`: take the task's lock, and learn what its last holder did meanwhile."""
+        """With several `--once`: take the task's lock, and read what its last holder did in the meantime."""
         name = runner.task.name
         if not self._journal.lock_task(name):
             logger.info("%s is still running, started by another process", name)
@@ -179,7 +182,7 @@ class Orchestrator:
         return True
 
     def _wait(self) -> list[Action]:
-        """Until a run, a time limit, the database or the watchdog is due, or a file can be read."""
+        """Wait until a run, a time limit, the database or the watchdog is due, or a file can be read."""
         instants = [
             runner.plan().at.astimezone(UTC)
             for runner in self._runners
@@ -191,7 +194,7 @@ class Orchestrator:
         if self._service.watchdog_seconds is not None:
             seconds.append(self._service.watchdog_seconds)
         actions: dict[int, Action] = {self._signals.file: self._obey_signals}
-        if self._journal.file is not None:  # the server has ended the connection, when it can be read
+        if self._journal.file is not None:  # readable: the server has ended the connection
             actions[self._journal.file] = self._journal.check_connection
         for file, action in actions.items():
             self._clock.watch(file, action)
@@ -216,7 +219,7 @@ class Orchestrator:
             states = "; ".join(runner.state for runner in self._runners)
             self._service.status(("stopping; " if self._stops else "") + states)
         else:
-            self._service.status(f"standing by, {self._journal.holder} acts")
+            self._service.status(f"on standby, {self._journal.holder} is active")
 
     # Signals
 
@@ -250,7 +253,7 @@ class Orchestrator:
         except ConfigError as exc:
             for fault in exc.faults:
                 logger.error("%s", fault, extra={"action": "bad_configuration"})
-            logger.error("the settings stay as they were")
+            logger.error("the old settings stay in use")
         else:
             is_moved = settings.database != self._context.settings.database
             self._context.settings = settings
@@ -258,11 +261,11 @@ class Orchestrator:
             if is_moved:
                 self._journal.reopen(self._open_database)
             self._change_table()
-            logger.info("the settings were read again", extra={"action": "reloaded"})
+            logger.info("read the settings again", extra={"action": "reloaded"})
         self._service.ready()
 
     def _change_table(self) -> None:
-        """Let the table follow the settings. What runs at present stays, until the next reload at least."""
+        """Make the table match the settings. A task that is running stays, at least until the next reload."""
         tasks = {task.name: task for task in self._tasks_for(self._context.settings)}
         self._runners = [one for one in self._runners if one.task.name in tasks or one.child is not None]
         known = {runner.task.name for runner in self._runners}
@@ -279,14 +282,16 @@ class Orchestrator:
     def _open_database(self) -> Database:
         return Database(
             self._context.settings.database.dsn,
-            # PostgreSQL keeps 63 bytes of it.
+            # PostgreSQL keeps only 63 bytes.
             application_name=f"a1_to_a2 orchestrator {self._context.host}:{os.getpid()}"[:63],
             answer_seconds=LOOP_ANSWER_SECONDS,
             is_stopping=self._context.is_stopping,
         )
 
     def _attend_journal(self) -> None:
-        """Connect or take over when it is time; then learn what another orchestrator did meanwhile."""
+        """Connect or become active when it is time; then read what another orchestrator did in
+        the meantime.
+        """
         has_taken_over = self._journal.attend(self._clock.monotonic())
         if not self._journal.is_acting:
             self._teller.forget()
@@ -296,14 +301,14 @@ class Orchestrator:
         self._teller.learn(self._journal.alerts())
 
     def _learn_last_runs(self, runners: Sequence[TaskRunner]) -> None:
-        """Let these know what the database has of their last runs."""
+        """Give these runners their last runs from the database."""
         by_name = {runner.task.name: runner for runner in runners}
         for name, last in self._journal.last_runs(list(by_name), self._clock.now()).items():
             by_name[name].learn(last)
 
     def _still_acts(self) -> bool:
-        """Whether no other orchestrator acts, by a look at the lock and not from memory: this process may
-        have been frozen for long. With the database away the tasks' own locks must do.
+        """Whether no other orchestrator is active, by the lock and not from memory: this process may
+        have been frozen for long. While the database is away, the tasks' own locks must be enough.
         """
         self._journal.check_connection()
         self._attend_journal()

@@ -1,4 +1,4 @@
-"""systemd's notification protocol (sd_notify(3)): a datagram of NAME=value lines to $NOTIFY_SOCKET."""
+"""Speaks systemd's notification protocol (sd_notify(3)): a datagram of NAME=value lines to $NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Mapping
 logger = logging.getLogger(__name__)
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""What systemd tells this process and no child of it."""
+"""Variables that systemd sets for this process only, not for its children."""
 
 SEND_TIMEOUT_SECONDS = 1.0
-"""A manager that does not listen must not hold up the loop."""
+"""A manager that does not listen must not delay the loop."""
 
 
 class ServiceManager:
-    """Tells systemd how the service is; does nothing where systemd did not start it."""
+    """Reports the service's state to systemd; does nothing when systemd did not start it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_seconds = _watchdog_seconds(environment) if address else None
-        """How often the watchdog wants to be fed; None: there is none."""
+        """How often the watchdog needs a sign; None: there is no watchdog."""
         self._last_status = ""
 
     @property
@@ -58,11 +58,11 @@ class ServiceManager:
                 connection.settimeout(SEND_TIMEOUT_SECONDS)
                 connection.sendto(message.encode(), self._address)
         except OSError as exc:
-            logger.warning("systemd could not be told %s: %s", message.split("=")[0], exc)
+            logger.warning("could not send %s to systemd: %s", message.split("=")[0], exc)
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Half of the watchdog's patience, as sd_watchdog_enabled(3) advises."""
+    """Half of the watchdog's time limit, as sd_watchdog_enabled(3) advises."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = environment.get("WATCHDOG_USEC", "")

@@ -1,4 +1,4 @@
-"""The signals that the loop obeys, as bytes in a pipe that it watches beside everything else."""
+"""Receives the loop's signals as bytes in a pipe that the loop watches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 class Signals:
     """Catches the signals while it is entered.
 
-    is_stop: whether one of them asks to stop. It is known before the loop reads the pipe, so a call that
-    takes long meanwhile (to the database, say) starts nothing afterwards.
+    is_stop: whether one of them asks to stop. It is set before the loop reads the pipe, so the loop starts
+    nothing after a slow call (to the database, for example).
     """
 
     NUMBERS = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
@@ -23,7 +23,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self.file, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        """file: can be read when a signal came."""
+        """file: readable when a signal came."""
         # Python writes the number of each signal into the pipe, which ends the loop's wait.
         self._previous_file = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}

@@ -1,8 +1,8 @@
-"""What `--once` remembers from one round to the next while the database is away: a small file of our own.
+"""Keeps what `--once` must know from one round to the next while the database is away, in a small file.
 
-It lies in the first folder that can be had: systemd's STATE_DIRECTORY, the user's state folder, or one below
-the temporary folder, where anybody may put things. A folder counts only when it is ours and nobody else may
-write into it, so what lies in it is ours; a link is not followed.
+The file is in the first folder that is available: systemd's STATE_DIRECTORY, the user's state folder, or one
+below the temporary folder, where anybody can create files. A folder is used only when we own it and nobody
+else can write into it, so its content is ours; links are not followed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _TIMES = ("began_at", "last_notice_at")
 
 
 class StateFile:
-    """The file in an open folder of ours."""
+    """The file, in an open folder that we own."""
 
     def __init__(self, folder: int, name: str) -> None:
         self._folder = folder
         self._name = name
 
     def read(self, now: datetime) -> Alerts:
-        """What was written last; nothing when that is not there, or makes no sense."""
+        """What was written last; empty when there is no file, or when it is not valid."""
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO holds nothing up
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO does not block
             file = os.open(self._name, flags, dir_fd=self._folder)
             with os.fdopen(file, "rb") as stream:
                 rows = json.loads(stream.read(MOST_BYTES))
@@ -51,7 +51,7 @@ class StateFile:
         }
 
     def write(self, alerts: Alerts) -> bool:
-        """Keep these, whole or not at all; False when that cannot be done."""
+        """Write these, whole or not at all; False when it fails."""
         rows = [asdict(alert) for alert in alerts.values()]
         part = f"{self._name}.part"
         try:
@@ -77,8 +77,8 @@ def _alert(row: dict[str, Any]) -> TaskAlert:
 
 @contextmanager
 def state_file(environment: Mapping[str, str], name: str, *, is_made: bool) -> Iterator[StateFile | None]:
-    """The file of this name, held until the end; None when there is none and no folder for one, or when
-    another process holds it. is_made: whether a folder is made where there is none.
+    """The file of this name, locked until the end; None when there is neither a file nor a folder for it, or
+    when another process has locked it. is_made: whether to make a missing folder.
     """
     folder = _folder(environment, name, is_made=is_made)
     if folder is None:
@@ -95,8 +95,8 @@ def state_file(environment: Mapping[str, str], name: str, *, is_made: bool) -> I
 
 
 def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int | None:
-    """systemd's; else the first that has the file; else, when one may be made, the first that will take
-    it.
+    """systemd's folder; else the first with the file; else, when one may be made, the first in which we can
+    make it.
     """
     given = environment.get("STATE_DIRECTORY", "").split(":")[0]
     if given and (found := _opened(Path(os.path.realpath(given)), takes_files=True)) is not None:
@@ -116,7 +116,7 @@ def _folder(environment: Mapping[str, str], name: str, *, is_made: bool) -> int 
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (found := _opened(place, takes_files=True)) is not None:
             return found
-    try:  # whatever others have put there before
+    try:  # somebody else may have put anything there
         return _opened(Path(tempfile.mkdtemp(prefix=_temporary_prefix())))
     except OSError:
         return None
@@ -138,7 +138,7 @@ def _temporary_prefix() -> str:
 
 
 def _opened(place: Path, *, takes_files: bool = False) -> int | None:
-    """The folder, when it is ours alone to write into. takes_files: and when a file can be made in it."""
+    """The folder, if only we can write into it. takes_files: and if a file can be made in it."""
     try:
         folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""One run of a task as a child process: its group, its output, its time limit, its end."""
+"""Runs a task as a child process: its group, its output, its time limit, its end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ TAIL_LINES = 12
 
 
 class Child:
-    """A process in a group of its own; standard output and error come as one stream of lines.
+    """A process in a group of its own; standard output and standard error form one stream of lines.
 
-    limit: how long it may take. kill_after: how long it may go on when it was asked to end. started: now,
-    by the monotonic clock.
-    Raises OSError when the command cannot be started.
+    limit: how long it may take. kill_after: how long it may continue after it was asked to end. started: now,
+    by the monotonic clock. Raises OSError when the command cannot be started.
     """
 
     def __init__(
@@ -45,9 +44,9 @@ class Child:
         """The file to watch; closed by `reap`."""
         os.set_blocking(self.output, False)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        """The last lines it wrote."""
+        """Its last lines."""
         self.heard_at = started
-        """The monotonic second of its last line; kept by the one that reads."""
+        """The monotonic second of its last line; set by the caller."""
         self.is_silence_told = False
         self.deadline = started + limit.total_seconds()
         """The monotonic second at which `enforce_limit` has something to do."""
@@ -61,7 +60,7 @@ class Child:
         return self._process.pid
 
     def read_lines(self) -> list[str] | None:
-        """What it wrote since the last call, as whole lines; None when it closed its output.
+        """What it has written since the last call, as whole lines; None when it closed its output.
 
         A line longer than LONGEST_LINE_BYTES comes in pieces.
         """
@@ -87,24 +86,24 @@ class Child:
         return pieces
 
     def shorten(self, until: float, why: str) -> None:
-        """Let its time be over at this monotonic second, if not before."""
+        """Set its time limit to this monotonic second, unless it is earlier already."""
         if not self._was_asked and until < self.deadline:
             self.deadline, self._why = until, why
 
     def enforce_limit(self, now: float) -> str | None:
-        """End a child whose time is over; what was done, in words, or None.
+        """End a child whose time is over; returns what was done, in words, or None.
 
-        First SIGTERM to the whole group; what does not follow within `kill_after` is killed.
+        It sends SIGTERM to the whole group, and SIGKILL to what is still running after `kill_after`.
         """
         if now < self.deadline:
             return None
         self.deadline = now + self._kill_after
         if self._was_asked:
             self._signal_group(signal.SIGKILL)
-            return "does not end, killed"
+            return "it did not end, so it was killed"
         self._was_asked = True
         self._signal_group(signal.SIGTERM)
-        return f"{self._why}: asked to end"
+        return f"{self._why}, so it was asked to end"
 
     def has_ended(self) -> bool:
         """Whether the process itself has ended; a zombie until `reap`, which keeps its group's id."""
@@ -112,9 +111,10 @@ class Child:
         return os.waitid(os.P_PID, self.pid, options) is not None
 
     def reap(self) -> tuple[int, str, list[str]]:
-        """Bury it once it has ended: (exit code, or minus the signal; in words; the last lines of output).
+        """Clean up after it has ended; returns (exit code, or minus the signal; in words; the last lines of
+        output).
 
-        What it left running in its group is killed: a task ends as a whole.
+        Processes that it left running in its group are killed: a task ends as a whole.
         """
         self._signal_group(signal.SIGKILL)
         code = self._process.wait()

@@ -1,4 +1,4 @@
-"""One task of the table: when it runs next, its running process, and what is noted at its end."""
+"""Runs one task of the table: when it starts next, its process, and the record of its end."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ logger = logging.getLogger("orchestrator")
 class TaskRunner:
     """Runs one task, in one process at a time.
 
-    last: its last run, whoever started it; None when there was none. child: the process that runs at present.
-    exit_code: of the last run that this process started; None before the first end.
+    last: its last run, started by any process; None when there was none. child: the running process.
+    exit_code: of the last run that this process started; None before the first one has ended.
     """
 
     def __init__(self, task: Task, context: Context, teller: Teller) -> None:
@@ -41,10 +41,10 @@ class TaskRunner:
         self._run: TaskRun
         self._heartbeat_id: str
         self._level: int
-        """Of the last event that the run has logged: lines that are no event share it."""
+        """Of the last event that the run logged; lines that are not events share it."""
 
     def plan(self) -> PlannedRun:
-        """When it starts next; for a task that does not run."""
+        """When it starts next, for a task that is not running."""
         cadence, now = self._context.settings.cadence, self._context.clock.now()
         return plan(self.task.schedule, self.last, now, cadence.timezone, cadence.off_hours)
 
@@ -52,19 +52,19 @@ class TaskRunner:
         return self.child is None and self.plan().at <= self._context.clock.now()
 
     def learn(self, last: LastRun) -> None:
-        """Take note of a run that another orchestrator may have started."""
+        """Set the last run, which another orchestrator may have started."""
         if self.last is None or self.last.started_at < last.started_at:
             self.last = last
 
     @property
     def state(self) -> str:
-        """Where it stands, for the line that `systemctl status` shows."""
+        """Its state, for the line that `systemctl status` shows."""
         if self.child is not None:
             return f"{self.task.name} running since {shown(self._run.started_at)}"
         return f"{self.task.name} next at {shown(self.plan().at)}"
 
     def start(self) -> None:
-        """Start a run now, and record it; one that cannot be started ends at once."""
+        """Start a run now, and record it; a run that cannot start ends at once."""
         planned = self.plan()
         self._log_missed_runs(planned)
         self._run = TaskRun(
@@ -80,10 +80,8 @@ class TaskRunner:
             self._end(ExitCode.BAD_CONFIG, f"exit code {ExitCode.BAD_CONFIG:d}", exc.faults)
             return
         except (OSError, ValueError) as exc:  # ValueError: a NUL byte in a variable
-            logger.error(
-                "%s cannot be started: %s", self.task.name, exc, extra=self._about("task_not_started")
-            )
-            self._end(ExitCode.BUG, f"cannot be started: {exc}", [])
+            logger.error("%s cannot start: %s", self.task.name, exc, extra=self._about("task_not_started"))
+            self._end(ExitCode.BUG, f"cannot start: {exc}", [])
             return
         self.child = child
         self._context.clock.watch(child.output, self._read_output)
@@ -105,8 +103,8 @@ class TaskRunner:
         )
         if following.at.astimezone(UTC) < planned.at.astimezone(UTC):
             logger.info(
-                "%s: nothing ran from %s to %s (still running, machine asleep or orchestrator down);"
-                " one run makes up for it",
+                "%s: no run started from %s to %s (a run was still running, the machine asleep or the"
+                " orchestrator stopped); one run now covers this time",
                 self.task.name, shown(following.at), shown(planned.at),
                 extra={"action": "runs_missed"},
             )  # fmt: skip
@@ -132,7 +130,7 @@ class TaskRunner:
         return math.inf if self.child is None else min(self.child.deadline, self._silent_at(self.child))
 
     def attend(self) -> None:
-        """See whether the process has ended, its time is over, or it has written nothing for long."""
+        """Find out whether the process has ended, its time is over, or it has been silent for too long."""
         child, now = self.child, self._context.clock.monotonic()
         if child is None:
             return
@@ -148,7 +146,7 @@ class TaskRunner:
             self._tell_of_silence(child)
 
     def _silent_at(self, child: Child) -> float:
-        """The monotonic second at which people are to be told that the run writes nothing."""
+        """The monotonic second at which people get an e-mail that the run has written nothing."""
         return math.inf if child.is_silence_told else child.heard_at + self.task.silence.total_seconds()
 
     def _tell_of_silence(self, child: Child) -> None:
@@ -173,7 +171,7 @@ class TaskRunner:
             self._log_output(lines)
 
     def _log_output(self, lines: Sequence[str]) -> None:
-        """Log each line once, as the event that it is, or as a further line of the event before it."""
+        """Log each line once, as an event or as a further line of the event before it."""
         for line in lines:
             event = read_event(line)
             if event is None:
@@ -183,12 +181,14 @@ class TaskRunner:
                 continue
             self._level = event.levelno
             if logger.isEnabledFor(event.levelno):
-                event.name = f"{self.task.name}.{event.name}"  # none of them passes for the loop's own
+                event.name = (
+                    f"{self.task.name}.{event.name}"  # none of them can look like an event of the loop
+                )
                 vars(event).update(self._about())
                 logger.handle(event)
 
     def _end(self, code: int, ending: str, tail: Sequence[str]) -> None:
-        """Record the end of the run, and tell of it. tail: the last lines that it wrote."""
+        """Record the end of the run, and report it. tail: its last lines."""
         now = self._context.clock.now()
         run = replace(self._run, finished_at=now, exit_code=code, ending=ending)
         self.last = LastRun(run.planned_at, run.started_at, now, code)
@@ -205,7 +205,7 @@ class TaskRunner:
         self._teller.run_ended(self.task, self._run.run_id, code, ending, tail)
 
     def _about(self, action: str | None = None) -> dict[str, str]:
-        """The log's fields about the run: its own id takes the place of the loop's."""
+        """The log's fields about the run: its own id replaces the loop's."""
         about = {"task": self.task.name, "run_id": self._run.run_id}
         return about | {"action": action} if action else about
 

@@ -1,4 +1,4 @@
-"""The table of tasks: what the loop starts, when, and for how long a run may go on."""
+"""Defines the table of tasks: what the loop starts, when, and how long a run may take."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ TASKS = (
         reads=variables_of(ReportSettings),
     ),
 )
-"""What the loop does. To add a task: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""
+"""The tasks of the loop. To add one: a row here, and its script in scripts/ (RUN_ORCHESTRATOR.md)."""
 
 
 def tasks_with(digest: Weekly | None) -> tuple[Task, ...]:
-    """The whole table. digest: when the weekly digest is sent; None: it is not."""
+    """The whole table. digest: when the weekly digest is sent; None: never."""
     if digest is None:
         return TASKS
     weekly = Task(

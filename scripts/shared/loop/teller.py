@@ -1,6 +1,7 @@
-"""What the loop tells people of its tasks: by e-mail when something is news, and by pings after each run.
+"""Reports the loop's tasks to people: by e-mail when there is news, and by pings after each run.
 
-`rules/alerts` says what is news. The e-mails go through the outbox; with the database away, past it.
+`rules/alerts` decides what is news. The e-mails go through the outbox, or directly while the database is
+away.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from shared.rules.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, a
 logger = logging.getLogger("orchestrator")
 
 ROUND = "orchestrator --once"
-"""The name of a round of cron's in the e-mail about it."""
+"""The name of cron's round in the e-mail about it."""
 LAST_WORDS_SECONDS = 20.0
-"""How long messages may still take when the loop ends."""
+"""How long the last messages may take when the loop ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a run wrote last. run_id: "" for what is not a run of a task."""
+    """The last lines of a run. run_id: "" for a round of cron."""
 
     run_id: str
     tail: Sequence[str]
 
 
 class Teller:
-    """Knows the alerts of each task, and sends what they owe. Only `round_began` waits for a server."""
+    """Keeps the alerts of each task, and sends their e-mails. Only `round_began` waits for a server."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -55,11 +56,11 @@ class Teller:
     # E-mails about tasks
 
     def learn(self, alerts: dict[str, Alerts]) -> None:
-        """{task: its alerts} by the database; what has been noted here meanwhile wins."""
+        """Set {task: its alerts} from the database; what was noted here in the meantime wins."""
         self._alerts = alerts | {task: noted for task, noted in self._alerts.items() if noted}
 
     def forget(self) -> None:
-        """Another orchestrator acts, and counts the failures from now on."""
+        """Forget all alerts: another orchestrator is active, and counts the failures from now on."""
         self._alerts = {}
 
     def run_ended(self, task: Task, run_id: str, code: int, ending: str, tail: Sequence[str]) -> None:
@@ -71,7 +72,7 @@ class Teller:
             alerts, news = after_failure(before, task.name, ending, now, threshold=threshold)
         self._note(task, alerts, news, Output(run_id, tail), now)
         if code != 0:
-            self._deliver_outbox()  # in case the run did not come to it
+            self._deliver_outbox()  # in case the run did not deliver them
 
     def run_is_silent(self, task: Task, run_id: str, since: datetime, tail: Sequence[str]) -> None:
         now = self._context.clock.now()
@@ -81,9 +82,9 @@ class Teller:
     def _note(
         self, task: Task, alerts: Alerts, news: AlertNews | None, output: Output, now: datetime
     ) -> None:
-        """Keep the alerts of a task, and tell the news."""
+        """Store the alerts of a task, and send an e-mail when there is news."""
         if self._context.is_stopping():
-            return  # a run that a stop cut short says nothing of the task
+            return  # a run that a stop cut short says nothing about the task
         before, self._alerts[task.name] = self._alerts.get(task.name, {}), alerts
         if alerts == before or not self._context.still_acts():
             return
@@ -129,7 +130,7 @@ class Teller:
                 counts = deliver_due_notices(
                     database, mailer, clock.now(), timezone, settings.commands, settings.links, origin=origin
                 )
-            # A refused login stays refused until somebody acts: the next run tries again, and says so.
+            # A refused login stays refused until somebody acts: the next run tries again, and reports it.
             return counts.failed == 0 or bool(counts.faults)
 
         self._messenger.send(deliver, key="outbox")
@@ -137,8 +138,8 @@ class Teller:
     # E-mails about rounds (`--once`)
 
     def round_began(self, code: int, trouble: str) -> None:
-        """Tell people that rounds find no database to work with: when that begins, once a day, and when it is
-        over. There is no outbox then, and no memory but a file. code: 0 when the database answers.
+        """Send an e-mail when rounds cannot reach the database: when that begins, once a day, and when it is
+        over. There is no outbox then, and the only memory is a file. code: 0 when the database answers.
         """
         now = self._context.clock.now()
         with self._memory_of_rounds(is_made=code != 0) as memory:
@@ -149,26 +150,29 @@ class Teller:
                 alerts, news = after_failure(before, ROUND, f"exit code {code}", now, threshold=1)
             if alerts == before:
                 return
-            # Kept before it is told: a round that is killed in between costs an e-mail, not one a minute.
+            # Stored before it is sent: a round that is killed in between loses one e-mail, instead of sending
+            # many.
             is_kept = memory is not None and memory.write(alerts)
-            # What cannot be remembered is told once an hour: never silent, and never each minute.
+            # When it cannot be stored, an e-mail goes out once an hour: never silent, and never each minute.
             if news is None or (not is_kept and now.minute):
                 return
             if not self._is_told(news, trouble, now) and memory is not None:
                 memory.write(before)
 
     def _memory_of_rounds(self, *, is_made: bool) -> AbstractContextManager[StateFile | None]:
-        """The file of this installation; another one on this host has its own. is_made: see `state_file`."""
+        """The file of this installation; another installation on this host has its own. is_made: see
+        `state_file`.
+        """
         place = repr((SCRIPTS, str(self._context.env_file or "")))
         name = f"once-{zlib.crc32(place.encode()):08x}.json"
         return state_file(self._context.environment, name, is_made=is_made)
 
     def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
-        """Whether the mail server took the news; it is waited for."""
+        """Send the news now; returns whether the mail server accepted it."""
         try:
             _hand_over(self._context.settings.mail.server, self._compose(news, Output("", [trouble]), now))
         except AppError as exc:
-            logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
+            logger.error("the alert could not be sent to anybody: %s", exc, extra={"action": "alert_failed"})
             return False
         return True
 
@@ -180,10 +184,10 @@ class Teller:
             self._messenger.send(partial(ping, url, kind, heartbeat_id, text))
 
     def ping_end(self, heartbeat_id: str, code: int, ending: str) -> None:
-        """Ping how a run ended. It is a success only while its e-mails go out."""
+        """Ping how a run ended. It is a success only while e-mails go out."""
         kind: Signal = "failure"
         if code in (ExitCode.SOME_FAILED, ExitCode.TRY_LATER):
-            kind = "log"  # nobody has to act on the run itself
+            kind = "log"  # the run itself needs no action
         elif code == 0:
             kind = "success"
             late_before = self._context.clock.now() - LATE_NOTICE
@@ -193,10 +197,12 @@ class Teller:
 
 
 def _hand_over(server: MailServer, notice: Notice) -> None:
-    """Give a notice to the mail server, past the outbox. Raises NotifyError when nobody gets it."""
+    """Send a notice directly, without the outbox. Raises NotifyError when the server refuses
+    every recipient.
+    """
     from shared.notifier import Mailer
 
     with Mailer(server) as mailer:
         refused = mailer.send(notice).refused
     if len(refused) == len(notice.recipients):
-        raise NotifyError(f"every recipient was refused: {refused}", kind="rejected")
+        raise NotifyError(f"the mail server refused every recipient: {refused}", kind="rejected")

@@ -1,7 +1,7 @@
-"""Waiting for an instant of the wall clock, and for files that can be read.
+"""Waits for an instant of the wall clock, and for readable files.
 
-`select` counts its seconds by a clock that stands still while the machine sleeps, and that nobody sets. So a
-wait for an instant is cut into pieces, and the loop looks at the wall clock after each.
+`select` counts its seconds by a clock that stops while the machine sleeps, and that nobody sets. So a long
+wait is cut into pieces, and the loop looks at the wall clock after each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Action = Callable[[], None]
 
 
 class WallClock:
-    """The time, and waiting: for an instant, for a while, or for the files that are watched."""
+    """The time, and waiting: for an instant, for a duration, or for the watched files."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -36,7 +36,7 @@ class WallClock:
         return time.monotonic()
 
     def watch(self, file: int, action: Action) -> None:
-        """Let `wait` end, and return this action, when the file can be read."""
+        """Make `wait` end, and return this action, when the file is readable."""
         self._selector.register(file, selectors.EVENT_READ, action)
 
     def forget(self, file: int) -> None:
@@ -45,9 +45,10 @@ class WallClock:
             self._selector.unregister(file)
 
     def wait(self, until: datetime | None, seconds: float | None) -> list[Action]:
-        """Wait for the instant, the while or a file, whichever comes first; the actions of readable files.
+        """Wait for the instant, the duration or a file, whichever comes first; returns the actions of
+        readable files.
 
-        seconds: None for no limit. May end before the instant: the caller looks at `now` again.
+        seconds: None for no limit. It may end before the instant: the caller looks at `now` again.
         """
         limits = [] if seconds is None else [seconds]
         if until is not None:

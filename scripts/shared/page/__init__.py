@@ -1,7 +1,7 @@
-"""The operator's page: what is stuck and why, and the acts of people, in a browser.
+"""The operator's page in a browser: which campaigns are stuck and why, and what people can do about them.
 
-`app` puts it together, `access` says who asks and what they may do, `views` and `campaign_views` answer each
-path, `drawing`, `shown` and `pictures` say how it looks, `acts` changes campaigns and messages and can take
-that back; `campaigns`, `overview`, `records` and `audit` ask the database (their SQL). What a state means is
-said by report/ and rules/ alone. Flask is loaded here and nowhere else.
+`app` builds the application, `access` finds out who asks and what they may do, `views` and `campaign_views`
+answer each path, `drawing`, `shown` and `pictures` make the HTML, `acts` changes campaigns and notices and
+can undo that; `campaigns`, `overview`, `records` and `audit` ask the database (their SQL). Only report/ and
+rules/ decide what a state means. Flask is imported here and nowhere else.
 """

@@ -1,4 +1,6 @@
-"""Who asks, what they may do, and how they get in and out: by a proxy's header, or by name and password."""
+"""Finds out who asks and what they may do, and logs them in and out: by a proxy's header, or by a
+password.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,13 @@ logger = logging.getLogger("page.access")
 EXTENSION = "a1_to_a2_access"
 METHODS = ("GET", "HEAD", "POST")
 ADDRESS_HEADER = "X-Real-IP"
-"""In which a proxy says where a browser is."""
+"""The header in which a proxy gives the browser's address."""
 MOST_FIELDS = 6000
-"""Of a form."""
+"""The most fields that a form may have."""
 OPEN = ("static", "health")
-"""Endpoint, or blueprint, that needs no log-in."""
+"""Endpoints and blueprints that need no log-in."""
 LOG_IN, LET_IN = "access.log_in", "access.let_in"
-"""The form, and what takes it."""
+"""The form, and the endpoint that it is sent to."""
 BUSY_SECONDS = 5
 
 P = ParamSpec("P")
@@ -57,7 +59,7 @@ blueprint = Blueprint("access", __name__)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What access needs beside the context. users: None: nobody gets in by a password."""
+    """What access needs in addition to the context. users: None: nobody can log in by a password."""
 
     site: Site
     users: UsersFile | None
@@ -66,9 +68,7 @@ class Access:
 
 
 def guard(app: Flask, settings: PageSettings) -> None:
-    """Let each request of this application pass the checks of this module. Raises ConfigError for settings
-    that cannot work.
-    """
+    """Check each request of this application. Raises ConfigError for settings that cannot work."""
     path = settings.access.users_file
     app.extensions[EXTENSION] = Access(
         guards.site_of(settings), UsersFile(path) if path else None, Tries(), Gate()
@@ -86,7 +86,7 @@ def _access() -> Access:
 
 
 def site() -> Site:
-    """Where this page is."""
+    """The address of this page."""
     return _access().site
 
 
@@ -115,7 +115,7 @@ def _address_in(text: str) -> str:
 
 
 def _admit() -> ResponseReturnValue | None:
-    """What comes before every handler. None: it may answer."""
+    """Check the request before its handler. None: the handler may answer."""
     _check_host()
     if request.method not in METHODS:
         raise PageError(405, *WORDS[405], {"Allow": ", ".join(METHODS)})
@@ -134,21 +134,20 @@ def _admit() -> ResponseReturnValue | None:
 
 
 def _check_host() -> None:
-    """A name that DNS points here from elsewhere would let a foreign page read ours."""
+    """Refuse a host name that is not ours: by such a name in DNS, another site could read our pages."""
     if site().is_host(request.headers.get("Host", "")):
         return
     raise PageError(
         400,
         "This page has another address",
-        "The request names a host that is not this page's. Nothing was changed.",
-        "Open the page by its own address. When this is its address, set ADMIN_URL to it and start the page"
-        " again.",
+        "The host name in the request is not the name of this page. Nothing was changed.",
+        "Open the page by its own address. If this is its address, set ADMIN_URL to it and restart the page.",
     )
 
 
 def _comes_from_elsewhere() -> bool:
-    """Whether a link of another site, such as webmail, was followed: then the browser keeps our cookie back,
-    and it is not known who asks.
+    """Whether the person followed a link on another site, such as webmail: the browser then does not send our
+    cookie, and we do not know who asks.
     """
     return (
         request.method == "GET"
@@ -159,7 +158,9 @@ def _comes_from_elsewhere() -> bool:
 
 
 def _show_again() -> Response:
-    """A page that opens the same address once more, as a link of our own: with the cookie."""
+    """A page that opens the same address again, now as a link of our own, so that the browser sends the
+    cookie.
+    """
     return make_response(render_template("onward.html.j2", target=_address()))
 
 
@@ -172,7 +173,7 @@ def _address() -> str:
 
 
 def _who_asks(access: AccessSettings) -> Person | None:
-    """The person whom the proxy names, else the one who logged in; None for nobody."""
+    """The person whom the proxy names, or else the one who logged in; None for nobody."""
     named = _named_by_proxy(access)
     if named is not None:
         return Person(named, named in access.operators, "proxy", peer())
@@ -181,8 +182,8 @@ def _who_asks(access: AccessSettings) -> Person | None:
         raise PageError(
             403,
             "The page does not know who you are",
-            "Your log-in is kept by a proxy in front of this page, and this request did not come with it.",
-            "Open the page by the address of the proxy. For the one who looks after it: see"
+            "People log in to this page through a proxy, and this request did not come from it.",
+            "Open the page by the address of the proxy. For the engineer: see"
             " ADMIN_PROXY_HEADER and ADMIN_PROXY_PEERS.",
         )
     session = Sessions(database()).find(token, here().now()) if token else None
@@ -191,7 +192,7 @@ def _who_asks(access: AccessSettings) -> Person | None:
     name, fingerprint = session
     user = users.users().get(name)
     if user is None or user.fingerprint != fingerprint:
-        return None  # removed since, or given another password
+        return None  # since removed, or the password has changed
     return Person(name, name in access.operators, "password", peer())
 
 
@@ -202,14 +203,14 @@ def _named_by_proxy(access: AccessSettings) -> str | None:
         return None
     if not _is_of(_other_end(), access):
         logger.warning(
-            "%s sent the header %s, and is not in ADMIN_PROXY_PEERS: refused",
+            "refused: %s sent the header %s, but is not in ADMIN_PROXY_PEERS",
             escape_line(_other_end()), access.proxy_header, extra={"action": "page_refused"},
         )  # fmt: skip
         raise PageError(
             403,
-            "This address may not say who asks",
-            "The request has the header by which the proxy names people, and does not come from the proxy.",
-            "Open the page by the proxy's address. For the one who looks after it: see ADMIN_PROXY_PEERS.",
+            "This address may not tell us who you are",
+            "The request has the header in which the proxy names people, but does not come from the proxy.",
+            "Open the page by the proxy's address. For the engineer: see ADMIN_PROXY_PEERS.",
         )
     try:
         name = value.encode("latin-1").decode("utf-8")
@@ -218,14 +219,14 @@ def _named_by_proxy(access: AccessSettings) -> str | None:
     # Several headers of one name arrive joined by commas.
     if not name or name != name.strip() or len(name) > MOST_NAME or "," in name or escape_line(name) != name:
         logger.warning(
-            "the header %s of the proxy %s names nobody: refused",
+            "refused: the header %s of the proxy %s names nobody",
             access.proxy_header, escape_line(_other_end()), extra={"action": "page_refused"},
         )  # fmt: skip
         raise PageError(
             403,
-            "The proxy did not say who asks",
-            f"Its header must hold one name of 1 to {MOST_NAME} printable characters, without commas.",
-            "Tell the one who looks after the proxy.",
+            "The proxy did not tell us who you are",
+            f"Its header must contain one name of 1 to {MOST_NAME} printable characters, without commas.",
+            "Tell the engineer who runs the proxy.",
         )
     return name
 
@@ -242,14 +243,14 @@ def _is_of(address: str, access: AccessSettings) -> bool:
 
 
 def _ask_to_log_in() -> ResponseReturnValue:
-    if request.headers.get("HX-Request"):  # a piece of a page that is shown: the whole page must ask
+    if request.headers.get("HX-Request"):  # part of an open page: only the whole page can ask for a log-in
         return make_response("", 401, {"HX-Refresh": "true"})
     if request.method == "POST":
         raise PageError(
             403,
-            "You are not logged in any more",
+            "You are no longer logged in",
             "Nothing was done.",
-            "Log in, open the page again and do it once more.",
+            "Log in, open the page again and repeat what you did.",
         )
     return redirect(url_for(LOG_IN, next=_address()), 303)
 
@@ -263,13 +264,13 @@ def _check_origin() -> None:
     if site().is_origin(origin, fetch_site, asked):
         return
     logger.warning(
-        "a form from %s, sent by %s, was refused",
+        "refused a form from %s, sent by %s",
         escape_line(origin or "an unknown origin"), escape_line(peer()), extra={"action": "page_refused"},
     )  # fmt: skip
     raise PageError(
         403,
         "The form came from another site",
-        "Acts are taken only from pages of this site. Nothing was done.",
+        "This page only accepts forms from its own site. Nothing was done.",
         f"Open the page by {site().origin or 'its own address'} and do it there.",
     )
 
@@ -284,31 +285,31 @@ def _check_csrf() -> None:
         403,
         "The form is out of date",
         "It was made for another log-in, or the browser does not keep cookies. Nothing was done.",
-        "Go back, reload the page and do it once more.",
+        "Go back, reload the page and try again.",
     )
 
 
 def csrf_token() -> str:
-    """The token for the field `csrf` of each form; made anew when somebody logs in."""
+    """The token for the field `csrf` of each form; a new one after each log-in."""
     if not _secret():
         g.new_secret = guards.new_secret()
     return guards.csrf_token(_secret(), _purpose())
 
 
 def _purpose() -> str:
-    """For whom forms are: the person, or those who log in."""
+    """Whom the forms are for: the person, or anyone who logs in."""
     found: Person | None = g.get("person")
     return f"of:{found.name}" if found else "log-in"
 
 
 def _secret() -> str:
-    """The browser's secret: as it sent it, or as this answer gives it; "" for none."""
+    """The browser's secret: the one it sent, or the one this answer sets; "" for none."""
     value: str = g.get("new_secret") or request.cookies.get(site().cookie_name, "")
     return value if guards.is_secret(value) else ""
 
 
 def _keep_secret(response: Response) -> Response:
-    """Give the browser a secret that was made for the forms of this answer."""
+    """Send the browser the secret that was made for the forms of this answer."""
     secret: str | None = g.get("new_secret")
     if secret:
         _set_cookie(response, secret)
@@ -326,8 +327,8 @@ def _set_cookie(response: Response, secret: str) -> None:
 
 
 def acting(handler: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
-    """For the handlers that change something: only those in ADMIN_OPERATORS may, others get a page that
-    says so.
+    """Let only those in ADMIN_OPERATORS call a handler that changes something; others get a page that says
+    so.
     """
 
     @wraps(handler)
@@ -335,15 +336,14 @@ def acting(handler: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseRet
         asks = person()
         if not asks.may_act:
             logger.warning(
-                "%s may only read: %s was refused",
+                "%s may only read: refused %s",
                 escape_line(asks.name), request.path, extra={"action": "page_refused"},
             )  # fmt: skip
             raise PageError(
                 403,
-                "You may read, and not act",
-                f"{asks.name} is not one of those who may act here. Nothing was done.",
-                "Ask somebody who may. For the one who looks after the page: ADMIN_OPERATORS names those who"
-                " may act.",
+                "You can read, but not act",
+                f"{asks.name} is not allowed to act here. Nothing was done.",
+                "Ask somebody who is. For the engineer: ADMIN_OPERATORS lists the people who may act.",
             )
         return handler(*args, **kwargs)
 
@@ -355,7 +355,7 @@ def acting(handler: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseRet
 
 @blueprint.get("/login")
 def log_in() -> ResponseReturnValue:
-    """The form."""
+    """Show the log-in form."""
     target = request.args.get("next", "/")
     if g.person is not None:
         return redirect(target if guards.is_local_path(target) else "/", 303)
@@ -369,7 +369,7 @@ def _form(target: str, name: str = "", fault: str = "", status: int = 200) -> Re
 
 @blueprint.post("/login")
 def let_in() -> ResponseReturnValue:
-    """Let somebody in whose password is right: a new session, whatever the browser had before."""
+    """Log somebody in whose password is right: always with a new session."""
     users = _access().users
     if users is None:
         raise PageError(404, *WORDS[404])
@@ -378,16 +378,17 @@ def let_in() -> ResponseReturnValue:
     now, tries = here().now(), _access().tries
     with _access().gate.turn() as is_ours:
         if not is_ours:
-            raise _too_many(BUSY_SECONDS, "Many people try to log in at this moment.")
-        # A longer name is nobody's, and must not fill the memory.
+            raise _too_many(BUSY_SECONDS, "Many people are trying to log in at this moment.")
+        # Nobody has a longer name, and it must not fill the memory.
         wait = tries.begin(name[: MOST_NAME + 1], peer(), now)
         if wait:
             logger.warning(
-                "%s from %s tries to log in too often: refused",
+                "refused: %s from %s tries to log in too often",
                 _shown(name), escape_line(peer()), extra={"action": "page_login_refused"},
             )  # fmt: skip
             raise _too_many(
-                math.ceil(wait.total_seconds()), "Wrong passwords came too often, for this name or from here."
+                math.ceil(wait.total_seconds()),
+                "There were too many wrong passwords for this name, or from this address.",
             )
         user = users.checked(name, password) if len(password) <= MOST_PASSWORD else None
     if user is None:
@@ -409,7 +410,7 @@ def let_in() -> ResponseReturnValue:
 def _too_many(seconds: int, what: str) -> PageError:
     return PageError(
         429,
-        "Log in a little later",
+        "Try to log in a little later",
         what,
         f"Try again in {seconds} second{'' if seconds == 1 else 's'}.",
         {"Retry-After": str(seconds)},
@@ -422,13 +423,13 @@ def _shown(name: str) -> str:
 
 @blueprint.post("/logout")
 def log_out() -> ResponseReturnValue:
-    """End the session: the cookie is worth nothing any more, whoever has a copy."""
+    """End the session: the cookie is worthless from then on, and so is a copy of it."""
     asks = person()
     if asks.came_by == "proxy":
         raise PageError(
             400,
-            "The proxy keeps your log-in",
-            "You came in by a proxy in front of this page, which cannot be left from here.",
+            "You cannot log out here",
+            "You logged in through a proxy in front of this page, and this page cannot end that.",
             "Log out where you logged in.",
         )
     Sessions(database()).end(_secret())

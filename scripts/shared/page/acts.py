@@ -1,8 +1,8 @@
-"""What people do on the page: reset, snooze, wake, limit, resend; and how it is taken back.
+"""What people do on the page: reset, snooze, wake, limit, resend; and the undo.
 
-Each act is one transaction, and the database keeps it under the request's id: the same request once more does
-nothing and gets the same answer. An act leaves alone what has changed since the page was drawn, what somebody
-else's transaction holds, and what is not in a state for it; each with its reason.
+Each act is one transaction, and the database keeps it under the request's id: the same request sent again
+does nothing and gets the same answer. An act skips a campaign that has changed since the page was drawn, that
+another transaction has locked, or whose state does not allow it; the answer gives the reason for each.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from shared.rules.snooze import snooze_end
 
 SOURCE = "page"
 MOST_AT_ONCE = 10_000
-"""An act changes so many at most; the rest is told as skipped."""
+"""An act changes at most this many; the answer counts the rest as skipped."""
 MOST_ATTEMPTS = 1000
 MOST_REASON = 500
 
 CHANGED = "changed since the page was drawn"
 LOCKED = "locked by another transaction: try again"
-TOO_MANY = f"beyond the first {MOST_AT_ONCE:,}: do it again for the rest"
-NOT_READ = "no run could read it yet"
+TOO_MANY = f"not among the first {MOST_AT_ONCE:,}: do it again for the rest"
+NOT_READ = "no run has been able to read it yet"
 UNKNOWN = "unknown campaign"
 UNTOUCHED = "nothing to change"
 
 
 class RefusedError(Exception):
-    """What cannot be done as it was asked: nothing was changed. Its text is a sentence for people."""
+    """The act cannot be done as asked; nothing was changed. Its text is a sentence for people."""
 
 
 class Act(StrEnum):
@@ -70,7 +70,7 @@ POSSIBLE: Mapping[Act, str] = MappingProxyType(
 
 _IMPOSSIBLE: Mapping[Act, str] = MappingProxyType(
     {
-        Act.RESET: "not permanently failed and no attempt is counted",
+        Act.RESET: "not permanently failed, and no attempt is counted",
         Act.SNOOZE: "not in A1",
         Act.WAKE: "not snoozed",
         Act.LIMIT: "no longer in the DAM",
@@ -85,7 +85,7 @@ SELECT s.campaign_id FROM ({campaigns}) s WHERE {condition}
 ORDER BY s.updated_at DESC NULLS LAST, s.campaign_id
 """
 
-# The id comes first: the same request waits here until the other one has ended.
+# A second copy of the request has the same id: it waits here until the first one has ended.
 _BEGIN = """
 INSERT INTO page_acts (id, person, peer, act, reason, filter, value, drawn_at, asked)
 VALUES (%(id)s, %(person)s, %(peer)s, %(act)s, %(reason)s, %(filter)s::jsonb, %(value)s, %(drawn_at)s,
@@ -97,8 +97,8 @@ _END = "UPDATE page_acts SET done = %(done)s, skipped = %(skipped)s::jsonb WHERE
 
 _NAME_ACT = "SELECT set_config('a1_to_a2.act', %(id)s, TRUE)"
 
-# Hold what can be changed, keep how it stands, and say of all else why not. A time in the future was written
-# by a clock that ran ahead: it is no change.
+# Lock the campaigns that can be changed, keep their present state, and give the reason for each other one. A
+# time in the future was written by a clock that ran ahead: it does not count as a change.
 _HOLD = """
 WITH asked AS (
     SELECT DISTINCT campaign_id FROM unnest(%(ids)s::text[]) AS campaign_id
@@ -134,8 +134,8 @@ WITH asked AS (
 SELECT asked_id, why_not FROM judged ORDER BY asked_id
 """
 
-# Give back what nobody and no run has touched since. A campaign that was reset is left alone also when a run
-# has only looked at it: that run goes by what it read.
+# Restore each campaign that nobody and no run has changed since. After a reset, a run that has only looked at
+# the campaign counts too: that run continues with the values it read.
 _UNDO = """
 WITH kept AS (
     SELECT k.*, a.at AS acted_at,
@@ -192,7 +192,7 @@ SELECT a.id::text, a.act, a.at, a.person, a.peer, a.reason, a.filter, a.value, a
 FROM page_acts a WHERE a.id = %(id)s
 """
 
-# Owed again from now on. What may have arrived keeps its e-mail, and with it its Message-ID.
+# Due again from now on. A notice that may have arrived keeps its e-mail, and so its Message-ID.
 _RESEND = """
 WITH asked AS MATERIALIZED (
     SELECT d.notice_id, d.recipient FROM notice_deliveries d
@@ -220,7 +220,7 @@ SELECT why_not, count(*)::integer FROM judged GROUP BY why_not
 """
 
 _GIVEN_UP = "d.gave_up_at IS NOT NULL AND d.sent_at IS NULL"
-# Of a digest: the deliveries that it carries.
+# For a digest: the deliveries that it contains.
 _OF_NOTICE = (
     "(d.notice_id = %(notice)s OR d.mail_id = %(notice)s) AND coalesce(d.recipient = %(recipient)s, TRUE)"
 )
@@ -231,7 +231,7 @@ _NOTICE = "SELECT folded_into IS NOT NULL FROM notices WHERE id = %(notice)s"
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request. request_id: made when the page was drawn. drawn_at: when that was, by the database's
-    clock. peer: the address that it came from.
+    clock. peer: the address that the request came from.
     """
 
     request_id: UUID
@@ -243,11 +243,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an act did. done: how many it changed. skipped: {why: how many it left alone}. value: the end of a
-    snooze (ISO), a limit, or "". filter: that of an act on a filter; {"chosen": how many} for chosen ones;
+    """What an act did. done: how many it changed. skipped: {why: how many}. value: the end of a
+    snooze (ISO), a limit, or "". filter: of an act on a filter; {"chosen": how many} for selected ones;
     {"notice": id, "recipient": …} or {"notices": "given up"} for a resend.
 
-    undone: how many the undo gave back; left_alone: {why: how many it did not}.
+    undone: how many the undo restored; left_alone: {why: how many it did not}.
     """
 
     act_id: str
@@ -272,8 +272,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Acts:
-    """The acts, given a `Database` (raises DbError). now: decides who is still snoozed, and how far a snooze
-    may reach. zone: that of a time without one; None: such a time is refused.
+    """The acts, given a `Database` (raises DbError). now: decides which campaigns are still snoozed, and how
+    far ahead a snooze may end. zone: of a time without one; None: such a time is refused.
     """
 
     database: Database
@@ -283,8 +283,10 @@ class Acts:
     now: datetime
 
     def possible(self, row: Mapping[str, Any]) -> tuple[Act, ...]:
-        """What can be done with a campaign in this state. row: of `Campaigns`, or of status_all.sql."""
-        if row["a1_cycle"] is None:  # no run could read it yet
+        """The acts that are possible for a campaign in this state. row: of `Campaigns`, or of
+        status_all.sql.
+        """
+        if row["a1_cycle"] is None:  # no run has been able to read it yet
             return ()
         status = retry_status(row)
         can_be = {
@@ -306,7 +308,7 @@ class Acts:
     ) -> Outcome:
         """Reset, snooze, wake or limit the campaigns of these ids, or all that match a filter now.
 
-        until: the end of a snooze, as a person wrote it. limit: attempts of a cycle; 0: as all have.
+        until: the end of a snooze, as a person wrote it. limit: attempts of a cycle; 0: the same as all.
         Raises RefusedError.
         """
         value = self._value(act, until, limit)
@@ -316,7 +318,7 @@ class Acts:
         return self._once(request, lambda: self._change(request, targets))
 
     def resend(self, notice_id: UUID | None, asked: Asked, *, recipient: str | None = None) -> Outcome:
-        """Send a notice once more to those who have not got it: to all, or to one recipient. notice_id None:
+        """Send a notice again to those who did not receive it: to all of them, or to one. notice_id None:
         every delivery that was given up. Raises RefusedError.
         """
         which = {"notices": "given up"} if notice_id is None else {"notice": str(notice_id)}
@@ -325,7 +327,7 @@ class Acts:
         return self._once(request, lambda: self._send(request, notice_id, recipient))
 
     def outcome(self, act_id: str) -> Outcome | None:
-        """What an act did; None when there was none of this id."""
+        """What an act did; None when no act has this id."""
         try:
             values = {"id": str(UUID(act_id))}
         except ValueError:
@@ -334,7 +336,7 @@ class Acts:
         return _outcome(rows[0]) if rows else None
 
     def undo(self, act_id: str, asked: Asked) -> Outcome:
-        """Give back what an act changed, as far as nobody and no run has touched it since. Once: a second
+        """Undo what an act changed, except where somebody or a run has changed it since. A second
         time does nothing. Raises RefusedError.
         """
         asked = _clean(asked)
@@ -348,7 +350,7 @@ class Acts:
             if found.undone_at is not None:
                 return replace(found, is_repeated=True)
             if not found.can_undo:
-                raise RefusedError("this act cannot be undone: it changed nothing, or is too long ago")
+                raise RefusedError("this act cannot be undone: it changed nothing, or it was too long ago")
             self.database.act_as(asked.person, SOURCE, asked.reason)
             self.database.rows(_UNDO_AS, values)
             told = {"touched": "changed since", "tried": "a run has looked at it since"}
@@ -360,8 +362,8 @@ class Acts:
     # One request, once
 
     def _once(self, request: _Request, work: Callable[[], Counter[str | None]]) -> Outcome:
-        """Do the work unless the request has been answered before. work: returns {None: how many it changed,
-        why: how many it left alone}.
+        """Do the work, unless the request has been answered before. work: returns {None: how many it changed,
+        why: how many it skipped}.
         """
         with self.database.transaction():
             is_new = self.database.execute(_BEGIN, request.values) == 1
@@ -379,7 +381,7 @@ class Acts:
     # What is done
 
     def _value(self, act: Act, until: str | None, limit: int | None) -> str:
-        """What a snooze or a limit sets, as it is kept."""
+        """What a snooze or a limit sets, as page_acts keeps it."""
         if act is Act.SNOOZE:
             try:
                 return snooze_end(until or "", self.zone, self.now).isoformat()
@@ -387,10 +389,12 @@ class Acts:
                 raise RefusedError(str(exc).removeprefix("--until: ")) from exc
         if act is Act.LIMIT:
             if limit is None or not 0 <= limit <= MOST_ATTEMPTS:
-                raise RefusedError(f"a limit is a number from 1 to {MOST_ATTEMPTS}, or 0 for that of all")
+                raise RefusedError(
+                    f"a limit is a number from 1 to {MOST_ATTEMPTS}, or 0 for the limit of all campaigns"
+                )
             return str(limit)
         if act is Act.RESEND:
-            raise RefusedError("a notice is sent again, not a campaign")
+            raise RefusedError("only a notice can be sent again, not a campaign")
         return ""
 
     def _change(self, request: _Request, targets: Sequence[str] | Filter) -> Counter[str | None]:
@@ -410,7 +414,7 @@ class Acts:
         return counted
 
     def _hold(self, request: _Request, ids: Sequence[str]) -> list[tuple[str, str | None]]:
-        """(id, why it is left alone, or None) of each; the others are held until the act is done."""
+        """(id, why it is skipped, or None) of each; those with None are locked until the act is done."""
         values = {
             **request.values, "ids": list(ids), "now": self.now, "status_a1": self.status_a1, "gone": GONE,
             "changed": CHANGED, "impossible": _IMPOSSIBLE[request.act], "locked": LOCKED, "unread": NOT_READ,
@@ -421,7 +425,7 @@ class Acts:
         return [(campaign_id, why) for campaign_id, why in rows]
 
     def _run(self, request: _Request, ids: Sequence[str]) -> int:
-        """Run the statement that the tools run; how many campaigns it changed."""
+        """Run the statement that the tools run; returns how many campaigns it changed."""
         asked = request.asked
         self.database.rows(_NAME_ACT, request.values)
         who = {"who": asked.person, "source": SOURCE, "reason": asked.reason}
@@ -442,14 +446,14 @@ class Acts:
         counted: Counter[str | None] = Counter(dict(self.database.rows(_RESEND.format(which=which), values)))
         if not counted and notice_id is not None:
             found = self.database.rows(_NOTICE, values)
-            why = "a later notice took its place" if found and found[0][0] else "nobody is to get it"
+            why = "a later notice took its place" if found and found[0][0] else "it has no recipients"
             counted[why if found else "unknown notice"] = 1
         return counted
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What was asked, as it is kept. digest: of all that must be the same when it comes again."""
+    """The request, as page_acts keeps it. digest: of all that must be equal when the request comes again."""
 
     act: Act
     asked: Asked
@@ -472,10 +476,10 @@ class _Request:
         }
 
     def ensure_same(self, kept: tuple[Any, ...]) -> None:
-        """Raise RefusedError when this request's id stands for another request. kept: a row of _OUTCOME."""
+        """Raise RefusedError when this request's id was used for another request. kept: a row of _OUTCOME."""
         if (kept[1], kept[3], kept[-1]) != (self.act.value, self.asked.person, self.digest):
             raise RefusedError(
-                "nothing was changed: this page has been used for something else already; load it again"
+                "nothing was changed: you have already used this page for something else; reload it"
             )
 
 
@@ -489,7 +493,7 @@ def _outcome(row: tuple[Any, ...]) -> Outcome:
 
 
 def _parted(counted: Mapping[str | None, int]) -> tuple[int, dict[str, int]]:
-    """How many were done, and {why: how many were not}."""
+    """How many were changed, and {why: how many were not}."""
     skipped = {why: count for why, count in counted.items() if why is not None and count}
     return counted.get(None, 0), skipped
 
@@ -505,5 +509,5 @@ def _clean(asked: Asked) -> Asked:
 
 
 def _text(text: str) -> str:
-    """A text as PostgreSQL takes it."""
+    """A text without what PostgreSQL refuses."""
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)

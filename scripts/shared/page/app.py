@@ -1,4 +1,4 @@
-"""Puts the operator's page together: its parts, the limits of a request, and the headers of every answer."""
+"""Builds the operator's page: its parts, the limits of a request, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from shared.settings import PageSettings
 logger = logging.getLogger("page")
 
 MOST_BODY_BYTES = 256 * 1024
-"""Of a request: some 5,000 campaigns chosen at once."""
+"""Of a request: enough for 5,000 campaigns selected at once."""
 MOST_MULTIPART = 20
-"""Parts of a multipart form: no form of ours is one."""
+"""Parts of a multipart form: none of our forms is one."""
 STATIC_CACHE = "public, max-age=31536000, immutable"
 
 
@@ -60,7 +60,7 @@ def _begin() -> None:
 
 
 def _finish(response: Response) -> Response:
-    """The headers of every answer, and its line in the log: without the query, which may hold names."""
+    """Set the headers of every answer, and log it: without the query, which may contain names."""
     if request.endpoint == "static" and response.status_code == 200 and "v" in request.args:
         response.headers["Cache-Control"] = STATIC_CACHE
     for name, value in access.site().headers.items():
@@ -75,7 +75,9 @@ def _finish(response: Response) -> Response:
 
 
 def _static_version(folder: Path) -> Callable[[str, dict[str, Any]], None]:
-    """Adds to a static file's address what changes with its content: browsers may keep it for ever."""
+    """Add a value to a static file's address that changes with its content: so browsers may keep
+    it for ever.
+    """
     versions: dict[str, str] = {}
 
     def add(endpoint: str, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a handler has at hand: the application's context, this thread's connection, and who asks."""
+"""Gives handlers the application's context, this thread's connection, and the person who asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shared.database import Database
 from shared.page.context import Context, Person
 
 EXTENSION = "a1_to_a2"
-"""Where the application keeps its Context."""
+"""The key of the Context in app.extensions."""
 
 
 def here() -> Context:
@@ -19,7 +19,7 @@ def here() -> Context:
 
 
 def database() -> Database:
-    """This thread's connection, looked at once a request. Raises DbError when PostgreSQL is out of reach."""
+    """This thread's connection, tested once per request. Raises DbError when PostgreSQL is out of reach."""
     if "database" not in g:
         g.database = here().connections.get()
     found = g.database
@@ -28,7 +28,7 @@ def database() -> Database:
 
 
 def person() -> Person:
-    """Who asks. To be called only where nobody gets in without a log-in."""
+    """The person who asks. Call it only in handlers that need a log-in."""
     found = g.person
     assert isinstance(found, Person)  # noqa: S101 - nobody else gets to a handler
     return found

@@ -1,4 +1,4 @@
-"""Who did what, when, why and from where: acts of the page, and those by tools, psql and the product."""
+"""Who did what, when, why and from where: acts on the page, with the tools, with psql, and by the product."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shared.database import Database
 from shared.page.records import MOST_PAGES, PER_PAGE
 from shared.report.events import Event
 
-# Both sides give as many of their newest as the page and those before it have. campaign_events_acts_idx has
-# the same condition (migration 026).
+# Each side returns its newest rows, enough for this page and the pages before it. campaign_events_acts_idx
+# has the same condition (migration 026).
 _AUDIT = """
 SELECT * FROM (
     (SELECT a.at, a.id::text AS id, a.person, a.peer, a.act, a.reason, a.value, a.filter, a.done, a.skipped,
@@ -40,12 +40,12 @@ SELECT campaign_id, campaign_number, campaign_name FROM campaign_status WHERE ca
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One act. id: of an act of the page, that of its outcome. who, origin: a person and the address of the
-    browser; or the actor, the tool and the role.
+    """One act. id: for an act of the page, the id of its outcome. who, origin: a person and the address of
+    the browser; or the actor, the tool and the role.
 
-    act, value, targets: of an act of the page: what, with which end or limit, on which filter. event: of an
-    act from elsewhere. campaign_id: of an act on one campaign; name: its (number, name). done, skipped: how
-    many campaigns or messages, and {why: how many were left alone}. The fields of undo: None while it stands.
+    act, value, targets: for an act of the page: what, with which end or limit, on which filter. event: for an
+    act from elsewhere. campaign_id: for an act on one campaign; name: its (number, name). done, skipped: how
+    many campaigns or notices, and {why: how many were skipped}. The fields of undo: None until it is undone.
     """
 
     id: str
@@ -84,7 +84,7 @@ class AuditRecords:
         self._database = database
 
     def page(self, number: int) -> Audit:
-        """The acts of a page, the newest first."""
+        """The acts of one page of the list, newest first."""
         offset = (number - 1) * PER_PAGE
         values = {"limit": PER_PAGE + 1, "offset": offset, "most": offset + PER_PAGE + 1}
         rows = self._database.rows(_AUDIT, values)

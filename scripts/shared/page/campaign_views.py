@@ -1,4 +1,4 @@
-"""What the list of campaigns, a campaign's page and the acts on campaigns answer."""
+"""Answers requests for the list of campaigns, a campaign's page, and acts on campaigns."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from shared.report.state import State
 from shared.rules.retry import LONGEST_SNOOZE
 
 NAMED = 20
-"""Campaigns that the page before an act names."""
+"""The page before an act names at most this many campaigns."""
 WHOLE_HISTORY = 100_000
 CAMPAIGN_ACTS = (Act.RESET, Act.SNOOZE, Act.WAKE, Act.LIMIT)
 _ALIKE = ("failed", "snoozed")
-"""States of a filter whose campaigns all allow the same acts as the first ones do."""
+"""States of a filter in which all campaigns allow the same acts as the first ones."""
 
 
 @blueprint.get("/campaigns")
 def campaigns() -> str:
-    """All campaigns that match the filter of the address, page by page."""
+    """The campaigns that match the filter in the address, page by page."""
     by, chosen = desk(tuple(STATES)), _filter(request.args)
     number = page_number(request.args.get("page", ""))
     total = by.counters.counts[chosen.state] if chosen == Filter(chosen.state) else None
@@ -58,19 +58,19 @@ def campaigns() -> str:
 
 @blueprint.get("/campaigns/<path:campaign_id>")
 def campaign(campaign_id: str) -> ResponseReturnValue:
-    """One campaign: what `explain` says of it, and what is on record."""
+    """One campaign: what `explain` says about it, and its records."""
     return _campaign(campaign_id)
 
 
 @blueprint.get("/campaign")
 def campaign_of() -> ResponseReturnValue:
-    """The same for an id that no path can hold."""
+    """The same for an id that cannot be part of a path."""
     return _campaign(request.args.get("id", ""))
 
 
 def _campaign(campaign_id: str) -> ResponseReturnValue:
     if "\0" in campaign_id:  # PostgreSQL has no such text
-        raise nothing_here("No run has seen a campaign of this id.")
+        raise nothing_here("No run has seen a campaign with this id.")
     by, settings = desk(), here().settings
     row = _campaigns().one(campaign_id, by.now)
     facts = facts_of(database(), campaign_id, by.now, status_a1=settings.status_a1)
@@ -113,10 +113,10 @@ def _campaign(campaign_id: str) -> ResponseReturnValue:
 
 
 def _by_another_name(word: str) -> ResponseReturnValue:
-    """People know a campaign by its number or name: its page, or the list of those that may be meant."""
+    """Find a campaign by its number or name: shows its page, or the list of those that may be meant."""
     (meant,) = find(database(), [word])
     if not meant.ids:
-        raise nothing_here("No run has seen a campaign of this id, number or name.")
+        raise nothing_here("No run has seen a campaign with this id, number or name.")
     if meant.is_ambiguous:
         return redirect(url_for("views.campaigns", q=word))
     return redirect(desk().show.campaign(meant.ids[0]))
@@ -127,8 +127,8 @@ def _by_another_name(word: str) -> ResponseReturnValue:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the page before an act shows. targets: the chosen ids, or a filter. rows: those that it knows of
-    total. possible: {act: how many of the rows are in a state for it}.
+    """What the page before an act shows. targets: the selected ids, or a filter. total: how many campaigns.
+    rows: of those that it looked at. possible: {act: how many of the rows allow it}.
     """
 
     targets: tuple[str, ...] | Filter
@@ -142,20 +142,20 @@ class Offer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that is meant was looked at."""
+        """Whether the rows are all the campaigns that are meant."""
         return len(self.rows) == self.total
 
 
 @blueprint.get("/act")
 def act() -> ResponseReturnValue:
-    """What can be done with the chosen campaigns, or with all that match; nothing is done yet."""
+    """Show what can be done with the selected campaigns, or with all that match; nothing is done yet."""
     return _confirm(desk(), request.args)
 
 
 def _confirm(
     by: Desk, fields: Any, fault: str = "", typed: Mapping[str, str] | None = None
 ) -> ResponseReturnValue:
-    """The page before an act. fault: why what was asked for was not done. typed: what was filled in."""
+    """The page before an act. fault: why the act was not done. typed: what the person entered."""
     offer = _offer(by, fields)
     page = draw(
         "act.html.j2",
@@ -198,7 +198,7 @@ def _counted(possible: Iterable[tuple[Act, ...]]) -> dict[Act, int]:
 @blueprint.post("/act")
 @acting
 def do_act() -> ResponseReturnValue:
-    """Do it, and go back to where the person was, with the filter kept."""
+    """Do the act, and go back to the page the person came from, with its filter."""
     form, by = request.form, desk()
     chosen = _one_of_acts(form.get("act", ""))
     targets = _filter(form) if form.get("scope") == "all" else form.getlist("id")
@@ -219,7 +219,7 @@ def do_act() -> ResponseReturnValue:
 @blueprint.post("/undo/<uuid:act_id>")
 @acting
 def undo(act_id: UUID) -> ResponseReturnValue:
-    """Take an act back, as far as nobody and no run has touched the campaigns since."""
+    """Undo an act, except for campaigns that somebody or a run has changed since."""
     try:
         outcome = acts(here().now()).undo(str(act_id), asked())
     except RefusedError as exc:
@@ -230,7 +230,7 @@ def undo(act_id: UUID) -> ResponseReturnValue:
 @blueprint.post("/resend")
 @acting
 def resend() -> ResponseReturnValue:
-    """Send messages again: one, to all or one of those who have not got it, or all that were given up."""
+    """Send notices again: one, to all or one of those who did not receive it, or all that were given up."""
     form = request.form
     notice_id = identifier(form.get("notice", ""))
     if notice_id is None and form.get("notice") != "given_up":
@@ -243,7 +243,7 @@ def resend() -> ResponseReturnValue:
 
 
 def asked() -> Asked:
-    """Who asks for the act of this form, and since when it has been on the screen."""
+    """Who sent this form, and when it was drawn."""
     form = request.form
     request_id = identifier(form.get("request", ""))
     try:
@@ -269,14 +269,14 @@ def _refused(exc: RefusedError) -> PageError:
 
 
 def _filter(fields: Mapping[str, str]) -> Filter:
-    """The filter of an address or a form."""
+    """The filter in an address or a form."""
     try:
         return Filter.read(fields)
     except ValueError as exc:
         sentence = str(exc)
         raise PageError(
             400,
-            "This filter cannot be read",
+            "This filter is not valid",
             f"{sentence[:1].upper()}{sentence[1:]}.",
             "Choose a filter on the list.",
         ) from exc

@@ -1,4 +1,4 @@
-"""The list of campaigns and how many there are in each state, asked of PostgreSQL."""
+"""Asks PostgreSQL for the list of campaigns, and how many there are in each state."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COLUMNS = (
     *("error_seen_at", "snoozed_at", "snoozed_by", "snooze_reason"),
 )
 
-# What is shown of the campaigns whose ids stand in `shown`. Of several failures the one that was seen last;
-# of several snoozes the one that holds, which nobody has undone. LIMIT makes PostgreSQL look each campaign up
-# by its id: a join of fifty rows with 10,000 would read them all.
+# What the page shows of the campaigns whose ids are in `shown`. Of several failures the one seen last; of
+# several snoozes the one in effect, which nobody has undone. LIMIT makes PostgreSQL look up each campaign by
+# its id: a join of fifty rows with 10,000 would read them all.
 DETAILS = """
 SELECT shown.campaign_id, c.campaign_number, c.campaign_name, c.status, c.a1_retry_count,
        c.a1_permanently_failed, c.a1_last_retry_at, c.a1_failure_reason, c.a1_max_retries, c.a1_cycle,
@@ -45,7 +45,8 @@ LEFT JOIN LATERAL (SELECT v.at, v.actor, v.reason FROM campaign_events v
                    ORDER BY v.id DESC LIMIT 1) z ON TRUE
 """
 
-# One row in any case. Without a condition an index counts and orders; else what matches is looked for once.
+# Always at least one row. Without a condition an index counts and orders; with one, the matches are found
+# once.
 _PAGE = """
 {unread}, matching AS {materialized} (
     SELECT s.campaign_id, s.updated_at FROM ({campaigns}) s WHERE {condition}
@@ -77,8 +78,8 @@ def count_of(state: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One page of a list. rows: with what `report.states.Rules.standing` reads, `error`, `updated_at`,
-    `box_folder_id`. total: of all pages. drawn_at: when this was so, by the database's clock. number: of the
-    page that this is.
+    `box_folder_id`. total: of all pages. drawn_at: when it was read, by the database's clock. number: of this
+    page.
     """
 
     rows: tuple[Row, ...]
@@ -92,7 +93,7 @@ class Listed:
 
 
 class Campaigns:
-    """Campaigns by filters, given a `Database`. now: decides who is still snoozed. Raises DbError."""
+    """Campaigns by filters, given a `Database`. now: decides which are still snoozed. Raises DbError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -106,8 +107,8 @@ class Campaigns:
         now: datetime,
         total: int | None = None,
     ) -> Listed:
-        """The page of this number, 1 for the first; for one beyond the end the last one. total: how many
-        match, where that is known; None: they are counted.
+        """The page of this number, 1 for the first; the last one for a number beyond the end. total: how many
+        match, if known; None: the query counts them.
         """
         number = max(1, min(number, _MOST_PAGES))
         sql = _PAGE.format(
@@ -124,7 +125,9 @@ class Campaigns:
         return Listed(found, total, drawn_at, max(1, min(number, -(-total // PAGE_SIZE))))
 
     def one(self, campaign_id: str, now: datetime) -> Row | None:
-        """One campaign's row as in a list, and when it was read, as `drawn_at`; None: nobody knows it."""
+        """One campaign's row as in a list, and when it was read, as `drawn_at`; None for an
+        unknown campaign.
+        """
         values = {"campaign_id": campaign_id, "now": now}
         rows = self._database.rows(_ONE.format(details=DETAILS), values)
         return {"drawn_at": rows[0][0], **_row(rows[0][1:])} if rows else None

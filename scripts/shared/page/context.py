@@ -1,4 +1,4 @@
-"""What a request of the operator's page has at hand: settings, a clock, a connection, and who asks."""
+"""What a request of the operator's page works with: settings, a clock, a connection, and who asks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.settings import PageSettings
 
 APPLICATION_NAME = "a1_to_a2 page"
 ANSWER_SECONDS = 10.0
-"""How long the server may work on a statement of the page."""
+"""How long PostgreSQL may work on a statement of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Person:
 
 
 class Connections:
-    """A connection to PostgreSQL for each thread that answers requests; made anew when it was lost."""
+    """A connection to PostgreSQL for each thread that answers requests; a new one when it was lost."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -50,7 +50,7 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The application's own things, kept at app.extensions["a1_to_a2"]. now: the clock, an aware time."""
+    """The application's own values, kept at app.extensions["a1_to_a2"]. now: the clock, an aware time."""
 
     settings: PageSettings
     connections: Connections

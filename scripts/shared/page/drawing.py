@@ -1,4 +1,4 @@
-"""What the handlers of all pages share: the blueprint, the rules, and how a page is drawn."""
+"""Draws a page, and holds what the handlers of all pages share: the blueprint and the rules."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ blueprint = Blueprint("views", __name__)
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a handler works with, made once a request. counters: read before all else, so that drawn_at in it
-    is the cut-off of every act that the page offers.
+    """What a handler works with, made once per request. counters: read first, so that its drawn_at is the
+    cut-off of every act that the page offers.
     """
 
     now: datetime
@@ -50,7 +50,7 @@ def cadence() -> CadenceSettings:
 
 
 def desk(states: Sequence[str] = COUNTED) -> Desk:
-    """The desk of this request. states: what its counters count. Raises DbError."""
+    """The Desk of this request. states: what its counters count. Raises DbError."""
     settings, now = here().settings, here().now()
     overview = Overview(database(), settings.retry, settings.status_a1, now)
     counters = overview.counters(cadence().timezone, cadence().off_hours, states)
@@ -58,7 +58,7 @@ def desk(states: Sequence[str] = COUNTED) -> Desk:
 
 
 def draw(template: str, by: Desk, **values: object) -> str:
-    """A page, with what each of them has in its head, and the banner when an act has just been done."""
+    """A page, with the counters at its top, and the banner when an act has just been done."""
     counters = counters_html(by)
     return render_template(
         template,
@@ -76,13 +76,13 @@ def draw(template: str, by: Desk, **values: object) -> str:
 
 
 def _page_link(number: int) -> str:
-    """The address of another page of the list that is asked for, with its filter."""
+    """The address of another page of the same list, with its filter."""
     query = [pair for pair in request.args.items(multi=True) if pair[0] not in ("page", "done")]
     return f"{quote(request.path)}?{urlencode([*query, ('page', str(number))], errors='replace')}"
 
 
 def counters_html(by: Desk) -> Markup:
-    """What the counters say, drawn by their own template, which escapes what it is given."""
+    """The counters, drawn by their own template, which escapes what it is given."""
     html = render_template("counters.html.j2", now_counters=by.counters, show=by.show)
     return Markup(html)  # noqa: S704  # nosec B704 - a drawn template
 
@@ -93,14 +93,14 @@ def etag(text: str) -> str:
 
 
 def _banner() -> Outcome | None:
-    """What the act did after which the browser was sent here; None when it came otherwise."""
+    """The outcome of the act that sent the browser here; None when no act did."""
     act_id = identifier(request.args.get("done", ""))
     return acts(here().now()).outcome(str(act_id)) if act_id else None
 
 
 def way_back(address: str, done: str = "") -> str:
-    """An address of this page to which an act returns, with the filter that it has. address: from a form, so
-    that anything else than a path of ours becomes the start page. done: the act that the banner tells of.
+    """The address of this page to which an act returns, with its filter. address: from a form, so anything
+    but a path of ours becomes the start page. done: the act that the banner shows.
     """
     is_ours = re.fullmatch(r"/(?![/\\])[^\\\0-\x1f\x7f]*", address) and len(address) <= LONGEST_WAY_BACK
     parts = urlsplit(address if is_ours else "/")
@@ -110,11 +110,11 @@ def way_back(address: str, done: str = "") -> str:
 
 
 def nothing_here(what: str) -> PageError:
-    """The answer to an address that names nothing we know."""
-    return PageError(404, "Not found", what, "Look at the address again, or search the list of campaigns.")
+    """The answer to an address that does not exist."""
+    return PageError(404, "Not found", what, "Check the address, or search the list of campaigns.")
 
 
 def acts(now: datetime) -> Acts:
-    """What people do, by the rules of this installation."""
+    """The acts, by the rules of this installation."""
     settings = here().settings
     return Acts(database(), settings.retry, settings.status_a1, cadence().timezone, now)

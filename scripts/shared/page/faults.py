@@ -17,9 +17,9 @@ DATABASE_RETRY_SECONDS = 10
 
 
 class PageError(Exception):
-    """A request that is not answered as it asks: the words of the page that it gets instead.
+    """A request that is refused or fails, with the words of the page that it gets instead.
 
-    status: of HTTP. title, what, cure: plain text. headers: beside those of every answer.
+    status: of HTTP. title, what, cure: plain text. headers: in addition to those of every answer.
     """
 
     def __init__(
@@ -40,31 +40,31 @@ WORDS: Mapping[int, tuple[str, str, str]] = {
         "Go back, reload the page and try again.",
     ),
     404: (
-        "There is nothing here",
-        "This address is not one of this page. Nothing was changed.",
-        "Look at the address again, or search for the campaign on the list of campaigns.",
+        "Not found",
+        "This page has no such address. Nothing was changed.",
+        "Check the address, or search for the campaign in the list of campaigns.",
     ),
     405: (
-        "This address does not take that kind of request",
-        "A page is read by GET, and an act is sent by the button of a form. Nothing was changed.",
+        "This address does not accept that kind of request",
+        "Pages are read with GET, and the buttons of forms send POST. Nothing was changed.",
         "Open the page again and use its buttons.",
     ),
     413: (
         "The form is too large",
-        "More was sent than a form of this page can hold. Nothing was changed.",
-        "Choose fewer campaigns at once, or act on all that match a filter.",
+        "The browser sent more than this page accepts at once. Nothing was changed.",
+        "Select fewer campaigns at once, or act on all that match a filter.",
     ),
     500: (
         "The page has a fault",
-        "This request failed within the page itself. The log of the page has the details.",
-        "Try again; when it fails again, tell the one who looks after this installation.",
+        "The page itself failed to answer this request. The page's log has the details.",
+        "Try again. If it fails again, tell the engineer who runs this installation.",
     ),
 }
-"""{status: title, what happened, what to do} of what Flask and the code behind the paths refuse."""
+"""{status: (title, what happened, what to do)} for what Flask and the handlers refuse."""
 
 
 def answer_faults(app: Flask) -> None:
-    """Let every failure of this application end in a page of ours."""
+    """Answer every failure of this application with a page of ours."""
     app.register_error_handler(PageError, _show)
     app.register_error_handler(HTTPException, _of_http)
     app.register_error_handler(AppError, _of_product)
@@ -79,7 +79,7 @@ def _show(fault: PageError) -> Response:
 
 
 def _of_http(exc: HTTPException) -> Response:
-    """What Flask, or a handler by abort(), answers. A redirect of the router stays one."""
+    """Answer what Flask, or a handler by abort(), refused. A redirect of the router stays one."""
     status = exc.code or 500
     if status < 400:
         return make_response(exc.get_response())
@@ -91,39 +91,40 @@ def _of_http(exc: HTTPException) -> Response:
 
 
 def _of_product(exc: AppError) -> Response:
-    """An expected failure: mostly of the database. Its text is for the log: it may name hosts and files."""
+    """Answer an expected failure, mostly of the database. Its text goes to the log only: it may
+    name hosts.
+    """
     logger.error("%s", exc, extra={"action": "page_failed", "kind": exc.kind})
     if not isinstance(exc, DbError):
         return _show(
             PageError(
                 500,
-                "A setting of the page has a fault",
-                "The page cannot work as it is set up. The log of the page says what is wrong.",
-                "Tell the one who looks after this installation.",
+                "A setting of the page is wrong",
+                "The page cannot work with its settings. The page's log says what is wrong.",
+                "Tell the engineer who runs this installation.",
             )
         )
     if exc.is_out_of_reach:
-        title, what = "The database cannot be reached", "PostgreSQL does not answer the page at present."
+        title, what = "The database cannot be reached", "PostgreSQL is not answering at the moment."
     elif exc.retryable:
-        title, what = "The database is busy", "Another transaction is in the way of this request."
+        title, what = "The database is busy", "Another transaction is blocking this request."
     else:
         return _show(
             PageError(
                 500,
                 "The database refused the request",
-                "PostgreSQL answered, and refused what the page asked. The log of the page says why.",
-                "Tell the one who looks after this installation: migrations may be pending, or rights"
-                " missing.",
+                "PostgreSQL answered, but refused the page's statement. The page's log says why.",
+                "Tell the engineer who runs this installation: migrations may be pending, or rights missing.",
             )
         )
     cure = "Reload the page in a moment."
     if request.method == "POST":
         what += (
-            " Nothing was done, unless the connection broke at the very end: then it was done as a whole."
+            " Nothing was done, unless the connection broke at the very end: then all of it was done."
             if g.get("is_admitted")
             else " Nothing was done."
         )
-        cure = "Send the form again in a moment: the same form is never carried out twice."
+        cure = "Send the form again in a moment: the page never does the same form twice."
     return _show(PageError(503, title, what, cure, {"Retry-After": str(DATABASE_RETRY_SECONDS)}))
 
 

@@ -1,7 +1,7 @@
-"""Which campaigns a page shows and an act concerns: the filter, in the address and in SQL.
+"""The filter: which campaigns a list shows and an act changes, in the address and in SQL.
 
-What a state means is said by `report.states.Rules`; the conditions here say the same in SQL, so that
-PostgreSQL filters and counts (a test compares both).
+`report.states.Rules` decides what a state means; the conditions here say the same in SQL, so that PostgreSQL
+can filter and count (a test compares both).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from shared.report.week import LASTING
 from shared.rules.retry import RetryPolicy
 
 MOST_LETTERS = 200
-"""Longer texts are not looked for."""
+"""Longer search texts are refused."""
 MOST_DAYS = 3650
 
 STATES: Mapping[str, str] = MappingProxyType(
     {
-        "stuck": "needs somebody",
+        "stuck": "stuck",
         "failed": "permanently failed",
         "erring": "failing with an error",
         "snoozed": "snoozed",
@@ -34,9 +34,9 @@ STATES: Mapping[str, str] = MappingProxyType(
         "": "all",
     }
 )
-"""{state of a filter: what people call it}, in the order in which they are offered."""
+"""{state of a filter: what people call it}, in the order of the page."""
 
-# Every campaign that we know: its row, or what there is of one that no run could read yet, and that fails.
+# Every known campaign: its row, or its errors when it fails and no run has been able to read it yet.
 CAMPAIGNS = """
 SELECT campaign_id, campaign_number, campaign_name, status, a1_retry_count, a1_permanently_failed,
        a1_last_retry_at, a1_max_retries, a1_snoozed_until, updated_at
@@ -89,8 +89,8 @@ _IS_OLDER = (
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """state: of STATES. q: an id, or a part of a number or name; "": any. older: only campaigns that have
-    been so for more than so many days; None: all.
+    """state: of STATES. q: an id, or a part of a number or name; "": any. older: only campaigns unchanged for
+    more than this many days; None: all.
     """
 
     state: str = ""
@@ -99,17 +99,17 @@ class Filter:
 
     @classmethod
     def read(cls, args: Mapping[str, str]) -> Filter:
-        """The filter of an address. Raises ValueError, a sentence for people."""
+        """The filter in an address. Raises ValueError, whose text is a sentence for people."""
         state = args.get("state", "")
         if state not in STATES:
-            raise ValueError(f"state must be one of {', '.join(filter(None, STATES))}, or left out for all")
+            raise ValueError(f"state must be one of {', '.join(filter(None, STATES))}, or empty for all")
         q = re.sub("[\0\ud800-\udfff]", "\ufffd", args.get("q", "").strip())
         if len(q) > MOST_LETTERS:
             raise ValueError(f"q must have at most {MOST_LETTERS} letters")
         return cls(state, q, _days(args.get("older", "").strip()))
 
     def query(self) -> dict[str, str]:
-        """What of it is set, for an address: `read` reads it."""
+        """The fields that are set, for an address: `read` reads them."""
         older = "" if self.older is None else str(self.older)
         return {
             name: value for name, value in (("state", self.state), ("q", self.q), ("older", older)) if value
@@ -125,7 +125,7 @@ class Filter:
         return " AND ".join(conditions)
 
     def values(self, now: datetime, policy: RetryPolicy, status_a1: str) -> dict[str, object]:
-        """What the names in `sql` stand for."""
+        """The values of the names in `sql`."""
         return {
             "now": now,
             "lasting_before": now - LASTING,

@@ -1,6 +1,6 @@
-"""What each request must pass: the Host, the Origin, the CSRF token; and the headers of every answer.
+"""Checks each request's Host, Origin and CSRF token; and the headers of every answer.
 
-The page works at the root of its host, behind a proxy or not: it knows no path prefix.
+The page works at the root of its host, with or without a proxy: it has no path prefix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.settings import PageSettings
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEFAULT_PORTS: Mapping[str, int] = {"https": 443, "http": 80}
 COOKIE = "a1_to_a2"
-"""The browser's secret: of a log-in by password the session's token, else drawn by chance for CSRF alone."""
+"""The browser's secret: the session's token after a log-in by password, else a random one for CSRF only."""
 
 _HOST = r"(?:\[(?P<address>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?"
 _VALUE = r"[A-Za-z0-9_-]{43}"
@@ -42,11 +42,11 @@ TRANSPORT_SECURITY = "max-age=31536000"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where people find this page.
+    """The addresses of this page.
 
     origin: of ADMIN_URL, such as https://a1.example.com; "" when it is not set. hosts: the names and
     addresses that a Host header may have. takes_addresses: the page listens on every address of the machine,
-    so that any IP address may be its own. A name never may: DNS can point any name here.
+    so any IP address may be its own. That is not true of names: DNS can point any name here.
     """
 
     origin: str
@@ -59,11 +59,11 @@ class Site:
 
     @property
     def cookie_name(self) -> str:
-        """With https the browser itself holds that no other host and no plain http sets it."""
+        """With https the browser itself makes sure that no other host and no plain http sets it."""
         return f"__Host-{COOKIE}" if self.is_https else COOKIE
 
     def is_host(self, header: str) -> bool:
-        """Whether a Host header names this page; any port will do."""
+        """Whether a Host header names this page, on any port."""
         found = re.fullmatch(_HOST, header)
         if found is None:
             return False
@@ -73,7 +73,7 @@ class Site:
     def is_origin(self, origin: str | None, fetch_site: str | None, asked: str) -> bool:
         """Whether a POST comes from a page of ours. asked: scheme://Host of the request.
 
-        A browser that leaves Origin out must say by Sec-Fetch-Site, which no page can set, that it is so.
+        A browser that sends no Origin must say so by Sec-Fetch-Site, which no page can set.
         """
         if origin is None:
             return fetch_site == "same-origin"
@@ -81,12 +81,14 @@ class Site:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What every answer has, an error's too, unless its handler set the same header otherwise."""
+        """Set the headers of every answer, also of an error, except those that its handler has set."""
         return {**HEADERS, "Strict-Transport-Security": TRANSPORT_SECURITY} if self.is_https else HEADERS
 
 
 def site_of(settings: PageSettings) -> Site:
-    """Where this page is. Raises ConfigError when ADMIN_URL has a path: the page works at a host's root."""
+    """The addresses of this page. Raises ConfigError when ADMIN_URL has a path: the page works at a host's
+    root.
+    """
     url = urlsplit(settings.links.page)
     if url.path.strip("/") or url.query or url.fragment:
         raise ConfigError(
@@ -127,7 +129,7 @@ def is_secret(text: str) -> bool:
 
 
 def csrf_token(secret: str, purpose: str) -> str:
-    """The token of the forms that this browser is shown. purpose: who uses them."""
+    """The token for the forms that this browser gets. purpose: who uses them."""
     return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).hexdigest()
 
 
@@ -136,5 +138,5 @@ def is_csrf_token(given: str, secret: str, purpose: str) -> bool:
 
 
 def is_local_path(target: str) -> bool:
-    """Whether a redirect to this stays on the page's host, however a browser reads it."""
+    """Whether a redirect to this stays on the page's host, in every browser."""
     return re.fullmatch(r"/(?:[^/\\\x00-\x20\x7f][^\\\x00-\x20\x7f]*)?", target) is not None

@@ -1,6 +1,6 @@
-"""For machines, without a log-in: the metrics, whether the process answers, whether it can do its work.
+"""Answers machines, without a log-in: the metrics, whether the process answers, whether it can do its work.
 
-What went wrong is told in words that name no host, user or table; the log has the rest.
+An answer names no host, user or table; the log has the rest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """The process answers. Nothing else is asked."""
+    """Say that the process answers. This checks nothing else."""
     return _plain("ok", 200)
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """200 when the database answers and lacks no migration; else 503, with a line for each thing missing."""
+    """200 when the database answers and all migrations are applied; else 503, with a line for each fault."""
     try:
         missing = [f"the migration {path.stem} is not applied" for path in database().pending_migrations()]
     except DbError as exc:
@@ -37,7 +37,7 @@ def readyz() -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """What METRICS_FILE holds, as of now; 503 when the database does not tell it."""
+    """The metrics, as in METRICS_FILE, as of now; 503 when the database does not answer."""
     context = here()
     settings = context.settings
     try:
@@ -48,11 +48,11 @@ def metrics() -> Response:
 
 
 def _words(exc: DbError) -> str:
-    """What the database does, for those who have not logged in."""
+    """What is wrong with the database, for those who have not logged in."""
     logger.warning("%s", exc, extra={"action": "not_ready", "kind": exc.kind})
     if exc.is_out_of_reach:
         return "the database cannot be reached"
-    return f"the database refused the question ({exc.kind}); the log of the page says why"
+    return f"the database refused the query ({exc.kind}); the page's log says why"
 
 
 def _plain(text: str, status: int) -> Response:

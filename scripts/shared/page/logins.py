@@ -1,4 +1,4 @@
-"""Bounds on guessing passwords: tries for a name and from an address, and computations at once."""
+"""Limits the guessing of passwords: tries for a name and from an address, and computations at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from datetime import datetime, timedelta
 
 FREE_TRIES_OF_NAME = 5
 FREE_TRIES_OF_PEER = 20
-"""More: all people behind one proxy have the same address."""
+"""Higher, because all people behind one proxy have the same address."""
 FIRST_DELAY = timedelta(seconds=5)
-"""What the first try beyond them waits for; doubled with each failure."""
+"""How long the first try beyond them must wait; doubled with each failure."""
 LONGEST_DELAY = timedelta(minutes=5)
 MEMORY = timedelta(hours=1)
-"""After so long without a failure all is forgotten."""
+"""After this long without a failure, the count starts again."""
 MOST_ENTRIES = 4096
 AT_ONCE = 2
 """Passwords whose hash is computed at the same time."""
 MOST_IN_LINE = 4
-"""Requests that compute or wait for their turn; more of them would keep the others from their answers."""
+"""Requests that compute or wait for their turn; with more of them, other requests would get no answer."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class _Failures:
 
 
 def _key_of(peer: str) -> str:
-    """An address; of IPv6 its network, since one customer has as many addresses as he likes."""
+    """An address; for IPv6 its network, since one customer has any number of addresses."""
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:
@@ -43,7 +43,7 @@ def _key_of(peer: str) -> str:
 
 
 class _Counts:
-    """Failures in a row by a key, the longest untouched one forgotten when there are too many."""
+    """Failures in a row by a key; when there are too many keys, the oldest is dropped."""
 
     def __init__(self, free: int) -> None:
         self._free = free
@@ -78,9 +78,9 @@ class _Counts:
 
 
 class Tries:
-    """Counts tries to log in, by name and by address. Any thread may call it; it is kept in memory alone.
+    """Counts tries to log in, by name and by address, in memory only. Any thread may call it.
 
-    A try counts as failed from its beginning, so that many at once are no way around.
+    A try counts as failed from its start, so that many tries at once do not get around the limit.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,9 @@ class Tries:
         return len(self._names) + len(self._peers)
 
     def begin(self, name: str, peer: str, now: datetime) -> timedelta:
-        """Count a try, if it may be made now: zero. Else how long it must wait; it is not counted."""
+        """Count a try that may be made now, and return zero; else return how long it must wait, without
+        counting it.
+        """
         peer = _key_of(peer)
         with self._lock:
             wait = max(self._names.wait(name, now), self._peers.wait(peer, now))
@@ -102,8 +104,8 @@ class Tries:
             return wait
 
     def succeeded(self, name: str, peer: str) -> None:
-        """The try that was begun had the right password. Other failures from the address stay counted: one
-        right password does not make up for guesses at others.
+        """Take back a try that had the right password. Other failures from the address stay counted: one
+        right password does not excuse guesses at others.
         """
         with self._lock:
             self._names.forget(name)
@@ -111,7 +113,9 @@ class Tries:
 
 
 class Gate:
-    """Lets few passwords be checked at once: a flood of them leaves processor and threads to others."""
+    """Limits how many passwords are checked at once, so that a flood of them leaves processor and threads
+    free.
+    """
 
     def __init__(self) -> None:
         self._in_line = threading.BoundedSemaphore(MOST_IN_LINE)
@@ -119,7 +123,7 @@ class Gate:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Wait for a turn; False at once where too many wait already."""
+        """Wait for a turn; False at once when too many are waiting."""
         if not self._in_line.acquire(blocking=False):
             yield False
             return

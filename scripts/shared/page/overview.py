@@ -1,7 +1,7 @@
-"""What the start page and the counters tell, asked of the database: what is stuck, the loop, mails, the days.
+"""Asks the database for the start page and the counters: stuck campaigns, the loop, e-mails, the last days.
 
-What is stuck is found by the filters that the list of campaigns has, so that both agree. Each question reads
-what is stuck, owed or recent, and nothing of the history behind it.
+Stuck campaigns are found by the filters of the list of campaigns, so that both agree. Each query reads only
+rows that are stuck, due or recent, and none of the history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.rules.outlook import coming_run
 from shared.rules.retry import RetryPolicy
 
 SHOWN = 5
-"""Campaigns of each kind on the start page."""
+"""Campaigns of each section that the start page shows."""
 UPLOADER = "a1_to_a2"
 
 _ORDERS: Mapping[str, str] = {
@@ -31,7 +31,7 @@ _ORDERS: Mapping[str, str] = {
     "near_failure": "s.a1_last_retry_at NULLS FIRST",
 }
 SECTIONS = tuple(_ORDERS)
-"""What needs somebody, by the states of filters."""
+"""The sections of stuck campaigns, by the states of filters."""
 
 
 def _section(state: str) -> str:
@@ -54,13 +54,13 @@ ORDER BY p.section, p.place
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Campaigns that need somebody in one way: how many there are, and the oldest of them."""
+    """One section: how many campaigns it has, and the oldest of them."""
 
     rows: tuple[Mapping[str, Any], ...] = ()
     total: int = 0
 
 
-# The last run of each task, one look into the index a task.
+# The last run of each task: one index lookup per task.
 _RUNS = """
 SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code, r.ending, r.host
 FROM unnest(%(tasks)s::text[]) WITH ORDINALITY AS t (task, place)
@@ -72,8 +72,8 @@ ORDER BY t.place
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task's last run, and its next one. rule: by which the next one comes. overdue_since: since when a run
-    of the uploader is missing; under_way_since: since when one runs.
+    """A task's last run, and its next one. rule: that plans the next one. overdue_since: since when a run of
+    the uploader is missing; under_way_since: since when one has been running.
     """
 
     task: str
@@ -100,7 +100,7 @@ FROM (SELECT count(DISTINCT d.notice_id) AS waiting, min(coalesce(d.owed_since, 
 
 @dataclass(frozen=True, slots=True)
 class Mails:
-    """Messages that somebody has not got. oldest: since when the first one waits. last_error: why."""
+    """Notices that someone has not received. oldest: since when the first one waits. last_error: why."""
 
     waiting: int
     oldest: datetime | None
@@ -109,7 +109,7 @@ class Mails:
     latest: datetime | None
 
 
-# A permanent failure and its notice are one transaction, so the notices tell how many there were.
+# A permanent failure and its notice are one transaction, so counting the notices counts the failures.
 _DAYS = """
 SELECT (completed_at AT TIME ZONE %(zone)s)::date AS day, count(DISTINCT campaign_id), sum(assets)::bigint,
        sum(bytes)::bigint, 0
@@ -122,7 +122,7 @@ FROM notices WHERE kind = %(kind)s AND created_at >= %(since)s GROUP BY 1
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """What the last days brought. assets, size_bytes: of today's uploads."""
+    """Uploads and permanent failures of the last days. assets, size_bytes: of today's uploads."""
 
     uploaded: Mapping[date, int]
     failed: Mapping[date, int]
@@ -146,9 +146,9 @@ LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AN
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What each page tells in its head. counts: {state of a filter: how many campaigns}, of COUNTED at least.
-    overdue_since: of the loop.
-    has_run: whether the loop has a run on record. drawn_at: when this was so, by the database's clock.
+    """What each page shows at its top. counts: {state of a filter: how many campaigns}, of COUNTED at least.
+    overdue_since: of the loop. has_run: whether the loop has a run on record. drawn_at: when it was read, by
+    the database's clock.
     """
 
     counts: Mapping[str, int]
@@ -160,7 +160,7 @@ class Counters:
 
 
 class Overview:
-    """The questions of the start page, given a `Database`. Every method is one statement and raises DbError.
+    """The queries of the start page, given a `Database`. Every method is one statement and raises DbError.
 
     now: an aware time. policy, status_a1: by which campaigns are judged.
     """
@@ -171,7 +171,7 @@ class Overview:
         self._now = now
 
     def stuck(self) -> dict[str, Section]:
-        """What needs somebody, by state, each with its oldest campaigns."""
+        """The sections of stuck campaigns, by state, each with its oldest campaigns."""
         rows = self._database.rows(_STUCK, {**self._values, "shown": SHOWN})
         sections = {}
         for state in SECTIONS:
@@ -208,7 +208,7 @@ class Overview:
         )
 
     def counters(self, zone: ZoneInfo, window: OffHours, states: Sequence[str] = COUNTED) -> Counters:
-        """The same in numbers alone. states: of STATES, those of COUNTED among them."""
+        """The same as numbers only. states: of STATES, including those of COUNTED."""
         sql = _COUNTERS.format(unread=UNREAD, counts=", ".join(map(count_of, states)))
         row: Sequence[Any] = self._database.row(sql, {**self._values, "task": UPLOADER})
         waiting, given_up, drawn_at, *run = row[len(states) :]
@@ -219,7 +219,7 @@ class Overview:
 
 
 def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours) -> TaskLine:
-    """The line with what is known of a run that is missing or under way, as `explain` says it."""
+    """The line with what is known of a missing or running run, in the words of `explain`."""
     if line.last is None:
         return TaskLine(line.task, None, "", "", None, line.rule)
     coming = coming_run(line.last, now, zone, window)
@@ -229,6 +229,6 @@ def _of_uploader(line: TaskLine, now: datetime, zone: ZoneInfo, window: OffHours
 
 
 def first_of_days(now: datetime, zone: ZoneInfo, days: int) -> datetime:
-    """The beginning of the local day so many days back, today included."""
+    """The beginning of the local day that many days ago, counting today."""
     first = now.astimezone(zone).date() - timedelta(days=days - 1)
     return datetime(first.year, first.month, first.day, tzinfo=zone)

@@ -1,4 +1,4 @@
-"""What the start page draws: the week in which runs happen, and the last thirty days. Pure."""
+"""Computes the pictures of the start page: the week with its runs, and the last thirty days. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY_MINUTES = 1440
 
 @dataclass(frozen=True, slots=True)
 class WeekDay:
-    """One day's runs by the clock on the wall, in minutes from midnight.
+    """One day's runs in local time, in minutes from midnight.
 
     spans: (from, to) of runs in office hours, one every interval. slots: the single runs outside them.
     """
@@ -63,7 +63,7 @@ def monday_of(now: datetime, zone: ZoneInfo) -> date:
 
 @lru_cache(maxsize=4)
 def week_of(monday: date, zone: ZoneInfo, window: OffHours) -> Week:
-    """When the uploader runs in the week that begins on this Monday, by the rule of the loop."""
+    """When the uploader runs in the week that begins on this Monday, by the loop's rule."""
     begin = datetime.combine(monday, time(), zone)
     end = datetime.combine(monday + timedelta(days=7), time(), zone)
     interval = A1_TO_A2_INTERVAL_MINUTES

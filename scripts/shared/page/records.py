@@ -1,6 +1,6 @@
-"""What is on record, from the database: runs, messages, and what people did. The newest first, page by page.
+"""Reads records from the database: runs, notices, a campaign's history. Newest first, page by page.
 
-No question reads the whole of a table that grows: each walks an index from its newest end.
+No query reads the whole of a growing table: each walks an index from its newest end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from shared.rules.outlook import LONGEST_RUN
 
 PER_PAGE = 50
 MOST_PAGES = 2000
-"""Further back than so many pages nothing is listed."""
+"""A list has at most this many pages."""
 SEARCHED = 2000
-"""A text is looked for in so many messages: the latest."""
+"""A search reads only this many notices: the latest."""
 HISTORY_SHOWN = 200
 FILES_SHOWN = 200
 MAILS_SHOWN = 50
@@ -36,7 +36,7 @@ class Rows:
 
 
 def page_number(text: str) -> int:
-    """The page that an address asks for: 1 for what is no number, MOST_PAGES at most."""
+    """The page that an address asks for: 1 for a text that is not a number, MOST_PAGES at most."""
     return max(1, min(int(text), MOST_PAGES)) if text.isdecimal() and len(text) < 10 else 1
 
 
@@ -47,13 +47,13 @@ NOTICE_STATES: Mapping[str, str] = {
     "folded": "covered by a later one",
     "": "all",
 }
-"""The states of messages, and what they are called."""
+"""The states of notices, and what they are called."""
 
 _STATE_SQL: Mapping[str, str] = {
     "waiting": """n.id IN (SELECT notice_id FROM notice_deliveries
                            WHERE sent_at IS NULL AND gave_up_at IS NULL)""",
     "given_up": "n.id IN (SELECT notice_id FROM notice_deliveries WHERE gave_up_at IS NOT NULL)",
-    # A question for each message, so that the newest ones are enough.
+    # A subquery for each notice, so that reading the newest ones is enough.
     "sent": """(SELECT TRUE FROM notice_deliveries x
                 WHERE x.notice_id = n.id AND x.sent_at IS NOT NULL LIMIT 1)""",
     "folded": "n.folded_into IS NOT NULL",
@@ -105,7 +105,7 @@ _ONE_NOTICE_COLUMNS = (
     *("number", "name"),
 )
 
-# A digest is carried to those whose deliveries name it.
+# A digest goes to the recipients of the deliveries that name it.
 _DELIVERIES = """
 SELECT recipient, max(tries), max(sent_at), max(gave_up_at), min(next_try_at),
        (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1],
@@ -121,23 +121,23 @@ _NOTICE_HTML = "SELECT body_html FROM notices WHERE id = %(id)s"
 
 
 class NoticeRecords:
-    """Messages, given a `Database`. Every method raises DbError."""
+    """Notices, given a `Database`. Every method raises DbError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def page(self, state: str, q: str, number: int) -> Rows:
-        """Messages of a state (a key of NOTICE_STATES). q: a part of subject, number, name or recipient."""
+        """Notices of a state (a key of NOTICE_STATES). q: a part of subject, number, name or recipient."""
         sql = _NOTICES.format(state=_STATE_SQL[state], text=_TEXT if q else "TRUE")
         values = {**_limits(number), "searched": SEARCHED if q else None, "q": f"%{_like(q)}%", "exact": q}
         return _rows(self._database, sql, values, _NOTICE_COLUMNS, number)
 
     def counts(self) -> dict[str, int]:
-        """How many wait, and how many were given up for somebody."""
+        """How many are waiting, and how many were given up for at least one recipient."""
         return dict(zip(("waiting", "given_up"), self._database.row(_NOTICE_COUNTS), strict=True))
 
     def one(self, notice_id: UUID) -> dict[str, Any] | None:
-        """A message with its text, and `deliveries`: what became of it for each recipient."""
+        """A notice with its text, and `deliveries`: what became of it for each recipient."""
         asked = {"id": str(notice_id)}
         found = self._database.rows(_NOTICE, asked)
         if not found:
@@ -147,12 +147,12 @@ class NoticeRecords:
         return {**dict(zip(_ONE_NOTICE_COLUMNS, found[0], strict=True)), "deliveries": deliveries}
 
     def html(self, notice_id: UUID) -> str | None:
-        """The message's HTML as it was sent."""
+        """The notice's HTML as it was sent."""
         found = self._database.rows(_NOTICE_HTML, {"id": str(notice_id)})
         return found[0][0] if found else None
 
 
-# The index gives the newest of a task; all tasks together are few.
+# The index finds the newest runs of a task; all tasks together have few.
 _RUNS = """
 SELECT run_id, task, planned_at, started_at, finished_at, exit_code, ending, host
 FROM orchestrator_task_runs
@@ -218,13 +218,13 @@ def files(database: Database, campaign_id: str) -> Files:
 
 
 def mails(database: Database, campaign_id: str) -> list[dict[str, Any]]:
-    """The campaign's latest messages."""
+    """The campaign's latest notices."""
     rows = database.rows(_MAILS, {"id": campaign_id, "limit": MAILS_SHOWN})
     return [dict(zip(_MAIL_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _limits(number: int) -> dict[str, int]:
-    """One row more than a page has tells whether there is a next one."""
+    """Make a page of the rows; one row more than a page has shows that there is a next one."""
     return {"limit": PER_PAGE + 1, "offset": (number - 1) * PER_PAGE}
 
 
@@ -236,5 +236,5 @@ def _rows(
 
 
 def _like(text: str) -> str:
-    """The text for ILIKE, which means itself."""
+    """The text for ILIKE, with its special characters escaped."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -1,4 +1,4 @@
-"""waitress, run by our own loop: it stops after the answers that are due, and no client takes too long."""
+"""Runs waitress by our own loop: it finishes its answers before it stops, and disconnects slow clients."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from shared.settings import AccessSettings
 logger = logging.getLogger("page.server")
 
 THREADS = 8
-"""Requests that are answered at once; each thread has a connection to PostgreSQL."""
+"""Requests that are answered at the same time; each thread has a connection to PostgreSQL."""
 CONNECTIONS = 200
 CLIENT_SECONDS = 30
-"""How long a client may take to send a request, or to read an answer, or leave its connection idle."""
+"""How long a client may take to send a request, to read an answer, or leave its connection idle."""
 LOOK_SECONDS = 5
-"""How often that is looked at."""
+"""How often the loop checks that."""
 MOST_HEADER_BYTES = 32 * 1024
-"""Of a request: an OIDC proxy's cookies have some kilobytes."""
+"""Of a request: an OIDC proxy's cookies take a few kilobytes."""
 TURN_SECONDS = 1.0
 LAST_ANSWERS_SECONDS = 20.0
-"""How long a stop waits for the answers to requests that are under way."""
+"""How long a stop waits for the answers to running requests."""
 LAST_REQUESTS_SECONDS = 2.0
-"""How long it waits for the rest of a request that has begun to arrive."""
+"""How long a stop waits for the rest of a request that has begun to arrive."""
 STUCK_SECONDS = 60.0
-"""Requests wait for a thread all that time: the page does not answer, and the watchdog is not fed."""
+"""When requests have waited this long for a thread, the page counts as stuck and the watchdog gets no sign.
+"""
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """waitress's own answer to what is no request, with the headers that every answer has."""
+    """waitress's own answer to an invalid request, with the headers that every answer has."""
 
     def build_response_header(self) -> bytes:
         self.response_headers += self.channel.server.page_headers
@@ -55,7 +56,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
-    """One connection. waits_for: what its client was to send or to read at our last look; since when."""
+    """One connection. waits_for: what the client had to send or read when we last checked; and since when."""
 
     error_task_class = _ErrorTask
     waits_for: object = None
@@ -63,27 +64,27 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
-    """The listening socket. waitress itself ends only connections on which nothing moves at all."""
+    """The listening socket. waitress itself only ends connections that are completely idle."""
 
     channel_class = _Channel
     page_headers: tuple[tuple[str, str], ...] = ()
 
     def maintenance(self, now: float) -> None:
-        """End the connections whose client has been at one request, or one answer, for too long."""
+        """End the connections whose client takes too long for one request or one answer."""
         super().maintenance(now)
         for channel in list(self.active_channels.values()):
             due = _awaited(channel)
             if due is None or due is not channel.waits_for:
                 channel.waits_for, channel.waits_since = due, now
             elif now - channel.waits_since >= CLIENT_SECONDS:
-                logger.info("%s takes too long: disconnected", channel.addr[0])
+                logger.info("disconnected %s, which took too long", channel.addr[0])
                 channel.will_close = True
                 channel.handle_close()
 
 
 def _awaited(channel: _Channel) -> object:
-    """The request that the client has begun to send, or the answer that it is to read; None while it is our
-    turn, or nobody's.
+    """The request that the client has begun to send, or the answer that it has to read; None when we are not
+    waiting for the client.
     """
     if channel.requests:
         return None
@@ -91,11 +92,11 @@ def _awaited(channel: _Channel) -> object:
 
 
 class PageServer:
-    """The page, listening from the moment it is made. Raises ConfigError when the address cannot be had."""
+    """The page, listening as soon as it is made. Raises ConfigError when it cannot listen on the address."""
 
     def __init__(self, app: Flask, access: AccessSettings, headers: Mapping[str, str]) -> None:
         """headers: of the answers that waitress gives by itself."""
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for each request that waits
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # one line for each waiting request
         host = f"[{access.listen_host}]" if ":" in access.listen_host else access.listen_host
         adjustments = Adjustments(
             listen=f"{host}:{access.listen_port}",
@@ -120,15 +121,15 @@ class PageServer:
         self._server.page_headers = tuple(headers.items())
         shown = self._server.effective_host
         self.address = f"{f'[{shown}]' if ':' in shown else shown}:{self._server.effective_port}"
-        """Where it listens, the port drawn by the system when 0 was asked for."""
+        """Where it listens, with the real port when port 0 was configured."""
 
     def run(self, manager: ServiceManager) -> None:
-        """Answer until SIGTERM or SIGINT; then give the answers that are due, and return."""
+        """Answer until SIGTERM or SIGINT; then finish the answers, and return."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         manager.ready()
-        manager.status(f"answers at {self.address}")
+        manager.status(f"listening on {self.address}")
         fed_at = 0.0
         while not self._is_stopping:
             self._turn(TURN_SECONDS)
@@ -145,10 +146,10 @@ class PageServer:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._is_stopping = True
-        self._server.pull_trigger()  # ends the wait of the turn
+        self._server.pull_trigger()  # ends the wait in the loop
 
     def _answers(self, now: float) -> bool:
-        """Whether requests still find a thread that answers them."""
+        """Whether a thread is free for the waiting requests."""
         if not self._server.task_dispatcher.queue:
             self._waiting_since = None
             return True
@@ -157,8 +158,8 @@ class PageServer:
         return now - self._waiting_since < STUCK_SECONDS
 
     def _finish(self) -> None:
-        """Take no new connections, and answer the requests that are here, within bounds."""
-        wasyncore.dispatcher.close(self._server)  # the socket alone: the threads still wake the loop
+        """Accept no new connections, and answer the requests that have arrived, within a time limit."""
+        wasyncore.dispatcher.close(self._server)  # only the socket: the threads still wake the loop
         begun = time.monotonic()
         while (passed := time.monotonic() - begun) < LAST_ANSWERS_SECONDS:
             if not any(_is_busy(channel, passed) for channel in self._server.active_channels.values()):
@@ -170,16 +171,16 @@ class PageServer:
 
 
 def _is_busy(channel: _Channel, passed: float) -> bool:
-    """Whether a stop waits for this connection, so many seconds after it was asked for."""
+    """Whether a stop still waits for this connection, that many seconds after it began."""
     is_arriving = channel.request is not None and passed < LAST_REQUESTS_SECONDS
     return bool(channel.requests or channel.total_outbufs_len or is_arriving)
 
 
 def _cannot_listen(exc: OSError, address: str) -> str:
     if exc.errno == errno.EADDRINUSE:
-        return f"ADMIN_LISTEN: {address} is taken by another program; stop it, or choose another port"
+        return f"ADMIN_LISTEN: another program listens on {address}; stop it, or choose another port"
     if exc.errno == errno.EACCES:
         return f"ADMIN_LISTEN: this user may not listen on {address}; choose a port from 1024 on"
     if exc.errno == errno.EADDRNOTAVAIL:
-        return f"ADMIN_LISTEN: {address} is no address of this machine"
-    return f"ADMIN_LISTEN: {address} cannot be listened on: {exc.strerror}"
+        return f"ADMIN_LISTEN: {address} is not an address of this machine"
+    return f"ADMIN_LISTEN: cannot listen on {address}: {exc.strerror}"

@@ -1,4 +1,4 @@
-"""The sessions of those who came by a password, in page_sessions (migration 024): only hashes of tokens."""
+"""Keeps the sessions of people who logged in by a password, in page_sessions: only hashes of the tokens."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ REMOVE = "DELETE FROM page_sessions WHERE token_hash = %(token_hash)s"
 
 
 class Sessions:
-    """Who logged in with which token. Raises DbError for whatever PostgreSQL refuses."""
+    """The sessions, by their tokens. Raises DbError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin(self, user: User, now: datetime, before: str) -> str:
-        """A new session of this user; returns its token. before: the browser's last token, which ends."""
+        """Begin a session of this user, and return its token. before: the browser's last token, which becomes
+        invalid.
+        """
         token = new_secret()
         values = {
             "token_hash": _hash(token),
@@ -48,12 +50,12 @@ class Sessions:
         return token
 
     def find(self, token: str, now: datetime) -> tuple[str, str] | None:
-        """(name, fingerprint of the user's line as it was at the log-in) of a session that lives."""
+        """(name, fingerprint of the user's line at the log-in) of a valid session."""
         rows = self._database.rows(FIND, {"token_hash": _hash(token), "now": now})
         return (rows[0][0], rows[0][1]) if rows else None
 
     def end(self, token: str) -> None:
-        """Forget a session: who stole its cookie has nothing any more."""
+        """End a session: its cookie, and any copy of it, is worthless from then on."""
         self._database.execute(REMOVE, {"token_hash": _hash(token)})
 
 

@@ -1,4 +1,4 @@
-"""Values as the page shows them: times in the configured zone, ages, sizes, names, addresses."""
+"""Turns values into what the page shows: times in the configured zone, ages, sizes, names, addresses."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _TONES: Mapping[State, str] = {
     State.UPLOADED: "green",
     State.LOCK_DOUBTFUL: "green",
 }
-# What a path cannot hold: a browser takes "." and ".." for steps, a router "//" for one slash.
+# What a path cannot contain: a browser resolves "." and "..", and a router reads "//" as one slash.
 _NO_PATH = re.compile(r"(^|/)\.{0,2}(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the templates call `show`. zone: of the times that are shown."""
+    """The object that the templates call `show`. zone: of the times it shows."""
 
     zone: ZoneInfo
     now: datetime
@@ -49,7 +49,7 @@ class Shown:
         return moment(at, self.zone)
 
     def clock(self, at: datetime) -> str:
-        """`10:15`, or with its day when that is not today."""
+        """`10:15`, with the day unless it is today."""
         local = at.astimezone(self.zone)
         is_today = local.date() == self.now.astimezone(self.zone).date()
         return f"{local:%H:%M}" if is_today else f"{local:%a} {local.day} {local:%b} {local:%H:%M}"
@@ -74,7 +74,7 @@ class Shown:
         return duration(ended - began)
 
     def is_id(self, text: object) -> bool:
-        """Whether a message can have this id."""
+        """Whether a notice can have this id."""
         return isinstance(text, str) and identifier(text) is not None
 
     def event(self, event: Event) -> str:
@@ -86,12 +86,12 @@ class Shown:
         return one_line("" if text is None else str(text), limit)
 
     def label(self, campaign_id: str, number: str | None, name: str | None) -> str:
-        """What people call a campaign: its number and name, or else its id."""
+        """The name of a campaign for people: its number and name, or else its id."""
         called = one_line(f"{number or ''} {name or ''}", NAME_LIMIT)
         return called or one_line(campaign_id, NAME_LIMIT) or "(a campaign without an id)"
 
     def campaign(self, campaign_id: str) -> str:
-        """The address of a campaign's page, whatever its id holds."""
+        """The address of a campaign's page, for any id."""
         if _NO_PATH.search(campaign_id) or not campaign_id.isprintable():
             return url_for("views.campaign_of", id=campaign_id)
         return url_for("views.campaign", campaign_id=campaign_id)
@@ -110,15 +110,15 @@ class Shown:
         return f"{number:,} {one if number == 1 else many or one + 's'}"
 
     def kind(self, kind: str) -> str:
-        """What an e-mail of this kind is called."""
+        """The name of an e-mail of this kind."""
         return NOTICES.get(kind, one_line(kind.replace("_", " "), 60))
 
     def tone(self, state: State) -> str:
-        """The colour beside the words of a state; "" for none."""
+        """The colour of a state; "" for none."""
         return _TONES.get(state, "")
 
     def head(self, state: State) -> str:
-        """The first word of an explanation."""
+        """The first words of an explanation."""
         return HEADS.get(state, "NOT TRIED")
 
     def request_id(self) -> str:
@@ -128,21 +128,21 @@ class Shown:
     # Acts
 
     def did(self, act: str, value: str) -> str:
-        """What an act of the page does to a campaign: `Snoozed until …`. value: as the act keeps it."""
+        """What an act of the page did to a campaign: `Snoozed until …`. value: as page_acts keeps it."""
         if act == "snooze":
             return f"Snoozed until {self._instant(value)}"
         if act == "limit":
-            return f"Limit {value}" if value not in ("", "0") else "Limit back to that of all campaigns"
+            return f"Limit {value}" if value not in ("", "0") else "Limit back to the one for all campaigns"
         return {"reset": "Reset", "wake": "Snooze ended", "resend": "To be sent again"}.get(act, act)
 
     def targets(self, targets: Mapping[str, str]) -> str:
-        """On what an act was done, in words. targets: as the act keeps it."""
+        """What an act changed, in words. targets: as page_acts keeps it."""
         if "chosen" in targets:
-            return self.count(int(targets["chosen"]), "chosen campaign")
+            return self.count(int(targets["chosen"]), "selected campaign")
         if "notices" in targets:
-            return "all messages that were given up"
+            return "all notices that were given up"
         if "notice" in targets:
-            return "a message" + (f" to {self.line(targets['recipient'])}" if "recipient" in targets else "")
+            return "a notice" + (f" to {self.line(targets['recipient'])}" if "recipient" in targets else "")
         return f"all that matched: {in_plain_words(Filter.read(targets))}"
 
     def _instant(self, text: str) -> str:
@@ -153,12 +153,12 @@ class Shown:
 
 
 def identifier(text: str) -> UUID | None:
-    """A UUID as the page writes it; None for everything else."""
+    """A UUID as the page writes it; None for any other text."""
     return UUID(text) if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) else None
 
 
 def in_plain_words(chosen: Filter) -> str:
-    """The filter as a part of a sentence: `permanently failed, with "Easter" in number or name`."""
+    """The filter as part of a sentence: `permanently failed, with "Easter" as id, or in number or name`."""
     parts = [STATES[chosen.state] if chosen.state else ""]
     if chosen.q:
         parts.append(f'with "{one_line(chosen.q)}" as id, or in number or name')

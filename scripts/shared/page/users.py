@@ -1,7 +1,8 @@
-"""The users of the page: names and hashes of their passwords, in a file that only its owner can change.
+"""Reads and writes the users of the page: names and password hashes, in a file that only its owner can
+change.
 
-A line is `name:scrypt$n$r$p$salt$hash`, salt and hash in base64; empty lines and those that begin with # are
-comments. `a1_retry.py page-user` writes it.
+A line is `name:scrypt$n$r$p$salt$hash`, with salt and hash in base64; empty lines and lines that begin with #
+are ignored. `a1_retry.py page-user` writes the file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_NAME = 200
 MOST_BYTES = 1_000_000
 """Of the file."""
 MOST_MEMORY = 128 * 1024 * 1024
-"""Bytes that one computation of a hash may take."""
+"""Bytes of memory that computing one hash may take."""
 
 _HASH = (
     r"scrypt\$([0-9]{1,8})\$([0-9]{1,2})\$([0-9]{1,2})\$([A-Za-z0-9+/]{22,88}={0,2})\$([A-Za-z0-9+/]{43}=)"
@@ -40,7 +41,7 @@ _HASH = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a hash costs: n and r make memory (128 n r bytes), p makes time."""
+    """The cost of a hash: n and r decide the memory (128 n r bytes), p the time."""
 
     n: int = 2**15
     r: int = 8
@@ -48,7 +49,7 @@ class Cost:
 
     @property
     def is_fair(self) -> bool:
-        """Neither too cheap to resist guessing nor too dear to compute at a log-in."""
+        """Whether it is neither too cheap to resist guessing nor too expensive to compute at a log-in."""
         is_power = self.n & (self.n - 1) == 0
         is_dear_enough = self.n * self.p >= 2**14 and self.n >= 2**14 and self.r >= 8
         return is_power and is_dear_enough and self.p <= 16 and 128 * self.n * self.r <= MOST_MEMORY
@@ -63,7 +64,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One line of the file. fingerprint: changes with the line, and says nothing of the password."""
+    """One line of the file. fingerprint: changes with the line, and reveals nothing about the password."""
 
     name: str
     cost: Cost
@@ -72,12 +73,12 @@ class User:
     fingerprint: str = field(repr=False)
 
     def has(self, password: str) -> bool:
-        """Whether this is the user's password. Takes the same time for every one."""
+        """Whether this is the user's password. Takes the same time for every password."""
         return hmac.compare_digest(self.cost.hashed(password, self.salt), self.hash)
 
 
 def line_of(name: str, password: str, cost: Cost | None = None) -> str:
-    """A user's line, with a salt drawn for it."""
+    """A user's line, with a new random salt."""
     cost, salt = cost or Cost(), secrets.token_bytes(16)
     shown = (b64encode(part).decode() for part in (salt, cost.hashed(password, salt)))
     return f"{name}:scrypt${cost.n}${cost.r}${cost.p}${'$'.join(shown)}"
@@ -86,7 +87,7 @@ def line_of(name: str, password: str, cost: Cost | None = None) -> str:
 def name_fault(name: str) -> str:
     """Why this cannot be a user's name; "" when it can."""
     if not name or name != name.strip() or len(name) > MOST_NAME or escape_line(name) != name:
-        return f"a name has 1 to {MOST_NAME} characters, none of them unprintable, and no blank at its ends"
+        return f"a name has 1 to {MOST_NAME} printable characters, and no space at either end"
     if ":" in name or name.startswith("#") or "," in name:
         return "a name has no colon and no comma, and does not begin with #"
     return ""
@@ -100,7 +101,7 @@ def password_fault(password: str) -> str:
 
 
 def parse(text: str, path: Path) -> dict[str, User]:
-    """{name: user}. Raises ConfigError with each line that is no user's; it shows no hash."""
+    """{name: user}. Raises ConfigError that names each invalid line; it shows no hash."""
     users: dict[str, User] = {}
     faults = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -111,7 +112,7 @@ def parse(text: str, path: Path) -> dict[str, User]:
         if isinstance(user, str):
             faults.append(f"{path}: line {number}: {user}")
         elif user.name in users:
-            faults.append(f"{path}: line {number}: {escape_line(user.name)} stands there twice")
+            faults.append(f"{path}: line {number}: {escape_line(user.name)} appears twice")
         else:
             users[user.name] = user
     if faults:
@@ -128,14 +129,14 @@ def _user_of(line: str) -> User | str:
         return fault
     found = re.fullmatch(_HASH, rest)
     if found is None:
-        return f"the hash of {escape_line(name)} is none that a1_retry.py page-user writes"
+        return f"the hash of {escape_line(name)} is not one that a1_retry.py page-user writes"
     cost = Cost(int(found[1]), int(found[2]), int(found[3]))
     if not cost.is_fair:
-        return f"the hash of {escape_line(name)} is too cheap to guess, or too dear to compute"
+        return f"the hash of {escape_line(name)} is too easy to guess, or too expensive to compute"
     try:
         salt, hashed = b64decode(found[4], validate=True), b64decode(found[5], validate=True)
     except ValueError:
-        return f"the hash of {escape_line(name)} is none that a1_retry.py page-user writes"
+        return f"the hash of {escape_line(name)} is not one that a1_retry.py page-user writes"
     return User(name, cost, salt, hashed, hashlib.sha256(line.encode()).hexdigest())
 
 
@@ -159,7 +160,7 @@ def _text_of(path: Path) -> str:
 
 
 class UsersFile:
-    """The users as the file has them now: it is read again whenever it changed. Any thread may ask."""
+    """The users as the file has them now: it is read again when it has changed. Any thread may ask."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -197,7 +198,7 @@ class UsersFile:
 
 
 def set_user(path: Path, name: str, password: str) -> bool:
-    """Put a user into the file, or give one another password; whether the name is new.
+    """Add a user to the file, or change a user's password; returns whether the name is new.
 
     Raises ConfigError when the file cannot be read or written, or the name or password cannot be used.
     """
@@ -213,7 +214,7 @@ def set_user(path: Path, name: str, password: str) -> bool:
 
 
 def remove_user(path: Path, name: str) -> bool:
-    """Take a user out of the file; False when there is none of this name. Raises ConfigError likewise."""
+    """Remove a user from the file; False when the name is unknown. Raises ConfigError likewise."""
     lines = _lines_of(path)
     rest = [one for one in lines if not _is_of(one, name)]
     if len(rest) == len(lines):
@@ -227,7 +228,9 @@ def _is_of(line: str, name: str) -> bool:
 
 
 def _lines_of(path: Path) -> list[str]:
-    """The lines of the file, comments too; none when there is no file yet. They must have no fault."""
+    """The lines of the file, with comments; none when there is no file yet. Raises ConfigError for a faulty
+    one.
+    """
     if not path.exists():
         return []
     text = _text_of(path)
@@ -236,7 +239,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _write(path: Path, lines: list[str]) -> None:
-    """Put the file into its place as a whole: no reader meets a part of it. It keeps its owner and mode."""
+    """Replace the file as a whole, so that no reader sees a part of it. It keeps its owner and mode."""
     path = path.resolve()
     made: Callable[[], None] = lambda: None  # noqa: E731
     try:

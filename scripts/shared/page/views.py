@@ -1,4 +1,4 @@
-"""What the start page, the lists of what is on record, and the counters answer. Campaigns: campaign_views."""
+"""Answers requests for the start page, the lists of records and the counters. Campaigns: campaign_views."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MAIL_POLICY = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self';"
     " base-uri 'none'; form-action 'none'"
 )
-"""A message's HTML may be looked at, and do nothing."""
+"""A notice's HTML can be seen, but do nothing."""
 MOST_LETTERS = 200
 
 
 @blueprint.get("/")
 def start() -> str:
-    """Is anything stuck, is the loop alive, do mails go out, what went up today."""
+    """The start page: stuck campaigns, the loop, e-mails, today's uploads."""
     by = desk()
     zone, window, overview = cadence().timezone, cadence().off_hours, by.overview
     sections = {
@@ -56,7 +56,7 @@ def start() -> str:
 
 @blueprint.get("/counters")
 def counters() -> Response:
-    """The counters alone, for the page that is open: 304 while nothing has changed."""
+    """The counters alone, for a page that is open: 304 when nothing has changed."""
     html = counters_html(desk())
     response = make_response(html)
     response.headers["ETag"] = etag(html)
@@ -72,7 +72,7 @@ def runs() -> str:
     names = [task.name for task in tasks_with(cadence().digest)]
     task = request.args.get("task", "")
     if task and task not in names:
-        raise nothing_here("There is no task of this name.")
+        raise nothing_here("There is no task with this name.")
     number = page_number(request.args.get("page", ""))
     listed = runs_of(database(), task, number, by.now, only_failed=only_failed)
     return draw("runs.html.j2", by, listed=listed, task=task, tasks=names, only_failed=only_failed)
@@ -80,10 +80,10 @@ def runs() -> str:
 
 @blueprint.get("/notices")
 def notices() -> str:
-    """Messages, by what became of them."""
+    """Notices, by what became of them."""
     by, state, q = desk(), request.args.get("state", ""), request.args.get("q", "").strip()
     if state not in NOTICE_STATES:
-        raise nothing_here(f"A message's state is one of {', '.join(filter(None, NOTICE_STATES))}.")
+        raise nothing_here(f"A notice's state is one of {', '.join(filter(None, NOTICE_STATES))}.")
     records = NoticeRecords(database())
     q = q.replace("\0", "\ufffd")[:MOST_LETTERS]
     listed = records.page(state, q, page_number(request.args.get("page", "")))
@@ -101,19 +101,19 @@ def notices() -> str:
 
 @blueprint.get("/notices/<uuid:notice_id>")
 def notice(notice_id: UUID) -> str:
-    """One message as it was sent, and what became of it for each recipient."""
+    """One notice as it was sent, and what became of it for each recipient."""
     by, found = desk(), NoticeRecords(database()).one(notice_id)
     if found is None:
-        raise nothing_here("There is no message of this id. Messages are kept for half a year.")
+        raise nothing_here("There is no notice with this id. Notices are kept for half a year.")
     return draw("notice.html.j2", by, notice=found)
 
 
 @blueprint.get("/notices/<uuid:notice_id>/html")
 def notice_html(notice_id: UUID) -> Response:
-    """A message's HTML, for the frame on its page; it comes from outside and may do nothing."""
+    """A notice's HTML, for the frame on its page; names in it come from outside, so it may do nothing."""
     html = NoticeRecords(database()).html(notice_id)
     if html is None:
-        raise nothing_here("There is no message of this id.")
+        raise nothing_here("There is no notice with this id.")
     response = make_response(html)
     response.headers["Content-Security-Policy"] = MAIL_POLICY
     response.headers["X-Frame-Options"] = "SAMEORIGIN"

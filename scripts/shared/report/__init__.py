@@ -1,11 +1,13 @@
-"""The daily report: `day` says which time it covers, `figures` asks the database (its SQL) and holds what it
-tells, `wording` shows it to the templates. A new column is a matter of `figures` and a template. `week` is to
-the weekly digest what `figures` is to the report.
+"""Reports: the daily report, the weekly digest, the explanation of one campaign, and the metrics.
 
-And one campaign explained: `facts` asks the database, `explain` says why and what is next by the rules of the
-runs, `explain_text` shows it.
+For the daily report, `day` decides which time it covers, `figures` reads the database (its SQL), and
+`wording` prepares the values for the templates. A new column needs a change in `figures` and in a template.
+`week` reads the database for the weekly digest.
 
-`metrics` is what Prometheus is told: by METRICS_FILE at the end of a run, and by the page.
+To explain one campaign, `facts` reads the database, `explain` says why and what happens next by the rules of
+the runs, and `explain_text` shows it.
 
-An idle run of the uploader loads none of this, unless METRICS_FILE is set.
+`metrics` makes the metrics for Prometheus: in METRICS_FILE at the end of a run, and on the page.
+
+An idle run of the uploader imports none of this, unless METRICS_FILE is set.
 """

@@ -1,7 +1,6 @@
-"""Which time a daily report covers. Pure; time is an argument.
+"""Decides which time a daily report covers. Pure; time is an argument.
 
-A report covers its local day from 00:00 up to now, and what no earlier report could tell because it happened
-after it was made.
+A report covers its local day from 00:00 up to now, and what happened after the previous report was made.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 LOOK_BACK = timedelta(days=7)
-"""How far before its day a report reaches at most for runs and errors that no report has told of."""
+"""How far before its day a report looks, at most, for runs and errors that were in no report."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportDay:
     """What a report covers: [start, until) of the local day, and [since, start) before it.
 
-    since: where the report before this one ended; equal to start when there is none to go on from.
+    since: where the previous report ended; equal to start when there is none.
     is_over: the whole day is covered.
     """
 
@@ -39,9 +38,8 @@ def local_day(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
 def report_day(day: date, now: datetime, zone: ZoneInfo, previous: tuple[date, datetime] | None) -> ReportDay:
     """What the report of a date covers when it is made now.
 
-    previous: the latest report of an earlier date as (that date, when it was made). It told of nothing that
-    came after it was made, nor after its own day. Raises ValueError for a date that has not begun and for a
-    naive now.
+    previous: the latest report of an earlier date as (that date, when it was made). It covered nothing after
+    it was made, nor after its own day. Raises ValueError for a date that has not begun and for a naive now.
     """
     if now.tzinfo is None:
         raise ValueError(f"expected an aware time, got {now!r}")

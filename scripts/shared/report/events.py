@@ -1,4 +1,4 @@
-"""A campaign's history in words for people: what each of its events tells. Pure."""
+"""Puts the events of a campaign's history into words. Pure."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NOTICES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of history.sql: what happened (kind, with facts in detail), and who did it, by what and why.
+    """One row of history.sql: what happened (kind, with facts in detail), and who did it, with what and why.
 
-    limit: how many attempts the cycle had then. detail["act"]: the act of the operator's page that it comes
-    from, if it does.
+    limit: how many attempts the cycle had at that time. detail["act"]: the act of the operator's page that
+    caused it, if one did.
     """
 
     at: datetime
@@ -39,10 +39,10 @@ class Event:
 
 
 def events_of(rows: Iterable[tuple[Any, ...]], usual_limit: int) -> list[Event]:
-    """The events, oldest first, each with the limit that held at its time.
+    """The events, oldest first, each with the limit of its time.
 
-    A limit of the campaign's own is an event too. The limit of all campaigns has no history: that of a
-    cycle is the number of its last attempt, where it came to that, and otherwise the present one.
+    A campaign's own limit is an event too. The limit for all campaigns has no history: for a past cycle we
+    take the number of its last attempt, if it had one, and otherwise the present limit.
     """
     rows = list(rows)
     ends = {row[2]: row[6].get("attempt") for row in rows if row[1] == "attempt" and _is_last(row[6])}
@@ -56,7 +56,7 @@ def events_of(rows: Iterable[tuple[Any, ...]], usual_limit: int) -> list[Event]:
 
 
 def without_undone(events: Iterable[Event]) -> list[Event]:
-    """The events without the resets, snoozes, wakes and limits that somebody has taken back."""
+    """The events without the resets, snoozes, wakes and limits that somebody has undone."""
     events = list(events)
     undone = {event.detail.get("undoes") for event in events if event.kind == "undo"} - {None}
     return [one for one in events if one.kind not in _CAN_BE_UNDONE or one.detail.get("act") not in undone]
@@ -70,7 +70,7 @@ def _is_last(detail: Mapping[str, Any]) -> bool:
 
 
 def in_words(event: Event, zone: tzinfo, gone: str) -> str:
-    """What happened. gone: the status of a campaign that the DAM no longer shows."""
+    """What happened, in words. gone: the status of a campaign that the DAM no longer shows."""
     if event.kind == "status":
         return _status(event.detail, gone)
     words = _WORDS.get(event.kind)
@@ -83,9 +83,9 @@ def in_words(event: Event, zone: tzinfo, gone: str) -> str:
 def _status(detail: Mapping[str, Any], gone: str) -> str:
     status, before = detail.get("status"), detail.get("before")
     if status == gone:
-        return "the DAM does not show it any more"
-    now = f"at {status}" if status else "its status field is empty"
-    return f"{now}, before at {before}" if before and before != gone else now
+        return "the DAM no longer shows it"
+    now = f"now in {status}" if status else "its status field is now empty"
+    return f"{now}, before in {before}" if before and before != gone else now
 
 
 def _attempt(event: Event, zone: tzinfo) -> str:
@@ -113,24 +113,26 @@ def _wake(event: Event, zone: tzinfo) -> str:
 
 
 def _correction(event: Event, zone: tzinfo) -> str:
-    return _by(f"attempts set to {event.detail.get('attempts')}, before {event.detail.get('before')}", event)
+    attempts, before = event.detail.get("attempts"), event.detail.get("before")
+
+    return _by(f"attempts changed from {before} to {attempts}", event)
 
 
 def _limit(event: Event, zone: tzinfo) -> str:
     own = event.detail.get("max_retries")
-    return _by(f"limit {own}" if own else "limit back to that of all campaigns", event)
+    return _by(f"limit set to {own}" if own else "limit set back to the one for all campaigns", event)
 
 
 def _undo(event: Event, zone: tzinfo) -> str:
-    """What was given back: the state in which the campaign is again."""
+    """The state that the undo brought back."""
     attempts, until = event.detail.get("attempts", 0), event.detail.get("until")
     state = "permanently failed" if event.detail.get("permanently_failed") else f"attempts back to {attempts}"
     snoozed = f", snoozed until {_instant(until, zone)}" if until else ""
-    return _by(f"undone, it is as before ({state}{snoozed})", event)
+    return _by(f"undone; the campaign is as before ({state}{snoozed})", event)
 
 
 def _resend(event: Event, zone: tzinfo) -> str:
-    return _by(f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is sent again", event)
+    return _by(f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} will be sent again", event)
 
 
 def _upload(event: Event, zone: tzinfo) -> str:
@@ -144,7 +146,7 @@ def _error(event: Event, zone: tzinfo) -> str:
 
 def _error_over(event: Event, zone: tzinfo) -> str:
     began = _instant(event.detail.get("began_at"), zone)
-    return f"error {event.detail.get('kind', '')} is over, it began {began}"
+    return f"error {event.detail.get('kind', '')} is over; it began {began}"
 
 
 def _queued(event: Event, zone: tzinfo) -> str:

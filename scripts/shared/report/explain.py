@@ -1,7 +1,7 @@
-"""Why a campaign is where it is, and what happens next: the answer to "why is there no A2 yet?". Pure.
+"""Explains why a campaign is where it is, and what happens next. Pure.
 
-What comes next is computed by the rules that decide in the runs, from the last run that there was. `facts`
-reads what the database knows, `explain_text` shows the answer.
+The rules that decide in the runs also compute what happens next, starting from the last run. `facts` reads
+what the database knows, `explain_text` shows the answer.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, counts
 
 SHOWN_MESSAGE = 300
 FORETOLD_RUNS = 10_000
-"""In so many runs, of about a month, attempts are foretold."""
+"""Attempts are predicted this many runs ahead: about a month."""
 LOCK_DOUBT = timedelta(hours=1)
-"""For so long the runs look whether a lock comes after all (LEFT_BEHIND in upload/standing)."""
+"""For this long the runs look whether a lock appears after all (LEFT_BEHIND in upload/standing)."""
 OUT_OF_SIGHT = timedelta(days=1)
-"""After so long a campaign in A1 that the search does not show is read again (LEFT_BEHIND likewise)."""
+"""After this long a run reads a campaign in A1 that the search does not show (LEFT_BEHIND likewise)."""
 
 
 class Coming(StrEnum):
@@ -47,8 +47,8 @@ class Coming(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """By what a campaign is judged here. window: None where no time zone is set: then no run is foretold, and
-    zone is that of the times that are shown.
+    """The rules and names of this installation. window: None where no time zone is set: then no run is
+    predicted, and zone is only that of the times shown.
     """
 
     policy: RetryPolicy
@@ -61,13 +61,13 @@ class Installation:
 
     @property
     def folder(self) -> str:
-        """The folder's name as it is quoted in a sentence."""
+        """The folder's name, quoted for a sentence."""
         return f'"{one_line(self.folder_name, 60)}"'
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens next. at: when; None: nobody knows, or never. text: without the time."""
+    """One thing that happens next. at: when; None: unknown, or never. text: without the time."""
 
     what: Coming
     at: datetime | None
@@ -76,7 +76,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What somebody can do. command: to paste; "" for none."""
+    """Something that a person can do. command: to paste; "" for none."""
 
     text: str
     command: str = ""
@@ -84,7 +84,7 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the DAM showed when it was asked; both None when it does not show the campaign."""
+    """What the DAM showed when we asked it; both None when it does not show the campaign."""
 
     campaign: Campaign | None
     found: MasterAssets | None
@@ -92,8 +92,8 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One campaign explained. counted, limit: attempts of this cycle, and how many it has. run: the next one;
-    None when no run is foretold. notes: what else is to be known.
+    """One campaign explained. counted, limit: attempts counted in this cycle, and how many it has. run: the
+    next one; None when no run is predicted. notes: what else is worth knowing.
     """
 
     facts: CampaignFacts
@@ -119,7 +119,7 @@ class Explanation:
 
 
 def state_of(facts: CampaignFacts, policy: RetryPolicy, status_a1: str, now: datetime) -> State:
-    """Where the campaign stands now."""
+    """The campaign's state now."""
     row = facts.row
     if row is None:
         return State.ERRING if facts.errors else State.NEVER_SEEN
@@ -135,7 +135,7 @@ def state_of(facts: CampaignFacts, policy: RetryPolicy, status_a1: str, now: dat
 
 
 def _is_uploading(facts: CampaignFacts, row: RetryStatus) -> bool:
-    """Whether an upload got further after the folder was last found empty, or the campaign was reset."""
+    """Whether an upload made progress after the last empty look and after the last reset."""
     progress = facts.progress
     moved_at = _latest(facts.a2_requested_at, progress.last_at, progress.open_at)
     found_empty_at = _latest(row.last_retry_at, _at(facts.last_reset))
@@ -177,7 +177,7 @@ def explain(facts: CampaignFacts, by: Installation, now: datetime, live: Live | 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One campaign as it is explained: each method answers one question."""
+    """One campaign being explained: each method answers one question."""
 
     facts: CampaignFacts
     by: Installation
@@ -241,29 +241,29 @@ class _View:
         }[self.state]()
 
     def _why_never_seen(self) -> str:
-        return "no run has seen this campaign: the database does not know it"
+        return "no run has seen this campaign: it is not in the database"
 
     def _why_not_a1(self) -> str:
         status = self.row.status
-        at = "it has no status" if status is None else f"it is at {one_line(status, 40)}"
-        return f"{at}, and only what is at {self.by.status_a1} is tried{self._kept_count()}"
+        at = "it has no status" if status is None else f"it is in {one_line(status, 40)}"
+        return f"{at}, and runs only look at campaigns in {self.by.status_a1}{self._kept_count()}"
 
     def _why_gone(self) -> str:
-        return f"the DAM does not show it: it was deleted, or is hidden from our user{self._kept_count()}"
+        return f"the DAM does not show it: it was deleted, or our user may not see it{self._kept_count()}"
 
     def _kept_count(self) -> str:
-        """What stays of its attempts while it is not in A1, for the end of a sentence."""
+        """What remains of its attempts while it is not in A1, for the end of a sentence."""
         if self.row.permanently_failed:
-            return "; it is marked as permanently failed, and would be skipped there until it is reset"
+            return "; it is permanently failed, so runs would skip it there until somebody resets it"
         if self.row.retry_count:
-            return f"; {self._spent()} stay counted"
+            return f"; {self._spent()} remain counted"
         return ""
 
     def _spent(self) -> str:
         return f"{self.row.retry_count} of {self.limit} attempts"
 
     def _why_due(self) -> str:
-        return f"it is at {self.by.status_a1}, and no attempt is counted in cycle {self.row.cycle}"
+        return f"it is in {self.by.status_a1}, and no attempt is counted in cycle {self.row.cycle}"
 
     def _why_empty(self) -> str:
         reason = one_line(
@@ -274,7 +274,7 @@ class _View:
     def _why_waiting(self) -> str:
         due = counts_from(self.row, self.by.policy, self.now)
         assert due is not None  # noqa: S101 - so says the state
-        return f"{self._why_empty()}, and no look before {self.said(due)} counts the next one"
+        return f"{self._why_empty()}; the next attempt does not count before {self.said(due)}"
 
     def _why_snoozed(self) -> str:
         until = self.row.snoozed_until
@@ -285,25 +285,28 @@ class _View:
     def _why_failed(self) -> str:
         if self.row.retry_count < self.limit:
             return (
-                f"it is marked as permanently failed, with {self._spent()} counted (cycle {self.row.cycle})"
+                f"marked by hand as permanently failed, with {self._spent()} counted (cycle {self.row.cycle})"
             )
         return self._why_empty()
 
     def _why_unseen(self) -> str:
         asked = self.facts.a2_requested_at
-        begun = f"; its files are in Box and A2 was asked for at {self.said(asked)}" if asked else ""
+        begun = (
+            f"; its files are in Box, and a run asked the DAM for A2 on {self.said(asked)}" if asked else ""
+        )
         return (
-            f"it was at {self.by.status_a1} when it was read last, but the DAM's search does not show it, and"
-            f" the runs go by the search{begun}"
+            f"it was in {self.by.status_a1} when a run last read it, but the DAM's search does not show it,"
+            f" and runs only look at what the search shows{begun}"
         )
 
     def _why_erring(self) -> str:
         first = self.facts.errors[0]
         more = len(self.facts.errors) - 1
         others = f" (and {more} other error{'s' if more > 1 else ''})" if more else ""
+        message = one_line(first.message, SHOWN_MESSAGE)
         return (
-            f"it fails with an error, which spends no attempt: {one_line(first.message, SHOWN_MESSAGE)}"
-            f" [{one_line(first.kind, 60)}]{others}; last seen {self.said(first.last_seen_at)}"
+            f"it fails with an error, which does not spend an attempt: {message} [{one_line(first.kind, 60)}]"
+            f"{others}; last seen {self.said(first.last_seen_at)}"
         )
 
     def _why_uploading(self) -> str:
@@ -311,23 +314,24 @@ class _View:
         files = f"{progress.files} file{'' if progress.files == 1 else 's'} in Box so far"
         parts = [f"{files} ({rounded_size(progress.size_bytes)})"]
         if progress.open_files:
-            parts.append(f"{progress.open_files} large on the way")
+            many = progress.open_files
+            parts.append(f"{many} large file{'' if many == 1 else 's'} partly uploaded")
         if self.facts.a2_requested_at:
-            parts.append(f"A2 was asked for at {self.said(self.facts.a2_requested_at)}")
-        return f"its upload is under way or is continued by the next run: {', '.join(parts)}"
+            parts.append(f"a run asked the DAM for A2 on {self.said(self.facts.a2_requested_at)}")
+        return f"its upload is running, or the next run continues it: {', '.join(parts)}"
 
     def _why_uploaded(self) -> str:
         upload = self.facts.upload
         assert upload is not None  # noqa: S101 - so says the state
         return (
-            f"{assets_and_size(UploadTotals(upload.assets, upload.size_bytes))} are in Box, and the DAM said"
-            f" A2; begun {self.said(upload.started_at)}"
+            f"{assets_and_size(UploadTotals(upload.assets, upload.size_bytes))} are in Box, and the DAM"
+            f" confirmed A2; the upload began {self.said(upload.started_at)}"
         )
 
     def _why_lock_doubtful(self) -> str:
         return (
-            "its assets are in Box and it has left A1; but an earlier run asked for its lock and got no"
-            " answer, so the lock may still come"
+            "its files are in Box and it has left A1, but an earlier run asked for its lock and got no"
+            " answer, so the DAM may still lock it"
         )
 
     # The rule, and where its numbers come from
@@ -357,18 +361,18 @@ class _View:
     def steps(self) -> Iterator[Step]:
         state = self.state
         if state in (State.NOT_A1, State.GONE, State.UPLOADED):
-            yield Step(Coming.NOTHING, None, f"nothing, until it is at {self.by.status_a1} again")
+            yield Step(Coming.NOTHING, None, f"nothing, until it is in {self.by.status_a1} again")
         elif state is State.LOCK_DOUBTFUL:
             assert self.facts.lock_doubted_at is not None  # noqa: S101 - so says the state
             end = min(self.facts.lock_doubted_at, self.now) + LOCK_DOUBT
-            yield Step(Coming.LOCK_LOOKS_END, end, "until then each run looks whether the lock has come")
+            yield Step(Coming.LOCK_LOOKS_END, end, "until then each run looks whether the DAM has locked it")
         elif state is State.PERMANENTLY_FAILED:
             yield self._after_permanent_failure()
         elif state is State.UNSEEN:
-            yield Step(Coming.LOOK, None, "the first run that finds it by the search looks at it again")
+            yield Step(Coming.LOOK, None, "the first run whose search shows it looks at it again")
             yield self._read_again()
         elif state is State.NEVER_SEEN:
-            text = f"a run finds it as soon as it is at {self.by.status_a1} below the campaigns folder"
+            text = f"a run finds it as soon as it is in {self.by.status_a1} and below the campaigns folder"
             yield Step(Coming.LOOK, self._at_next_run, text)
         else:
             yield Step(Coming.LOOK, self._at_next_run, self._next_look())
@@ -377,7 +381,7 @@ class _View:
 
     @property
     def _is_foretold(self) -> bool:
-        """Whether it is known when the next runs are."""
+        """Whether the times of the next runs are known."""
         return self.run is not None and self.run.overdue_since is None
 
     @property
@@ -385,7 +389,7 @@ class _View:
         return self.run.at if self.run is not None and self._is_foretold else None
 
     def _runs(self, towards: datetime | None = None) -> Iterator[datetime]:
-        """The runs to come, or none where nobody knows."""
+        """The runs to come; none when their times are unknown."""
         if self.run is not None and self._is_foretold and self.by.window is not None:
             yield from runs_from(self.run.at, self.by.zone, self.by.window, towards)
 
@@ -393,29 +397,31 @@ class _View:
         if self.state is State.ERRING:
             return "the next run tries again"
         if self.state is State.UPLOADING:
-            return "the next run continues with what is missing, unless it is done by then"
+            return "the next run uploads what is still missing"
         return "the next run looks again, and uploads what it finds"
 
     def _attempts(self) -> Iterator[Step]:
-        """When empty looks count, as far as the runs are known."""
+        """When empty looks count, as far ahead as the runs are known."""
         row, policy = self.row, self.by.policy
         until = row.running_snooze(self.now)
         if until is not None:
-            yield Step(Coming.SNOOZE_ENDS, until, "the snooze ends; from then on an empty folder counts")
+            yield Step(
+                Coming.SNOOZE_ENDS, until, "the snooze ends; after that an empty folder counts as an attempt"
+            )
         remaining = max(1, self.limit - row.retry_count)
         runs = islice(self._runs(until), FORETOLD_RUNS)
         ahead = tuple(attempts_of(row, policy, runs))
         if remaining > 1:
             number = count(row, policy, self.now)[1].number
-            text = f"if it is still empty, attempt {number} of {self.limit} counts, and a mail goes out"
+            text = f"if it is still empty, attempt {number} of {self.limit} counts, and an e-mail goes out"
             yield Step(Coming.ATTEMPT, ahead[0] if ahead else None, text)
         at = ahead[-1] if len(ahead) == remaining else None
-        text = "if it is still empty, the last attempt counts, and it is permanently failed"
+        text = "if it is still empty, the last attempt counts, and the campaign is permanently failed"
         yield Step(Coming.PERMANENT_FAILURE, at, text)
 
     def _after_permanent_failure(self) -> Step:
         row, policy, window = self.row, self.by.policy, self.by.window
-        skipped = "no look and no mail until it is reset"
+        skipped = "runs skip it, without e-mails, until somebody resets it"
         due = auto_reset_at(row, policy)
         if due is None:
             return Step(Coming.NOTHING, None, self._never_by_itself() or skipped)
@@ -425,19 +431,24 @@ class _View:
             return Step(
                 Coming.AUTO_RESET,
                 None,
-                f"{skipped}; by itself in the first run in office hours from {self.said(due)} on ({number})",
+                f"{skipped}; the first run in office hours from {self.said(due)} on resets it by itself"
+                f" ({number})",
             )
-        return Step(Coming.AUTO_RESET, at, f"{skipped}; then by itself ({number}), and that run looks again")
+        return Step(
+            Coming.AUTO_RESET,
+            at,
+            f"it is reset by itself ({number}), and that run looks again; until then runs skip it",
+        )
 
     def _never_by_itself(self) -> str:
-        """Why no automatic reset comes although they are switched on; "" when they are not."""
+        """Why there is no automatic reset although they are switched on; "" when they are off."""
         policy, row = self.by.policy, self.row
-        skipped = "no look and no mail until a person resets it"
+        skipped = "runs skip it, without e-mails, until a person resets it"
         if policy.auto_reset_days and row.auto_resets >= policy.auto_reset_cycles:
             used = f"{row.auto_resets} of {policy.auto_reset_cycles} automatic resets are used up"
             return f"{skipped}: {used}"
         if policy.auto_reset_days:
-            return f"{skipped}: without the time of its last attempt it is not reset by itself"
+            return f"{skipped}: the time of its last attempt is unknown, so it is not reset by itself"
         return ""
 
     def _read_again(self) -> Step:
@@ -445,7 +456,7 @@ class _View:
         assert left is not None  # noqa: S101 - so says the state
         from_then = max(left + OUT_OF_SIGHT, self.now) if left <= self.now else self.now
         at = next((run for run in self._runs() if run > from_then), None)
-        return Step(Coming.READ_AGAIN, at, "if the search has not shown it by then, it is read by its id")
+        return Step(Coming.READ_AGAIN, at, "if the search still does not show it, a run reads it by its id")
 
     # What to do
 
@@ -453,15 +464,15 @@ class _View:
         commands, campaign_id, a1 = self.by.commands, self.facts.campaign_id, self.by.status_a1
         if self.run is not None and self.run.overdue_since is not None:
             check = commands.run("orchestrator-prod.py", "--check")
-            yield Deed("see why the orchestrator does not run:", check)
+            yield Deed("find out why the orchestrator does not run:", check)
         put = f"put the files into {self.by.folder}"
         uploads = Deed(f"{put}; the next run uploads them")
         snooze = self._tool("snooze", "--until", "YYYY-MM-DD", "--reason", "WHY")
-        promised = Deed("if they are promised for later:", snooze)
-        again = Deed(f"set it to {a1} in the DAM if it is to be uploaded")
+        promised = Deed("if the files come later, snooze it:", snooze)
+        again = Deed(f"if it should be uploaded, set it to {a1} in the DAM")
         verify = commands.run("a1_to_a2_box_uploader.py", f"--verify={campaign_id}")
         yield from {
-            State.NEVER_SEEN: [Deed("check the id; to ask the DAM:", self._tool("explain", "--live"))],
+            State.NEVER_SEEN: [Deed("check the id, or ask the DAM:", self._tool("explain", "--live"))],
             State.NOT_A1: [again],
             State.GONE: [again],
             State.DUE: [uploads],
@@ -470,14 +481,14 @@ class _View:
             State.SNOOZED: [uploads, Deed("to end the snooze:", self._tool("wake"))],
             State.PERMANENTLY_FAILED: [Deed(f"{put}, then:", commands.reset(campaign_id))],
             State.UNSEEN: [
-                Deed("see whether it lies below the campaigns folder"),
-                Deed("to ask the DAM:", self._tool("explain", "--live")),
+                Deed("check that it is below the campaigns folder"),
+                Deed("ask the DAM:", self._tool("explain", "--live")),
             ],
             State.ERRING: [Deed("fix what the error describes; the next run tries again by itself")],
-            State.UPLOADED: [Deed("nothing; to compare both sides again:", verify)],
+            State.UPLOADED: [Deed("nothing; to compare the DAM and Box again:", verify)],
         }.get(self.state, [Deed("nothing")])
         if self.row.permanently_failed and self.row.status != a1:
-            yield Deed("to have it tried there again:", commands.reset(campaign_id))
+            yield Deed(f"before it goes back to {a1}, reset it:", commands.reset(campaign_id))
 
     def _tool(self, command: str, *options: str) -> str:
         """A command of a1_retry.py for this campaign."""
@@ -486,7 +497,7 @@ class _View:
             "a1_retry.py", command, *options, *(["--"] if name.startswith("-") else []), name
         )
 
-    # What else is to be known
+    # What else is worth knowing
 
     def notes(self) -> Iterator[str]:
         yield from self._notes_of_acts()
@@ -509,7 +520,7 @@ class _View:
             yield f"snoozed {self._act(facts.last_snooze)}, until {self.said(until)}"
 
     def _notes_of_state(self) -> Iterator[str]:
-        """What some states leave open."""
+        """Notes that belong to one state."""
         facts = self.facts
         mail, upload = facts.success_mail, facts.upload
         if self.state is State.UPLOADED and mail and upload and mail.created_at >= upload.started_at:
@@ -517,34 +528,37 @@ class _View:
         if self.state is State.PERMANENTLY_FAILED and facts.left_search_at:
             yield f"the DAM's search did not show it at {self.said(facts.left_search_at)}"
         if self.state is State.UPLOADING and facts.holder and facts.taken_at:
-            yield f"last taken by {one_line(facts.holder, 80)}, {self.said(facts.taken_at)}"
+            yield f"{one_line(facts.holder, 80)} last worked on it, from {self.said(facts.taken_at)}"
 
     def _told_of_error(self) -> str:
         told, mail = self.facts.errors[0].told_at, self.facts.error_mail
         if told is None:
-            return "no mail tells of it: it is expected to heal by itself"
-        return f"told by mail {self.said(told)}" + (f": {mail_said(mail)}" if mail else "")
+            return "no e-mail went out about the error: it usually ends by itself"
+        return f"an e-mail went out about the error {self.said(told)}" + (
+            f": {mail_said(mail)}" if mail else ""
+        )
 
     def _notes_of_runs(self) -> Iterator[str]:
         last, run = self.facts.last_run, self.run
         if self.by.window is None:
-            yield "ORCHESTRATOR_TIMEZONE is not set here: times are in UTC, and no run is foretold"
+            yield "ORCHESTRATOR_TIMEZONE is not set here: times are in UTC, and the next runs are unknown"
         elif last is None:
-            yield "the orchestrator has no run on record: nobody knows here when the uploader runs next"
+            yield "the orchestrator has no run on record, so the time of the next run is unknown"
         elif run is not None and run.overdue_since is not None:
             yield (
-                f"the orchestrator has not run the uploader since {self.said(last.started_at)}; a run was due"
-                f" at {self.said(run.overdue_since)}, and nothing happens until it comes"
+                f"the orchestrator has not started the upload since {self.said(last.started_at)}; a run"
+                f" was due {self.said(run.overdue_since)}, and nothing happens until it runs again"
             )
         elif run is not None and run.under_way_since is not None:
             yield (
-                f"a run is under way since {self.said(run.under_way_since)}: it may still come to this"
-                " campaign, and the next one waits for its end"
+                f"a run has been under way since {self.said(run.under_way_since)}: it may still reach this"
+                " campaign, and the next run waits until it ends"
             )
         elif last.exit_code not in (0, 4):
             yield (
-                f"the last run, of {self.said(last.planned_at)}, ended with exit code {last.exit_code}: while"
-                " runs end so, looks may fail, and only a folder that is proven empty counts"
+                f"the last run, planned for {self.said(last.planned_at)}, ended with exit code"
+                f" {last.exit_code}: until runs succeed again, looks may fail, and a"
+                " failed look does not count as an attempt"
             )
 
     def _act(self, act: Act) -> str:
@@ -569,18 +583,18 @@ def _earliest(*moments: datetime | None) -> datetime | None:
 def _waits(delays: tuple[int, ...], waits: int) -> str:
     """How long the attempts after the first wait. waits: how many of them there are."""
     if not delays:
-        return "each run's empty look counts (A1_RETRY_DELAYS is empty)"
+        return "an empty look counts in each run (A1_RETRY_DELAYS is empty)"
     said = joined([str(minutes) for minutes in delays[:waits]])
-    repeats = ", the last one again and again" if waits > len(delays) else ""
+    repeats = ", the last one repeated" if waits > len(delays) else ""
     return f"wait{'s' if waits > 1 else ''} of {said} min{repeats} (A1_RETRY_DELAYS)"
 
 
 def mail_said(mail: Mail) -> str:
-    """`mail a81f3c02 to 3, delivered`: what became of it."""
-    to = f"mail {mail.id[:8]} to {mail.recipients}"
+    """`e-mail a81f3c02 to 3, delivered`: what became of it."""
+    to = f"e-mail {mail.id[:8]} to {mail.recipients}"
     if not mail.recipients:
         folded = mail.folded_into
-        return f"told in mail {folded[:8]}" if folded else f"mail {mail.id[:8]} to nobody"
+        return f"covered by e-mail {folded[:8]}" if folded else f"e-mail {mail.id[:8]} to nobody"
     if mail.sent == mail.recipients:
         return f"{to}, delivered"
     parts = [(mail.sent, "delivered"), (mail.waiting, "waiting"), (mail.given_up, "given up")]
@@ -589,7 +603,7 @@ def mail_said(mail: Mail) -> str:
 
 
 def found_of(reason: str, folder_name: str) -> str:
-    """What an attempt found, in a word where it is the usual."""
+    """What an attempt found; a word for the usual cases."""
     usual = {
         reason_for(MasterAssets("folder"), folder_name): "empty",
         reason_for(MasterAssets(None), folder_name): "no folder",
@@ -598,12 +612,12 @@ def found_of(reason: str, folder_name: str) -> str:
 
 
 def outcome_of(explanation: Explanation, by: Installation) -> str:
-    """What the next run does if the DAM still shows what it showed live, by the rule of the runs."""
+    """What the next run does if the DAM still shows what it showed now, by the rule of the runs."""
     live, run = explanation.live, explanation.run
     if live is None or live.campaign is None or live.found is None:
         return ""
     if live.campaign.status != by.status_a1:
-        return "no run tries it"
+        return "no run looks at it"
     row = explanation.facts.retry
     at = run.at if run is not None else explanation.now
     number = count(row, by.policy, at)[1].number
@@ -612,8 +626,8 @@ def outcome_of(explanation: Explanation, by: Installation) -> str:
         Action.UPLOAD: "the next run uploads them",
         Action.COUNT_ATTEMPT: f"the next run counts attempt {number}",
         Action.WAIT: "the next run waits",
-        Action.SNOOZE: "the next run counts nothing, it is snoozed",
-        Action.SKIP: "the runs skip it until it is reset",
+        Action.SNOOZE: "the next run counts nothing, because it is snoozed",
+        Action.SKIP: "runs skip it until somebody resets it",
     }
     return seen + said[decide(row, live.found, by.policy, at)]
 

@@ -1,4 +1,4 @@
-"""An explanation as text for people, and as JSON for programs. Pure."""
+"""Writes an explanation as text for people, and as JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ from shared.report.state import State
 from shared.rules.outlook import ComingRun
 
 WIDTH = 100
-"""Columns of the text. Only a command or an address may be longer: it must stay one line to be pasted."""
+"""Columns of the text. Only a command or an address may be longer: it stays on one line, to be pasted."""
 INDENT = 8
 HEADS = {
     State.NEVER_SEEN: "UNKNOWN",
     State.DUE: "TO BE TRIED",
-    State.EMPTY: "TRIED AGAIN",
-    State.WAITING: "TRIED AGAIN LATER",
-    State.SNOOZED: "NOT COUNTED",
-    State.ERRING: "FAILS",
-    State.UPLOADING: "ON ITS WAY",
+    State.EMPTY: "IN RETRY",
+    State.WAITING: "IN RETRY, WAITING",
+    State.SNOOZED: "SNOOZED",
+    State.PERMANENTLY_FAILED: "SKIPPED",
+    State.ERRING: "FAILING",
+    State.UPLOADING: "IN PROGRESS",
     State.UPLOADED: "DONE",
     State.LOCK_DOUBTFUL: "DONE",
 }
-"""A word for people before the code; for all others: not tried."""
+"""The words before the code; for all other states: not tried."""
 PLACES = {"page": "Page", "dam": "DAM", "box": "Box"}
-"""Where a campaign can be opened, by the words of the JSON."""
+"""Where people can open a campaign, by the keys of the JSON."""
 
 
 def as_text(explanation: Explanation, by: Installation) -> str:
-    """The explanation in lines that a terminal can show, whatever names and errors hold."""
+    """The explanation in lines that a terminal can show safely, whatever names and errors contain."""
     return "\n".join(_lines(explanation, by)) + "\n"
 
 
@@ -100,7 +101,7 @@ def _deeds(explanation: Explanation) -> Iterator[str]:
 
 
 def _links(explanation: Explanation, by: Installation) -> dict[str, str]:
-    """{place: where the campaign can be opened there, "" where that is not known}."""
+    """{place: the campaign's address there, "" if unknown}."""
     facts = explanation.facts
     return {
         "page": by.links.campaign(facts.campaign_id),
@@ -116,7 +117,7 @@ def _attempts(explanation: Explanation, by: Installation) -> Iterator[str]:
     for before, attempt in zip([None, *attempts], attempts, strict=False):
         waited = f" (after {elapsed(before.at, attempt.at)})" if before else ""
         found = f"{found_of(attempt.reason, by.folder_name)}{waited}"
-        mails = "; ".join(mail_said(mail) for mail in attempt.mails) or "no mail on record"
+        mails = "; ".join(mail_said(mail) for mail in attempt.mails) or "no e-mail on record"
         line = f"{attempt.number:>2}  {moment(attempt.at, by.zone)}  {found:<22} {mails}"
         yield from _wrapped(" " * INDENT, line, INDENT + 4)
 
@@ -126,7 +127,7 @@ def _live(explanation: Explanation, by: Installation) -> Iterator[str]:
     if live is None:
         return
     if live.campaign is None or live.found is None:
-        yield from _wrapped("  DAM   ", "now: it does not show this campaign")
+        yield from _wrapped("  DAM   ", "now: the DAM does not show this campaign")
         return
     status = one_line(live.campaign.status or "no status", 40)
     if live.found.folder_id is None:
@@ -134,11 +135,11 @@ def _live(explanation: Explanation, by: Installation) -> Iterator[str]:
     elif live.found.assets:
         count = len(live.found.assets)
         size = rounded_size(live.found.size_bytes)
-        holds = f"{by.folder} holds {count} asset{'' if count == 1 else 's'} ({size})"
+        holds = f"{by.folder} contains {count} asset{'' if count == 1 else 's'} ({size})"
     else:
         holds = f"{by.folder} is empty"
     name = one_line(live.campaign.label, 120)
-    yield from _wrapped("  DAM   ", f"now: {name} is at {status}, and {holds}: {outcome_of(explanation, by)}")
+    yield from _wrapped("  DAM   ", f"now: {name} is in {status}, and {holds}: {outcome_of(explanation, by)}")
 
 
 def as_json(explanation: Explanation, by: Installation) -> str:

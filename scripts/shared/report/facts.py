@@ -1,4 +1,4 @@
-"""What the database knows of one campaign, for `explain`: read in one snapshot, by four statements."""
+"""Reads what the database knows about one campaign, for `explain`: in one snapshot, by four statements."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shared.report.events import Event, without_undone
 from shared.rules.cadence import LastRun
 
 SHOWN = 20
-"""Attempts, and e-mails about them, that are read at most: the latest."""
+"""The most attempts, and e-mails about them, that are read: the latest."""
 ATTEMPT_MAILS = [NoticeKind.RETRY.value, NoticeKind.PERMANENT.value]
 RECENT_EVENTS = 2000
-"""So far back a campaign's history is looked through."""
+"""The most events of a campaign that are read: the latest."""
 
-# Nothing that a run does in between makes two halves that do not fit.
+# All four statements see the same state, whatever a run does in between.
 ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
-# One row in any case. The first twelve columns are those of a RetryStatus.
+# Always exactly one row. The first twelve columns are those of a RetryStatus.
 CAMPAIGN = """
 SELECT s.campaign_id, coalesce(s.a1_retry_count, 0), s.a1_last_retry_at,
        coalesce(s.a1_permanently_failed, FALSE), s.a1_failure_reason, coalesce(s.campaign_number, ''),
@@ -75,10 +75,10 @@ GROUP BY n.id, n.kind, n.created_at, n.cycle, n.attempt, n.folded_into ORDER BY 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A notice to some recipients: how many have it, and of how many it was given up.
+    """A notice to some recipients: how many received it, and for how many it was given up.
 
-    last_error: why somebody has not got it; None when no try failed. folded_into: the id of the later notice
-    that took its place before it went out.
+    last_error: why someone has not received it; None when no try failed. folded_into: the id of the later
+    notice that replaced it before it went out.
     """
 
     id: str
@@ -99,7 +99,7 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFact:
-    """One attempt as the history has it, and its e-mails. number: as it was counted."""
+    """One attempt from the history, and its e-mails. number: as it was counted then."""
 
     number: int
     at: datetime
@@ -109,7 +109,7 @@ class AttemptFact:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What somebody did, from where, and why. actor "auto": the product itself."""
+    """What a person did, with what, and why. actor "auto": the product itself."""
 
     at: datetime
     actor: str
@@ -119,7 +119,7 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFact:
-    """A failure that is not over. told_at: when its last notice was made; None: none yet."""
+    """A failure that is still going on. told_at: when its last notice was made; None: none yet."""
 
     kind: str
     message: str
@@ -140,7 +140,7 @@ class UploadFact:
 
 @dataclass(frozen=True, slots=True)
 class ProgressFact:
-    """An upload that has not reached A2: files that are in Box, and large ones that are half there."""
+    """An upload that has not reached A2: files in Box, and large files that are partly uploaded."""
 
     files: int = 0
     size_bytes: int = 0
@@ -154,9 +154,9 @@ class ProgressFact:
 class CampaignFacts:
     """Everything about one campaign. row: None when no run has seen it.
 
-    attempts: of the row's cycle, the latest. status_at: when the row's status changed last; in_a1_at: when it
-    last became A1. holder, taken_at: the run that last began to work on it. last_run: of the uploader, by the
-    orchestrator.
+    attempts: of the row's cycle, the latest. status_at: when the row's status last changed; in_a1_at: when it
+    last became A1. holder, taken_at: the run that last began to work on it. last_run: the last run of the
+    uploader that the orchestrator started.
     """
 
     campaign_id: str
@@ -184,12 +184,12 @@ class CampaignFacts:
 
     @property
     def retry(self) -> RetryStatus:
-        """The row; a campaign without one stands at zero."""
+        """The row; zeros for a campaign without one."""
         return self.row or RetryStatus(self.campaign_id)
 
 
 def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: str = "A1") -> CampaignFacts:
-    """What the database knows of a campaign now. database: holds no run. Raises DbError."""
+    """What the database knows about a campaign now. database: without the run lock. Raises DbError."""
     asked = {"campaign_id": campaign_id}
     kinds = {"attempts": ATTEMPT_MAILS, "error": NoticeKind.ERROR.value, "success": NoticeKind.SUCCESS.value}
     with database.transaction():
@@ -263,8 +263,8 @@ def _attempts(events: Iterable[Event], mails: Iterable[Mail], cycle: int) -> tup
 
 
 def _with_mails(attempts: Sequence[AttemptFact], mails: Sequence[Mail]) -> tuple[AttemptFact, ...]:
-    """Each attempt with the e-mails that have its number and were made before the next one of that number: a
-    count that was changed by hand brings a number back.
+    """Each attempt with the e-mails that have its number and were made before the next attempt of that
+    number: a count that was changed by hand repeats numbers.
     """
     told: list[AttemptFact] = []
     for one in reversed(attempts):

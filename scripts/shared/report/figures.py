@@ -1,7 +1,7 @@
-"""The figures of the daily report: of each the question (SQL) and the value that answers it, side by side.
+"""Reads the figures of the daily report: each query (SQL) is next to the value that it fills.
 
-Each section of the report is one statement; of its rows SHOWN_ROWS at most are read, with the count of all.
-The templates show a value's fields by their names: a new column is one here, and its place in a template.
+Each section of the report is one statement; it reads at most SHOWN_ROWS rows, and the count of all. The
+templates use a value's fields by their names: add a new column here and in a template.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from shared.report.day import ReportDay
 from shared.rules.alerts import TaskAlert
 
 SHOWN_ROWS = 40
-"""Rows that a section of the e-mail shows at most: all sections full stay below what mail clients cut off."""
+"""Most rows of a section: with all sections full, the e-mail stays below the size at which mail clients cut
+it.
+"""
 SHOWN_RESETS = 20
-"""Likewise of the resets, which are over: a bulk reset must not crowd out what needs somebody."""
+"""Most rows of the section of resets: a bulk reset must not crowd out what people must act on."""
 LATE_AFTER = timedelta(seconds=60)
 """A run that started longer than this after its planned minute was late."""
 LOST_AFTER = timedelta(days=1)
@@ -36,14 +38,14 @@ SELECT report_date, queued_at FROM daily_reports WHERE report_date < %(report_da
 ORDER BY report_date DESC LIMIT 1
 """
 
-# Of two processes with the same date, the second waits here for the first and then inserts nothing.
+# When two processes claim the same date, the second waits here for the first, and then inserts nothing.
 CLAIM_DAILY_REPORT = """
 INSERT INTO daily_reports (report_date, notice_id, queued_at)
 VALUES (%(report_date)s, %(notice_id)s, %(queued_at)s)
 ON CONFLICT (report_date) DO NOTHING
 """
 
-# A report lists an upload from the future at once: a clock that ran ahead wrote its date.
+# A report also lists uploads from the future: a clock that ran ahead wrote their dates.
 ASSIGN_UPLOADS = """
 UPDATE campaign_uploads SET report_date = %(report_date)s
 WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() + interval '5 minutes')
@@ -51,8 +53,8 @@ WHERE report_date IS NULL AND (completed_at < %(until)s OR completed_at > now() 
 
 LATEST_REPORT = "SELECT now(), max(report_date) FROM daily_reports"
 
-# Reports of dates that have not begun: a clock that ran ahead made them. Those dates are still owed theirs,
-# and the uploads that they told of are today's.
+# Reports of dates that have not begun: a clock that ran ahead made them. Those dates still need their
+# reports, and the uploads in them count as today's.
 FORGET_LATER_REPORTS = """
 DELETE FROM daily_reports WHERE report_date > %(today)s;
 UPDATE campaign_uploads SET report_date = %(today)s WHERE report_date > %(today)s
@@ -72,7 +74,7 @@ class Section(Generic[Row]):
         return self.total - len(self.rows)
 
 
-# The uploads of a report: those it claimed, and of its own day those that a later report told of. A preview
+# The uploads of a report: those it claimed, and those of its own day that a later report claimed. A preview
 # also shows those that the report would claim.
 REPORTED_UPLOADS = """
 SELECT is_before, total, total_assets, total_bytes, campaign_id, coalesce(campaign_number, ''),
@@ -110,7 +112,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadSection(Section[Upload]):
-    """Uploads with the totals of all of them, those not shown included."""
+    """Uploads, with the totals of all of them, including those not shown."""
 
     assets: int = 0
     size_bytes: int = 0
@@ -146,7 +148,7 @@ class EmptyCampaign:
     max_attempts: int | None = None
 
 
-# Those that a notice told of: what is still expected to heal by itself is none of them.
+# Only those with a notice: a failure that usually ends by itself has none yet.
 LASTING_FAILURES = """
 SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status, kind, message,
        began_at
@@ -159,7 +161,7 @@ ORDER BY began_at DESC, campaign_id, kind
 
 @dataclass(frozen=True, slots=True)
 class LastingFailure:
-    """A failure of a campaign that is not over."""
+    """A failure of a campaign that is still going on."""
 
     campaign: Campaign
     kind: str
@@ -171,7 +173,7 @@ FAILING_CAMPAIGNS = (
     "SELECT count(DISTINCT campaign_id) FROM campaign_errors WHERE last_notice_at > '-infinity'"
 )
 
-# Campaigns that an error notice was about and that fail no more.
+# Campaigns that had an error notice and no longer fail.
 FAILURES_OVER = """
 SELECT total, campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status
 FROM (SELECT count(*) OVER () AS total, campaign_id
@@ -184,8 +186,8 @@ LEFT JOIN campaign_status c USING (campaign_id)
 ORDER BY campaign_id
 """
 
-# Runs by the moment they ended, so that each is counted in one report. One without an end has been lost since
-# the next run of its task started, at the latest a day after its own start.
+# Runs by the time they ended, so that each counts in one report. A run without an end counts as lost from the
+# start of the next run of its task, at the latest a day after its own start.
 ENDED_RUNS = """
 SELECT ended_at < %(start)s, task,
        count(*) FILTER (WHERE NOT is_lost AND exit_code IN (0, %(some_failed)s)),
@@ -207,8 +209,8 @@ GROUP BY 1, 2 ORDER BY 1, 2
 
 @dataclass(frozen=True, slots=True)
 class TaskRuns:
-    """The runs of a task that ended in a time, by how. done: those that did their work; failing: in how many
-    of these some campaigns failed. late: of all of them, whatever their end.
+    """The runs of a task that ended in a period, by outcome. done: those that did their work; failing: in how
+    many of these some campaigns failed. late: of all of them, whatever their outcome.
     """
 
     task: str
@@ -238,7 +240,7 @@ class TaskRuns:
         return bool(self.in_trouble or self.late)
 
 
-# doubts: at this many a mail is given up that may have arrived.
+# doubts: after this many tries with an unknown result, an e-mail is given up; it may have arrived.
 OUTBOX_BACKLOG = """
 SELECT count(*), min(coalesce(d.owed_since, n.created_at)),
        (SELECT count(*) FROM notice_deliveries
@@ -252,9 +254,9 @@ WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """E-mails the mail server did not take: waiting, since when, and those that are not tried any more.
+    """E-mails that the mail server did not accept: waiting, since when, and given up.
 
-    doubtful: given up, and they may have arrived.
+    doubtful: given up, but they may have arrived.
     """
 
     waiting: int = 0
@@ -282,7 +284,7 @@ ORDER BY a1_snoozed_until, campaign_id
 
 @dataclass(frozen=True, slots=True)
 class SnoozedCampaign:
-    """A campaign whose files are promised. snoozed_by, reason None: the history has it no more."""
+    """A campaign whose files are promised. snoozed_by, reason None: no longer in the history."""
 
     campaign: Campaign
     until: datetime
@@ -290,13 +292,13 @@ class SnoozedCampaign:
     reason: str | None
 
 
-# Campaigns that were given up in the report's time, also those that somebody has reset since.
+# Campaigns that became permanently failed in the report's period, including those reset since.
 NEWLY_FAILED = """
 SELECT count(DISTINCT campaign_id) FROM campaign_events
 WHERE kind = 'attempt' AND detail ->> 'permanently_failed' = 'true' AND at >= %(since)s AND at < %(until)s
 """
 
-# Those of people, and those that came by themselves. Not the return to 0 after an upload.
+# Resets by people and automatic ones, but not the return to 0 after an upload.
 RESETS = """
 SELECT shown.total, shown.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''),
        c.status, shown.actor,
@@ -315,8 +317,8 @@ ORDER BY shown.at, shown.id
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A campaign that started again at attempt 1. actor: who did it; source: with what, `auto` for a reset
-    that came by itself. is_undone: somebody took it back.
+    """A campaign that started again at attempt 1. actor: who reset it; source: with what, `auto` for an
+    automatic reset. is_undone: somebody undid it.
     """
 
     campaign: Campaign
@@ -333,10 +335,10 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
-    """One report. Campaigns in retry and failed, lasting failures, alerts and backlog are as of now.
+    """One report. Campaigns in retry and failed, current failures, alerts and backlog are as of now.
 
-    alerts: of the tasks that keep failing, those that were announced. campaigns_failing: at present.
-    newly_failed: campaigns that became permanently failed in the report's time, reset since or not.
+    alerts: tasks that keep failing and had an alert. campaigns_failing: at present.
+    newly_failed: campaigns that became permanently failed in the report's period, reset since or not.
     """
 
     day: ReportDay
@@ -375,7 +377,7 @@ class DayReport:
 
     @property
     def has_trouble(self) -> bool:
-        """Something did not go as planned, and may heal by itself."""
+        """Something did not go as planned, and may end by itself."""
         runs = (*self.runs, *self.runs_before)
         return bool(
             self.in_retry.total
@@ -387,13 +389,13 @@ class DayReport:
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing happened, and nothing stands: one line says it."""
+        """Nothing happened, and nothing is open: the report is one line."""
         has_news = self.uploads.total or self.uploads_before.total or self.resets.total or self.newly_failed
         return not (has_news or self.needs_somebody or self.has_trouble)
 
 
 class Figures:
-    """What the database knows for the report. Every method raises DbError."""
+    """Reads the database for the report. Every method raises DbError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -409,8 +411,8 @@ class Figures:
         return (rows[0][0], rows[0][1]) if rows else None
 
     def forget_later(self, now: datetime, zone: ZoneInfo) -> None:
-        """Take back the reports of dates that have not begun, by our clock and by the server's: the one that
-        made them ran ahead. A clock that was set back alone takes back none.
+        """Delete the reports of dates that have not begun, by our clock and by the server's: a clock that ran
+        ahead made them. When only one clock was set back, nothing is deleted.
         """
         server_now, latest = self._database.row(LATEST_REPORT)
         today = max(now, server_now).astimezone(zone).date()
@@ -418,9 +420,9 @@ class Figures:
             self._database.execute(FORGET_LATER_REPORTS, {"today": today})
 
     def claim(self, day: ReportDay, notice_id: str, now: datetime) -> bool:
-        """Take the report of a date, and the uploads that no report has told of, in the caller's transaction.
+        """Claim the report of a date, and the uploads of no report so far, in the caller's transaction.
 
-        False when the date is taken; then nothing has been changed.
+        False when the date is already claimed; then nothing has been changed.
         """
         values = {"report_date": day.date, "notice_id": notice_id, "queued_at": now, "until": day.until}
         if self._database.execute(CLAIM_DAILY_REPORT, values) == 0:
@@ -438,7 +440,7 @@ class Figures:
         now: datetime | None = None,
         is_preview: bool = False,
     ) -> DayReport:
-        """Everything the report of this day tells. now: None: the end of what the report covers. is_preview:
+        """All values of the report of this day. now: None: the end of what the report covers. is_preview:
         with what the report would claim.
         """
         uploads, uploads_before = self.uploads(day, is_preview=is_preview)
@@ -463,9 +465,9 @@ class Figures:
         )
 
     def uploads(self, day: ReportDay, *, is_preview: bool) -> tuple[UploadSection, UploadSection]:
-        """The uploads of the day, and those before it that no earlier report told of.
+        """The uploads of the day, and earlier ones that were in no report.
 
-        is_preview: with those that the report would claim, did it not only look.
+        is_preview: with those that a real report would claim.
         """
         values = {
             "report_date": day.date, "start": day.start, "until": day.until, "is_preview": is_preview,
@@ -483,19 +485,19 @@ class Figures:
         return section(False), section(True)
 
     def in_retry(self, status: str) -> Section[EmptyCampaign]:
-        """Campaigns in this status that have spent an attempt and will be looked at again."""
+        """Campaigns in this status that have spent an attempt and are not permanently failed."""
         return self._section(EmptyCampaign, CAMPAIGNS_IN_RETRY, {"status": status})
 
     def failed(self) -> Section[EmptyCampaign]:
-        """Every permanently failed campaign, the latest first."""
+        """Every permanently failed campaign, latest first."""
         return self._section(EmptyCampaign, FAILED_CAMPAIGNS)
 
     def newly_failed(self, day: ReportDay) -> int:
-        """How many campaigns became permanently failed in the report's time."""
+        """How many campaigns became permanently failed in the report's period."""
         return int(self._database.row(NEWLY_FAILED, {"since": day.since, "until": day.until})[0])
 
     def resets(self, day: ReportDay) -> Section[Reset]:
-        """The resets in the report's time, in order."""
+        """The resets in the report's period, in order."""
         return self._section(Reset, RESETS, {"since": day.since, "until": day.until}, SHOWN_RESETS)
 
     def snoozed(self, status: str, now: datetime) -> Section[SnoozedCampaign]:
@@ -503,7 +505,7 @@ class Figures:
         return self._section(SnoozedCampaign, SNOOZED, {"status": status, "now": now})
 
     def failures(self) -> Section[LastingFailure]:
-        """Failures of campaigns that are not over, the latest first."""
+        """Current failures of campaigns, latest first."""
         return self._section(LastingFailure, LASTING_FAILURES)
 
     def campaigns_failing(self) -> int:
@@ -511,7 +513,7 @@ class Figures:
         return int(self._database.row(FAILING_CAMPAIGNS)[0])
 
     def failures_over(self, day: ReportDay) -> Section[Campaign]:
-        """Campaigns that an error notice was about in the report's time, and that fail no more."""
+        """Campaigns that had an error notice in the report's period and no longer fail."""
         values = {"kind": NoticeKind.ERROR.value, "since": day.since, "until": day.until}
         return self._section(lambda campaign: campaign, FAILURES_OVER, values)
 
@@ -537,14 +539,14 @@ class Figures:
         values: Mapping[str, object] | None = None,
         limit: int = SHOWN_ROWS,
     ) -> Section[Row]:
-        """The rows of an answer. Each begins with the count of all. Then come its campaign's columns, and
-        those of which a value is made.
+        """The rows of an answer. Each begins with the count of all, then the campaign's columns, then the
+        columns of the value.
         """
         rows = self._database.rows(question, {**(values or {}), "limit": limit})
         return Section(tuple(made(_campaign(row), *row[5:]) for row in rows), total=rows[0][0] if rows else 0)
 
     def backlog(self, day: ReportDay) -> Backlog:
-        """E-mails that the mail server has been given and did not take."""
+        """E-mails that the mail server was offered and did not accept."""
         values = {"since": day.since, "until": day.until, "doubts": MOST_DOUBTS}
         return Backlog(*self._database.row(OUTBOX_BACKLOG, values))
 

@@ -1,6 +1,6 @@
-"""Which campaigns a person means by what they type: an id, a number, a name, or how a name begins.
+"""Finds the campaigns that a person means: by an id, a number, a name, or the beginning of a name.
 
-The question is database/queries/find.sql, for all words at once.
+The query is database/queries/find.sql, for all words at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from shared.database import Database
 
 MOST_NAMED = 20
-"""So many campaigns are named of a word that may be any of them."""
+"""For an ambiguous word, at most this many campaigns are named."""
 _NO_TEXT = "\ufffd"
-"""Stands for bytes that are no text. It is not looked for: two such words would be the same one."""
+"""Replaces bytes that are not text. We do not search for it: two different words could look the same."""
 
 
 @dataclass(frozen=True, slots=True)

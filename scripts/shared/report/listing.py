@@ -1,6 +1,6 @@
-"""Campaigns, their histories and their e-mails as text for a terminal. Pure.
+"""Writes campaigns, their histories and their e-mails as text for a terminal. Pure.
 
-Rows are those of database/queries/, as {column: value}. Names come from outside; `table` escapes them.
+Rows come from database/queries/, as {column: value}. Names come from outside; `table` escapes them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def named(row: Row) -> str:
 
 
 def _names(row: Row) -> tuple[str, str]:
-    """What people call a campaign, for two cells: its number, or else its id, and its name."""
+    """A campaign's number, or else its id, and its name, for two cells."""
     return row["campaign_number"] or row["campaign_id"], row["campaign_name"] or ""
 
 
 def standings(rows: Sequence[Row], rules: Rules) -> str:
-    """Where campaigns stand, one line each."""
+    """The states of campaigns, one line each."""
     cells = []
     for row in rows:
         one = rules.standing(row)
@@ -48,7 +48,7 @@ def standings(rows: Sequence[Row], rules: Rules) -> str:
 
 
 def failed(rows: Sequence[Row], rules: Rules) -> str:
-    """Permanently failed campaigns, and why they are."""
+    """Permanently failed campaigns, and why they failed."""
     cells = []
     for row in rows:
         one = rules.standing(row)
@@ -57,14 +57,14 @@ def failed(rows: Sequence[Row], rules: Rules) -> str:
 
 
 def candidates(rows: Sequence[Row], rules: Rules) -> str:
-    """The campaigns that a word may mean."""
+    """The campaigns that a word may mean, to choose from."""
     return _table(
         _CANDIDATES, [(*_names(row), row["campaign_id"], rules.standing(row).words) for row in rows]
     )
 
 
 def facts(row: Row, rules: Rules) -> str:
-    """All that is known of one campaign. row: of status_all.sql."""
+    """Everything known about one campaign. row: of status_all.sql."""
     known = [fact for fact in _facts(row, rules) if fact[1]]
     return table((Column("campaign"), Column(named(row), "wrap")), known)
 
@@ -101,7 +101,7 @@ def history(events: Sequence[Event], rules: Rules) -> str:
 
 
 def unsent(rows: Sequence[Row], rules: Rules) -> str:
-    """E-mails that somebody has not got yet, and why."""
+    """E-mails that someone has not received, and why."""
     return _table(
         _UNSENT,
         [
@@ -116,7 +116,7 @@ def unsent(rows: Sequence[Row], rules: Rules) -> str:
 
 
 def told(rows: Sequence[Row], rules: Rules) -> str:
-    """The notices that one e-mail with a table carried."""
+    """The notices that one digest contained."""
     return _table(
         _TOLD,
         [

@@ -1,7 +1,7 @@
-"""The metrics for Prometheus: one collector, for METRICS_FILE and for the page's /metrics.
+"""Makes the metrics for Prometheus: one collector, for METRICS_FILE and for the page's /metrics.
 
-No label names a campaign, and no sample has a time. What is counted over all time comes from metric_totals;
-all else is as of now, from the rows (MARKDOWN_DOCS/METRICS.md).
+No label names a campaign, and no sample has a time. Totals over all time come from metric_totals; all other
+values are read from the rows, as of now (MARKDOWN_DOCS/METRICS.md).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from shared.upkeep.totals import (
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 FILE_MODE = 0o644
-"""Of METRICS_FILE, whatever the umask is: node_exporter reads it as another user."""
+"""The mode of METRICS_FILE, whatever the umask: node_exporter reads it as another user."""
 GIVEN_UP_WITHIN = timedelta(days=1)
 EMAIL = "email"
-"""The channel of all notices there are."""
+"""The channel of every notice."""
 
 STATES = (
     State.DUE,
@@ -46,11 +46,11 @@ STATES = (
     State.PERMANENTLY_FAILED,
     State.ERRING,
 )
-"""Those that are counted. What has left A1 is history, and a scrape does not read that."""
+"""The states that are counted. A campaign that has left A1 is history, and a scrape does not read history."""
 
-# `report/states.Rules.standing` is the same rule, in the same order. Rows in A1, and those without a status,
-# are found by the index over the status: campaigns that have left A1 cost nothing. An error without a row is
-# of a campaign that could not be read so far.
+# `report/states.Rules.standing` is the same rule, in the same order. The index over the status finds the rows
+# in A1 and those without a status: campaigns that have left A1 cost nothing. An error without a row belongs
+# to a campaign that no run has been able to read.
 CAMPAIGNS = """
 SELECT state, count(*), count(*) FILTER (WHERE is_near_failure)
 FROM (
@@ -76,8 +76,8 @@ FROM (
 GROUP BY state
 """
 
-# One look into an index for each task and question. A run from the future counts for nothing: its time was
-# written before the clock was set back.
+# One index lookup per task and column. A run in the future is ignored: its time was written before the clock
+# was set back.
 TASKS = """
 SELECT t.task,
        (SELECT extract(epoch FROM r.started_at)::double precision FROM orchestrator_task_runs r
@@ -105,8 +105,8 @@ SELECT coalesce(extract(epoch FROM %(now)s - (
 
 @dataclass(frozen=True, slots=True)
 class TaskTimes:
-    """Of one task, seconds since 1970: when its last run began, and when the last one that did its work ended
-    (exit code 0, or 4: some campaigns failed); None when there is none.
+    """The runs of one task, in seconds since 1970: when the last one began, and when the last one that did
+    its work ended (exit code 0, or 4: some campaigns failed); None when there is none.
     """
 
     task: str
@@ -116,7 +116,7 @@ class TaskTimes:
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """What the metrics tell. campaigns: {state: how many}. given_up: e-mails, within GIVEN_UP_WITHIN."""
+    """The values of the metrics. campaigns: {state: how many}. given_up: e-mails, within GIVEN_UP_WITHIN."""
 
     campaigns: Mapping[State, int]
     near_failure: int
@@ -127,7 +127,7 @@ class Standings:
 
 
 def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now: datetime) -> Standings:
-    """Ask the database. Raises DbError."""
+    """Read the values from the database. Raises DbError."""
     values = {
         "now": now,
         "status_a1": status_a1,
@@ -149,22 +149,20 @@ def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now:
 
 
 class MetricsCollector(Collector):
-    """The metrics of these standings, by the names that rules and dashboards know."""
+    """The metrics for these values, by the names that rules and dashboards use."""
 
     def __init__(self, standings: Standings) -> None:
         self._standings = standings
 
     def collect(self) -> Iterable[Metric]:
         now = self._standings
-        campaigns = GaugeMetricFamily(
-            "a1_to_a2_campaigns", "Campaigns in A1, by where they stand.", labels=["state"]
-        )
+        campaigns = GaugeMetricFamily("a1_to_a2_campaigns", "Campaigns in A1, by state.", labels=["state"])
         for state, count in now.campaigns.items():
             campaigns.add_metric([state.value], count)
         yield campaigns
         yield GaugeMetricFamily(
             "a1_to_a2_campaigns_near_failure",
-            "Campaigns in A1 with one attempt left; they are counted by their state as well.",
+            "Campaigns in A1 with one attempt left; they also count in their state.",
             now.near_failure,
         )
         yield from self._tasks()
@@ -176,7 +174,7 @@ class MetricsCollector(Collector):
             yield CounterMetricFamily(f"a1_to_a2_{total.name}", words, now.totals.get(total, 0))
         pending = GaugeMetricFamily(
             "a1_to_a2_notices_oldest_pending_seconds",
-            "How long the oldest notice that is still owed has waited; 0 when none is.",
+            "How long the oldest undelivered notice has waited; 0 when there is none.",
             labels=["channel"],
         )
         pending.add_metric([EMAIL], now.oldest_pending_seconds)
@@ -192,12 +190,12 @@ class MetricsCollector(Collector):
     def _tasks(self) -> Iterable[Metric]:
         success = GaugeMetricFamily(
             "a1_to_a2_task_last_success_timestamp_seconds",
-            "When the last run of the task that did its work ended (exit code 0 or 4).",
+            "When the task's last successful run ended (exit code 0 or 4).",
             labels=["task"],
         )
         last_run = GaugeMetricFamily(
             "a1_to_a2_task_last_run_timestamp_seconds",
-            "When the last run of the task began.",
+            "When the task's last run began.",
             labels=["task"],
         )
         for times in self._standings.tasks:
@@ -208,14 +206,14 @@ class MetricsCollector(Collector):
         yield success
         yield last_run
         runs = CounterMetricFamily(
-            "a1_to_a2_task_runs", "Runs of the task that ended, by how.", labels=["task", "outcome"]
+            "a1_to_a2_task_runs", "Runs of the task that have ended, by outcome.", labels=["task", "outcome"]
         )
         for (task, outcome), count in self._runs().items():
             runs.add_metric([task, outcome], count)
         yield runs
 
     def _runs(self) -> dict[tuple[str, str], int]:
-        """{(task, outcome): runs}; 0 for what has not happened to a task, so that a first one shows."""
+        """{(task, outcome): runs}; 0 for an outcome that a task never had, so that its first one shows."""
         counted = {
             (task, outcome): count
             for total, count in self._standings.totals.items()
@@ -234,13 +232,13 @@ def exposition(database: Database, policy: RetryPolicy, status_a1: str, now: dat
 
 
 def write_metrics_file(path: Path, content: bytes) -> None:
-    """Put the content in the file's place, whole or not at all. Raises OSError.
+    """Replace the file with this content, whole or not at all. Raises OSError.
 
-    The part is named so that node_exporter does not read it.
+    The temporary file has a name that node_exporter does not read.
     """
     part = path.with_name(f".{path.name}.part")
     with suppress(FileNotFoundError):
-        part.unlink()  # of a run that was killed
+        part.unlink()  # left by a run that was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(part, flags, FILE_MODE), "wb") as stream:

@@ -1,4 +1,4 @@
-"""The codes of where a campaign stands, and which of them its count brings. Pure."""
+"""Defines the codes of a campaign's state, and decides between those that its count decides. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shared.rules.retry import RetryPolicy, counts_from
 
 
 class State(StrEnum):
-    """Where a campaign stands, by codes that are the same in text, JSON, page and metrics.
+    """A campaign's state, by codes that are the same in text, JSON, page and metrics.
 
-    A list of campaigns tells by their rows alone: UPLOADING, UNSEEN, UPLOADED and LOCK_DOUBTFUL are known to
-    `explain` only, and are DUE or NOT_A1 there.
+    A list of campaigns reads only their rows: only `explain` knows UPLOADING, UNSEEN, UPLOADED and
+    LOCK_DOUBTFUL; a list shows DUE or NOT_A1 instead.
 
     DUE: in A1, and no attempt is counted. EMPTY: attempts are counted, and the next empty look counts too.
-    WAITING: attempts are counted, and the next one waits. UNSEEN: in A1 by its row, and the search does not
-    show it. NOT_A1: neither A1 nor brought to A2 by an upload. GONE: the DAM does not show it.
+    WAITING: attempts are counted, and the next one must wait. UNSEEN: in A1 by its row, but the search does
+    not show it. NOT_A1: not in A1, and no upload of ours set it to A2. GONE: the DAM does not show it.
     """
 
     NEVER_SEEN = "never_seen"
@@ -36,7 +36,9 @@ class State(StrEnum):
 
 
 def state_by_count(status: RetryStatus, policy: RetryPolicy, now: datetime) -> State:
-    """Where a campaign in A1 stands that is neither given up nor fails: its count and its snooze decide."""
+    """The state of a campaign in A1 that neither is permanently failed nor has an error: by its count and
+    snooze.
+    """
     if status.running_snooze(now) is not None:
         return State.SNOOZED
     if status.retry_count == 0:

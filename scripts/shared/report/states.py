@@ -1,4 +1,4 @@
-"""Where a campaign stands, in words for people: since when, and what comes next. Pure.
+"""Puts a campaign's state into words: since when, and what happens next. Pure.
 
 The rules that decide in the runs decide here too (rules/retry.py).
 """
@@ -18,8 +18,8 @@ from shared.rules.retry import RetryPolicy, auto_reset_at, count, counts_from
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One campaign's state. words: also what waits for it when it is in A1 again. since: None when nobody
-    wrote that down. coming: what comes next.
+    """One campaign's state. words: for a campaign outside A1, the state it has when it returns. since: None
+    when it is not on record. coming: what happens next.
     """
 
     state: State
@@ -30,9 +30,9 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What it takes to judge a campaign's row.
+    """The rules that put a campaign's row into words.
 
-    gone: the status of a campaign that the DAM no longer shows. zone: in which times are told.
+    gone: the status of a campaign that the DAM no longer shows. zone: of the times in the words.
     """
 
     policy: RetryPolicy
@@ -42,7 +42,7 @@ class Rules:
     now: datetime
 
     def standing(self, row: Mapping[str, Any]) -> Standing:
-        """Where the campaign of this row stands. row: of status_all.sql, failed.sql or near_failure.sql."""
+        """The standing of this row's campaign. row: of status_all.sql, failed.sql or near_failure.sql."""
         retry = retry_status(row)
         state = self._state(retry, has_error=bool(row.get("error_kind")))
         shown = state
@@ -65,13 +65,13 @@ class Rules:
         if state in (State.EMPTY, State.WAITING):
             spent = f"empty {retry.retry_count} of {max(self.policy.limit(retry), retry.retry_count)}"
             return f"{spent}, waiting" if state is State.WAITING else spent
-        return "permanently failed" if state is State.PERMANENTLY_FAILED else "at rest"
+        return "permanently failed" if state is State.PERMANENTLY_FAILED else "no attempts counted"
 
     def _coming(self, state: State, retry: RetryStatus) -> str:
         if retry.status == self.gone:
             return "nothing: the DAM does not show it"
         if retry.status not in (None, self.status_a1):
-            return f"nothing while it is at {retry.status}"
+            return f"nothing while it is in {retry.status}"
         if state is State.PERMANENTLY_FAILED:
             by_itself = auto_reset_at(retry, self.policy)
             return (
@@ -80,9 +80,9 @@ class Rules:
                 else f"reset by itself {self.soon(by_itself)}"
             )
         if state is State.ERRING:
-            return "tried again in each run"
+            return "each run tries again"
         if state is State.DUE:
-            return "looked at in each run" if retry.status else "looked at once it is in the DAM's list"
+            return "each run looks at it" if retry.status else "runs look once the DAM's search shows it"
         number = count(retry, self.policy, self.now)[1].number
         following = f"attempt {number} of {max(number, self.policy.limit(retry))}"
         if state is State.SNOOZED:
@@ -91,7 +91,7 @@ class Rules:
         return f"{following} in the next run" if due is None else f"{following} from {self.soon(due)}"
 
     def soon(self, instant: datetime) -> str:
-        """A time that lies less than a year ahead."""
+        """A time less than a year ahead."""
         return f"{instant.astimezone(self.zone):%d %b %H:%M}"
 
     def at(self, instant: datetime | None) -> str:
@@ -109,7 +109,7 @@ def _since(state: State, row: Mapping[str, Any]) -> datetime | None:
 
 
 def retry_status(row: Mapping[str, Any]) -> RetryStatus:
-    """The retry state in a row; what was never counted is zero."""
+    """The retry state in a row; a missing count is zero."""
     return RetryStatus(
         row["campaign_id"],
         retry_count=row["a1_retry_count"] or 0,

@@ -1,6 +1,6 @@
-"""The weekly digest: what is stuck until a person acts. The questions (SQL), and the values that answer them.
+"""Reads the values of the weekly digest: what is stuck until a person acts. Each query is next to its value.
 
-Each section shows the oldest rows; of their history only the last reset or snooze of those shown is read.
+Each section shows the oldest rows; of the history it reads only their last reset or snooze.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from shared.database import Database
 from shared.report.figures import SNOOZED, Section, SnoozedCampaign
 
 MOST_ROWS: Final = 200
-"""Lines of the digest at most, all sections together."""
+"""Most lines of the digest, all sections together."""
 LASTING: Final = timedelta(days=1)
-"""An error that lasts longer, and a notice that waits longer, is stuck."""
+"""An error that goes on longer, and a notice that waits longer, is stuck."""
 LOOK_BACK: Final = timedelta(days=8)
-"""How far back notices count that were given up: a week, and the time that a digest may be late."""
+"""How far back notices count that were given up: a week, plus the time that a digest may be late."""
 DIGESTS: Final = UUID("6f1d1f5a-4c0e-5b0a-9d52-0a1d64a2c7e1")
 """The namespace of the digests' ids."""
 
 Row = TypeVar("Row")
 
-# Two installations may send to the same people: the id must differ between them, and not within one.
+# Two installations may send to the same people: their digests must have different ids.
 FOUNDED_AT = "SELECT min(applied_at) FROM schema_migrations"
 
-# As many of the oldest rows as the digest has lines; the count is of all.
+# At most as many rows as the digest has lines, oldest first; the count is of all.
 STUCK_FAILED = """
 SELECT shown.*, e.actor, e.at
 FROM (SELECT count(*) OVER () AS total, campaign_id, coalesce(campaign_number, ''),
@@ -49,7 +49,7 @@ ORDER BY a1_last_retry_at NULLS FIRST, campaign_id
 @dataclass(frozen=True, slots=True)
 class FailedCampaign:
     """A campaign that is permanently failed. failed_at None: the row was changed by hand. reset_by, reset_at:
-    when it was last tried anew; None: never, as far as the history goes.
+    its last reset; None: never, as far as the history goes.
     """
 
     campaign: Campaign
@@ -60,7 +60,7 @@ class FailedCampaign:
     reset_at: datetime | None
 
 
-# message: with the cure, where one is known.
+# message: with the remedy, if one is known.
 STUCK_ERRORS = """
 SELECT count(*) OVER (), campaign_id, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
        kind, message, began_at
@@ -84,7 +84,7 @@ class ErringCampaign:
         return self.kind.partition("/")[0]
 
 
-# Notices that have reached nobody: all that were to get one were given up lately, or still wait.
+# Notices that have reached nobody: for every recipient, the notice was given up recently or is still waiting.
 TOLD_TO_NOBODY = """
 SELECT count(*) OVER (), n.subject, min(coalesce(d.owed_since, n.created_at)) AS since,
        bool_or(d.gave_up_at IS NULL),
@@ -105,7 +105,7 @@ ORDER BY since, n.id LIMIT %(limit)s
 
 @dataclass(frozen=True, slots=True)
 class UntoldNotice:
-    """A notice that nobody has got. is_waiting: it may still go out; else it was given up."""
+    """A notice that nobody has received. is_waiting: it may still go out; else it was given up."""
 
     subject: str
     since: datetime
@@ -113,7 +113,7 @@ class UntoldNotice:
     last_error: str
 
 
-# A campaign that is stuck in two ways is one.
+# A campaign that is stuck in two ways counts once.
 STUCK_CAMPAIGNS = """
 SELECT count(*) FROM (
     SELECT campaign_id FROM campaign_status
@@ -125,7 +125,7 @@ SELECT count(*) FROM (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeekReport:
-    """What is stuck as of now. stuck: how many campaigns that is."""
+    """What is stuck now. stuck: how many campaigns."""
 
     date: date
     stuck: int = 0
@@ -140,13 +140,13 @@ class WeekReport:
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing is stuck: one line says it."""
+        """Nothing is stuck: the digest is one line."""
         return not (self.needs_somebody or self.snoozed.total)
 
 
 def shares(totals: list[int], most: int = MOST_ROWS) -> list[int]:
-    """How many rows each section shows: a fair share of the lines each, and what some leave to the first ones
-    that need more.
+    """How many rows each section shows: an equal share of the lines, and unused lines go to the first
+    sections that need more.
     """
     fair = most // len(totals)
     found = [min(total, fair) for total in totals]
@@ -159,19 +159,19 @@ def shares(totals: list[int], most: int = MOST_ROWS) -> list[int]:
 
 
 class WeekFigures:
-    """What the database knows of what is stuck. Every method raises DbError."""
+    """Reads the database for the digest. Every method raises DbError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def digest_id(self, day: date) -> str:
-        """The id of the digest of the local week that the date lies in, the same whenever it is asked for."""
+        """The id of the digest for the date's local week: always the same for the same week."""
         (founded_at,) = self._database.row(FOUNDED_AT)
         year, week, _ = day.isocalendar()
         return str(uuid5(DIGESTS, f"{founded_at.astimezone(UTC).isoformat()} {year}-W{week:02d}"))
 
     def report(self, day: date, now: datetime, *, status_a1: str) -> WeekReport:
-        """Everything that the digest of this date tells."""
+        """All values of the digest of this date."""
         values = {
             "now": now, "lasting": LASTING, "look_back": LOOK_BACK, "status": status_a1, "limit": MOST_ROWS,
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The daily report and the weekly digest as their templates see them: the values, in words."""
+"""Prepares the values of the daily report and the weekly digest for their templates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.report.week import WeekReport
 
 LONGEST_TEXT = 300
 LINKED_ROWS = 30
-"""Rows that a section shows at most where each has a link: the report still stays below what mail clients cut
+"""Most rows of a section where each has a link: the report stays below the size at which mail clients cut it
 off, and the page has the whole list.
 """
 
@@ -32,7 +32,7 @@ off, and the page has the whole list.
 def report_values(
     report: DayReport, zone: ZoneInfo, commands: Commands, links: Links, now: datetime
 ) -> dict[str, Any]:
-    """What the templates of a report are given: its fields, and what belongs to none of them."""
+    """The values for the templates of a report: its fields, and what belongs to none of them."""
     if links.page:
         report = _shortened(report)
     day, until, words = (
@@ -84,7 +84,7 @@ def _for_engineer(report: DayReport) -> str:
 
 
 def _shortened(report: DayReport) -> DayReport:
-    """The report with LINKED_ROWS at most in each section."""
+    """The report with at most LINKED_ROWS in each section."""
     values = {one.name: getattr(report, one.name) for one in fields(report)}
     shortened: dict[str, Any] = {
         name: replace(value, rows=value.rows[:LINKED_ROWS])
@@ -97,7 +97,7 @@ def _shortened(report: DayReport) -> DayReport:
 def digest_values(
     report: WeekReport, zone: ZoneInfo, commands: Commands, links: Links, now: datetime
 ) -> dict[str, Any]:
-    """What the templates of a weekly digest are given."""
+    """The values for the templates of a weekly digest."""
     words = _Words(zone, commands, links, now, now)
     return {
         **{one.name: words.of(getattr(report, one.name)) for one in fields(report)},
@@ -112,7 +112,7 @@ def digest_values(
 
 
 def _lists(links: Links, *, are_given_up: bool) -> dict[str, str]:
-    """{what it lists: its address on the operator's page}. are_given_up: whether some notices are."""
+    """{list: its address on the operator's page}. are_given_up: whether some notices are."""
     states = ("failed", "snoozed", "erring", "in_retry", "uploaded")
     return {state: links.campaigns(state) for state in states} | {
         "notices": links.on_page("/notices?state=given_up" if are_given_up else "/notices"),
@@ -122,7 +122,7 @@ def _lists(links: Links, *, are_given_up: bool) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """Puts values into words that can stand in a line of the e-mail. news_since: what is later is new."""
+    """Puts values into words for a line of the e-mail. news_since: what happened later is new."""
 
     zone: ZoneInfo
     commands: Commands
@@ -167,7 +167,7 @@ class _Moment:
 
 
 class _InWords:
-    """One of the report's values, whose fields come in words."""
+    """One of the report's values; its fields are read as words."""
 
     def __init__(self, value: object, words: _Words) -> None:
         self._value = value

@@ -1,4 +1,4 @@
-"""Applying migrations, one statement at a time (see `statements`), so that none blocks others for long."""
+"""Applies migrations, one statement at a time (see `statements`), so that none blocks others for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ ENCODING = "SELECT getdatabaseencoding()"
 
 LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(milliseconds)s::text, FALSE)"
 
-# The index that CREATE INDEX CONCURRENTLY leaves when it is stopped. It has the name, and no query uses it.
+# The index that an interrupted CREATE INDEX CONCURRENTLY leaves behind. It has the name, but no query uses
+# it.
 UNUSABLE_INDEX = """
 SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE c.relname = %(name)s AND pg_table_is_visible(c.oid) AND NOT i.indisvalid
@@ -29,7 +30,7 @@ ON CONFLICT (name) DO UPDATE SET sha256 = EXCLUDED.sha256
 
 
 class Migrator:
-    """Brings a `Database` up to date, file by file."""
+    """Applies migrations to a `Database`, file by file."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -42,8 +43,8 @@ class Migrator:
     def apply(self, sql: str, name: str, sha256: str) -> None:
         """Run one file, statement by statement (see `statements`), and record it.
 
-        After a stop at any point the next call begins again with the first statement. Raises DbError, a
-        retryable one when others held a lock for GIVE_UP_SECONDS.
+        After an interruption at any point, the next call starts again with the first statement. Raises
+        DbError, a retryable one when others held a lock for GIVE_UP_SECONDS.
         """
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         patience = {"milliseconds": LOCK_PATIENCE // timedelta(milliseconds=1)}
@@ -62,20 +63,20 @@ class Migrator:
                         raise
                     if time.monotonic() > give_up_at:
                         raise DbError(
-                            f"{name}: others held the table for {GIVE_UP_SECONDS:.0f} s",
+                            f"{name}: other sessions kept the table locked for {GIVE_UP_SECONDS:.0f} s",
                             kind="locked",
-                            hint="end their long transactions, then start again",
+                            hint="end their long transactions, then start the migration again",
                             retryable=True,
                         ) from exc
-                    logger.info("%s waits for others to let it have its lock", name)
+                    logger.info("%s waits for a lock that other sessions hold", name)
                     time.sleep(PAUSE_SECONDS)
         self._database.execute(RECORD_MIGRATION, {"name": name, "sha256": sha256})
 
     def _build_index(self, name: str, statement: str) -> None:
-        """Build an index while others write. It waits for them, and they do not wait for it."""
-        # So it may wait for as long as it takes; a break would leave the index unusable.
+        """Build an index while others write. It waits for them, but they do not wait for it."""
+        # So it may wait for any time; an interruption would leave the index unusable.
         self._database.execute(LOCK_TIMEOUT, {"milliseconds": 0})
         if self._database.rows(UNUSABLE_INDEX, {"name": name}):
-            logger.info("the index %s was left half built; it is made anew", name)
+            logger.info("the index %s was left half built; building it again", name)
             self._database.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
         self._database.execute(statement)

@@ -1,8 +1,8 @@
-"""How long rows are kept, and how older ones are removed: at most BITE rows in one statement.
+"""Removes old rows: says how long each table keeps them, and deletes at most BITE rows in one statement.
 
-A table that is not listed cannot grow without bound: it has one row for each campaign, lock, limit or upload
-under way (MARKDOWN_DOCS/RELIABILITY_AND_SECURITY.md has all of them). Notices that somebody still waits for,
-and facts that stay true until a person acts, are kept however old they are.
+A table that is not listed cannot grow without bound: it has one row for each campaign, lock, limit or running
+upload (MARKDOWN_DOCS/RELIABILITY_AND_SECURITY.md lists them all). Undelivered notices, and facts that stay
+true until a person acts, are kept however old they are.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shared.database import Database
 logger = logging.getLogger("retention")
 
 BITE = 1000
-"""The most rows that one statement removes, so that it holds its locks only for a moment."""
+"""The most rows that one statement removes, so that it holds its locks only briefly."""
 MOST_SECONDS = 60.0
-"""How long the removal may take on one day. The following days remove the rest."""
+"""How long the removal may take per day. The following days remove the rest."""
 
 # A row is old when both clocks say so, ours and the server's: a clock that runs ahead removes nothing. The
 # oldest rows are found by an index; OFFSET 0 keeps the planner from joining whole tables instead.
 
-# The deliveries of a notice go with it. A notice stays while somebody still waits for it, and a digest while
-# it carries other notices.
+# A notice's deliveries are removed with it. A notice stays while it is undelivered, and a digest while it
+# contains other notices.
 NOTICES = """
 DELETE FROM notices WHERE ctid = ANY (ARRAY(
     SELECT n.ctid FROM notices n
@@ -51,15 +51,15 @@ DELETE FROM orchestrator_task_alerts WHERE ctid = ANY (ARRAY(
     WHERE greatest(began_at, last_notice_at) < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
 """
 
-# Each run sees a failure that lasts, so an old row is over. The table is small: a few rows for each campaign
-# that fails.
+# Each run updates the row of a current failure, so an old row is over. The table is small: a few rows for
+# each failing campaign.
 ERRORS = """
 DELETE FROM campaign_errors WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM campaign_errors WHERE last_seen_at < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
 """
 
 # Assets of campaigns in which nothing has changed for that long. If one comes back to A1 after all, its
-# assets are compared with the DAM and Box anew.
+# assets are compared with the DAM and Box again.
 LEDGER = """
 DELETE FROM campaign_assets WHERE ctid = ANY (ARRAY(
     SELECT a.ctid FROM campaign_assets a
@@ -69,7 +69,7 @@ DELETE FROM campaign_assets WHERE ctid = ANY (ARRAY(
     ORDER BY a.verified_at LIMIT %(limit)s))
 """
 
-# Only after the campaign's assets: its next upload begins where this one ended (RECORD_CAMPAIGN_UPLOAD).
+# Only after the campaign's assets: its next upload starts where this one ended (RECORD_CAMPAIGN_UPLOAD).
 UPLOADS = """
 DELETE FROM campaign_uploads WHERE ctid = ANY (ARRAY(
     SELECT u.ctid FROM campaign_uploads u
@@ -84,7 +84,7 @@ DELETE FROM daily_reports WHERE ctid = ANY (ARRAY(
     ORDER BY report_date LIMIT %(limit)s))
 """
 
-# A campaign that is stuck keeps its whole history: it says why.
+# A stuck campaign keeps its whole history, which says why it is stuck.
 EVENTS = """
 DELETE FROM campaign_events WHERE ctid = ANY (ARRAY(
     SELECT e.ctid FROM campaign_events e
@@ -102,7 +102,7 @@ DELETE FROM page_act_campaigns WHERE ctid = ANY (ARRAY(
     ORDER BY at LIMIT %(limit)s))
 """
 
-# As long as the events that name them.
+# Kept as long as the events that refer to them.
 PAGE_ACTS = """
 DELETE FROM page_acts WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM page_acts WHERE at < least(now(), %(now)s) - %(kept)s ORDER BY at LIMIT %(limit)s))
@@ -138,15 +138,15 @@ LIVES: Mapping[str, Life] = MappingProxyType(
         "page_sessions": Life(timedelta(), PAGE_SESSIONS),
     }
 )
-"""{table: life}, in the order of removal: a table comes after those whose rows refer to it."""
+"""{table: life}, in the order of removal: a table comes after the tables that refer to it."""
 
 
 def prune(
     database: Database, now: datetime, *, clock: Callable[[], float] = time.monotonic
 ) -> dict[str, int]:
-    """Remove the rows that are too old; {table: how many}. Raises DbError.
+    """Remove the old rows; returns {table: how many}. Raises DbError.
 
-    Each statement is a transaction of its own: a stop at any moment leaves nothing half done.
+    Each statement is a transaction of its own: an interruption leaves nothing half done.
     """
     end = clock() + MOST_SECONDS
     removed = dict.fromkeys(LIVES, 0)
@@ -157,7 +157,7 @@ def prune(
             removed[table] += bite
         if removed[table]:
             logger.info(
-                "%d rows of %s, older than %d days, were removed", removed[table], table, life.kept.days,
+                "removed %d rows of %s that were older than %d days", removed[table], table, life.kept.days,
                 extra={"action": "rows_removed"},
             )  # fmt: skip
     return removed

@@ -1,13 +1,13 @@
-"""Migrations as the runner applies them: one statement at a time, so that none blocks others for long. Pure.
+"""Splits migrations into the statements that the runner applies, so that none blocks others for long. Pure.
 
 A file is plain SQL that `psql -f` applies too. The runner does the same with more care, because a table may
 be full of rows and in use:
 
-- Each statement stands alone, as in psql, so that a lock goes with the statement that needed it. A file may
-  be stopped between any two and applied again: every statement changes nothing the second time.
-- An index is built CONCURRENTLY. When that is stopped half-way, an unusable index stays, and is made anew.
-- The runner waits for a lock for LOCK_PATIENCE at most, then lets everybody pass and tries again: a statement
-  that waits for a lock keeps everybody else waiting behind it. The lock_timeout in a file is for psql.
+- Each statement is a transaction of its own, as in psql, so that its lock ends with it. A file may be
+interrupted between any two and applied again: no statement changes anything the second time. - An index is
+built CONCURRENTLY. When that is interrupted, an unusable index remains, and is built again. - The runner
+waits for a lock for at most LOCK_PATIENCE, then lets others proceed and tries again: while a statement waits
+for a lock, everybody else waits behind it. The lock_timeout in a file is for psql.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import re
 from datetime import timedelta
 
 LOCK_PATIENCE = timedelta(milliseconds=100)
-"""How long a statement may queue for its lock; everybody else queues behind it meanwhile."""
+"""How long a statement may wait for its lock; everybody else waits behind it."""
 PAUSE_SECONDS = 0.4
-"""Between two tries; others have four fifths of the time for themselves."""
+"""The pause between two tries; others have four fifths of the time for themselves."""
 GIVE_UP_SECONDS = 900.0
 
 _PIECES = re.compile(
     r"""--[^\n]*            # a comment to the end of the line
-    | /\*.*?\*/             # one in the text
+    | /\*.*?\*/             # a comment in the text
     | [eE]'(?:[^'\\]|''|\\.)*'
     | '(?:[^']|'')*'
     | "(?:[^"]|"")*"

@@ -1,7 +1,7 @@
-"""Totals for the metrics, which never fall: what is counted outlives the rows that it was counted from.
+"""Keeps the totals for the metrics, which never decrease, even when the counted rows are removed.
 
-A row may be held by a transaction that somebody forgot. So nothing here waits for a row, and nothing here is
-part of a transaction of somebody else's.
+A forgotten transaction may have locked a row. So nothing here waits for a row, and nothing here is part of
+another transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shared.base.errors import ExitCode
 from shared.database import Database
 
-# A row that another transaction holds is left as it is, and so is not among the rows that are returned.
+# A row that another transaction has locked is skipped, and so is not among the returned rows.
 ADD_TOTALS = """
 INSERT INTO metric_totals (name, label)
 SELECT * FROM unnest(%(names)s::text[], %(labels)s::text[]) AS added (name, label)
@@ -44,7 +44,7 @@ TASK_OUTCOMES = (*OUTCOMES.values(), KILLED)
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """One total. label: what it is counted by, "" for nothing."""
+    """One total. label: what distinguishes it; "" for none."""
 
     name: str
     label: str = ""
@@ -60,7 +60,7 @@ TASK_RUNS = "task_runs"
 def task_run(task: str, exit_code: int | None) -> Total:
     """The total in which a run of a task counts. exit_code: minus the signal's number when a signal ended it.
 
-    An exit code that is none of ours is a bug: Python itself ends with 1.
+    An exit code that is not ours is a bug: Python itself ends with 1.
     """
     is_killed = exit_code is not None and exit_code < 0
     return Total(TASK_RUNS, f"{task}/{KILLED if is_killed else _outcome(exit_code)}")
@@ -77,8 +77,8 @@ class Totals:
         self._database = database
 
     def add(self, amounts: Mapping[Total, int]) -> dict[Total, int]:
-        """Let these totals grow, by one statement outside any transaction; returns what could not be added,
-        because somebody's transaction holds its row.
+        """Add to these totals, by one statement outside any transaction; returns what could not be added,
+        because another transaction has locked its row.
         """
         values = {
             "names": [total.name for total in amounts],
@@ -89,5 +89,5 @@ class Totals:
         return {total: amount for total, amount in amounts.items() if total not in added}
 
     def read(self) -> dict[Total, int]:
-        """All totals; what was never counted is left out."""
+        """All totals, without those that never counted anything."""
         return {Total(name, label): value for name, label, value in self._database.rows(READ_TOTALS)}

@@ -1,4 +1,6 @@
-"""What uploads need beside the DAM: Box, the workers, and a database connection of the workers' own."""
+"""Opens what uploads need in addition to the DAM: Box, the workers, and a database connection for the
+workers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from shared.upload.workers import Job, Pool
 
 
 class BoxSide:
-    """Made when there is something to upload: it costs more than an idle run. A context manager."""
+    """Box and the workers. Made only when there is something to upload: it costs more than an idle run."""
 
     def __init__(
         self,
@@ -34,8 +36,8 @@ class BoxSide:
         run_id: str,
         is_stopping: Callable[[], bool],
     ) -> None:
-        """database: the run's own. open_ledger: a connection that waits neither for the run's transactions
-        nor for the disk.
+        """database: the run's own. open_ledger: opens a connection that waits neither for the run's
+        transactions nor for the disk.
         """
         self._progress = progress
         self._run_id = run_id
@@ -54,7 +56,7 @@ class BoxSide:
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._pool = resources.enter_context(pool)
             self._resources = resources.pop_all()  # from here on `__exit__` closes them
-        self._pool.submit("", Job(0, partial(quietly, self._box.log_in)))  # beside what is done meanwhile
+        self._pool.submit("", Job(0, partial(quietly, self._box.log_in)))  # at the same time as other work
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +65,9 @@ class BoxSide:
         self._resources.close()
 
     def copier(self, dam: Source, database: Database) -> Copier:
-        """For one campaign. database: the one whose writes hold it; each call to Box holds it as well."""
+        """The copier of one campaign. database: its writes, and each call to Box, check that we still hold
+        it.
+        """
         return Copier(
             dam,
             self._box.guarded(database.ensure_held),

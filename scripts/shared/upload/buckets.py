@@ -1,4 +1,4 @@
-"""How many calls went to Box lately, in PostgreSQL: all runs, also those of other hosts, share one minute."""
+"""Counts recent calls to Box in PostgreSQL: the runs of all hosts share one limit per minute."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Buckets:
         self._database = database
 
     def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant:
-        """Allow up to `wanted` calls, by the server's clock, which all runs share. See rate.take."""
+        """Allow up to `wanted` calls, by the server's clock, which is the same for all runs. See
+        rate.take.
+        """
         with self._database.transaction():
             current, now = self._bucket(bucket)
             later, grant = take(current, wanted, limit, now)
@@ -34,7 +36,7 @@ class Buckets:
         return grant
 
     def pause_calls(self, bucket: str, seconds: float) -> None:
-        """Allow no calls for so long."""
+        """Allow no calls for this long."""
         with self._database.transaction():
             current, now = self._bucket(bucket)
             self._save_bucket(bucket, pause(current, seconds, now))

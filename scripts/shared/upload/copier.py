@@ -1,7 +1,7 @@
-"""The copier: single assets from the DAM into their Box folders, every byte accounted for.
+"""Copies single assets from the DAM into their Box folders, and verifies every byte.
 
-An asset counts as transferred when the size the DAM declared, its checksum where it declares one, the bytes
-read, and the size and SHA-1 that Box reports all agree.
+An asset counts as copied when all of these agree: the size that the DAM declared, its checksum if it declares
+one, the bytes read, and the size and SHA-1 that Box reports.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MISMATCHES = ("digest_mismatch", "checksum_mismatch")
 
 
 class Sender(Protocol):
-    """The campaign that an asset is brought for."""
+    """The campaign that an asset is copied for."""
 
     @property
     def campaign(self) -> Campaign: ...
     def is_ours(self, asset_id: str, file_id: str) -> bool:
-        """Whether a file in Box was made for this asset, or for one that the DAM has no longer."""
+        """Whether a file in Box was made for this asset, or for one that is no longer in the DAM."""
 
 
 class SomebodysFileError(BoxError):
-    """A file that is not ours, with other bytes, has the name: it must stay as it is."""
+    """A file that is not ours, with different bytes, has the name: it must not be changed."""
 
     def __init__(self, name: str, file: BoxFile) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class SomebodysFileError(BoxError):
 
 
 class SessionSpoiledError(BoxError):
-    """The upload session holds other bytes than the DAM sends now, or is over: a new one is needed."""
+    """The upload session has other bytes than the DAM sends now, or has ended: a new one is needed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, kind="session_spoiled", retryable=True)
@@ -59,7 +59,7 @@ class SessionSpoiledError(BoxError):
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One asset to bring into its place. entry: the ledger's, None when it knows nothing of this revision."""
+    """One asset to copy to its place. entry: from the ledger; None when it has none for this revision."""
 
     sender: Sender
     asset: Asset
@@ -67,16 +67,16 @@ class Errand:
     entry: LedgerEntry | None
 
     def is_recorded(self, file: BoxFile) -> bool:
-        """Whether Box shows the ledger's file as it was when it was verified."""
+        """Whether the ledger's file in Box is unchanged since it was verified."""
         entry = self.entry
         return entry is not None and (file.size_bytes, file.sha1) == (entry.size_bytes, entry.sha1)
 
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Brings one campaign's assets into Box. Every method may be called by any thread.
+    """Copies one campaign's assets to Box. Every method may be called by any thread.
 
-    box, ledger: their calls and writes hold the campaign.
+    box, ledger: their calls and writes check that we still hold the campaign.
     """
 
     dam: Source
@@ -88,10 +88,10 @@ class Copier:
     is_stopping: Callable[[], bool]
 
     def bring(self, errand: Errand) -> BoxFile:
-        """See to it that the asset is in Box, and remember that it is. Raises AppError, StoppedError."""
+        """Make sure that the asset is in Box, and record it. Raises AppError, StoppedError."""
         asset = errand.asset
         if errand.entry is not None:
-            file = self.box.read_file(errand.entry.box_file_id)  # perhaps a person moved it
+            file = self.box.read_file(errand.entry.box_file_id)  # a person may have moved it
             if file is not None and errand.is_recorded(file):
                 self.progress.skip(asset)
                 return file
@@ -110,7 +110,7 @@ class Copier:
         return file
 
     def _copy_patiently(self, errand: Errand, moving: Moving) -> BoxFile:
-        """Copy under the planned name, or under another one when something that is not ours has it."""
+        """Copy under the planned name, or under another one when something that is not ours has that name."""
         name = errand.place.names[errand.asset.id]
         others = iter(other_names(name, errand.asset.id))
         copy = _Copy(self, errand, moving)
@@ -122,15 +122,15 @@ class Copier:
                 if other is None:
                     raise _no_name_is_free(errand, name) from exc
                 logger.warning(
-                    "campaign %s (%s): the name %r of asset %s is taken in Box by something that is not ours;"
+                    "campaign %s (%s): something in Box that is not ours has the name %r of asset %s;"
                     " uploading it as %r",
                     errand.sender.campaign.id, errand.sender.campaign.label, name, errand.asset.id, other,
                 )  # fmt: skip
                 name = other
 
     def _copy_as(self, name: str, copy: _Copy, errand: Errand) -> BoxFile:
-        """Copy under one name. After a fault that may pass, read and send the file again. Bytes that differ
-        at the other end are taken back and sent once more. Raises NameTakenError when the name is in use.
+        """Copy under one name. After a temporary fault, read and send the file again. When the bytes in Box
+        differ, delete the copy and send them once more. Raises NameTakenError when the name is in use.
         """
         asset, existing = errand.asset, errand.place.files_by_name.get(name)
         tries = conflicts = mismatches = 0
@@ -155,7 +155,7 @@ class Copier:
 def _no_name_is_free(errand: Errand, last_name: str) -> BoxError:
     asset = errand.asset
     return BoxError(
-        f"no name is free for asset {asset.id} ({asset.name!r}) in the Box folder"
+        f"no free name for asset {asset.id} ({asset.name!r}) in the Box folder"
         f" {errand.place.path or '/'!r} of campaign {errand.sender.campaign.label!r}",
         kind="name_taken",
         hint=f"rename, move or delete {last_name!r} there; the next run then uploads the asset",
@@ -164,9 +164,9 @@ def _no_name_is_free(errand: Errand, last_name: str) -> BoxError:
 
 
 def _may_succeed_at_once(error: AppError) -> bool:
-    """Whether another try makes sense now: under a stricter name, or with the bytes sent once more.
+    """Whether another try makes sense now: under a stricter name, or sending the bytes once more.
 
-    After a fault of a whole system it makes none: the client has tried several times already.
+    After a fault of a whole system it makes no sense: the client has already tried several times.
     """
     if error.kind in NAME_REFUSALS or error.kind in MISMATCHES:
         return True
@@ -175,7 +175,7 @@ def _may_succeed_at_once(error: AppError) -> bool:
 
 
 class _Copy:
-    """One asset's way over, tried several times."""
+    """One asset being copied, in several tries."""
 
     def __init__(self, copier: Copier, errand: Errand, moving: Moving) -> None:
         self._copier = copier
@@ -185,18 +185,18 @@ class _Copy:
         self._asset = errand.asset
         self._dam = copier.dam
         self._sha1_seen: str | None = None
-        """Of the bytes of an earlier try that came through whole."""
+        """The SHA-1 of the bytes of an earlier, complete try."""
         self._made: set[str] = set()
-        """Bad copies of an earlier try, which may still be there."""
+        """Bad copies of earlier tries, which may still be in Box."""
 
     def run(self, name: str, existing: BoxFile | None) -> BoxFile:
-        """Move the bytes, unless Box has them under this name already; verified either way.
+        """Copy the bytes, unless Box already has them under this name; verified in both cases.
 
         existing: the file that has the name; it gets a new version if it is ours.
         """
         has_its_size = existing is not None and existing.size_bytes == self._asset.size_bytes
         if existing is not None and not has_its_size and not self._is_ours(name, existing):
-            raise SomebodysFileError(name, existing)  # before a byte is read in vain
+            raise SomebodysFileError(name, existing)  # before any byte is read
         if self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT:
             return self._copy_small(name, existing)
         if existing is not None and has_its_size:
@@ -208,20 +208,20 @@ class _Copy:
         return self._copy_large(name, existing)
 
     def _is_ours(self, name: str, existing: BoxFile) -> bool:
-        """Whether a file in the campaign's own folder may get a new version; Box keeps the one before.
+        """Whether a file in the campaign's own folder may get a new version; Box keeps the old one.
 
-        One of exactly this name may: an upload whose answer was lost, or a run that was killed, left it.
-        A name that Box only takes for the same is somebody else's, unless ledger or receipt know the file.
+        A file of exactly this name may: an upload whose answer was lost, or a run that was killed, left it.
+        When Box only considers the names equal, the file is not ours, unless ledger or receipt list it.
         """
         if existing.name == name or existing.id in self._made:
             return True
         return self._errand.sender.is_ours(self._asset.id, existing.id)
 
     def _held(self, name: str, existing: BoxFile, sha1: str) -> BoxFile | None:
-        """The file that has the name, if it holds these bytes; None if it is ours, for a new version.
+        """The file that has the name, if it has these bytes; None if it is ours, for a new version.
 
-        Somebody else's is asked for once more before it counts as such: it may be ours, made by an upload
-        whose answer was lost, and an answer may be wrong.
+        Before a file counts as not ours, Box is asked once more: it may be ours, made by an upload whose
+        answer was lost, and an answer may be wrong.
         """
         if _matches(existing, self._asset, sha1):
             return existing
@@ -250,7 +250,7 @@ class _Copy:
         return self._verified(file, sha1, existing)
 
     def _copy_large(self, name: str, existing: BoxFile | None) -> BoxFile:
-        """By an upload session, which is opened while the DAM prepares the download."""
+        """Copy by an upload session, which is opened while the DAM prepares the download."""
         download = Download(self._dam, self._moving, self._copier.progress)
         with download.opened():
             with ThreadPoolExecutor(1) as beside:
@@ -272,7 +272,8 @@ class _Copy:
             self._sha1_seen = sha1.hex()
             file = self._box.commit(session, parts, sha1, name)
         except AppError as exc:
-            # What may pass is gone on with, in this run or the next; the rest is given up here and now.
+            # After a temporary fault, this run or the next continues the session; otherwise it is given up
+            # now.
             is_over = isinstance(exc, BoxError) and exc.status_code in (404, 410)
             if is_over or not exc.retryable or isinstance(exc, (SessionSpoiledError, NameTakenError)):
                 self._give_up(session)
@@ -283,7 +284,7 @@ class _Copy:
         return self._verified(file, self._sha1_seen, existing)
 
     def _session(self, name: str, existing: BoxFile | None) -> tuple[UploadSession, dict[int, Part]]:
-        """The session that was left open for just this, with its parts by offset, or else a new one."""
+        """The open session of an earlier run for this file, with its parts by offset, or else a new one."""
         asset, ledger = self._asset, self._copier.ledger
         campaign_id = self._errand.sender.campaign.id
         folder_id, replaces = self._errand.place.folder_id, existing.id if existing else None
@@ -294,8 +295,10 @@ class _Copy:
                 session = self._box.read_session(left.session_id)
                 if session is not None:
                     return session, self._box.list_parts(session)
-                logger.info("asset %s: the upload session of an earlier run is over", asset.id)
-            self._box.abort(left.session_id)  # also when it is said to be over: nobody looks for it again
+                logger.info("asset %s: the upload session of an earlier run has ended", asset.id)
+            self._box.abort(
+                left.session_id
+            )  # even when Box says that it has ended: nothing looks for it again
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
         ledger.remember_upload(replace(wanted, session_id=session.id), self._copier.run_id)
@@ -332,7 +335,9 @@ class _Copy:
     def _sending(
         self, session: UploadSession, offset: int, view: memoryview, parts: dict[int, Part], lane: Lane
     ) -> Callable[[], None]:
-        """What sends a part. It makes the part's digest too: the reader has enough to do with the file's."""
+        """A function that sends a part. It also computes the part's digest: the reader is busy with the
+        file's.
+        """
 
         def send() -> None:
             size, sha1 = self._asset.size_bytes, _sha1(view)
@@ -346,13 +351,13 @@ class _Copy:
         try:
             self._box.abort(session.id)
         except BoxError as exc:
-            logger.warning("%s; it is tried again later", exc)
+            logger.warning("%s; a later run tries again", exc)
             return
         self._copier.ledger.forget_upload(session.id)
 
     def _verified(self, file: BoxFile, sha1: str, existing: BoxFile | None) -> BoxFile:
-        """The file, if Box says that it holds what was read; when an answer denies it, Box is asked once
-        more, and a copy that stays bad is taken back.
+        """The file, if Box reports the bytes that were read. If it does not, Box is asked once more, and a
+        bad copy is deleted.
         """
         asset = self._asset
         if _matches(file, asset, sha1):
@@ -368,7 +373,7 @@ class _Copy:
             logger.warning("asset %s: the bad copy is still in Box: %s", asset.id, exc)
         raise BoxError(
             f"asset {asset.id} ({asset.name!r}): read {asset.size_bytes} bytes with SHA-1 {sha1},"
-            f" Box holds {shown.size_bytes} bytes with SHA-1 {shown.sha1}",
+            f" Box has {shown.size_bytes} bytes with SHA-1 {shown.sha1}",
             kind="digest_mismatch",
             item_id=asset.id,
         )

@@ -1,4 +1,4 @@
-"""An asset's bytes from the DAM: in order, with their digests, over as many connections as it takes."""
+"""Reads an asset's bytes from the DAM in order, with their digests, over as many connections as needed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from shared.base.errors import DamError
 from shared.upload.progress import Moving, Progress
 
 DIRECT_UPLOAD_LIMIT = 20 * 1024 * 1024
-"""Up to here one request does; above, an upload session (Box takes sessions from 20,000,000 bytes on)."""
+"""Up to this size one request is used; above, an upload session (Box accepts them from 20,000,000 bytes)."""
 BLOCK_SIZE = 1024 * 1024
-"""How much is read before it goes into the digest, from the processor's cache."""
+"""How much is read before it is added to the digest, while it is in the processor's cache."""
 DOWNLOAD_TRIES = 3
 
 
 class Readable(Protocol):
-    """A stream of bytes: fills a view as far as it goes, and answers how far; 0 at the end.
+    """A stream of bytes: fills a view as far as it can, and returns how far; 0 at the end.
 
-    size: of the whole of which it may be the rest, as the answer declares it; None when it does not.
+    size: of the whole file, as the answer declares it; None when it does not.
     """
 
     @property
@@ -29,7 +29,7 @@ class Readable(Protocol):
 
 
 class Source(Protocol):
-    """Where assets come from."""
+    """The source of assets."""
 
     def open_asset(
         self, asset_id: str, start: int = 0, *, size_bytes: int | None = None
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class Download:
-    """An asset's bytes, in order and with their digests, over as many connections as it takes."""
+    """An asset's bytes, in order and with their digests, over as many connections as needed."""
 
     def __init__(self, dam: Source, moving: Moving, progress: Progress) -> None:
         self._dam = dam
@@ -52,7 +52,7 @@ class Download:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """While this lasts the bytes may be read; what was counted is taken back unless they all come."""
+        """Inside this, the bytes may be read; the count is taken back unless all of them come."""
         is_whole = False
         try:
             yield
@@ -63,9 +63,9 @@ class Download:
                 self._progress.rewind(self._moving, self._count)
 
     def fill(self, view: memoryview) -> None:
-        """Fill the whole view. A connection that breaks is followed by another one, which goes on where it
-        broke, as long as each brings something. One that comes to its end with too few bytes has brought
-        something else, an error page with status 200, say: nothing is added to that. Raises DamError.
+        """Fill the whole view. When a connection breaks, another one continues from there, as long as each
+        brings something. An answer that ends with too few bytes is something else, for example an error page
+        with status 200: it is not continued. Raises DamError.
         """
         tries = 0
         at = 0
@@ -77,10 +77,10 @@ class Download:
                 if not got:
                     raise self._wrong_size(str(self._count))
             except DamError as exc:
-                if exc.status_code == 416:  # nothing is there from here on: the file is shorter than declared
+                if exc.status_code == 416:  # there is nothing from here on: the file is shorter than declared
                     raise self._wrong_size(str(self._count)) from exc
                 tries += 1
-                # A small file is simply read again from the start.
+                # A small file is read again from the start.
                 is_small = self._asset.size_bytes <= DIRECT_UPLOAD_LIMIT
                 if exc.kind != "broken_download" or tries == DOWNLOAD_TRIES or is_small:
                     raise
@@ -95,7 +95,7 @@ class Download:
             self._progress.advance(self._moving, got)
 
     def finish(self) -> None:
-        """Let go of the connection. Raises DamError for more bytes than declared, or another checksum."""
+        """Release the connection. Raises DamError for more bytes than declared, or a wrong checksum."""
         asset = self._asset
         if self.open().readinto(memoryview(bytearray(1))):
             raise self._wrong_size(f"more than {asset.size_bytes}")
@@ -105,12 +105,12 @@ class Download:
                 f"asset {asset.id} ({asset.name!r}): the DAM declares the MD5 {asset.md5},"
                 f" its bytes have {self._md5.hexdigest()}",
                 kind="checksum_mismatch",
-                hint="import the file again, or set DAM_COMPARE_CHECKSUMS=false if these are no MD5s",
+                hint="import the file again, or set DAM_COMPARE_CHECKSUMS=false if these are not MD5s",
                 item_id=asset.id,
             )
 
     def open(self) -> Readable:
-        """The stream, asked for from the next byte on unless it is open already. Raises DamError."""
+        """The stream, opened from the next byte unless it is already open. Raises DamError."""
         if self._stream is None:
             asset = self._asset
             opened = self._dam.open_asset(asset.id, self._count, size_bytes=asset.size_bytes)
@@ -134,7 +134,7 @@ class Download:
 
 
 def read_sha1(dam: Source, moving: Moving, progress: Progress) -> str:
-    """The SHA-1 (hex) of an asset's bytes, read to the end and sent nowhere. Raises DamError."""
+    """The SHA-1 (hex) of an asset's bytes, read to the end but not copied. Raises DamError."""
     asset = moving.asset
     download = Download(dam, moving, progress)
     view = memoryview(bytearray(min(BLOCK_SIZE, asset.size_bytes)))

@@ -1,4 +1,4 @@
-"""How far each campaign has come: one entry in the run's report, one line in the log."""
+"""Records the outcome of each campaign: one entry in the run's report, one line in the log."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger("uploader")
 
 @dataclass(slots=True)
 class Entries:
-    """Enters campaigns as they end. Any thread may call it.
+    """Records campaigns as they end. Any thread may call it.
 
-    is_chosen: somebody asked for these campaigns by id, and must not take silence for success.
-    has_mistyped: one of them is not to be seen in the DAM.
+    is_chosen: these campaigns were named on the command line, so silence would look like success.
+    has_mistyped: the DAM does not show one of them.
     """
 
     settings: Settings
@@ -27,7 +27,7 @@ class Entries:
     has_mistyped: bool = False
 
     def note(self, arrival: Arrival, *, error: str | None = None) -> None:
-        """Enter a campaign's end into the report and the log."""
+        """Record a campaign's outcome in the report and the log."""
         campaign, outcome = arrival.campaign, arrival.outcome
         most = arrival.max_attempts or self.settings.retry.max_retries
         self.report.campaigns.append(
@@ -55,14 +55,14 @@ class Entries:
         )  # fmt: skip
 
     def skip(self, campaign: Campaign, retry: RetryStatus) -> None:
-        """Enter a permanently failed campaign, which nothing is done for."""
+        """Record a permanently failed campaign, which the run skips."""
         limit = self.settings.retry.limit(retry)
         self.note(Arrival(campaign, Outcome.SKIPPED_PERMANENTLY_FAILED, retry.retry_count, limit))
         if not self.is_chosen:
             return
         since = retry.last_retry_at
         logger.warning(
-            "campaign %s (%s) is permanently failed since %s (%s): it was skipped; reset it with: %s",
+            "skipped campaign %s (%s): it is permanently failed since %s (%s); reset it with: %s",
             campaign.id, campaign.label,
             f"{since.astimezone(self.settings.timezone):%Y-%m-%d %H:%M %Z}" if since else "an unknown time",
             retry.failure_reason or "no reason on record", self.settings.commands.reset(campaign.id),
@@ -70,12 +70,12 @@ class Entries:
         )  # fmt: skip
 
     def _cure(self, campaign: Campaign, outcome: Outcome) -> str:
-        """What to tell of a chosen campaign that nothing could be done for."""
+        """What to say about a chosen campaign for which nothing could be done."""
         if outcome is Outcome.NOT_FOUND:
             self.has_mistyped = True
             return (
-                "; the DAM shows our user no such campaign. Is the id right? It is not the campaign's number"
+                "; our DAM user sees no campaign with this id. Check it: the id is not the campaign's number"
             )
         if outcome is Outcome.NOT_A1:
-            return f"; it is at {campaign.status}, so there is nothing to do"
+            return f"; it is in {campaign.status}, so there is nothing to do"
         return ""

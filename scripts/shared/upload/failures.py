@@ -1,4 +1,4 @@
-"""Campaigns that failed in a run: which of them make a notice, and what they mean for the exit code."""
+"""Handles the campaigns that failed in a run: decides which make a notice, and the exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("uploader")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A campaign that failed. context: the one it travelled with."""
+    """A campaign that failed. context: the one it was processed with."""
 
     context: Context
     campaign: Campaign
@@ -32,8 +32,8 @@ class Failure:
 class Failures:
     """The failures of a run, from all threads.
 
-    A failure of a whole system waits for the run's end: only then is it known whether the system answered
-    others.
+    A failure of a whole system waits for the end of the run: only then is it clear whether the system
+    answered for other campaigns.
     """
 
     waiting: list[Failure] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Failures:
     has_bug: bool = False
 
     def note(self, failure: Failure) -> Outcome:
-        """Take note of a failure; what it is for the report. Raises DbError when the database is away."""
+        """Record a failure; returns its outcome for the report. Raises DbError when the database is away."""
         campaign, error = failure.campaign, failure.error
         logger.warning(
             "campaign %s (%s) %s: %s", campaign.id, campaign.label,
@@ -54,16 +54,16 @@ class Failures:
         return self._report(failure)
 
     def raise_if_box_is_down(self, *, has_brought: bool) -> None:
-        """Raise the error of a Box that has answered nobody: the next campaign would wait as long for it."""
+        """Raise Box's error if Box has answered no campaign: the next one would wait just as long for it."""
         for failure in self.waiting:
             if failure.error.system == "Box" and not has_brought:
                 raise failure.error
 
     def conclude(self, *, is_interrupted: bool, has_brought: bool) -> ExitCode:
-        """How the run ends. has_brought: Box has taken a file; the DAM has answered in any case.
+        """The exit code of the run. has_brought: Box has accepted a file; the DAM has always answered here.
 
-        A DAM or Box that nobody could use is no campaign's fault and makes no campaign's e-mail. The exit
-        code tells of it, and the loop tells a person when it continues.
+        A DAM or Box that failed for every campaign is not a campaign's fault, so no campaign gets an e-mail.
+        The exit code reports it, and the loop sends an e-mail when it continues.
         """
         answered = {"DAM", "Box"} if has_brought else {"DAM"}
         systemic: list[AppError] = []
@@ -84,7 +84,7 @@ class Failures:
     def _report(self, failure: Failure) -> Outcome:
         """An error notice when this kind of failure begins, and at most once a day while it continues.
 
-        A failure that heals by itself postpones the campaign to the next run. It counts as a failure, and
+        A failure that usually ends by itself leaves the campaign to the next run. It counts as a failure, and
         makes a notice, when it has continued for longer than HEALING_PATIENCE.
         """
         is_young = failure.error.heals_by_itself
@@ -106,7 +106,7 @@ class Failures:
 
 
 def _remember(failure: Failure) -> bool:
-    """Store a failure, and queue the notice that is owed for it; whether it may still heal by itself."""
+    """Store a failure, and queue its notice if one is due; returns whether it may still end by itself."""
     context, campaign, error = failure.context, failure.campaign, failure.error
     kind = f"{error.system}/{error.kind}"
     patience = HEALING_PATIENCE if error.heals_by_itself else timedelta(0)

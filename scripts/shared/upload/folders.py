@@ -1,4 +1,4 @@
-"""A campaign's folders in Box: its own one below the root folder, and those below it."""
+"""Finds and makes a campaign's folders in Box: its own one below the root folder, and those below it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 NAME_REFUSALS = ("item_name_invalid", "item_name_too_long")
 RECEIPT_KEY = "_manifest"
-"""What stands for the receipt where names are planned: no asset's id looks like this."""
+"""Stands for the receipt in the planning of names: no asset's id looks like this."""
 
 
 class CampaignFolders:
-    """Finds, takes over and makes folders. For one thread. Raises BoxError, DbError."""
+    """Finds, reuses and makes folders. For one thread. Raises BoxError, DbError."""
 
     def __init__(self, box: BoxClient, ledger: Ledger, campaign: Campaign, root_folder_id: str) -> None:
         self._box = box
@@ -32,13 +32,13 @@ class CampaignFolders:
         self._root_folder_id = root_folder_id
         self._places: dict[str, Place] = {}
         self.listed: dict[str, str] = {}
-        """{asset id: Box file id} of the receipt in a folder that was taken over."""
+        """{asset id: Box file id} of the receipt in a folder that is reused."""
 
     def own(self) -> Place:
-        """The campaign's own folder: the remembered one, wherever it is and whatever its name, or a new one.
+        """The campaign's own folder: the one on record, even if moved or renamed, or a new one.
 
-        One that has the wanted name is taken over when it is empty, as a run leaves it that was killed before
-        it could remember it, or when our receipt for this campaign lies in it. Any other is somebody else's.
+        A folder with the wanted name is reused when it is empty (a run that was killed before it could record
+        it leaves it so), or when it contains our receipt for this campaign. Any other folder is not ours.
         """
         campaign, box, ledger = self._campaign, self._box, self._ledger
         remembered = ledger.box_folder_of(campaign.id)
@@ -54,15 +54,15 @@ class CampaignFolders:
             if place is not None and ledger.claim_box_folder(campaign.id, place.folder_id):
                 return place
         raise BoxError(
-            f"no folder name is free for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
+            f"no free folder name for campaign {campaign.label!r} below Box folder {self._root_folder_id}",
             kind="name_taken",
             hint=f"rename or move the item there whose name is or begins with {wanted!r};"
             " the next run then continues",
         )
 
     def _folder_named(self, name: str, remembered: str | None) -> Place | None:
-        """A folder below the root folder, new or taken over; None when the name is not to be had. remembered:
-        the one on record; that it is gone may have been a wrong answer.
+        """A folder below the root folder, new or reused; None when the name is not available. remembered:
+        the one on record; Box's answer that it is gone may have been wrong.
         """
         try:
             return Place.of(self._box.create_folder(self._root_folder_id, name), "", BoxFolderListing())
@@ -78,17 +78,17 @@ class CampaignFolders:
             if exc.status_code not in (403, 404) or exc.is_system_wide:
                 raise
             raise BoxError(
-                f"Box folder {self._root_folder_id} (BOX_ROOT_FOLDER_ID) cannot be written to: {exc.message}",
+                f"Box folder {self._root_folder_id} (BOX_ROOT_FOLDER_ID) is not writable: {exc.message}",
                 kind="root_unusable",
                 hint=f"check BOX_ROOT_FOLDER_ID; {exc.hint}",
                 status_code=exc.status_code,
             ) from exc
 
     def _taken_over(self, folder_id: str, name: str) -> Place | None:
-        """A folder that was there before, unless somebody else uses it.
+        """An existing folder, unless somebody else uses it.
 
-        What we may not see is not ours. Box is asked twice: one denial may be wrong, and the folder may be
-        ours, made by a call whose answer was lost.
+        A folder that we cannot see is not ours. Box is asked twice: one answer may be wrong, and the folder
+        may be ours, made by a call whose answer was lost.
         """
         box, receipt = self._box, None
         for _ in range(2):
@@ -103,7 +103,7 @@ class CampaignFolders:
                     raise
         if receipt is None:
             logger.warning(
-                "campaign %s (%s): the Box folder %r (%s) holds what is not ours; making one of another name",
+                "campaign %s (%s): Box folder %r (%s) contains items that are not ours; making another one",
                 self._campaign.id, self._campaign.label, name, folder_id,
             )  # fmt: skip
             return None
@@ -111,10 +111,10 @@ class CampaignFolders:
         return place
 
     def below(self, root: Place, found: MasterAssets, known: Mapping[str, LedgerEntry]) -> dict[str, Place]:
-        """The Box folder for every DAM folder that leads to an asset, with the names planned in each.
+        """The Box folder for every DAM folder on the way to an asset, with the planned names in each.
 
-        In the campaign's own folder one name is kept for the receipt. known: {asset id: entry} of the assets
-        that are in Box as they are in the DAM now; they keep their names.
+        In the campaign's own folder one name is reserved for the receipt. known: {asset id: entry} of the
+        assets whose present revision is in Box; they keep their names.
         """
         folders, assets = _by_parent(found)
         waiting = [(found.folder_id or "", root)]
@@ -123,7 +123,7 @@ class CampaignFolders:
             self._places[dam_id] = place
             below = sorted(folders[dam_id].values(), key=lambda folder: folder.id)
             here = sorted(assets[dam_id], key=lambda asset: asset.id)
-            # By id, whatever the DAM's order: earlier items choose first, and each run plans the same names.
+            # Ordered by id, not by the DAM: earlier items choose first, so each run plans the same names.
             items = [(RECEIPT_KEY, RECEIPT_NAME)] if place is root else []
             items += [(folder.id, folder.name) for folder in below]
             items += [(asset.id, asset.name) for asset in here]
@@ -137,7 +137,9 @@ class CampaignFolders:
         return self._places
 
     def _sub_folder(self, place: Place, name: str, dam_id: str) -> Place:
-        """A folder below the campaign's own. A person's one is used, and the files in it are left alone."""
+        """A folder below the campaign's own. One that a person made is used, and its files are
+        not changed.
+        """
         box = self._box
         for candidate in (name, *other_names(name, dam_id)):
             path, folder_id = f"{place.path}{candidate}/", place.folders.get(candidate)
@@ -154,7 +156,7 @@ class CampaignFolders:
                 continue
             return Place.of(folder_id, path, box.list_folder(folder_id))
         raise BoxError(
-            f"no name is free for the folder {name!r} in the Box folder {place.path or '/'!r} of campaign"
+            f"no free name for the folder {name!r} in the Box folder {place.path or '/'!r} of campaign"
             f" {self._campaign.label!r}",
             kind="name_taken",
             hint="rename or move the item that has this name there; the next run then continues",
@@ -162,7 +164,7 @@ class CampaignFolders:
 
 
 def _by_parent(found: MasterAssets) -> tuple[Mapping[str, dict[str, DamFolder]], Mapping[str, list[Asset]]]:
-    """By the DAM folder that holds them: the folders that lead to an asset ({id: folder}), the assets."""
+    """By parent folder in the DAM: the folders on the way to an asset ({id: folder}), and the assets."""
     folders: dict[str, dict[str, DamFolder]] = defaultdict(dict)
     assets: dict[str, list[Asset]] = defaultdict(list)
     for asset in found.assets:

@@ -1,4 +1,4 @@
-"""Campaigns' failures that last, in PostgreSQL: when each began, and when its notice is due."""
+"""Keeps campaigns' current failures in PostgreSQL: when each began, and when its notice is due."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from shared.database import Database
 from shared.rules.alerts import is_notice_due, is_young
 
-# A failure of a campaign: since when it lasts, when it was last told (-infinity: not yet), and what time it
-# is by the server's clock, which writes both.
+# A failure of a campaign: when it began, when its last notice was made (-infinity: none yet), and the time by
+# the server's clock, which writes both.
 NOTE_ERROR = """
 INSERT INTO campaign_errors AS e (campaign_id, kind, message, last_notice_at)
 VALUES (%(campaign_id)s, %(kind)s, %(message)s, '-infinity')
@@ -27,10 +27,10 @@ CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s 
 
 @dataclass(frozen=True, slots=True)
 class LastingError:
-    """A failure that has been seen before, or begins now.
+    """A failure that has been seen before, or that begins now.
 
-    is_notice_due: when it begins, or has outlasted its patience, then once a day. is_young: it has not
-    outlasted its patience.
+    is_notice_due: when it begins, or when it has gone on for longer than its patience, then once a day.
+    is_young: it has not gone on for that long.
     """
 
     began_at: datetime
@@ -48,9 +48,9 @@ class LastingErrors:
     def note(
         self, campaign_id: str, kind: str, message: str, patience: timedelta = timedelta(0)
     ) -> LastingError:
-        """Record a failure of a campaign; tells whether an error notice is owed for it now.
+        """Record a failure of a campaign, and decide whether its error notice is due now.
 
-        patience: how long the failure may last before the first notice.
+        patience: how long the failure may go on before the first notice.
         """
         values = {"campaign_id": campaign_id, "kind": kind, "message": message}
         began_at, last_notice_at, now = self._database.row(NOTE_ERROR, values)
@@ -60,6 +60,6 @@ class LastingErrors:
         return LastingError(began_at, is_due, last_notice_at is not None, is_young(began_at, now, patience))
 
     def clear(self, campaign_id: str) -> datetime | None:
-        """The campaign's failures are over; when the first of them began, None: there were none."""
+        """Delete the campaign's failures; returns when the first of them began, None if there were none."""
         rows = self._database.rows(CLEAR_ERRORS, {"campaign_id": campaign_id})
         return min((row[0] for row in rows), default=None)

@@ -1,6 +1,7 @@
-"""The upload ledger in PostgreSQL: what must outlive a run.
+"""Keeps the upload ledger in PostgreSQL: what later runs must know.
 
-Which asset is in Box, which folder is whose, what is half uploaded, and which uploads are complete.
+It says which asset is in Box, which folder belongs to which campaign, which large files are partly uploaded,
+and which uploads are complete.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ ON CONFLICT (campaign_id, asset_id) DO UPDATE SET
 
 FORGET_UPLOAD = "DELETE FROM upload_sessions WHERE session_id = %(session_id)s"
 
-# Sessions that nobody will go on with: the campaign is no longer in A1 (or this one has just been completed),
+# Sessions that no run will continue: the campaign is no longer in A1 (or its upload has just been completed),
 # or Box, which keeps a session for 7 days, is about to end it.
 STALE_UPLOADS = """
 SELECT campaign_id, asset_id, session_id, revision, size_bytes, folder_id, replaces
@@ -71,8 +72,8 @@ SELECT count(*), coalesce(sum(size_bytes), 0)::bigint
 FROM campaign_assets WHERE campaign_id = %(campaign_id)s
 """
 
-# An upload is completed. It began when this run began it (started_at, NULL when it did not), or with the
-# first file that an earlier run brought over since the campaign's last completed upload.
+# A completed upload. It began when this run began it (started_at, NULL when it did not), or with the first
+# file that an earlier run copied after the campaign's last completed upload.
 RECORD_CAMPAIGN_UPLOAD = """
 INSERT INTO campaign_uploads (campaign_id, started_at, assets, bytes, run_id)
 SELECT %(campaign_id)s, least(%(started_at)s::timestamptz, min(verified_at), now()),
@@ -91,13 +92,13 @@ class Ledger:
         self._database = database
 
     def box_folder_of(self, campaign_id: str) -> str | None:
-        """The id of the campaign's folder in Box, as far as it has one."""
+        """The id of the campaign's folder in Box, if it has one."""
         rows = self._database.rows(BOX_FOLDER_OF, {"campaign_id": campaign_id})
         return rows[0][0] if rows else None
 
     def claim_box_folder(self, campaign_id: str, folder_id: str) -> bool:
-        """Remember the campaign's folder; False when it is another campaign's. On the disk in any case: a
-        folder with files that nobody remembers would not be taken over again.
+        """Record the campaign's folder; False when it belongs to another campaign. Always written to disk: a
+        folder with files that is not on record would not be reused.
         """
         with self._database.transaction():
             self._database.execute(WAIT_FOR_DISK)
@@ -112,7 +113,7 @@ class Ledger:
         return {row[0]: LedgerEntry(*row) for row in rows}
 
     def record_upload(self, campaign_id: str, asset: Asset, file: BoxFile, run_id: str) -> None:
-        """Enter one verified asset in the ledger."""
+        """Record one verified asset."""
         self._database.execute(
             RECORD_UPLOAD,
             {
@@ -129,15 +130,15 @@ class Ledger:
         )
 
     def upload_totals(self, campaign_id: str) -> UploadTotals:
-        """What the ledger holds of a campaign."""
+        """The totals of a campaign's assets in the ledger."""
         return UploadTotals(*self._database.row(UPLOAD_TOTALS, {"campaign_id": campaign_id}))
 
     def record_campaign_upload(
         self, campaign_id: str, totals: UploadTotals, run_id: str, started_at: datetime | None
     ) -> None:
-        """Enter a completed upload, in the transaction that completes it, for the daily report.
+        """Record a completed upload for the daily report, in the transaction that completes it.
 
-        started_at: when this run began to upload; None when an earlier run had moved everything.
+        started_at: when this run began to upload; None when an earlier run had copied everything.
         """
         self._database.execute(
             RECORD_CAMPAIGN_UPLOAD,
@@ -156,17 +157,17 @@ class Ledger:
         return OpenUpload(*rows[0]) if rows else None
 
     def remember_upload(self, upload: OpenUpload, run_id: str) -> None:
-        """Enter a session before its first part, so that a run killed from then on can be continued. On the
-        disk in any case: Box lists no sessions, so one that a crash of the server made us forget is lost.
+        """Record a session before its first part, so that another run can continue it after a kill. Always
+        written to disk: Box does not list sessions, so we cannot find one that is not on record.
         """
         with self._database.transaction():
             self._database.execute(WAIT_FOR_DISK)
             self._database.execute(REMEMBER_UPLOAD, asdict(upload) | {"run_id": run_id})
 
     def forget_upload(self, session_id: str) -> None:
-        """The session is over: committed, aborted or ended by Box."""
+        """Delete a session that was committed, aborted or ended by Box."""
         self._database.execute(FORGET_UPLOAD, {"session_id": session_id})
 
     def stale_uploads(self, status: str) -> list[OpenUpload]:
-        """The sessions that nobody will go on with; status: the one whose campaigns are still worked on."""
+        """The sessions that no run will continue; status: of the campaigns that runs still work on."""
         return [OpenUpload(*row) for row in self._database.rows(STALE_UPLOADS, {"status": status})]

@@ -1,7 +1,7 @@
-"""Box's limits of calls a minute. Every thread of every run asks here before it calls Box.
+"""Keeps Box's limits of calls per minute. Every thread of every run asks here before it calls Box.
 
-The rule is `rate.take`. Its state stands in PostgreSQL, so that all runs share one limit, also the runs of
-other hosts. A run takes permissions in small batches, so that they cost few statements.
+The rule is `rate.take`. Its state is in PostgreSQL, so that the runs of all hosts share one limit. A run
+takes permissions in small batches, to save statements.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shared.rules.rate import USE_WITHIN_SECONDS, Grant
 UPLOADS = "box_uploads"
 CALLS = "box_calls"
 BATCHES_PER_LIMIT = 60
-"""A batch is at most a sixtieth of the limit: one second's calls. Permissions that are not used are lost."""
+"""A batch is at most a sixtieth of the limit: one second's calls. Unused permissions are lost."""
 
 
 STOP_POLL_SECONDS = 0.2
 
 
 def stoppable_sleep(is_stopping: Callable[[], bool]) -> Callable[[float], None]:
-    """A `time.sleep` that raises StoppedError as soon as the run is to stop."""
+    """A `time.sleep` that raises StoppedError as soon as the run must stop."""
 
     def sleep(seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -38,7 +38,7 @@ def stoppable_sleep(is_stopping: Callable[[], bool]) -> Callable[[float], None]:
 
 
 class RateLedger(Protocol):
-    """Where what was allowed is remembered for all runs. wait_seconds of the answer is on its own clock."""
+    """Remembers the permissions of all runs. wait_seconds in the answer is by its own clock."""
 
     def take_calls(self, bucket: str, wanted: int, limit: int) -> Grant: ...
     def pause_calls(self, bucket: str, seconds: float) -> None: ...
@@ -46,7 +46,7 @@ class RateLedger(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Permissions that were taken: how many calls, and until when they are good (monotonic seconds)."""
+    """Permissions that were taken: how many calls, and until when they are valid (monotonic seconds)."""
 
     limit: int
     count: int = 0
@@ -54,7 +54,7 @@ class _Batch:
 
 
 class BoxGate:
-    """Keeps all calls to Box within two limits a minute: uploads, and calls of every kind. 0: no limit."""
+    """Keeps all calls to Box within two limits per minute: uploads, and calls of every kind. 0: no limit."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class BoxGate:
         clock: Callable[[], float] = time.monotonic,
         on_pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_pause: called each time Box asks for silence."""
+        """on_pause: called each time Box asks for a pause."""
         self._ledger = ledger
         self._on_pause = on_pause
         self._sleep = sleep
@@ -84,7 +84,9 @@ class BoxGate:
         """Return when one call may go out. Raises DbError, and what `sleep` raises."""
         if CALLS in self._batches:
             self._wait_for(CALLS)
-        if is_upload and UPLOADS in self._batches:  # last: the scarcer permission must not expire meanwhile
+        if (
+            is_upload and UPLOADS in self._batches
+        ):  # last, so that the scarcer permission does not expire while we wait
             self._wait_for(UPLOADS)
         while True:
             with self._lock:
@@ -94,7 +96,7 @@ class BoxGate:
             self._sleep(pause)
 
     def pause(self, seconds: float) -> None:
-        """Box asked for silence: for everybody. Raises DbError."""
+        """Pause the calls of all runs, because Box asked for it. Raises DbError."""
         self._on_pause()
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
@@ -102,7 +104,7 @@ class BoxGate:
             self._ledger.pause_calls(name, seconds)
 
     def _wait_for(self, name: str) -> None:
-        """Use one permission of the batch, or fetch a new batch. Waiting threads share one queue."""
+        """Use one permission of the batch, or get a new batch. Waiting threads share one queue."""
         batch = self._batches[name]
         with self._lock:
             self._waiting += 1
@@ -116,7 +118,7 @@ class BoxGate:
                     grant = self._ledger.take_calls(name, wanted, batch.limit)
                     batch.count, batch.good_until = grant.count, self._clock() + USE_WITHIN_SECONDS
                 if not grant.count:
-                    # A little longer than asked for, so that the next second has begun.
+                    # A little longer than necessary, so that the next second has begun.
                     self._sleep(min(grant.wait_seconds, 1.0) + 0.001)
         finally:
             with self._lock:

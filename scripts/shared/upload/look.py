@@ -1,4 +1,4 @@
-"""A look at one campaign in the DAM, outside of a run: nothing is written anywhere."""
+"""Reads one campaign in the DAM, outside a run; writes nothing anywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from shared.dam.client import DamClient
 def look(
     settings: DamSettings, campaign_id: str, now: datetime
 ) -> tuple[Campaign | None, MasterAssets | None]:
-    """The campaign and its master assets as the DAM has them now; both None when it does not show it.
+    """The campaign and its master assets as the DAM has them now; both None when it does not show the
+    campaign.
 
     Raises DamError, ConfigError.
     """

@@ -1,4 +1,4 @@
-"""Folders in Box, as the transfer knows them."""
+"""Describes folders in Box, for the transfer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from shared.base.values import BoxFile, BoxFolderListing
 
 @dataclass(slots=True)
 class Place:
-    """A folder in Box and what it is known to hold. Names are exact: which ones are the same to Box, its 409
-    alone can tell.
+    """A folder in Box and its known content. Names are exact: only Box's own 409 shows which names it
+    considers equal.
     """
 
     folder_id: str

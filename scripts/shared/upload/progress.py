@@ -1,4 +1,4 @@
-"""How far a run is: figures for `--json`, lines for the log, a view for a terminal (`screen.py`)."""
+"""Counts a run's transfers: figures for `--json`, lines for the log, a view for a terminal (`screen.py`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shared.base.values import Asset
 logger = logging.getLogger(__name__)
 
 SIGN_OF_LIFE_SECONDS = 600.0
-"""How often the log says that bytes move, however large and slow the files are."""
+"""How often the log shows progress, however large and slow the files are."""
 LONG_FILE_BYTES = 1_000_000_000
-"""Above, the log has a line for every tenth of the file."""
+"""For files above this size, the log has a line for every tenth of the file."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """What was moved so far. seconds: from the first file's begin to the last one's end."""
+    """What was copied so far. seconds: from the start of the first file to the end of the last."""
 
     files: int = 0
     bytes: int = 0
@@ -49,9 +49,9 @@ class Figures:
 
 @dataclass(slots=True, eq=False)
 class Moving:
-    """An asset on its way: how many of its bytes were read, and how many of them Box has in parts.
+    """An asset being copied: how many of its bytes were read, and how many of them Box has in parts.
 
-    campaign: as people know it. Two campaigns may move one asset at once.
+    campaign: its name for people. Two campaigns may copy the same asset at once.
     """
 
     asset: Asset
@@ -85,7 +85,7 @@ class View:
 
 
 class Progress:
-    """Counts what all threads move."""
+    """Counts what all threads copy."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.figures = Figures()
@@ -101,23 +101,23 @@ class Progress:
         self._life_shown_at = clock()
 
     def expect_campaigns(self, count: int) -> None:
-        """So many more campaigns are to be worked on."""
+        """Add this many campaigns to the total."""
         with self._lock:
             self._expected_campaigns += count
 
     def campaign_ended(self) -> None:
-        """The work on one of them is over in this run."""
+        """Count a campaign whose work is over in this run."""
         with self._lock:
             self._campaigns += 1
 
     def expect(self, assets: Sequence[Asset]) -> None:
-        """So much more is to do."""
+        """Add this much to the total."""
         with self._lock:
             self._expected_files += len(assets)
             self._expected_bytes += sum(asset.size_bytes for asset in assets)
 
     def skip(self, asset: Asset) -> None:
-        """The asset was in Box already."""
+        """Count an asset that was already in Box."""
         with self._lock:
             self.figures.files_already_there += 1
             self._expected_files -= 1
@@ -126,7 +126,7 @@ class Progress:
 
     @contextmanager
     def in_hand(self, asset: Asset, campaign: str) -> Iterator[Moving]:
-        """While an asset is on its way; afterwards it has arrived, unless an error came."""
+        """Inside this, an asset is being copied; afterwards it counts as done, unless an error was raised."""
         moving = Moving(asset, campaign)
         with self._lock:
             if self._began_at is None:
@@ -146,7 +146,7 @@ class Progress:
                     self._finished_bytes += asset.size_bytes
 
     def advance(self, moving: Moving, count: int) -> None:
-        """So many more bytes of an asset in hand have been read."""
+        """Count more bytes read of an asset being copied."""
         asset = moving.asset
         with self._lock:
             before = moving.count
@@ -161,26 +161,26 @@ class Progress:
                 )  # fmt: skip
 
     def rewind(self, moving: Moving, count: int) -> None:
-        """So many bytes of an asset in hand will be read once more."""
+        """Take back bytes of an asset that will be read again."""
         with self._lock:
             moving.count -= count
             moving.in_parts = 0
 
     def sent_part(self, moving: Moving, size: int) -> None:
-        """A part of a large file has arrived."""
+        """Count a part of a large file that has arrived in Box."""
         with self._lock:
             self.figures.parts_sent += 1
             moving.in_parts += size
 
     def resumed(self, moving: Moving, size: int) -> None:
-        """A part of a large file was in Box from an earlier try."""
+        """Count a part of a large file that was in Box from an earlier try."""
         with self._lock:
             self.figures.parts_resumed += 1
             self.figures.bytes_resumed += size
             moving.in_parts += size
 
     def throttled(self) -> None:
-        """Box asked for a pause."""
+        """Count a pause that Box asked for."""
         with self._lock:
             self.figures.times_throttled += 1
 
@@ -211,12 +211,12 @@ class Progress:
         return self._finished_bytes + sum(moving.count for moving in self._in_hand)
 
     def _show_life(self, now: float) -> None:
-        """A line now and then, whatever LOG_LEVEL is: the loop takes a long silence for a hang."""
+        """Log a line now and then, at any LOG_LEVEL: the loop considers a long silence a hang."""
         if now - self._life_shown_at < SIGN_OF_LIFE_SECONDS:
             return
         self._life_shown_at = now
         logging.getLogger(SIGN_OF_LIFE).info(
-            "at work: %d of %d files and %d of %d bytes are done",
+            "working: %d of %d files and %d of %d bytes are done",
             self.figures.files, self._expected_files, self._moved_bytes, self._expected_bytes,
             extra={"action": "at_work"},
         )  # fmt: skip

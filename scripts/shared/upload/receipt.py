@@ -1,4 +1,4 @@
-"""The receipt that lies beside a campaign's files in Box, and the comparison of both sides afterwards."""
+"""Writes the receipt next to a campaign's files in Box, and compares the DAM and Box afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECEIPT_VERSION = 1
 
 
 def receipt(campaign: Campaign, entries: Sequence[ReceiptEntry], *, run_id: str, now: datetime) -> bytes:
-    """The receipt's text: who was copied, when, by which run, and every file with both ids and its SHA-1."""
+    """The receipt's text: which campaign, when, by which run, and every file with both ids and its SHA-1."""
     document = {
         "version": RECEIPT_VERSION,
         "campaign": {"id": campaign.id, "number": campaign.number, "name": campaign.name},
@@ -40,7 +40,9 @@ def receipt(campaign: Campaign, entries: Sequence[ReceiptEntry], *, run_id: str,
     text = io.BytesIO()
     text.write(json.dumps(document, ensure_ascii=False, indent=1).removesuffix("\n}").encode())
     text.write(b',\n "assets": [')
-    for number, entry in enumerate(entries):  # line by line: as one document it takes ten times its size
+    for number, entry in enumerate(
+        entries
+    ):  # line by line: as one document it would need ten times its size in memory
         line = json.dumps(asdict(entry), ensure_ascii=False)
         text.write(f"{',' if number else ''}\n  {line}".encode())
     text.write(b"\n ]\n}\n")
@@ -48,13 +50,13 @@ def receipt(campaign: Campaign, entries: Sequence[ReceiptEntry], *, run_id: str,
 
 
 def receipt_names(campaign_id: str) -> tuple[str, str]:
-    """The receipt's name, and the one it takes when an asset, or a folder, has had that name from before."""
+    """The receipt's name, and the name it gets when an asset or a folder already has that name."""
     return RECEIPT_NAME, distinguish(RECEIPT_NAME, campaign_id[:SHORT_ID_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A receipt that lies in Box: whose it is, and by asset id what it lists."""
+    """A receipt in Box: of which campaign, and what it lists, by asset id."""
 
     file: BoxFile
     campaign_id: str
@@ -62,8 +64,8 @@ class Receipt:
 
 
 def read_receipt(box: BoxClient, file: BoxFile) -> Receipt | None:
-    """What a file says, if it is a receipt of any campaign. An answer may be wrong, so what is none is read
-    twice. Raises BoxError.
+    """The content of a file, if it is a receipt of any campaign. An answer may be wrong, so a file that is
+    not a receipt is read twice. Raises BoxError.
     """
     if file.size_bytes > SMALL_FILE_LIMIT:
         return None
@@ -90,17 +92,17 @@ def find_receipt(box: BoxClient, folder: Place, campaign_id: str) -> Receipt | N
 def write_receipt(
     box: BoxClient, folder: Place, campaign_id: str, content: bytes, ours: Collection[str]
 ) -> BoxFile:
-    """Put the receipt into the campaign's folder, as a new version where there is one; verified.
+    """Put the receipt into the campaign's folder, as a new version if there is one, and verify it.
 
-    A file of that name that is no receipt of the campaign is left alone. ours: the ids of its assets' files.
-    Raises BoxError.
+    A file of that name that is not a receipt of the campaign is not changed. ours: the ids of its assets'
+    files. Raises BoxError.
     """
     for name in receipt_names(campaign_id):
         file = _written_as(name, box, folder, campaign_id, content, ours)
         if file is not None:
             return file
     raise BoxError(
-        f"no name is free for the receipt in Box folder {folder.folder_id}",
+        f"no free name for the receipt in Box folder {folder.folder_id}",
         kind="name_taken",
         hint=f"rename or move {' and '.join(receipt_names(campaign_id))} there; the next run then continues",
     )
@@ -109,10 +111,10 @@ def write_receipt(
 def _written_as(
     name: str, box: BoxClient, folder: Place, campaign_id: str, content: bytes, ours: Collection[str]
 ) -> BoxFile | None:
-    """The receipt under one name; None when the name is taken by what is not our receipt."""
+    """The receipt under one name; None when something that is not our receipt has the name."""
     existing = folder.files_by_name.get(name)
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    for _ in range(MOST_CONFLICTS):  # the listing may be older than what is there
+    for _ in range(MOST_CONFLICTS):  # the listing may be out of date
         if existing is not None:
             earlier = None if existing.id in ours else read_receipt(box, existing)
             if earlier is None or earlier.campaign_id != campaign_id:
@@ -130,14 +132,14 @@ def _written_as(
 
 
 def _verified(box: BoxClient, name: str, file: BoxFile, wanted: tuple[int, str]) -> BoxFile:
-    """The file, if Box holds these bytes: size and SHA-1. An answer may be wrong, so it is asked twice."""
+    """The file, if Box has these bytes: size and SHA-1. An answer may be wrong, so Box is asked twice."""
     if (file.size_bytes, file.sha1) == wanted:
         return file
     again = box.read_file(file.id)
     if again is not None and (again.size_bytes, again.sha1) == wanted:
         return file
     raise BoxError(
-        f"the receipt {name} has SHA-1 {wanted[1]}, Box holds {(again or file).sha1}",
+        f"the receipt {name} has SHA-1 {wanted[1]}, Box has {(again or file).sha1}",
         kind="digest_mismatch",
         retryable=True,
     )
@@ -145,7 +147,7 @@ def _verified(box: BoxClient, name: str, file: BoxFile, wanted: tuple[int, str])
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What both systems and the ledger hold of a campaign, for the comparison."""
+    """What both systems and the ledger have of a campaign, for the comparison."""
 
     campaign_id: str
     found: MasterAssets
@@ -154,9 +156,9 @@ class Sides:
 
 
 def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, workers: int) -> list[str]:
-    """Read every asset's bytes again and compare with what Box holds: a sentence for each difference.
+    """Read every asset's bytes again and compare them with Box; returns a sentence for each difference.
 
-    Nothing is written anywhere. Raises BoxError; what the DAM does to a single asset is a difference.
+    Writes nothing anywhere. Raises BoxError; an error of the DAM for a single asset is a difference.
     """
     in_box = _tree(box, sides.folder_id)
     files, differences = _files_in_box(box, sides, in_box)
@@ -173,7 +175,7 @@ def compare(dam: Source, box: BoxClient, sides: Sides, progress: Progress, *, wo
         if (file.size_bytes, file.sha1) == (asset.size_bytes, sha1):
             return None
         return (
-            f"asset {asset.id} ({asset.name}): the DAM holds {asset.size_bytes} bytes with SHA-1 {sha1},"
+            f"asset {asset.id} ({asset.name}): the DAM has {asset.size_bytes} bytes with SHA-1 {sha1},"
             f" Box {file.size_bytes} bytes with SHA-1 {file.sha1}"
         )
 
@@ -193,7 +195,9 @@ Tree = Mapping[str, tuple[str, BoxFile]]
 
 
 def _files_in_box(box: BoxClient, sides: Sides, in_box: Tree) -> tuple[dict[str, BoxFile], list[str]]:
-    """{asset id: file} of the assets that are in Box, wherever people moved them; a sentence for others."""
+    """{asset id: file} of the assets in Box, even if people moved them; adds a sentence for each
+    other one.
+    """
     files: dict[str, BoxFile] = {}
     differences: list[str] = []
     for asset in sides.found.assets:
@@ -211,10 +215,10 @@ def _files_in_box(box: BoxClient, sides: Sides, in_box: Tree) -> tuple[dict[str,
 
 
 def _besides(sides: Sides, in_box: Tree, expected: Collection[str]) -> list[str]:
-    """What lies in the folder and is neither an asset's file nor the receipt."""
+    """What is in the folder and is neither an asset's file nor the receipt."""
     recorded = {entry.box_file_id for entry in sides.ledger.values()}
     return [
-        f"Box also holds {path} (file {file_id}), which "
+        f"Box also contains {path} (file {file_id}), which "
         + ("is no longer in the DAM" if file_id in recorded else "was not put there by us")
         for file_id, (path, _) in sorted(in_box.items(), key=lambda item: item[1][0])
         if file_id not in expected
@@ -234,9 +238,9 @@ def _tree(box: BoxClient, folder_id: str) -> Tree:
 
 
 def _receipt_differences(receipt: Receipt | None, files: Mapping[str, BoxFile]) -> list[str]:
-    """How the receipt in Box differs from what Box holds."""
+    """How the receipt differs from the files in Box."""
     if receipt is None:
-        return [f"the receipt {RECEIPT_NAME} is missing, or is none of this campaign"]
+        return [f"the receipt {RECEIPT_NAME} is missing, or belongs to another campaign"]
     differences = []
     name, listed = receipt.file.name, dict(receipt.assets)
     for asset_id, file in sorted(files.items()):
@@ -248,6 +252,8 @@ def _receipt_differences(receipt: Receipt | None, files: Mapping[str, BoxFile]) 
             file.sha1,
             file.id,
         ):
-            differences.append(f"{name} lists asset {asset_id} otherwise than Box holds it")
-    differences += [f"{name} lists asset {asset_id} besides" for asset_id in sorted(listed)]
+            differences.append(f"{name} lists asset {asset_id} differently from the file in Box")
+    differences += [
+        f"{name} lists asset {asset_id}, which should not be there" for asset_id in sorted(listed)
+    ]
     return differences

@@ -1,6 +1,6 @@
-"""What happens to one campaign, from A1 to A2. Begin with `travel` and read from top to bottom.
+"""Processes one campaign, from A1 to A2. Start with `travel` and read from top to bottom.
 
-The function blocks where it waits, and raises what goes wrong. It knows one campaign and nothing of the run.
+The function blocks where it waits, and raises its errors. It knows one campaign, and nothing about the run.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ logger = logging.getLogger("uploader")
 Clock = Callable[[], datetime]
 
 LISTING_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between a copy and the listing that tells whether it is complete: longer while a campaign keeps
-changing. After the last one it is left for the next run.
+"""Seconds between a copy and the listing that shows whether it is complete: longer while a campaign keeps
+changing. After the last one, the campaign is left to the next run.
 """
 MOST_LOOKS = 4
-"""How often a campaign is begun anew because something in it was deleted meanwhile."""
+"""How often a campaign is started again because something in it was deleted in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the work on a campaign needs.
 
-    database, dam: their writes hold the campaign, so that a run that lost it does nothing any more. began:
-    when the run began, which is the time of its attempts. check:
-    raises StoppedError when the run is to stop. asking: the DAM is asked about few campaigns at once; raises
-    StoppedError when the run has ended. copier: of that database, asked for when the first files are to go.
-    wait: waits for some seconds; raises StoppedError when the run is to stop meanwhile. transferring: told of
-    the campaign's files on their way. on_notice: called when a notice has been put into the outbox.
+    database, dam: their writes check that we still hold the campaign, so that a run that lost it does nothing
+    more. began: when the run began, which is the time of its attempts. check: raises StoppedError when the
+    run must stop. asking: limits how many campaigns ask the DAM at once; raises StoppedError when the run has
+    ended. copier: for that database, made when the first files are copied. wait: waits for some seconds;
+    raises StoppedError when the run must stop. transferring: gets the campaign's transfer while its files are
+    copied. on_notice: called when a notice has been queued.
     """
 
     settings: Settings
@@ -91,7 +91,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How far a campaign has come in this run. max_attempts: None: as many as a campaign has usually."""
+    """The outcome of a campaign in this run. max_attempts: None: the limit of all campaigns."""
 
     campaign: Campaign
     outcome: Outcome
@@ -102,10 +102,10 @@ class Arrival:
 
 
 def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
-    """Take one campaign as far as it goes in this run. known: by its row, or by its id alone.
+    """Process one campaign as far as possible in this run. known: from its row, or only its id.
 
-    An item that answers 404 may just have been deleted. The campaign is then begun again, as the next run
-    would do it. Raises AppError with its campaign, and StoppedError as long as no file is being copied.
+    An item that answers 404 may just have been deleted. The campaign is then started again, as the next run
+    would do. Raises AppError with its campaign, and StoppedError as long as no file is being copied.
     """
     if retry.permanently_failed:
         retry = _begin_anew(context, retry)
@@ -118,11 +118,11 @@ def travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
                 raise
             context.check()
             missing.add(exc.item_id)
-            logger.info("campaign %s is looked at again: %s", known.id, exc)
+            logger.info("looking at campaign %s again: %s", known.id, exc)
 
 
 def _begin_anew(context: Context, retry: RetryStatus) -> RetryStatus:
-    """Begin a new cycle, after A1_AUTO_RESET_DAYS of permanent failure; where the campaign stands now."""
+    """Begin a new cycle, after A1_AUTO_RESET_DAYS of permanent failure; returns the campaign's new state."""
     days = context.settings.retry.auto_reset_days
     with context.database.transaction():
         context.database.act_as("auto", "auto", f"A1_AUTO_RESET_DAYS={days}")
@@ -138,11 +138,11 @@ def _begin_anew(context: Context, retry: RetryStatus) -> RetryStatus:
 def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
     settings, dam, database = context.settings, context.dam, context.database
 
-    # The search only hints: the DAM's own record has the last word.
+    # The search is only a hint: the DAM's own record decides.
     context.check()
     with context.asking():
         campaign = dam.read_campaign(known.id)
-    if campaign is None:  # whether it is gone for good is settled where the search does not show it either
+    if campaign is None:  # `left_behind` decides whether it is gone for good
         return Arrival(known, Outcome.NOT_FOUND)
     with _about(campaign):
         if campaign.status != settings.dam.status_a1:
@@ -183,18 +183,18 @@ def _travel(context: Context, known: Campaign, retry: RetryStatus) -> Arrival:
 
 
 def _copy_until_settled(context: Context, transfer: CampaignTransfer, found: MasterAssets) -> MasterAssets:
-    """Copy until the folder shows just what was copied, or no asset at all; what it showed last."""
+    """Copy until the folder shows exactly what was copied, or no asset at all; returns the last listing."""
     campaign_id = transfer.campaign.id
     for pause in LISTING_PAUSES:
         transfer.copy(found)
         if pause:
-            logger.info("campaign %s keeps changing; it is listed again in %g s", campaign_id, pause)
+            logger.info("campaign %s keeps changing; listing it again in %g s", campaign_id, pause)
             context.wait(pause)
         with context.asking():
             again = context.dam.list_master_assets(campaign_id)
         if transfer.is_settled_by(again) or not again.assets:
             return again
-        logger.info("campaign %s shows other assets than were copied", campaign_id)
+        logger.info("campaign %s has other assets than were copied", campaign_id)
         found = again
     raise DamError(
         f"the assets of campaign {campaign_id} changed over {len(LISTING_PAUSES)} listings, the last one that"
@@ -207,9 +207,9 @@ def _copy_until_settled(context: Context, transfer: CampaignTransfer, found: Mas
 
 
 def _move_to_a2(context: Context, campaign: Campaign) -> Campaign | None:
-    """Have the DAM say A2; the campaign as the DAM shows it then, None when it is gone."""
+    """Ask the DAM for A2; returns the campaign as the DAM shows it afterwards, None when it is gone."""
     dam = context.settings.dam
-    # Noted before it is asked for: a run that is killed in between is completed by the next one (`leave`).
+    # Recorded before we ask: when this run is killed in between, the next one completes the upload (`leave`).
     Standing(context.database).request_a2(campaign.id)
     with context.asking():
         after = context.dam.change_status(campaign.id, expected=dam.status_a1, new=dam.status_a2)
@@ -220,7 +220,7 @@ def _move_to_a2(context: Context, campaign: Campaign) -> Campaign | None:
 
 @contextmanager
 def _about(campaign: Campaign) -> Iterator[None]:
-    """An error that passes here tells which campaign it is about, with the names that the DAM showed."""
+    """Add the campaign to an error that passes here, with the names that the DAM showed."""
     try:
         yield
     except AppError as exc:
@@ -231,14 +231,16 @@ def _about(campaign: Campaign) -> Iterator[None]:
 def _empty(
     context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus, action: Action
 ) -> Arrival:
-    """The folder is empty or missing. Count an attempt and queue its one notice, in one transaction, unless
-    it is too early to count, or files are promised.
+    """Handle an empty or missing folder: count an attempt and queue its notice, in one transaction, unless it
+    is too early to count, or files are promised.
     """
     settings, database, composer = context.settings, context.database, context.composer
     limit = settings.retry.limit(retry)
     if action is not Action.COUNT_ATTEMPT:
         if not context.is_dry_run:
-            LastingErrors(database).clear(campaign.id)  # the folder could be listed: what failed is over
+            LastingErrors(database).clear(
+                campaign.id
+            )  # the folder could be listed, so earlier errors are over
         outcome = Outcome.SNOOZED if action is Action.SNOOZE else Outcome.WAITING
         return Arrival(campaign, outcome, retry.retry_count, limit)
     outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
@@ -247,7 +249,7 @@ def _empty(
     reason = reason_for(found, settings.dam.master_assets_folder)
     now = context.clock()
     expected, _ = count(retry, settings.retry, context.began)
-    ahead = _attempts_ahead(context, expected)  # it may take a moment: not while the row is held
+    ahead = _attempts_ahead(context, expected)  # it may take a moment, so not while the row is locked
     with database.transaction():
         attempt = database.increment_a1_retry(
             campaign.id,
@@ -297,7 +299,7 @@ def _empty(
 
 
 def _attempts_ahead(context: Context, status: RetryStatus) -> tuple[datetime, ...]:
-    """When the attempts that remain would count. It is the same for all campaigns that stand alike."""
+    """When the remaining attempts would count. It is the same for all campaigns in the same state."""
     alike = RetryStatus(
         "",
         retry_count=status.retry_count,
@@ -313,16 +315,16 @@ def _attempts_ahead(context: Context, status: RetryStatus) -> tuple[datetime, ..
 def leave(
     context: Context, campaign: Campaign, *, is_gone: bool = False, began: datetime | None = None
 ) -> Arrival:
-    """The campaign is not in A1: the row follows, and an upload that had got this far is completed.
+    """Handle a campaign that is not in A1: update its row, and complete an upload that had reached A2.
 
-    An upload asks the DAM to say A2 only after noting that it does, so a run killed in between is completed
-    here by the next one. began: when this run began to upload, None when it did not.
+    An upload records that it asks the DAM for A2 before it asks, so when that run is killed, the next one
+    completes the upload here. began: when this run began to upload, None when it did not.
     """
     dam, database = context.settings.dam, context.database
     left = Arrival(campaign, Outcome.NOT_FOUND if is_gone else Outcome.NOT_A1)
     if context.is_dry_run:
         return left
-    # Before the row follows: once it does, nobody looks at the campaign again.
+    # Before the row is updated: after that, no run looks at the campaign again.
     context.dam.release_lock(campaign)
     with database.transaction():
         followed = Standing(database).follow_status(campaign.id, GONE if is_gone else campaign.status)
@@ -350,8 +352,8 @@ def _tell_arrival(
     troubles: Sequence[Trouble],
     failing_since: datetime | None,
 ) -> int:
-    """Queue that the campaign is at A2, for those who were told of its troubles and for those who are told of
-    each success; how many notices that makes. failing_since: of the errors that are over with it.
+    """Queue the notice that the campaign is in A2, for those who got a notice of its problems and for those
+    who get one of each success; returns how many notices. failing_since: of the errors that are now over.
     """
     outbox, composer, now = Outbox(context.database), context.composer, context.clock()
     folder_id = followed.box_folder_id or ""
@@ -370,7 +372,7 @@ def _tell_arrival(
         )
         outbox.queue(recovered)
     overtaken: tuple[Overtaken, ...] = ()
-    if followed.attempts:  # without one there is no retry notice that could wait
+    if followed.attempts:  # without attempts no retry notice can be waiting
         overtaken = outbox.overtaken(
             NoticeKind.SUCCESS, campaign.id, composer.success_recipients, cycle=followed.cycle
         )
@@ -383,7 +385,7 @@ def _tell_arrival(
 
 
 def _began(troubles: Sequence[Trouble], failing_since: datetime | None) -> datetime:
-    """When the first of these troubles began: an error began before its first notice."""
+    """When the first of these problems began: an error began before its first notice."""
     begins = [trouble.since for trouble in troubles]
     if failing_since and any(trouble.kind is NoticeKind.ERROR for trouble in troubles):
         begins.append(failing_since)

@@ -1,4 +1,4 @@
-"""What one pass did, as `--json` prints it."""
+"""The report of one run, as `--json` prints it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shared.base.values import CampaignResult, DeliveryCounts, Outcome
 from shared.upload.progress import Figures
 
 COUNTED = (Outcome.EMPTY, Outcome.FOLDER_MISSING, Outcome.PERMANENTLY_FAILED)
-"""The outcomes of which each spent an attempt."""
+"""The outcomes that spent an attempt."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
 
     run_id: str
     started_at: datetime
@@ -28,9 +28,9 @@ class Report:
     error: str | None = None
     transfer: Figures = field(default_factory=Figures)
     differences: list[str] | None = None
-    """What --verify found; None without it."""
+    """The differences that --verify found; None without it."""
     secrets: Collection[str] = field(default=(), repr=False)
-    """Texts that must never be printed, even if a message contains them."""
+    """Texts that must never be printed, even when a message contains them."""
 
     @property
     def attempts(self) -> int:
@@ -38,7 +38,7 @@ class Report:
         return sum(result.outcome in COUNTED for result in self.campaigns)
 
     def sort(self, campaign_ids: Sequence[str]) -> None:
-        """Put the campaigns into this order; others come after them."""
+        """Sort the campaigns into this order; others come after them."""
         places = {campaign_id: place for place, campaign_id in enumerate(campaign_ids)}
         self.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
 

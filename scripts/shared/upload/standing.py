@@ -1,4 +1,4 @@
-"""Where campaigns stand, in PostgreSQL: their rows follow what the DAM says."""
+"""Keeps the status of campaigns in PostgreSQL: updates their rows to what the DAM says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from shared.base.values import Campaign
 from shared.database import Database
 
-# The campaign stands in A1, by the DAM's own word: make or refresh its row.
+# The DAM itself says that the campaign is in A1: make or refresh its row.
 RECORD_IN_A1 = """
 INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status)
 VALUES (%(campaign_id)s, %(campaign_number)s, %(campaign_name)s, %(status)s)
@@ -20,8 +20,9 @@ WHERE (c.campaign_number, c.campaign_name, c.status, c.left_search_at)
       IS DISTINCT FROM (EXCLUDED.campaign_number, EXCLUDED.campaign_name, EXCLUDED.status, NULL)
 """
 
-# Rows in A1 that the search no longer shows; each is asked for once, and again after a day if it stays. And
-# rows whose lock may still come: a run before the one that brought them to A2 asked for it without an answer.
+# Rows in A1 that the search no longer shows; each is read once, and again after a day if it is still in A1.
+# Also rows that the DAM may still lock: a run before the one that set them to A2 asked for the lock, without
+# an answer.
 LEFT_BEHIND = """
 SELECT campaign_id, status = %(status)s, a2_requested_at IS NOT NULL AND left_search_at IS NULL,
        coalesce(lock_doubted_at > now() + interval '5 minutes', FALSE)
@@ -34,14 +35,14 @@ WHERE campaign_id <> ALL(%(seen)s)
 ORDER BY campaign_id
 """
 
-# A doubt from the future would have its campaign looked after until then; from now on it lasts its hour.
+# A doubt in the future would be checked until then; set to now, it ends after an hour.
 RIGHT_LOCK_DOUBTS = """
 UPDATE campaign_status SET lock_doubted_at = now() WHERE lock_doubted_at > now() + interval '5 minutes'
 """
 
 MARK_LEFT_SEARCH = "UPDATE campaign_status SET left_search_at = now() WHERE campaign_id = %(campaign_id)s"
 
-# The campaign left A1: the row follows, and tells what had been begun.
+# The campaign left A1: update the row, and return what had been started.
 FOLLOW_STATUS = """
 UPDATE campaign_status c
 SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_at = now()
@@ -61,7 +62,7 @@ WHERE campaign_id = %(campaign_id)s
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What a row knew of a campaign that left A1. attempts: counted in its cycle."""
+    """What the row said about a campaign that left A1. attempts: counted in its cycle."""
 
     a2_requested_at: datetime | None
     box_folder_id: str | None
@@ -71,10 +72,10 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """A campaign to look after although the search does not show it.
+    """A campaign to read although the search does not show it.
 
-    is_in_a1: so says its row; otherwise all is done, and only a lock of ours may still come.
-    is_a2_expected: A2 was asked for and nobody has seen yet what became of that.
+    is_in_a1: according to its row; otherwise its upload is complete, but the DAM may still lock it for us.
+    is_a2_expected: a run asked for A2, and no run has read the result yet.
     """
 
     campaign_id: str
@@ -83,7 +84,9 @@ class LeftBehind:
 
 
 class Standing:
-    """The status of campaigns, and what is under way with it, given a `Database`. Raises DbError."""
+    """The status of campaigns, and changes to it that have been started, given a `Database`.
+    Raises DbError.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -101,7 +104,7 @@ class Standing:
         )
 
     def left_behind(self, status: str, seen: Collection[str]) -> list[LeftBehind]:
-        """The campaigns that the DAM's search does not show and that are not done with all the same."""
+        """The campaigns that the DAM's search does not show but that still need work."""
         values = {"status": status, "seen": list(seen)}
         rows = self._database.rows(LEFT_BEHIND, values)
         if any(is_doubted_in_future for *_, is_doubted_in_future in rows):
@@ -109,17 +112,17 @@ class Standing:
         return [LeftBehind(*row[:3]) for row in rows]
 
     def mark_left_search(self, campaign_id: str) -> None:
-        """Leave the row as it is, whatever the search says, and do not ask again for a day."""
+        """Keep the row unchanged, and do not read the campaign again for a day."""
         self._database.execute(MARK_LEFT_SEARCH, {"campaign_id": campaign_id})
 
     def follow_status(self, campaign_id: str, status: str | None) -> Followed | None:
-        """Let the row say what the DAM says; None when there is no row. status None: the field is empty."""
+        """Set the row to the DAM's status; None when there is no row. status None: the field is empty."""
         rows = self._database.rows(FOLLOW_STATUS, {"campaign_id": campaign_id, "status": status})
         return Followed(*rows[0]) if rows else None
 
     def request_a2(self, campaign_id: str) -> None:
-        """Remember that every asset is verified in Box and the DAM is about to be asked to say A2.
+        """Record that every asset is verified in Box and that we are about to ask the DAM for A2.
 
-        Asked for before, and not seen through: that run's lock may still be on its way (`left_behind`).
+        If an earlier run asked without a result, its lock may still appear (`left_behind`).
         """
         self._database.execute(REQUEST_A2, {"campaign_id": campaign_id})

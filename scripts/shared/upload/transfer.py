@@ -1,6 +1,6 @@
-"""The transfer of one campaign: its plan, what is on its way, and what has arrived.
+"""Transfers the files of one campaign: plans them, waits for them, and collects the results.
 
-Its files are moved by `Copier`, in the pool's threads.
+`Copier` copies the files, in the pool's threads.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 class CampaignTransfer:
-    """One campaign's files, from their plan to the last one's arrival. For one thread; workers tell it how
-    each file ended.
+    """One campaign's files, from the plan to the last copy. For one thread; workers report how each file
+    ended.
     """
 
     def __init__(self, copier: Copier, campaign: Campaign, root_folder_id: str) -> None:
@@ -50,14 +50,14 @@ class CampaignTransfer:
         self._places: dict[str, Place] = {}
         self._known: dict[str, LedgerEntry] = {}
         self._left_over: set[str] = set()
-        """Files in Box, by ledger or receipt, of assets that the DAM has no longer."""
+        """Files in Box, from ledger or receipt, of assets that are no longer in the DAM."""
 
     def copy(self, found: MasterAssets) -> None:
-        """Have everything brought that Box lacks of a listing, and wait until nothing is on its way.
+        """Copy everything in a listing that Box lacks, and wait until no copy is running.
 
-        Called again with a later listing, it brings what is new or has changed since. Failures of files that
-        may have been deleted or replaced meanwhile are kept, for a later listing to judge. Raises AppError
-        for every other failure, and StoppedError when the run is to stop and files are left.
+        Called again with a later listing, it copies what is new or has changed. Failures of files that may
+        have been deleted or replaced in the meantime are kept: a later listing decides. Raises AppError for
+        every other failure, and StoppedError when the run must stop and files are left.
         """
         errands = self._plan(found)
         self.failures.clear()
@@ -79,7 +79,7 @@ class CampaignTransfer:
             raise StoppedError
 
     def _plan(self, found: MasterAssets) -> list[Errand]:
-        """Make the folders, plan the names, and tell what is not in Box. Raises BoxError, DbError."""
+        """Make the folders, plan the names, and find what is not in Box. Raises BoxError, DbError."""
         if self.root is None:
             self._known = self._copier.ledger.uploaded_assets(self.campaign.id)
             self.root = self._folders.own()
@@ -104,12 +104,12 @@ class CampaignTransfer:
         return errands
 
     def _current_entries(self, found: MasterAssets) -> dict[str, LedgerEntry]:
-        """{asset id: entry} of what the ledger knows of the assets as the DAM has them now."""
+        """{asset id: entry} of the ledger, for the assets' present revisions in the DAM."""
         entries = [(asset, self._known.get(asset.id)) for asset in found.assets]
         return {asset.id: entry for asset, entry in entries if entry and entry.revision == asset.revision}
 
     def _files_besides(self, shown: Mapping[str, Asset]) -> set[str]:
-        """The files that ledger or receipt know of other assets."""
+        """The files of other assets, from ledger or receipt."""
         files = [(entry.asset_id, entry.box_file_id) for entry in self._known.values()]
         files += self._folders.listed.items()
         return {file_id for asset_id, file_id in files if asset_id not in shown}
@@ -119,7 +119,7 @@ class CampaignTransfer:
             file, error = None, None
             try:
                 file = self._copier.bring(errand)
-            except BaseException as exc:  # noqa: BLE001 - carried to the campaign's thread, which raises it
+            except BaseException as exc:  # noqa: BLE001 - passed to the campaign's thread, which raises it
                 error = exc
             with self._changed:
                 self._settle(errand.asset, file, error)
@@ -130,7 +130,9 @@ class CampaignTransfer:
         self._copier.pool.submit(self.campaign.id, Job(size if size <= DIRECT_UPLOAD_LIMIT else None, work))
 
     def _settle(self, asset: Asset, file: BoxFile | None, error: BaseException | None) -> None:
-        """Take note of how a file ended. What every further file would meet drops the campaign's queue."""
+        """Record how a file ended. An error that every further file would meet empties the
+        campaign's queue.
+        """
         if file is not None:
             self.done[asset.id] = (asset, file)
             self._known[asset.id] = LedgerEntry(
@@ -149,13 +151,13 @@ class CampaignTransfer:
             self.failures.append(error)
 
     def _drop(self) -> None:
-        """Begin nothing more; what is in hand comes to its end."""
+        """Start nothing more; running copies finish."""
         dropped = self._copier.pool.cancel(self.campaign.id)
         self._pending -= dropped
         self._is_stopped = self._is_stopped or dropped > 0
 
     def _failure(self) -> AppError:
-        """The failures as one: first what does not heal by itself, and was not just deleted."""
+        """The failures as one: first one that does not end by itself, and whose file was not just deleted."""
         first = min(
             self.failures,
             key=lambda error: (
@@ -170,8 +172,8 @@ class CampaignTransfer:
         return first
 
     def is_settled_by(self, again: MasterAssets) -> bool:
-        """Whether a later listing shows just what was worked through, and all of that has arrived. Raises the
-        failure of an asset that it still shows as it was.
+        """Whether a later listing shows exactly the assets that were planned, and all of them are in Box.
+        Raises the failure of an asset that it shows unchanged.
         """
         shown, copied = _shape(again), _shape(self.found)
         if any(shown.get(error.item_id or "") == copied.get(error.item_id or "") for error in self.failures):
@@ -179,16 +181,16 @@ class CampaignTransfer:
         return shown == copied and shown.keys() == self.done.keys()
 
     def write_receipt(self, run_id: str, now: datetime) -> None:
-        """The last thing in Box: what was brought, by path. Raises BoxError, StoppedError."""
+        """Write the receipt, the last file in Box. Raises BoxError, StoppedError."""
         if self.root is None:
-            raise RuntimeError("a transfer without a folder has nothing to write down")
+            raise RuntimeError("a transfer without a folder has no receipt")
         entries = self._entries()
         content = receipt(self.campaign, entries, run_id=run_id, now=now)
         file_ids = {entry.box_id for entry in entries}
         write_receipt(self._copier.box, self.root, self.campaign.id, content, file_ids)
 
     def first_difference(self, again: MasterAssets) -> str:
-        """An asset that a later listing shows otherwise than it was copied."""
+        """An asset that a later listing shows differently from how it was copied."""
         shown, copied = _shape(again), _shape(self.found)
         for asset_id in sorted(shown.keys() | copied.keys()):
             if shown.get(asset_id) != copied.get(asset_id):
@@ -197,7 +199,7 @@ class CampaignTransfer:
         return "none; some could not be copied"
 
     def _entries(self) -> list[ReceiptEntry]:
-        """What the receipt lists: every asset of the last listing, by path."""
+        """The entries of the receipt: every asset of the last listing, by path."""
         entries = [
             ReceiptEntry(
                 path=f"{self._places[asset.folder.id].path}{file.name}",
@@ -219,7 +221,7 @@ class CampaignTransfer:
 
 
 def _may_be_outdated(error: AppError) -> bool:
-    """Whether an asset may have been deleted or replaced since it was listed: a later listing tells."""
+    """Whether an asset may have been deleted or replaced since it was listed: a later listing decides."""
     is_other = error.kind in ("size_mismatch", "checksum_mismatch")
     return isinstance(error, DamError) and (is_other or error.is_missing)
 

@@ -1,4 +1,4 @@
-"""One pass over the campaigns in A1: search, send each on its road, and say how the run ends."""
+"""Does one run over the campaigns in A1: searches, processes each in a thread, and decides the exit code."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ logger = logging.getLogger("uploader")
 CAMPAIGNS_AT_ONCE = 16
 """How many campaigns a run works on at once: enough to keep all workers busy, few enough for the memory."""
 CAMPAIGNS_ASKED_ABOUT = 4
-"""How many of them the DAM is asked about at once."""
+"""How many of them ask the DAM at the same time."""
 
 
 class Pass:
-    """One pass: search, let campaigns travel, report. Its parts are handed in.
+    """One run: search, process the campaigns, report. Its parts are arguments.
 
-    Each campaign has a thread of its own. What they share is guarded by `_lock`.
+    Each campaign has a thread of its own. `_lock` guards what they share.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Pass:
         open_ledger: Callable[[], Database],
         deliver_beside: Callable[[], None] = lambda: None,
     ) -> None:
-        """deliver_beside: has notices delivered while files are on their way; never waits."""
+        """deliver_beside: delivers notices while files are copied; never waits."""
         self._settings = settings
         self._open_ledger = open_ledger
         self._deliver_beside = deliver_beside
@@ -82,7 +82,7 @@ class Pass:
         self._failures = Failures()
         self._is_interrupted = False
         self._ending: AppError | None = None
-        """What ended the run before its end."""
+        """The error that ended the run early."""
         self._context = Context(
             settings=settings,
             database=database,
@@ -110,7 +110,9 @@ class Pass:
         )
 
     def run(self, chosen: Sequence[str]) -> ExitCode:
-        """Work through the A1 campaigns, or the chosen ids alone. Raises AppError when nothing can go on."""
+        """Process the campaigns in A1, or only the chosen ids. Raises AppError when the run
+        cannot continue.
+        """
         ids = list(dict.fromkeys(chosen)) or [hit.id for hit in self._dam.find_campaigns()]
         states = self._database.get_a1_retry_states(ids)
         logger.info(
@@ -126,7 +128,7 @@ class Pass:
                 self._abort_stale_uploads()
         self._report.sort(ids)
         if self._entries.has_mistyped:
-            self._failures.has_failed = True  # a mistyped id must not pass for a success
+            self._failures.has_failed = True  # a mistyped id must not look like a success
         return self._failures.conclude(is_interrupted=self._is_interrupted, has_brought=self._has_brought)
 
     def _let_travel(self, states: Sequence[RetryStatus]) -> None:
@@ -157,7 +159,7 @@ class Pass:
 
     def _is_promising(self, retry: RetryStatus) -> bool:
         """Whether the campaign probably has something to upload: its folder was never seen empty. The search
-        index lags, so the row has a say too: a campaign that was just uploaded is not in A1 there.
+        index lags, so the row counts too: by its row, a campaign that was just uploaded is not in A1.
         """
         is_in_a1 = retry.status in (None, self._settings.dam.status_a1)
         return is_in_a1 and not self._is_dry_run and not retry.retry_count
@@ -174,10 +176,11 @@ class Pass:
         self._progress.campaign_ended()
 
     def _work_on(self, retry: RetryStatus, work: Callable[[Context, Campaign], None]) -> None:
-        """Take the campaign, so that nobody else works on it, and work. A failure never stops the next one.
+        """Claim the campaign, so that no other run works on it, and process it. A failure never stops the
+        others.
 
-        work: is given the campaign as its row knows it, and a context in which each write, and each effect
-        outside, holds the campaign.
+        work: gets the campaign from its row, and a context in which each write, and each effect outside the
+        database, checks that we still hold the campaign.
         """
         context, known = self._context, _known(retry)
         try:
@@ -188,7 +191,7 @@ class Pass:
         except StoppedError:
             self._is_interrupted = True
         except CampaignLostError as exc:
-            logger.warning("campaign %s is left: %s", known.id, exc)
+            logger.warning("campaign %s is left to another run: %s", known.id, exc)
             self._is_interrupted = True
             self._entries.note(Arrival(known, Outcome.INTERRUPTED, retry.retry_count))
         except AppError as exc:
@@ -196,7 +199,7 @@ class Pass:
                 self._ending = self._ending or exc
             else:
                 self._fail(Failure(context, exc.campaign or known, exc, retry))
-        except Exception:  # a bug met in one campaign must not take the others with it
+        except Exception:  # a bug in one campaign must not stop the others
             logger.exception("campaign %s: a bug", known.id)
             self._failures.has_bug = True
             self._entries.note(Arrival(known, Outcome.FAILED, retry.retry_count), error="a bug, see the log")
@@ -204,14 +207,14 @@ class Pass:
     def _fail(self, failure: Failure) -> None:
         try:
             outcome = self._failures.note(failure)
-        except AppError as exc:  # the database cannot be used any more
+        except AppError as exc:  # the database is no longer usable
             self._ending = self._ending or exc
             return
         campaign, retry = failure.campaign, failure.retry
         self._entries.note(Arrival(campaign, outcome, retry.retry_count), error=str(failure.error))
 
     def _is_to_end(self) -> bool:
-        """Whether the run must end: somebody stopped it, or it cannot go on."""
+        """Whether the run must end: somebody stopped it, or it cannot continue."""
         return self._ending is not None or self._is_stopping()
 
     def _check(self) -> None:
@@ -244,7 +247,7 @@ class Pass:
                 self._transfers -= 1
 
     def _on_notice(self) -> None:
-        """A notice waits in the outbox. While files are being copied, send it at once, not at the end."""
+        """Send a notice from the outbox at once while files are copied, instead of at the end."""
         with self._lock:
             self._report.queued += 1
             is_urgent = self._transfers > 0
@@ -252,7 +255,9 @@ class Pass:
             self._deliver_beside()
 
     def _made_box_side(self) -> BoxSide:
-        """Raises AppError, also that of a Box that has answered nobody in this run."""
+        """Give the campaign its copier. Raises AppError, also when Box has answered no campaign
+        in this run.
+        """
         with self._lock:
             if self._box_side is None:
                 from shared.upload.box_side import BoxSide
@@ -276,16 +281,16 @@ class Pass:
 
     @property
     def _has_brought(self) -> bool:
-        """Whether Box has taken a file in this run."""
+        """Whether Box has accepted a file in this run."""
         return self._progress.figures.files > 0
 
     # In the main thread
 
     def _follow_those_that_left(self, seen: Sequence[str]) -> None:
-        """Re-read the campaigns that the search shows no longer, and let their rows say where they are.
+        """Read the campaigns that the search no longer shows, and update their rows.
 
-        One that is to be seen in A2 is believed to be gone only when it is out of sight a day later as well:
-        with its row its success notice would be lost.
+        A campaign that should be in A2 counts as gone only when the DAM still does not show it a day later:
+        without its row the success notice would be lost.
         """
         left_behind = Standing(self._database).left_behind(self._settings.dam.status_a1, seen)
         states = self._database.get_a1_retry_states([left.campaign_id for left in left_behind])
@@ -302,10 +307,10 @@ class Pass:
         try:
             self._follow(left, context, known)
         except DamError as exc:
-            logger.warning("campaign %s could not be re-read: %s", left.campaign_id, exc)
+            logger.warning("could not read campaign %s again: %s", left.campaign_id, exc)
 
     def _follow(self, left: LeftBehind, context: Context, known: Campaign) -> None:
-        """Let one campaign's row say where it is. known: by its row."""
+        """Update one campaign's row. known: from its row."""
         status_a1 = self._settings.dam.status_a1
         campaign = context.dam.read_campaign(left.campaign_id)
         if not left.is_in_a1:
@@ -319,7 +324,7 @@ class Pass:
         self._entries.note(leave(context, campaign or known, is_gone=campaign is None))
 
     def _abort_stale_uploads(self) -> None:
-        """Give back to Box the upload sessions that nobody will go on with."""
+        """End the upload sessions in Box that no run will continue."""
         for upload in Ledger(self._database).stale_uploads(self._settings.dam.status_a1):
             try:
                 held = self._database.take_campaign(upload.campaign_id)
@@ -330,9 +335,9 @@ class Pass:
             except AppError as exc:
                 if exc.ends_run:
                     raise
-                logger.warning("%s; it is tried again in the next run", exc)
+                logger.warning("%s; the next run tries again", exc)
 
 
 def _known(retry: RetryStatus) -> Campaign:
-    """A campaign as its row knows it."""
+    """A campaign with the values of its row."""
     return Campaign(retry.campaign_id, retry.campaign_number, retry.campaign_name or retry.campaign_id, None)

@@ -1,7 +1,7 @@
-"""The workers of a run: one pool for all campaigns, and one budget of bytes for everything in flight.
+"""The workers of a run: one pool for all campaigns, and one memory budget for all files being copied.
 
-Small files are taken campaign by campaign in turn, so that a campaign of one file does not wait for one of
-five hundred. A large file has one worker that reads and lanes through which the others send its parts.
+The pool takes small files from the campaigns in turn, so that a campaign with one file does not wait for one
+with five hundred. One worker reads a large file, and others send its parts through the file's lane.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import dataclass, field
 from typing import Self
 
 MAX_SENDERS = 4
-"""Parts of one file on their way at once."""
+"""Parts of one file that are sent at the same time."""
 MAX_BUFFERS = MAX_SENDERS + 2
-"""Parts of one file in memory: those on their way, one that is to follow, and one being filled."""
+"""Parts of one file in memory: those being sent, the next one, and one being filled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A large file's place among those that wait for their first buffer, and the size of it."""
+    """A large file's place in the queue for its first buffer, and the buffer's size."""
 
     size: int
 
 
 @dataclass(slots=True)
 class Budget:
-    """Which files may take how many bytes of memory. Pure; the pool's lock guards it.
+    """Decides which files may use how much memory. Pure; the pool's lock guards it.
 
-    Large files together leave `reserve` bytes to the small ones. Small files do not pass a large one that
-    waits for its first buffer. A file larger than the whole budget goes alone. A thread that waits holds no
-    memory but that of parts on their way, so one thread can always go on.
+    Large files together leave `reserve` bytes to the small ones. Small files do not overtake a large one that
+    waits for its first buffer. A file larger than the whole budget is copied alone. A waiting thread only
+    keeps the memory of parts being sent, so one thread can always continue.
     """
 
     total: int
@@ -40,7 +40,7 @@ class Budget:
     small: int = 0
     large: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
-    """Who waits for a first buffer, the oldest first."""
+    """The files that wait for a first buffer, oldest first."""
 
     def admits_small(self, size: int) -> bool:
         used = self.small + self.large
@@ -48,13 +48,13 @@ class Budget:
         return used == 0 or used + size + kept <= self.total
 
     def admits_first(self, ticket: Ticket) -> bool:
-        """The first buffer of a large file, without which it cannot go on: in the order of asking."""
+        """The first buffer of a large file, without which it cannot continue: first come, first served."""
         used = self.small + self.large
         fits = self._is_entitled(ticket.size) and used + ticket.size <= self.total
         return self.waiting[0] is ticket and (used == 0 or fits)
 
     def admits_more(self, size: int) -> bool:
-        """A further buffer, which makes it faster: never while somebody waits."""
+        """A further buffer, which makes it faster: never while another file waits."""
         used = self.small + self.large
         return not self.waiting and self._is_entitled(size) and used + size <= self.total
 
@@ -64,7 +64,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file. size: bytes it holds in memory; None for a large file, which takes its buffers itself."""
+    """One file. size: bytes it needs in memory; None for a large file, which takes its buffers itself."""
 
     size: int | None
     work: Callable[[], None]
@@ -75,14 +75,14 @@ class Pool:
 
     def __init__(self, workers: int, memory_bytes: int, *, reserve_bytes: int) -> None:
         self.workers = workers
-        self._readers_allowed = max(1, workers // 4)  # each keeps several others busy with its parts
+        self._readers_allowed = max(1, workers // 4)  # each of them keeps several others busy with its parts
         lock = threading.Lock()
         self._to_do = threading.Condition(lock)
-        """Workers wait for it. A part or a file wakes one of them: with all of them awake for each part, the
-        one that reads would wait for the interpreter.
+        """Workers wait for it. A part or a file wakes one of them: if each part woke all of them, the reader
+        would wait for the interpreter.
         """
         self._changed = threading.Condition(lock)
-        """Those that read large files wait for it."""
+        """Workers that read large files wait for it."""
         self._budget = Budget(memory_bytes, reserve_bytes)
         self._queues: dict[str, deque[Job]] = {}
         self._turns: deque[str] = deque()
@@ -113,7 +113,7 @@ class Pool:
             self._to_do.notify()
 
     def cancel(self, campaign_id: str) -> int:
-        """Drop what a campaign has queued and nobody has begun; returns how many jobs that were."""
+        """Drop a campaign's queued jobs that have not started; returns how many."""
         with self._to_do:
             dropped = self._queues.pop(campaign_id, None)
             if dropped is None:
@@ -122,7 +122,7 @@ class Pool:
             return len(dropped)
 
     def close(self) -> None:
-        """Drop what is queued, and wait for what is in hand."""
+        """Drop the queued jobs, and wait for the running ones."""
         with self._to_do:
             self._is_closed = True
             self._queues.clear()
@@ -136,19 +136,19 @@ class Pool:
         return Lane(self, self._changed, self._budget, part_size)
 
     def queue_part(self, part: _PartJob) -> None:
-        """Have a free worker send a part. Call it with the lock held."""
+        """Queue a part for a free worker. Call it with the lock held."""
         self._parts.append(part)
         self._to_do.notify()
 
     def take_back(self, lane: Lane) -> int:
-        """Drop a lane's parts that nobody has begun to send. Call it with the lock held."""
+        """Drop a lane's parts that are not being sent yet. Call it with the lock held."""
         dropped = [part for part in self._parts if part.lane is lane]
         for part in dropped:
             self._parts.remove(part)
         return len(dropped)
 
     def room_was_made(self) -> None:
-        """Wake the threads that may go on now. Call it with the lock held."""
+        """Wake the threads that can continue now. Call it with the lock held."""
         self._changed.notify_all()
         if self._parts or self._turns:
             self._to_do.notify_all()
@@ -178,7 +178,7 @@ class Pool:
                 self.room_was_made()
 
     def _next(self) -> Job | _PartJob | None:
-        """What to do next: parts first, because they hold memory, but not with all hands while files wait."""
+        """The next job: parts first, because they use memory, but not with all workers while files wait."""
         has_files = any(self._is_startable(key) for key in self._turns)
         if self._parts and not (has_files and self._sending >= max(1, self.workers // 2)):
             self._sending += 1
@@ -188,8 +188,8 @@ class Pool:
             if self._is_startable(key):
                 return self._start(key)
             if self._queues[key][0].size is not None:
-                break  # its turn has come: the campaigns behind it wait for memory with it
-            self._turns.rotate(-1)  # a large file that must wait for a reader lets the others pass
+                break  # it is its turn: the campaigns behind it also wait until there is memory
+            self._turns.rotate(-1)  # a large file that must wait for a reader lets the others go first
         return None
 
     def _is_startable(self, key: str) -> bool:
@@ -213,11 +213,11 @@ class Pool:
         return job
 
     def send(self, part: _PartJob) -> None:
-        """Send a part that was taken off the queue."""
+        """Send a part taken from the queue."""
         error: BaseException | None = None
         try:
             part.work()
-        except BaseException as exc:  # noqa: BLE001 - carried to the file's own thread, which raises it
+        except BaseException as exc:  # noqa: BLE001 - passed to the file's own thread, which raises it
             error = exc
         with self._changed:
             self._sending -= 1
@@ -246,7 +246,7 @@ class _PartJob:
 
 
 class Lane:
-    """One large file's buffers, and its parts on their way. Used by one thread, but for `senders`."""
+    """One large file's buffers and parts. Used by one thread, except `senders`."""
 
     def __init__(
         self,
@@ -260,7 +260,7 @@ class Lane:
         self._budget = budget
         self._part_size = part_size
         self.senders = threading.Semaphore(MAX_SENDERS)
-        """To be held while a part is on its way."""
+        """Held while a part is being sent."""
         self._held = 0
         self._free: list[mmap.mmap] = []
         self._in_flight = 0
@@ -270,7 +270,7 @@ class Lane:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take back what is queued, wait for what is being sent, give the memory back."""
+        """Drop the queued parts, wait for those being sent, and release the memory."""
         with self._changed:
             self._in_flight -= self._pool.take_back(self)
             while self._in_flight:
@@ -281,7 +281,7 @@ class Lane:
             self._pool.room_was_made()
 
     def buffer(self) -> mmap.mmap:
-        """A buffer of part_size bytes, as soon as there is one. Raises what a part on its way has met."""
+        """A buffer of part_size bytes, as soon as there is one. Raises the error of a part that failed."""
         with self._changed:
             while True:
                 self._raise_error()
@@ -299,18 +299,18 @@ class Lane:
         return mmap.mmap(-1, self._part_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def send(self, buffer: mmap.mmap, work: Callable[[], None]) -> None:
-        """Have a free worker send the buffer's part: `work` does it. The buffer is then used again."""
+        """Let a free worker send the buffer's part by `work`. The buffer is then used again."""
         with self._changed:
             self._in_flight += 1
             self._pool.queue_part(_PartJob(self, buffer, work))
 
     def give_back(self, buffer: mmap.mmap) -> None:
-        """The buffer's part need not be sent."""
+        """Release a buffer whose part need not be sent."""
         with self._changed:
             self._free.append(buffer)
 
     def finish(self) -> None:
-        """Wait until every part has been sent. Raises what one of them has met."""
+        """Wait until every part has been sent. Raises the error of a part that failed."""
         with self._changed:
             while self._in_flight:
                 self._raise_error()
@@ -319,7 +319,7 @@ class Lane:
             self._raise_error()
 
     def done(self, part: _PartJob, error: BaseException | None) -> None:
-        """A part was sent, or failed. Called with the lock held."""
+        """Record that a part was sent, or failed. Called with the lock held."""
         self._in_flight -= 1
         self._error = self._error or error
         if self._budget.waiting and self._held > 1:
@@ -338,7 +338,7 @@ class Lane:
         finally:
             self._budget.waiting.remove(ticket)
         self._budget.large += self._part_size
-        self._changed.notify_all()  # the next in the queue is the oldest now
+        self._changed.notify_all()  # the next in the queue is now the oldest
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -40,31 +40,31 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
         (event("snooze", until="infinity"), "snoozed until infinity by anna@host (a1_retry.py)"),
         (
             event("undo", "wrong ones", "page", undoes="x", attempts=3, permanently_failed=True),
-            "undone, it is as before (permanently failed) by anna@host (page): wrong ones",
+            "undone; the campaign is as before (permanently failed) by anna@host (page): wrong ones",
         ),
         (
             event("undo", "", "page", undoes="x", attempts=0, until="2026-12-07T07:00:00+00:00"),
-            "undone, it is as before (attempts back to 0, snoozed until Mon 2026-12-07 08:00 CET)"
+            "undone; the campaign is as before (attempts back to 0, snoozed until Mon 2026-12-07 08:00 CET)"
             " by anna@host (page)",
         ),
         (
             event("resend", "mailbox is empty", "page", kind="a1_to_a2_error", recipient="a@example.com"),
-            "e-mail (error notice) to a@example.com is sent again by anna@host (page): mailbox is empty",
+            "e-mail (error notice) to a@example.com will be sent again by anna@host (page): mailbox is empty",
         ),
         (event("wake"), "snooze ended by anna@host (a1_retry.py)"),
-        (event("limit", "large", max_retries=5), "limit 5 by anna@host (a1_retry.py): large"),
-        (event("limit", before=5), "limit back to that of all campaigns by anna@host (a1_retry.py)"),
+        (event("limit", "large", max_retries=5), "limit set to 5 by anna@host (a1_retry.py): large"),
+        (event("limit", before=5), "limit set back to the one for all campaigns by anna@host (a1_retry.py)"),
         (event("upload", assets=14, bytes=73_400_320), "uploaded to Box: 14 assets, 73.4 MB"),
         (event("error", "HTTP 403", kind="DAM/forbidden"), "error DAM/forbidden: HTTP 403"),
         (
             event("error_over", "HTTP 403", kind="DAM/forbidden", began_at="2026-11-29T09:00:00.5+00:00"),
-            "error DAM/forbidden is over, it began Sun 2026-11-29 10:00 CET",
+            "error DAM/forbidden is over; it began Sun 2026-11-29 10:00 CET",
         ),
-        (event("status", status="A1"), "at A1"),
-        (event("status", status="A2", before="A1"), "at A2, before at A1"),
-        (event("status", before="A1"), "its status field is empty, before at A1"),
-        (event("status", status="GONE", before="A1"), "the DAM does not show it any more"),
-        (event("status", status="A1", before="GONE"), "at A1"),
+        (event("status", status="A1"), "now in A1"),
+        (event("status", status="A2", before="A1"), "now in A2, before in A1"),
+        (event("status", before="A1"), "its status field is now empty, before in A1"),
+        (event("status", status="GONE", before="A1"), "the DAM no longer shows it"),
+        (event("status", status="A1", before="GONE"), "now in A1"),
         (event("notice", kind="x", subject="⚠️ No Assets"), "e-mail queued: ⚠️ No Assets"),
         (
             event("notice_sent", kind="a1_to_a2_no_assets_retry", recipient="a@example.com"),
@@ -79,7 +79,10 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
             "e-mail (error notice) to a@example.com is covered by a later one",
         ),
         (event("notice_sent", kind="new", recipient="a@b.c"), "e-mail (new) delivered to a@b.c"),
-        (event("correction", attempts=1, before=2), "attempts set to 1, before 2 by anna@host (a1_retry.py)"),
+        (
+            event("correction", attempts=1, before=2),
+            "attempts changed from 2 to 1 by anna@host (a1_retry.py)",
+        ),
         (event("something_new", "why", fact=1), "something_new fact=1: why"),
     ],
 )

@@ -83,11 +83,12 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         """
         0b0d55680b0d55680b0d55680b0d55680b0d5568
         UNKNOWN: never_seen
-          Why   no run has seen this campaign: the database does not know it
+          Why   no run has seen this campaign: it is not in the database
           Rule  3 attempts (A1_MAX_RETRIES); waits of 3 and 10 min (A1_RETRY_DELAYS); never reset by itself
                 (A1_AUTO_RESET_DAYS is 0)
-          Next  Mon 2026-11-30 10:18 CET  a run finds it as soon as it is at A1 below the campaigns folder
-          Do    check the id; to ask the DAM:
+          Next  Mon 2026-11-30 10:18 CET  a run finds it as soon as it is in A1 and below the campaigns
+                  folder
+          Do    check the id, or ask the DAM:
                 python scripts/a1_retry.py explain --live 0b0d55680b0d55680b0d55680b0d55680b0d5568
         """,
     ),
@@ -95,20 +96,20 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(replace(in_a1(2, "30 10:03"), status="B7"), status_at=at("30 10:09")),
         """
         NOT TRIED: not_a1, since Mon 2026-11-30 10:09 CET
-          Why   it is at B7, and only what is at A1 is tried; 2 of 3 attempts stay counted
-          Next  nothing, until it is at A1 again
-          Do    set it to A1 in the DAM if it is to be uploaded
+          Why   it is in B7, and runs only look at campaigns in A1; 2 of 3 attempts remain counted
+          Next  nothing, until it is in A1 again
+          Do    if it should be uploaded, set it to A1 in the DAM
         """,
     ),
     State.GONE: (
         facts(replace(in_a1(3, "30 10:03", failed=True), status="GONE"), status_at=at("30 10:09")),
         """
         NOT TRIED: gone, since Mon 2026-11-30 10:09 CET
-          Why   the DAM does not show it: it was deleted, or is hidden from our user; it is marked as
-                permanently failed, and would be skipped there until it is reset
-          Next  nothing, until it is at A1 again
-          Do    set it to A1 in the DAM if it is to be uploaded
-                to have it tried there again:
+          Why   the DAM does not show it: it was deleted, or our user may not see it; it is permanently
+                failed, so runs would skip it there until somebody resets it
+          Next  nothing, until it is in A1 again
+          Do    if it should be uploaded, set it to A1 in the DAM
+                before it goes back to A1, reset it:
                 python scripts/a1_retry.py reset 0b0d55680b0d55680b0d55680b0d55680b0d5568
         """,
     ),
@@ -116,10 +117,11 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(in_a1(cycle=2), last_reset=RESET, in_a1_at=at("28 09:00")),
         """
         TO BE TRIED: due, since Mon 2026-11-30 09:58 CET
-          Why   it is at A1, and no attempt is counted in cycle 2
+          Why   it is in A1, and no attempt is counted in cycle 2
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
-                Mon 2026-11-30 10:18 CET  if it is still empty, attempt 1 of 3 counts, and a mail goes out
-                Mon 2026-11-30 10:33 CET  if it is still empty, the last attempt counts, and it is
+                Mon 2026-11-30 10:18 CET  if it is still empty, attempt 1 of 3 counts, and an e-mail goes
+                  out
+                Mon 2026-11-30 10:33 CET  if it is still empty, the last attempt counts, and the campaign is
                   permanently failed
           Do    put the files into "Master Assets"; the next run uploads them
           Note  reset by anna Mon 2026-11-30 09:58 CET with a1_retry.py: files are there
@@ -128,26 +130,29 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
     State.EMPTY: (
         facts(in_a1(1, "30 10:12"), attempts=attempts("30 10:12")),
         """
-        TRIED AGAIN: empty, since Mon 2026-11-30 10:12 CET
+        IN RETRY: empty, since Mon 2026-11-30 10:12 CET
           Why   the folder "Master Assets" contains no usable files; 1 of 3 attempts are spent (cycle 1)
-                 1  Mon 2026-11-30 10:12 CET  empty                  mail a81f0100 to 3, delivered
+                 1  Mon 2026-11-30 10:12 CET  empty                  e-mail a81f0100 to 3, delivered
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
-                Mon 2026-11-30 10:18 CET  if it is still empty, attempt 2 of 3 counts, and a mail goes out
-                Mon 2026-11-30 10:30 CET  if it is still empty, the last attempt counts, and it is
+                Mon 2026-11-30 10:18 CET  if it is still empty, attempt 2 of 3 counts, and an e-mail goes
+                  out
+                Mon 2026-11-30 10:30 CET  if it is still empty, the last attempt counts, and the campaign is
                   permanently failed
           Do    put the files into "Master Assets"; the next run uploads them
-                if they are promised for later:
+                if the files come later, snooze it:
                 python scripts/a1_retry.py snooze --until YYYY-MM-DD --reason WHY ID
         """,
     ),
     State.WAITING: (
         facts(in_a1(2, "30 10:15"), attempts=attempts("30 10:12", "30 10:15")),
         """
-        TRIED AGAIN LATER: waiting, since Mon 2026-11-30 10:15 CET
-          Why   the folder "Master Assets" contains no usable files; 2 of 3 attempts are spent (cycle 1),
-                and no look before Mon 2026-11-30 10:25 CET counts the next one
+        IN RETRY, WAITING: waiting, since Mon 2026-11-30 10:15 CET
+          Why   the folder "Master Assets" contains no usable files; 2 of 3 attempts are spent (cycle 1);
+                the next attempt does not count before Mon 2026-11-30 10:25 CET
+                 1  Mon 2026-11-30 10:12 CET  empty                  e-mail a81f0100 to 3, delivered
+                 2  Mon 2026-11-30 10:15 CET  empty (after 3 min)    e-mail a81f0200 to 3, delivered
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
-                Mon 2026-11-30 10:27 CET  if it is still empty, the last attempt counts, and it is
+                Mon 2026-11-30 10:27 CET  if it is still empty, the last attempt counts, and the campaign is
                   permanently failed
         """,
     ),
@@ -157,12 +162,15 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
             last_snooze=Act(at("30 10:13"), "anna", "a1_retry.py", "the agency delivers at noon"),
         ),
         """
-        NOT COUNTED: snoozed, since Mon 2026-11-30 10:13 CET
+        SNOOZED: snoozed, since Mon 2026-11-30 10:13 CET
           Why   files are promised: until Mon 2026-11-30 12:00 CET no look counts as an attempt; 1 of 3
                 attempts are spent
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
-                Mon 2026-11-30 12:00 CET  the snooze ends; from then on an empty folder counts
-                Mon 2026-11-30 12:00 CET  if it is still empty, attempt 2 of 3 counts, and a mail goes out
+                Mon 2026-11-30 12:00 CET  the snooze ends; after that an empty folder counts as an attempt
+                Mon 2026-11-30 12:00 CET  if it is still empty, attempt 2 of 3 counts, and an e-mail goes
+                  out
+                Mon 2026-11-30 12:12 CET  if it is still empty, the last attempt counts, and the campaign is
+                  permanently failed
           Do    put the files into "Master Assets"; the next run uploads them
                 to end the snooze:
                 python scripts/a1_retry.py wake 0b0d55680b0d55680b0d55680b0d55680b0d5568
@@ -174,14 +182,14 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(in_a1(3, "30 10:15", failed=True), attempts=THREE),
         """
         C-1001 "Easter 2027"  0b0d55680b0d55680b0d55680b0d55680b0d5568
-        NOT TRIED: permanently_failed, since Mon 2026-11-30 10:15 CET
+        SKIPPED: permanently_failed, since Mon 2026-11-30 10:15 CET
           Why   the folder "Master Assets" contains no usable files; 3 of 3 attempts are spent (cycle 1)
-                 1  Mon 2026-11-30 10:00 CET  empty                  mail a81f0100 to 3, delivered
-                 2  Mon 2026-11-30 10:03 CET  empty (after 3 min)    mail a81f0200 to 3, delivered
-                 3  Mon 2026-11-30 10:15 CET  empty (after 12 min)   mail a81f0300 to 3, delivered
+                 1  Mon 2026-11-30 10:00 CET  empty                  e-mail a81f0100 to 3, delivered
+                 2  Mon 2026-11-30 10:03 CET  empty (after 3 min)    e-mail a81f0200 to 3, delivered
+                 3  Mon 2026-11-30 10:15 CET  empty (after 12 min)   e-mail a81f0300 to 3, delivered
           Rule  3 attempts (A1_MAX_RETRIES); waits of 3 and 10 min (A1_RETRY_DELAYS); never reset by itself
                 (A1_AUTO_RESET_DAYS is 0)
-          Next  no look and no mail until it is reset
+          Next  runs skip it, without e-mails, until somebody resets it
           Do    put the files into "Master Assets", then:
                 python scripts/a1_retry.py reset 0b0d55680b0d55680b0d55680b0d55680b0d5568
         As of Mon 2026-11-30 10:16 CET. The DAM was not asked; --live asks it now.
@@ -191,19 +199,19 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
         facts(in_a1(), left_search_at=at("30 10:00")),
         """
         NOT TRIED: unseen, since Mon 2026-11-30 10:00 CET
-          Next  the first run that finds it by the search looks at it again
-                Tue 2026-12-01 10:03 CET  if the search has not shown it by then, it is read by its id
+          Next  the first run whose search shows it looks at it again
+                Tue 2026-12-01 10:03 CET  if the search still does not show it, a run reads it by its id
         """,
     ),
     State.ERRING: (
         facts(in_a1(1, "30 10:12"), errors=(FAILURE,), error_mail=mail(1)),
         """
-        FAILS: erring, since Mon 2026-11-30 07:16 CET
-          Why   it fails with an error, which spends no attempt: 403 for folder f [DAM/forbidden]; last seen
-                Mon 2026-11-30 10:15 CET
+        FAILING: erring, since Mon 2026-11-30 07:16 CET
+          Why   it fails with an error, which does not spend an attempt: 403 for folder f [DAM/forbidden];
+                last seen Mon 2026-11-30 10:15 CET
           Next  Mon 2026-11-30 10:18 CET  the next run tries again
           Do    fix what the error describes; the next run tries again by itself
-          Note  told by mail Mon 2026-11-30 07:16 CET: mail a81f0100 to 3, delivered
+          Note  an e-mail went out about the error Mon 2026-11-30 07:16 CET: e-mail a81f0100 to 3, delivered
         """,
     ),
     State.UPLOADING: (
@@ -214,30 +222,30 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
             taken_at=at("30 10:12"),
         ),
         """
-        ON ITS WAY: uploading, since Mon 2026-11-30 10:12 CET
-          Why   its upload is under way or is continued by the next run: 9 files in Box so far (5.0 MB), 1
-                large on the way
-          Next  Mon 2026-11-30 10:18 CET  the next run continues with what is missing, unless it is done by
-                  then
-          Note  last taken by a1_to_a2 host:1 run x, Mon 2026-11-30 10:12 CET
+        IN PROGRESS: uploading, since Mon 2026-11-30 10:12 CET
+          Why   its upload is running, or the next run continues it: 9 files in Box so far (5.0 MB), 1 large
+                file partly uploaded
+          Next  Mon 2026-11-30 10:18 CET  the next run uploads what is still missing
+          Note  a1_to_a2 host:1 run x last worked on it, from Mon 2026-11-30 10:12 CET
         """,
     ),
     State.UPLOADED: (
         facts(replace(ROW, status="A2"), upload=UPLOAD, in_a1_at=at("30 09:00"), success_mail=mail(2)),
         """
         DONE: uploaded, since Mon 2026-11-30 10:07 CET
-          Why   14 assets, 73.4 MB are in Box, and the DAM said A2; begun Mon 2026-11-30 09:56 CET
-          Next  nothing, until it is at A1 again
-          Do    nothing; to compare both sides again:
+          Why   14 assets, 73.4 MB are in Box, and the DAM confirmed A2; the upload began Mon 2026-11-30
+                09:56 CET
+          Next  nothing, until it is in A1 again
+          Do    nothing; to compare the DAM and Box again:
                 python scripts/a1_to_a2_box_uploader.py --verify=0b0d55680b0d55680b0d55680b0d55680b0d5568
-          Note  mail a81f0200 to 3, delivered
+          Note  e-mail a81f0200 to 3, delivered
         """,
     ),
     State.LOCK_DOUBTFUL: (
         facts(replace(ROW, status="A2"), upload=UPLOAD, lock_doubted_at=at("30 10:07")),
         """
         DONE: lock_doubtful, since Mon 2026-11-30 10:07 CET
-          Next  Mon 2026-11-30 11:07 CET  until then each run looks whether the lock has come
+          Next  Mon 2026-11-30 11:07 CET  until then each run looks whether the DAM has locked it
           Do    nothing
         """,
     ),
@@ -300,7 +308,7 @@ def test_limit__of_its_own_is_named_with_who_set_it() -> None:
     assert told.rule[:2] == (
         "5 attempts (this campaign's own limit, set by anna Fri 2026-11-27 10:00 CET with psql: a slow"
         " agency; A1_MAX_RETRIES is 3)",
-        "waits of 3 and 10 min, the last one again and again (A1_RETRY_DELAYS)",
+        "waits of 3 and 10 min, the last one repeated (A1_RETRY_DELAYS)",
     )
 
 
@@ -313,8 +321,7 @@ def test_limit__below_the_count_makes_the_next_attempt_the_last() -> None:
 
 
 FIRST, SECOND = (
-    "no look and no mail until it is reset; then by itself (automatic reset"
-    f" {number} of 3), and that run looks again"
+    f"it is reset by itself (automatic reset {number} of 3), and that run looks again; until then runs skip it"
     for number in (1, 2)
 )
 
@@ -326,7 +333,7 @@ FIRST, SECOND = (
         # A Saturday: the first run in office hours is on Monday.
         (5, 1, "2026-12-07T05:00", SECOND),
         (365, 0, "2027-11-30T10:15", FIRST),
-        (30, 3, None, "no look and no mail until a person resets it: 3 of 3 automatic resets are used up"),
+        (30, 3, None, "runs skip it, without e-mails, until a person resets it: 3 of 3 automatic resets are used up"),
     ],
 )  # fmt: skip
 def test_auto_reset__is_told_to_the_minute(days: int, resets: int, wanted: str | None, text: str) -> None:
@@ -341,30 +348,30 @@ def test_auto_reset__without_office_hours_names_no_minute() -> None:
     by = replace(BY, window=never, policy=RetryPolicy(auto_reset_days=1))
     (step,) = explain(facts(in_a1(3, "30 10:15", failed=True)), by, NOW).next
     assert (step.what, step.at) == (Coming.AUTO_RESET, None)
-    assert "in the first run in office hours from Tue 2026-12-01 10:15 CET on" in step.text
+    assert "the first run in office hours from Tue 2026-12-01 10:15 CET on resets it by itself" in step.text
 
 
 @pytest.mark.parametrize(
     ("last_run", "note", "is_foretold"),
     [
         (RAN, None, True),
-        (None, "the orchestrator has no run on record: nobody knows here when the uploader runs next", False),
+        (None, "the orchestrator has no run on record, so the time of the next run is unknown", False),
         (
             replace(RAN, exit_code=75),
-            "the last run, of Mon 2026-11-30 10:15 CET, ended with exit code 75: while runs end so, looks may"
-            " fail, and only a folder that is proven empty counts",
+            "the last run, planned for Mon 2026-11-30 10:15 CET, ended with exit code 75: until runs succeed"
+            " again, looks may fail, and a failed look does not count as an attempt",
             True,
         ),
         (
             replace(RAN, finished_at=None, exit_code=None),
-            "a run is under way since Mon 2026-11-30 10:15 CET: it may still come to this campaign, and the"
-            " next one waits for its end",
+            "a run has been under way since Mon 2026-11-30 10:15 CET: it may still reach this campaign, and the"
+            " next run waits until it ends",
             True,
         ),
         (
             LastRun(at("30 10:00"), at("30 10:00"), at("30 10:01"), 0),
-            "the orchestrator has not run the uploader since Mon 2026-11-30 10:00 CET; a run was due at Mon"
-            " 2026-11-30 10:03 CET, and nothing happens until it comes",
+            "the orchestrator has not started the upload since Mon 2026-11-30 10:00 CET; a run was due Mon"
+            " 2026-11-30 10:03 CET, and nothing happens until it runs again",
             False,
         ),
     ],
@@ -389,11 +396,11 @@ def test_zone__that_is_not_set_foretells_nothing() -> None:
 @pytest.mark.parametrize(
     ("mail", "said"),
     [
-        (mail(1), "mail a81f0100 to 3, delivered"),
-        (mail(1, 3, 1, 0, "450 busy"), "mail a81f0100 to 3: 1 delivered, 2 waiting (450 busy)"),
+        (mail(1), "e-mail a81f0100 to 3, delivered"),
+        (mail(1, 3, 1, 0, "450 busy"), "e-mail a81f0100 to 3: 1 delivered, 2 waiting (450 busy)"),
         (
             mail(1, 3, 2, 1, "550 no such user"),
-            "mail a81f0100 to 3: 2 delivered, 1 given up (550 no such user)",
+            "e-mail a81f0100 to 3: 2 delivered, 1 given up (550 no such user)",
         ),
     ],
 )
@@ -407,12 +414,12 @@ def test_mail__with_what_became_of_it(mail: Mail, said: str) -> None:
     ("row", "status", "assets", "said"),
     [
         (in_a1(1, "30 10:12"), "A1", 0, 'and "Master Assets" is empty: the next run counts attempt 2'),
-        (in_a1(1, "30 10:15"), "A1", 2, "holds 2 assets (10 bytes): the next run uploads them"),
+        (in_a1(1, "30 10:15"), "A1", 2, "contains 2 assets (10 bytes): the next run uploads them"),
         (in_a1(2, "30 10:15"), "A1", 0, '"Master Assets" is empty: the next run waits'),
-        (in_a1(3, "30 10:15", failed=True), "A1", 2, "the runs skip it until it is reset"),
-        (in_a1(snoozed_until=NOW + DAY), "A1", 0, "the next run counts nothing, it is snoozed"),
-        (in_a1(), "B7", 2, "is at B7, and"),
-        (None, "A1", 1, "holds 1 asset (5 bytes): the next run uploads them"),
+        (in_a1(3, "30 10:15", failed=True), "A1", 2, "runs skip it until somebody resets it"),
+        (in_a1(snoozed_until=NOW + DAY), "A1", 0, "the next run counts nothing, because it is snoozed"),
+        (in_a1(), "B7", 2, "is in B7, and"),
+        (None, "A1", 1, "contains 1 asset (5 bytes): the next run uploads them"),
     ],
 )  # fmt: skip
 def test_live__says_what_the_next_run_makes_of_it(
@@ -431,7 +438,7 @@ def test_live__says_what_the_next_run_makes_of_it(
 def test_live__that_finds_nothing() -> None:
     told = explain(facts(None), BY, NOW, Live(None, None))
     assert not told.is_known
-    assert "  DAM   now: it does not show this campaign" in as_text(told, BY)
+    assert "  DAM   now: the DAM does not show this campaign" in as_text(told, BY)
 
 
 @pytest.mark.parametrize("state", CASES)

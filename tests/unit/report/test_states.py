@@ -37,7 +37,7 @@ def row(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rules", "changes", "wanted"),
     [
-        pytest.param(RULES, {}, (State.DUE, "at rest", "looked at in each run"), id="nothing"),
+        pytest.param(RULES, {}, (State.DUE, "no attempts counted", "each run looks at it"), id="nothing"),
         pytest.param(
             RULES, TWICE, (State.EMPTY, "empty 2 of 3", "attempt 3 of 3 in the next run"), id="in retry"
         ),
@@ -62,7 +62,7 @@ def row(**changes: Any) -> dict[str, Any]:
             (State.SNOOZED, "snoozed until 07 Dec 10:00", "attempt 3 of 3 after the snooze"), id="snoozed",
         ),
         pytest.param(
-            RULES, {"a1_snoozed_until": NOW}, (State.DUE, "at rest", "looked at in each run"),
+            RULES, {"a1_snoozed_until": NOW}, (State.DUE, "no attempts counted", "each run looks at it"),
             id="a snooze that is over",
         ),
         pytest.param(
@@ -80,7 +80,7 @@ def row(**changes: Any) -> dict[str, Any]:
             id="failed, reset by itself often enough",
         ),
         pytest.param(
-            RULES, ERROR | TWICE, (State.ERRING, "error DAM/forbidden", "tried again in each run"),
+            RULES, ERROR | TWICE, (State.ERRING, "error DAM/forbidden", "each run tries again"),
             id="erring",
         ),
         pytest.param(
@@ -90,7 +90,7 @@ def row(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             RULES, FAILED | {"status": "B1"},
-            (State.NOT_A1, "permanently failed", "nothing while it is at B1"), id="elsewhere",
+            (State.NOT_A1, "permanently failed", "nothing while it is in B1"), id="elsewhere",
         ),
         pytest.param(
             RULES, TWICE | {"status": "GONE"},
@@ -98,7 +98,7 @@ def row(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             RULES, dict.fromkeys(("a1_retry_count", "a1_permanently_failed", "a1_cycle", "status")) | ERROR,
-            (State.ERRING, "error DAM/forbidden", "tried again in each run"), id="never read",
+            (State.ERRING, "error DAM/forbidden", "each run tries again"), id="never read",
         ),
     ],
 )  # fmt: skip

@@ -75,7 +75,7 @@ def test_log__says_every_ten_minutes_that_bytes_move(capsys: pytest.CaptureFixtu
         logging.captureWarnings(capture=False)
     told = [line.split("INFO run=r sign_of_life: ")[1] for line in capsys.readouterr().err.splitlines()]
     assert len(told) == 13
-    assert told[0] == "at work: 0 of 2 files and 1000000 of 900000005 bytes are done"
+    assert told[0] == "working: 0 of 2 files and 1000000 of 900000005 bytes are done"
 
 
 def test_failed_file__counts_nothing() -> None:

@@ -1,4 +1,4 @@
-/* What makes the page lighter; without it everything works too. */
+/* Makes the page easier to use. The page also works without it. */
 "use strict";
 
 /* A click on a button with data-copy puts the text of that element on the clipboard, over plain http too. */
@@ -23,14 +23,14 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-/* How many are chosen, and all of the page at once. */
+/* Shows how many campaigns are selected, and selects all on the page at once. */
 const chosen = document.querySelector("[data-chosen]");
 if (chosen) {
   const boxes = [...document.querySelectorAll("input[name=id]")];
   const all = document.querySelector("[data-choose-all]");
   const tell = () => {
     const count = boxes.filter((box) => box.checked).length;
-    chosen.textContent = count ? `the ${count} chosen` : "the chosen";
+    chosen.textContent = count ? `the ${count} selected` : "the selected";
     all.checked = count === boxes.length;
     all.indeterminate = count > 0 && count < boxes.length;
   };
@@ -41,7 +41,7 @@ if (chosen) {
   tell();
 }
 
-/* The counters: what is the same as before is left as it is, so that nothing is read out again. */
+/* The counters: an unchanged answer is not swapped in, so that a screen reader does not read it out again. */
 document.addEventListener("htmx:beforeSwap", (event) => {
   const etag = event.detail.xhr.getResponseHeader("ETag");
   const isSame = etag !== null && etag === event.target.dataset.etag;
