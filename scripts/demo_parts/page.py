@@ -268,12 +268,12 @@ def _pictures(pictures: Sequence[Path]) -> str:
         return ""
     items = []
     for path in pictures:
-        name = f"page/{path.name}"
+        name, label = f"page/{path.name}", path.stem.replace("_", ", ").capitalize()
         shown = ""
         if path.stem.endswith("_desktop"):
             data = base64.b64encode(path.read_bytes()).decode()
-            shown = f'<img alt="The page: {escape(path.stem)}" src="data:image/png;base64,{data}">'
-        items.append(f'<li><a href="{escape(quote(name))}">{escape(path.stem)}</a>{shown}</li>')
+            shown = f'<img alt="The page: {escape(label)}" src="data:image/png;base64,{data}">'
+        items.append(f'<li><a href="{escape(quote(name))}">{escape(label)}</a>{shown}</li>')
     return (
         '<section aria-labelledby="page"><h2 id="page">The operator’s page</h2>\n'
         f'<ul class="pictures">{"".join(items)}</ul></section>\n'

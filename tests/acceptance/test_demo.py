@@ -186,7 +186,7 @@ def test_simulators__by_the_command_and_the_block_of_the_document(tmp_path: Path
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (root / ".venv").symlink_to(sys.prefix)
     document = (REPOSITORY / "MARKDOWN_DOCS" / "DEMO.md").read_text(encoding="utf-8")
-    start, block = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)
+    start, block = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
     made = subprocess.run(
         [*shlex.split(start), "--dry-run"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True
     )

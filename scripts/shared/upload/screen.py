@@ -214,12 +214,13 @@ class Screen:
                 self._draw(self._line_now())
 
     def _answer(self, number: int) -> None:
+        after_echo = ERASED if self._can_redraw else "\n"  # the terminal has written ^C
         if not self._is_stopping:
             self._is_stopping = True
-            self.write(stop_text(self._progress.view(), self._rate()))
+            self.write(after_echo + stop_text(self._progress.view(), self._rate()))
         elif number == signal.SIGINT:
             self._draw("")
-            self.write(STOPPED_TEXT)
+            self.write(after_echo + STOPPED_TEXT)
             os._exit(ExitCode.TRY_LATER)
 
     def _line_now(self) -> str:
@@ -244,8 +245,9 @@ class Screen:
         with self._lock:
             if not line and not self._line:
                 return
-            # The terminal must not break a line that turns out wider: it could not be taken back.
-            self._line = f"\r\x1b[?7l{line}\x1b[K\x1b[?7h" if line else ""
+            # The terminal must not break a line that turns out wider, or that ^C follows: it could not be
+            # taken back.
+            self._line = f"\r\x1b[?7l{line}\x1b[K\x1b[?7h\r" if line else ""
             self._terminal.write(self._line or ERASED)
             self._terminal.flush()
 

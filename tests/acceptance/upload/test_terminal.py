@@ -149,7 +149,9 @@ def test_ctrl_c__says_what_is_finished_and_how_to_stop_now(world: World, film: s
         terminal.read_until("To stop now, press Ctrl-C again.")
         assert terminal.process.poll() is None, "it is still finishing"
         assert terminal.exit_code() == 75
-    (said,) = [line for line in terminal.shown if "Stopping." in line]
+    said, how = [line for line in terminal.shown if line and not EVENT.match(line)]
+    assert said.startswith("Stopping. ")
+    assert how.startswith("To stop now, press Ctrl-C again.")
     assert "the current parts of film.mp4 (C-1001 Spring Launch); " in said
     assert any(line.startswith("stopping: film.mp4 ") for line in terminal.live_lines)
     world.box.options.upload_delay = 0.0
@@ -170,7 +172,7 @@ def test_ctrl_c__twice_stops_at_once_and_loses_nothing(world: World, film: str, 
         terminal.read_until("To stop now, press Ctrl-C again.")
         terminal.press(CTRL_C)
         assert terminal.exit_code() == 75
-    assert terminal.shown[-2].startswith("Stopped now. Nothing is lost")
+    assert terminal.shown[-2].startswith("Stopped now. Nothing is lost: "), terminal.shown
     system.clear_faults()
     assert world.upload().outcomes == {film: "uploaded"}
     versions = {file.name: file.versions for file in world.box.files() if file.name != "_manifest.json"}

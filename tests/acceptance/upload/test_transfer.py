@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 import pytest
 
 from simulators.dam import GeneratedContent
-from world import SCRIPTS, World, wait_for
+from world import World, wait_for
 
 MEBIBYTE = 1024 * 1024
 UPLOADER = "a1_to_a2_box_uploader.py"
@@ -534,26 +531,6 @@ def test_verify__reads_both_sides_and_writes_nothing(world: World, tmp_path: Pat
         assert wanted in bad.stderr
     assert len(bad.report["differences"]) == 5, json.dumps(bad.report["differences"], indent=1)
     assert world.run(UPLOADER, "--verify", "f" * 40, "--json").exit_code == 4
-
-
-def test_terminal__shows_a_live_line_that_log_lines_do_not_run_into(world: World) -> None:
-    add_film(world)
-    world.box.options.upload_delay = 0.1
-    terminal, side = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / UPLOADER, "--auth-pfx-v2"],
-        env=world.environment(), cwd=world.folder, stderr=side, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(side)
-    shown = b""
-    with suppress(OSError):  # Linux's word for the end of a terminal
-        while block := os.read(terminal, 65536):
-            shown += block
-    os.close(terminal)
-    assert process.wait() == 0
-    drawn = [line for line in shown.split(b"\r") if b" files  " in line]
-    assert any(b"film.mp4" in line and b" MB/s  " in line for line in drawn)
-    assert not [line for line in drawn if b" INFO " in line]
 
 
 # ---------------------------------------------------------------------------------------------------------
