@@ -38,7 +38,7 @@ def test_bulk_reset__tells_what_it_left_alone_and_is_undone_once(people: People)
     ids = site.add_failed("Bulk", 60)
     page = people.page(OPERATOR)
     page.locator("#counter-failed").click()
-    page.get_by_label("Number or name").fill("Bulk")
+    page.get_by_label("Number, name or id").fill("Bulk")
     page.get_by_role("button", name="Filter").click()
     listed = page.url.replace("&older=", "")
     assert "state=failed" in listed
@@ -124,7 +124,7 @@ def test_outage__is_told_and_loses_no_act(
         assert (answered.status, answered.headers["retry-after"]) == (503, "10")
         expect(page.get_by_role("heading", level=1)).to_have_text("The database cannot be reached")
         expect(page.locator("main")).to_contain_text("Nothing was done.")
-        expect(page.locator("main")).to_contain_text("the same form is never carried out twice")
+        expect(page.locator("main")).to_contain_text("the page never does the same form twice")
         assert violations(page) == []
         seen = reader.reload()
         assert seen is not None
@@ -159,7 +159,7 @@ def test_without_javascript__everything_works(people: People) -> None:
     site = people.site
     site.add_failed("Plain", 55)
     page = people.page(OPERATOR, "/campaigns", java_script_enabled=False)
-    page.get_by_label("Number or name").fill("Plain")
+    page.get_by_label("Number, name or id").fill("Plain")
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("#found")).to_have_text("55 campaigns")
     page.get_by_role("link", name="Next page").click()

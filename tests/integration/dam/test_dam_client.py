@@ -109,7 +109,7 @@ def test_certificate__refused_by_the_dam_is_told(tls: Tls, tls_dam: DamSimulator
 
 def test_certificate__of_the_dam_by_an_unknown_ca(tls: Tls, tls_dam: DamSimulator) -> None:
     client = client_for(tls_dam, tls.pfx())
-    with pytest.raises(ConfigError, match=r"DAM_CA_BUNDLE: .* signed by no known CA"):
+    with pytest.raises(ConfigError, match=r"DAM_CA_BUNDLE: .* not signed by a known CA"):
         client.find_campaigns()
     client.close()
 

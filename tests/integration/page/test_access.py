@@ -218,7 +218,7 @@ def test_proxy__header_that_names_nobody_is_refused(proxied: Page) -> None:
     for name in ("", " ", "olga, ruth", "x" * 201, "a\x1bb", "ol\xffga", " olga"):
         sent = {"REMOTE_ADDR": "10.0.0.7", "HTTP_X_REMOTE_USER": name}
         answer = browser.client.get("/", base_url=browser.origin, environ_overrides=sent)
-        assert (answer.status_code, title(answer)) == (403, "The proxy did not say who asks"), name
+        assert (answer.status_code, title(answer)) == (403, "The proxy did not tell us who you are"), name
 
 
 def test_proxy__user_needs_the_token_of_his_browser(proxied: Page, acts: list[str]) -> None:
@@ -377,7 +377,7 @@ def test_session__ends_with_the_user_or_the_password(page: Page, acts: list[str]
     page.write_users(LINES[READER])
     assert operator.get("/").status_code == 303
     answer = operator.send("POST", "/test/act", data={"csrf": token}, headers={"Origin": operator.origin})
-    assert (answer.status_code, title(answer)) == (403, "You are not logged in any more")
+    assert (answer.status_code, title(answer)) == (403, "You are no longer logged in")
     assert acts == []
     assert reader.get("/").status_code == 200
     page.write_users(LINES[OPERATOR], line_of(READER, "another password", CHEAP))

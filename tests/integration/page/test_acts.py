@@ -106,7 +106,7 @@ def test_request__that_was_used_for_something_else_is_refused(database: Database
     acts(database).do(Act.RESET, ["a"], asked)
     other = drawn(database, asked.request_id, **({"person": "bert"} if change == "person" else {}))
     act, ids = (Act.WAKE if change == "act" else Act.RESET), (["b"] if change == "targets" else ["a"])
-    with pytest.raises(RefusedError, match="used for something else"):
+    with pytest.raises(RefusedError, match="used this page for something else"):
         acts(database).do(act, ids, other)
     assert state(database, "b")[2] is True
 

@@ -79,7 +79,10 @@ def event(kind: str, reason: str = "", source: str = "a1_retry.py", /, **detail:
             "e-mail (error notice) to a@example.com is covered by a later one",
         ),
         (event("notice_sent", kind="new", recipient="a@b.c"), "e-mail (new) delivered to a@b.c"),
-        (event("correction", attempts=1, before=2), "attempts changed from 2 to 1 by anna@host (a1_retry.py)"),
+        (
+            event("correction", attempts=1, before=2),
+            "attempts changed from 2 to 1 by anna@host (a1_retry.py)",
+        ),
         (event("something_new", "why", fact=1), "something_new fact=1: why"),
     ],
 )
