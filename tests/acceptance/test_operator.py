@@ -381,7 +381,7 @@ def test_snooze__of_a_failed_one_resets_it_in_the_same_step(world: World) -> Non
         TOOL, "snooze", "c2", "--until", f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H:%MZ}"
     )
     assert unread.exit_code == 4
-    assert "c2: no run could read it yet, so nothing was changed" in unread.stdout
+    assert "c2: no run has been able to read it yet, so nothing was changed" in unread.stdout
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def none_found() -> str:
         )
     looked = f"neither .env in the working folder nor {REPOSITORY / '.env'} nor {INSTALLED}"
     cure = f"copy .env.example to .env and fill it in, or name a file with --env-file or {NAMED_BY}"
-    return f"there is no settings file, {looked}; {cure}"
+    return f"there is no settings file: {looked}; {cure}"
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:
@@ -119,7 +119,7 @@ def _bindings(env_file: Path) -> list[Binding]:
         raise ConfigError(f"cannot read the env file {env_file.absolute()}: {said}") from exc
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         logger.warning(
-            "%s contains secrets, and not only its owner may open it (mode %04o): chmod 600 %s",
+            "%s contains secrets, and users other than its owner may open it (mode %04o): chmod 600 %s",
             env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
         )  # fmt: skip
     return [one for one in lines if one.key or one.error]

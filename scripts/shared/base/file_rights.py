@@ -40,7 +40,7 @@ def fault_of(path: Path, found: os.stat_result, trusted: Collection[int] | None)
         mine = user_name(os.geteuid())
         return f"{path} belongs to another user ({owner}), who can change it: chown {mine} {shown}"
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"not only the owner of {path} can change it ({owner}): chmod go-w {shown}"
+        return f"users other than its owner can change {path} ({owner}): chmod go-w {shown}"
     return ""
 
 

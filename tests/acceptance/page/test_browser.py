@@ -87,7 +87,7 @@ def test_two_operators__reset_the_same_campaign_once(people: People) -> None:
     expect(first.locator(BANNER)).to_contain_text("Reset: 1 campaign.")
     second.get_by_role("button", name="Reset", exact=True).click()
     expect(second.locator(BANNER)).to_contain_text("Reset: 0 campaigns.")
-    expect(second.locator(BANNER)).to_contain_text("not permanently failed and no attempt is counted")
+    expect(second.locator(BANNER)).to_contain_text("not permanently failed, and no attempt is counted")
     expect(second.locator(BANNER).get_by_role("button", name="Undo")).to_have_count(0)
     resets = second.get_by_role("row").filter(has_text=re.compile(r"\breset\b"))
     expect(resets).to_have_count(1)

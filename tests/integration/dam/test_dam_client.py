@@ -359,7 +359,7 @@ def test_proxy__of_another_language_is_a_faulty_setting(
             r"is out of reach \(the proxy 127\.0\.0\.1:\d+ of HTTPS_PROXY: Connection refused\)",
         ),
         (b"502 Bad Gateway", DamError, r"the proxy .* of HTTPS_PROXY: Tunnel connection failed: 502"),
-        (b"407 Proxy Authentication Required", ConfigError, r"HTTPS_PROXY: the proxy .* wants a login"),
+        (b"407 Proxy Authentication Required", ConfigError, r"HTTPS_PROXY: the proxy .* requires a login"),
     ],
 )
 def test_proxy__that_does_not_connect_us_is_named(

@@ -445,7 +445,7 @@ def test_given_up__are_sent_again_by_one_button(installed: Installation) -> None
     browser = installed.page.browser(OPERATOR)
     form = Parsed(get(browser, "/notices?state=given_up")).form(notice="given_up")
     text = get(browser, send(browser, form))
-    assert "To be sent again: 1 message." in text
+    assert "To be sent again: 1 notice." in text
     assert "There are none." in text
 
 
