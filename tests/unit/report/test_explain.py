@@ -334,8 +334,8 @@ FIRST, SECOND = (
         # A Saturday: the first run in office hours is on Monday.
         (5, 1, "2026-12-07T05:00", SECOND),
         (365, 0, "2027-11-30T10:15", FIRST),
-        (30, 3, None, "runs skip it, without e-mails, until a person resets it: 3 of 3 automatic resets are used"
-         " up"),
+        (30, 3, None, "runs skip it, without e-mails, until a person resets it: 3 of 3 automatic resets are"
+         " used up"),
     ],
 )  # fmt: skip
 def test_auto_reset__is_told_to_the_minute(days: int, resets: int, wanted: str | None, text: str) -> None:
