@@ -659,7 +659,7 @@ differences (severity, what, cure) AS (
     SELECT CASE WHEN m.is_harmless THEN 'warning' ELSE 'fault' END,
            format('%s.%s is %s; %s', m.table_name, m.name, m.shown, m.reason),
            concat(
-               'first drop ' || m.obstacles || ', and create it again afterwards: ',
+               'drop ' || m.obstacles || ' first, and create it again afterwards: ',
                format('ALTER TABLE %I ', m.table_name),
                CASE WHEN m.has_old_default THEN format('ALTER COLUMN %I DROP DEFAULT, ', m.name) END,
                format('ALTER COLUMN %I TYPE %s', m.name, m.needed),

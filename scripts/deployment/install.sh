@@ -191,7 +191,7 @@ install_all() {
     users_and_folders
     if [ "$source" = "$PREFIX" ]; then
         [ -x "$PREFIX/.venv/bin/python" ] || die "the checkout is in $PREFIX itself: move it elsewhere, so that" \
-            "upgrades can keep the old version beside the new one"
+            "upgrades can keep the old version next to the new one"
     elif ! is_installed; then
         step mkdir -p "$(dirname "$DESTDIR$PREFIX")"
         build "$DESTDIR$PREFIX.new"

@@ -485,7 +485,7 @@ def _digest(reader: Reader) -> Weekly | None:
 
 
 def _heartbeat_url(reader: Reader) -> str:
-    """An https address whose path is a secret: whoever knows it could send false signs of life."""
+    """An https address whose path is a secret: anybody who knows it could send false signs of life."""
     url = (reader.secret("HEARTBEAT_URL", absent="none") or "").strip()
     return reader.checked_url("HEARTBEAT_URL", url, "an https address", is_secret=True) if url else ""
 

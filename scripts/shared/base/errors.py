@@ -52,7 +52,7 @@ HEALING_KINDS = frozenset(
     {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
 )
 """Failures of one campaign that usually end by themselves: the next run tries again, and people only get an
-e-mail when one has gone on for longer than `alerts.HEALING_PATIENCE`.
+e-mail when one is older than `alerts.HEALING_PATIENCE`.
 """
 
 

@@ -411,7 +411,7 @@ class TransferSettings:
 
 @dataclass(frozen=True, slots=True)
 class BoxSettings:
-    """How to reach Box: client credentials, or the JWT file that Box hands out."""
+    """How to reach Box: client credentials, or the JWT file from Box's developer console."""
 
     client_id: str
     client_secret: str | None = field(repr=False)

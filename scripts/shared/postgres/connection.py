@@ -33,7 +33,7 @@ GRACE_SECONDS = 5.0
 STOP_SECONDS = 3.0
 """How long an answer may still take after the process was asked to stop."""
 LOCK_SECONDS = 5.0
-"""How long a statement may wait for somebody else's lock."""
+"""How long a statement may wait for another session's lock."""
 SHORT_LOCK_SECONDS = 0.25
 """The same after one wait has failed: a thousand locked rows must not cost an hour."""
 UNACKNOWLEDGED_SECONDS = 30

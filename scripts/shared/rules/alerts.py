@@ -25,7 +25,7 @@ LATE_NOTICE = timedelta(hours=1)
 """When a notice has waited for longer, the exit code and the heartbeat report it: an e-mail could not."""
 
 HEALING_PATIENCE = timedelta(hours=1)
-"""How long a failure that usually ends by itself may go on before people get an e-mail about it."""
+"""How old a failure that usually ends by itself may get before people get an e-mail about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ Alerts = Mapping[str, TaskAlert]
 
 
 def is_young(began_at: datetime, now: datetime, patience: timedelta) -> bool:
-    """Whether a failure has gone on for less than `patience`."""
+    """Whether a failure is younger than `patience`."""
     return now - began_at < patience
 
 
 def is_notice_due(
     began_at: datetime, last_notice_at: datetime | None, now: datetime, patience: timedelta = timedelta()
 ) -> bool:
-    """Whether people must get a notice of a failure now: when it has gone on for `patience`, then once a day.
+    """Whether people must get a notice of a failure now: when it is as old as `patience`, then once a day.
 
     last_notice_at: of the last notice about it; None: there was none.
     """

@@ -167,7 +167,7 @@ def test_without_javascript__everything_works(people: People) -> None:
     boxes = page.get_by_role("checkbox")
     boxes.nth(0).check()
     boxes.nth(1).check()
-    page.get_by_role("button", name="Act on the chosen").click()
+    page.get_by_role("button", name="Act on the selected").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Act on these 2 campaigns")
     page.get_by_role("button", name="Reset", exact=True).click()
     expect(page.locator(BANNER)).to_contain_text("Reset: 2 campaigns.")
