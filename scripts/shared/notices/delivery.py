@@ -103,7 +103,7 @@ class _Round:
     """E-mails that are skipped for the rest of this round."""
 
     def deliver_next(self) -> bool:
-        """Send the next e-mail; False when none is due, or the mail server takes no more now."""
+        """Send the next e-mail; False when none is due, or the mail server accepts no more now."""
         mail_id = self._next_mail()
         if mail_id is None:
             return False
@@ -197,7 +197,7 @@ class _Round:
 
 
 def _is_fault(trouble: NotifyError) -> bool:
-    """Whether the mail server will take nothing until somebody changes something: each run says so."""
+    """Whether the mail server will accept nothing until somebody changes something: each run says so."""
     return trouble.exit_code is ExitCode.BAD_CONFIG
 
 
@@ -238,7 +238,7 @@ class Delivery:
     def begin(self) -> None:
         """Deliver what is due, in a thread, soon and from then on whatever becomes due. Never waits.
 
-        A mail server that takes nothing until somebody acts is not asked at each notice: many refused logins
+        A mail server that accepts nothing until somebody acts is not tried at each notice: many refused logins
         lock an account.
         """
         if not self.counts.faults:
