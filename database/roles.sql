@@ -1,14 +1,15 @@
--- The role that the scripts run as: it reads and writes what they read and write, and can make, alter and drop
--- nothing. Run by the owner of the database and its tables (who also runs the migrations) after each upgrade; twice
--- changes nothing. A role that is missing is made, for which the owner needs CREATEROLE; else have it made before.
+-- Grants the role of the scripts the right to read and write what they need; it cannot create, alter or drop
+-- anything. The owner of the database and its tables (who also runs the migrations) runs this file after each upgrade;
+-- a second time changes nothing. It creates a missing role, for which the owner needs CREATEROLE; otherwise somebody
+-- must create the role first.
 --
 --   psql -v ON_ERROR_STOP=1 -v role=a1_to_a2 -d ferrero_tracking -f database/roles.sql
 --
--- Also -v page_role=a1_to_a2_page, where the operator's page runs: its role reads, and changes only what an act of a
--- person changes. It must be another role.
+-- Also -v page_role=a1_to_a2_page, if the operator's page runs: its role reads, and changes only what people change
+-- by acts. It must be another role.
 --
--- The tables may be in any schema: the one that the search_path shows, else the one schema that holds them.
--- The password is set apart, so that it stands in no file and no process list: psql, then \password a1_to_a2
+-- The tables may be in any schema: the one on the search_path, else the only schema that contains them.
+-- Set the password separately, so that it is in no file and no process list: psql, then \password a1_to_a2
 
 \set ON_ERROR_STOP on
 
@@ -37,11 +38,11 @@ BEGIN
         RAISE EXCEPTION 'nothing is granted: the database % has no table campaign_status', current_database()
             USING HINT = 'Apply the migrations first (python scripts/migrate.py), or name the right database with -d.';
     ELSIF cardinality(held_in) > 1 AND NOT is_seen THEN
-        RAISE EXCEPTION 'nothing is granted: the schemas % all hold a campaign_status', array_to_string(held_in, ', ')
+        RAISE EXCEPTION 'nothing is granted: the schemas % all contain a campaign_status', array_to_string(held_in, ', ')
             USING HINT = 'Name one: PGOPTIONS="-c search_path=SCHEMA" psql ... -f database/roles.sql';
     END IF;
     PERFORM set_config('search_path', quote_ident(held_in[1]), FALSE);
-    -- A GRANT by somebody who may not grant is only a warning to PostgreSQL.
+    -- For a GRANT without the right to grant, PostgreSQL only gives a warning.
     IF has_table_privilege(current_user, to_regclass('campaign_status'), 'UPDATE WITH GRANT OPTION') IS NOT TRUE THEN
         RAISE EXCEPTION 'nothing is granted: % may not grant on the tables in the schema %', current_user, held_in[1]
             USING HINT = 'Run this file as their owner.';
@@ -65,22 +66,22 @@ GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, 
     campaign_uploads, run_epochs, campaign_epochs, metric_totals TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
     orchestrator_task_alerts TO :"role";
--- What has been said or done once stays as it is, for as long as it is kept.
+-- Rows that are never changed.
 GRANT SELECT, INSERT ON notices, daily_reports TO :"role";
--- What is older than its stated life is removed (scripts/shared/upkeep/retention.py); deliveries go with their notice.
+-- Old rows are removed (scripts/shared/upkeep/retention.py); deliveries are removed with their notice.
 GRANT DELETE ON notices, campaign_assets, campaign_uploads, daily_reports TO :"role";
--- A later notice takes the place of one that is still owed.
+-- A later notice replaces one that has not been sent yet.
 GRANT DELETE ON notice_deliveries TO :"role";
 GRANT UPDATE (folded_into) ON notices TO :"role";
--- The history is written by triggers, with the rights of their owner.
+-- Triggers write the history, with the rights of their owner.
 GRANT SELECT, DELETE ON campaign_events TO :"role";
 -- The page writes its acts as its own role; a run removes the old ones.
 GRANT SELECT, DELETE ON page_acts, page_act_campaigns, page_sessions TO :"role";
 
--- Where default privileges give it to nobody.
+-- Needed if default privileges do not grant it to everybody.
 GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";
 
--- The sequences that fill columns of these tables, as an id SERIAL from before the product does.
+-- The sequences that fill columns of these tables, for example an id SERIAL that is older than the product.
 SELECT DISTINCT format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, :'role')
 FROM pg_class c
 JOIN pg_attrdef f ON f.adrelid = c.oid
@@ -104,7 +105,7 @@ GRANT SELECT ON schema_migrations, campaign_status, campaign_assets, campaign_up
 -- Reset, snooze, wake, limit, and the undo of each.
 GRANT UPDATE (a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reason, a1_max_retries,
               a1_snoozed_until, a1_cycle, a1_auto_resets, updated_at) ON campaign_status TO :"page_role";
--- An e-mail that is owed again.
+-- Sending an e-mail again.
 GRANT UPDATE (tries, doubts, next_try_at, gave_up_at, owed_since, late_told_at) ON notice_deliveries
     TO :"page_role";
 GRANT SELECT, INSERT ON page_acts, page_act_campaigns TO :"page_role";
@@ -125,7 +126,7 @@ BEGIN
                 RAISE EXCEPTION 'the role % has no USAGE on the schema %', the_role, current_schema()
                     USING HINT = 'Run this file as the owner of the schema.';
             END IF;
-            -- The role's sessions have to find a schema that is not public, unless somebody has settled what they see.
+            -- The role's sessions must find a schema other than public, unless their search_path is already set.
             IF current_schema() <> 'public' AND NOT EXISTS (
                 SELECT FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS one
                 WHERE one LIKE 'search_path=%'
@@ -136,7 +137,7 @@ BEGIN
             END IF;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'have this done by somebody with CREATEROLE: ALTER ROLE % IN DATABASE % SET search_path = %',
+                RAISE WARNING 'ask somebody with CREATEROLE to run: ALTER ROLE % IN DATABASE % SET search_path = %',
                     quote_ident(the_role), quote_ident(current_database()), quote_ident(current_schema());
         END;
     END LOOP;

@@ -178,7 +178,7 @@ def take_lock(database: "Database") -> None:
 
     holder = database.take_run(UPLOADER_LOCK)
     if holder is not None:
-        raise RunLockedError(f"another run is working: {holder}")
+        raise RunLockedError(f"another run holds the lock: {holder}")
 
 
 def verify(

@@ -186,7 +186,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level DEBUG")
     arguments = parser.parse_args(argv)
     if arguments.weekly and arguments.date is not None:
-        parser.error("--weekly shows what is stuck now, so it cannot be used with --date")
+        parser.error("--weekly shows the present state, so it cannot be used with --date")
     return arguments
 
 

@@ -1,4 +1,4 @@
--- Every notice that one e-mail with a table carried:  psql -v mail=ID -f database/queries/digest.sql
+-- Every notice in one digest e-mail:  psql -v mail=ID -f database/queries/digest.sql
 SELECT n.campaign_id, n.campaign_number, n.campaign_name, n.attempt, n.max_attempts, n.detail, n.created_at,
        d.recipient, d.sent_at
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id

@@ -1,7 +1,7 @@
--- Which campaigns people mean by what they type:  psql -v words='{C-1001,summer}' -f database/queries/find.sql
--- A word is an id, else a number, else a name, else how a name begins: of each word only what matches best. How a number
--- begins is not enough: C-100 must never mean C-1001.
--- Only an id minds capitals. total: all that match; most: so many of them are named.
+-- The campaigns that people mean by what they type:  psql -v words='{C-1001,summer}' -f database/queries/find.sql
+-- A word is an id, else a number, else a name, else the beginning of a name: only the best kind of match of each word
+-- counts. The beginning of a number is not enough: C-100 must never mean C-1001.
+-- Only ids are case-sensitive. total: all that match; most: at most this many of them are returned.
 \if :{?most} \else \set most 20 \endif
 WITH asked AS (
     SELECT DISTINCT word FROM unnest(:'words'::text[]) AS word

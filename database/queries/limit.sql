@@ -1,4 +1,4 @@
--- How many attempts a cycle of these campaigns has; 0: as many as A1_MAX_RETRIES says.
+-- Set how many attempts a cycle of these campaigns has; 0: the number in A1_MAX_RETRIES.
 --   psql -v ids='{ID,…}' -v max_retries=5 -v reason='…' -f database/queries/limit.sql
 \if :{?who} \else \set who '' \endif
 \if :{?source} \else \set source psql \endif

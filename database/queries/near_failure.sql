@@ -1,5 +1,5 @@
 -- The campaigns with one attempt left:  psql -v max_retries=3 -f database/queries/near_failure.sql
--- max_retries: A1_MAX_RETRIES; a campaign's own limit wins. Also -v status_a1=CODE, where DAM_STATUS_A1 is not A1.
+-- max_retries: A1_MAX_RETRIES; a campaign's own limit wins. Also -v status_a1=CODE, if DAM_STATUS_A1 is not A1.
 \if :{?max_retries} \else \set max_retries 3 \endif
 \if :{?status_a1} \else \set status_a1 A1 \endif
 SELECT campaign_id, campaign_number, campaign_name, status, a1_retry_count, a1_last_retry_at, a1_failure_reason,

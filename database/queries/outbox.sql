@@ -1,4 +1,4 @@
--- E-mails that somebody has not got yet, and why.
+-- E-mails that someone has not received, and why.
 SELECT n.created_at, n.kind, n.campaign_id, d.recipient, d.tries, d.next_try_at, d.gave_up_at, d.last_error,
        n.subject
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id

@@ -1,12 +1,12 @@
--- Whether the product can work on this database: one row for each thing that is not as it must be, with its cure.
--- No row: all is well. Nothing is written, so a standby can be asked too.
+-- Checks whether the product can work with this database: one row for each difference, with its remedy.
+-- No row: all is well. It writes nothing, so it also works on a standby.
 --
 --   psql -v ON_ERROR_STOP=1 -f database/queries/preflight.sql
 --
--- Ask as the role that the scripts log in as: rights and search_path are those of the session. Also
--- -v status_a1=... -v status_a2=... -v max_retries=..., where DAM_STATUS_A1, DAM_STATUS_A2 or A1_MAX_RETRIES are set.
---   fault    a statement of the product fails, for each campaign or for some
---   passing  nothing can be written as long as this lasts; it will probably end without anybody's help
+-- Run it as the role of the scripts: rights and search_path are those of the session. Also
+-- -v status_a1=... -v status_a2=... -v max_retries=..., if DAM_STATUS_A1, DAM_STATUS_A2 or A1_MAX_RETRIES are set.
+--   fault    a statement of the product fails, for all campaigns or for some
+--   passing  nothing can be written until this is over; it will probably end by itself
 --   warning  the product works; something here may refuse or change single values
 \if :{?status_a1} \else \set status_a1 A1 \endif
 \if :{?status_a2} \else \set status_a2 A2 \endif
@@ -17,9 +17,9 @@ SET a1_to_a2.status_a1 = :'status_a1';
 SET a1_to_a2.status_a2 = :'status_a2';
 SET a1_to_a2.max_retries = :'max_retries';
 
--- What can only be found by trying: rows as the product writes them, against each CHECK of campaign_status (the
--- one table that may be older than the product), and ids that stand in several rows. The answers go to the SELECT
--- below in a setting of this session.
+-- Some faults can only be found by trying: rows like those of the product, against each CHECK of campaign_status
+-- (the one table that may be older than the product), and ids in several rows. A setting of this session passes
+-- the answers to the SELECT below.
 DO $$
 DECLARE
     the_table CONSTANT regclass := to_regclass('campaign_status');
@@ -43,7 +43,7 @@ BEGIN
         WHERE c.conrelid = the_table AND c.contype = 'c'
           AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, TRUE) -- PostgreSQL 18
         UNION ALL
-        SELECT NULL, 'TRUE', NULL -- the row by itself: the domains of its columns
+        SELECT NULL, 'TRUE', NULL -- the row alone: the domains of its columns
         WHERE EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                       WHERE a.attrelid = the_table AND a.attnum > 0 AND t.typtype = 'd')
     LOOP
@@ -71,14 +71,14 @@ BEGIN
                                         'a1_permanently_failed', TRUE)),
                     ('fault', 'a box_folder_id with an a2_requested_at',
                      jsonb_build_object('box_folder_id', '123456789012', 'a2_requested_at', now())),
-                    ('warning', 'a status of the DAM other than those', '{"status": "Production (pending review)"}'),
+                    ('warning', 'another status of the DAM', '{"status": "Production (pending review)"}'),
                     ('warning', 'no status', '{"status": null}'),
                     ('warning', 'a1_retry_count 1000 (the most that A1_MAX_RETRIES can be)',
                      jsonb_build_object('a1_retry_count', 1000, 'a1_last_retry_at', now(),
                                         'a1_failure_reason', 'No assets found', 'a1_permanently_failed', TRUE)),
                     ('warning', 'a campaign_name of 255 characters',
                      jsonb_build_object('campaign_name', repeat('Summer ', 37))),
-                    ('warning', 'a campaign_name with other characters than ASCII',
+                    ('warning', 'a campaign_name with characters outside ASCII',
                      jsonb_build_object('campaign_name', CASE WHEN pg_catalog.getdatabaseencoding() = 'UTF8'
                                                               THEN 'Gr' || chr(252) || chr(223) || 'e'
                                                                    || chr(127881) ELSE 'Summer' END)),
@@ -91,7 +91,7 @@ BEGIN
                     EXECUTE format('SELECT (%s) IS FALSE FROM jsonb_populate_record(NULL::%s, $1) AS campaign_status',
                                    tried.expression, the_table) INTO refuses USING sample.written;
                 EXCEPTION
-                    WHEN check_violation OR not_null_violation THEN -- a domain's
+                    WHEN check_violation OR not_null_violation THEN -- of a domain
                         refuses := tried.conname IS NULL;
                     WHEN OTHERS THEN
                         refuses := FALSE;
@@ -118,14 +118,14 @@ BEGIN
                 'severity', CASE WHEN faults IS NULL THEN 'warning' ELSE 'fault' END,
                 'what', format('campaign_status has the constraint %I, %s, which refuses %s',
                                tried.conname, tried.definition, concat_ws(', ', faults, warnings)),
-                'cure', format('ALTER TABLE campaign_status DROP CONSTRAINT %I; or let it allow these',
+                'cure', format('ALTER TABLE campaign_status DROP CONSTRAINT %I; or change it so that it allows these',
                                tried.conname));
         ELSIF tried.conname IS NOT NULL AND trouble IS NOT NULL THEN
             found := found || jsonb_build_object(
                 'severity', 'warning',
-                'what', format('campaign_status has the constraint %I, %s, which could not be tried (%s)',
+                'what', format('campaign_status has the constraint %I, %s, which could not be tested (%s)',
                                tried.conname, tried.definition, trouble),
-                'cure', 'look whether it allows each status, name and count that the product writes');
+                'cure', 'check whether it allows each status, name and count that the product writes');
         END IF;
     END LOOP;
     PERFORM set_config('a1_to_a2.found', found::text, FALSE);
@@ -144,7 +144,7 @@ BEGIN
                 ' FROM %s GROUP BY campaign_id HAVING count(campaign_id) > 1'
                 ' WINDOW w AS (ORDER BY campaign_id)) twice WHERE place < 7', the_table) INTO ids;
         EXCEPTION
-            WHEN OTHERS THEN NULL; -- no right to look, or no such column: told below
+            WHEN OTHERS THEN NULL; -- no right to read, or no such column: reported below
         END;
     END IF;
     PERFORM set_config('a1_to_a2.duplicates', coalesce(ids, ''), FALSE);
@@ -167,7 +167,7 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('run_epochs', '015_create_run_epochs', 'SELECT, INSERT, UPDATE'),
     ('campaign_epochs', '021_create_campaign_epochs', 'SELECT, INSERT, UPDATE'),
     ('campaign_events', '023_create_campaign_events', 'SELECT, DELETE'),
-    -- what the operator's page writes, as another role; a run removes the old rows
+    -- the operator's page writes these, as another role; a run removes the old rows
     ('page_acts', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_act_campaigns', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_sessions', '024_create_page_acts', 'SELECT, DELETE'),
@@ -175,10 +175,10 @@ WITH needed_tables (name, migration, rights) AS (VALUES
 ),
 
 -- Every column, as the migrations make it.
---   least   of a text: how many characters it must hold (NULL: 1000); of an integer: its least size in bytes
---   filled  'value': each INSERT gives one. 'null': NULL is written too. 'default': left out by an INSERT, and
---           never NULL. 'never': the database alone fills it
---   since   the migration, where it is not the one that makes the table
+--   least   for a text: how many characters it must store (NULL: 1000); for an integer: its least size in bytes
+--   filled  'value': each INSERT gives one. 'null': NULL is written too. 'default': an INSERT leaves it out, and it
+--           is never NULL. 'never': only the database fills it
+--   since   the migration, if it is not the one that makes the table
 needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('schema_migrations', 'name', 'text', 60, 'value', ''),
     ('schema_migrations', 'applied_at', 'timestamp with time zone', NULL, 'default', ''),
@@ -336,7 +336,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('metric_totals', 'value', 'bigint', 8, 'default', '')
 ),
 
--- What must not be there twice: each ON CONFLICT, and what else the code relies on.
+-- Unique keys: for each ON CONFLICT, and others that the code needs.
 needed_keys (table_name, columns, condition) AS (VALUES
     ('schema_migrations', '{name}'::text[], ''),
     ('campaign_status', '{campaign_id}', ''),
@@ -360,13 +360,13 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('metric_totals', '{name,label}', '')
 ),
 
--- What goes before each write of a run.
+-- The functions that a run calls before each write.
 needed_functions (signature, table_name, migration) AS (VALUES
     ('hold_run(integer, bigint)', 'run_epochs', '015_create_run_epochs'),
     ('hold_campaign(text, bigint)', 'campaign_epochs', '021_create_campaign_epochs')
 ),
 
--- What writes the history, and begins a cycle with each reset.
+-- The triggers that write the history, and begin a cycle with each reset.
 needed_triggers (table_name, name, migration) AS (VALUES
     ('campaign_status', 'campaign_status_before', '023_create_campaign_events'),
     ('campaign_status', 'campaign_status_after', '023_create_campaign_events'),
@@ -386,7 +386,7 @@ cures AS (
            ' for the owner and for the role of the scripts; or rename that table' AS own_schema
 ),
 
--- What stands behind the needed names, as this session sees them.
+-- The relations with the needed names that this session sees.
 seen AS (
     SELECT t.*, c.oid, c.relkind, c.relpersistence, c.relnamespace,
            (SELECT string_agg(k.name, ', ') FROM needed_columns k
@@ -403,7 +403,7 @@ ours AS (
     SELECT * FROM seen WHERE relkind IN ('r', 'p') AND foreign_for_lack_of IS NULL
 ),
 
--- Schemas that hold the product's tables where this session does not see them, or sees others first.
+-- Schemas with the product's tables that this session does not see, or that come after another schema.
 elsewhere AS (
     SELECT s.oid, s.nspname, has_schema_privilege(s.oid, 'USAGE') AS is_usable,
            s.nspname = ANY (current_schemas(FALSE)) AS is_on_path,
@@ -439,7 +439,7 @@ columns AS (
         FROM down d JOIN pg_catalog.pg_type y ON y.oid = d.type AND y.typtype <> 'd') base
 ),
 
--- How each column's type differs from what its values need, and what stands in the way of changing it.
+-- How each column's type differs from what its values need, and what prevents changing it.
 misfits AS (
     SELECT c.*,
            CASE
@@ -447,11 +447,11 @@ misfits AS (
                    CASE
                        WHEN c.family = 'text' OR c.family = 'character varying' AND c.typmod = -1 THEN NULL
                        WHEN c.family = 'character varying' AND c.typmod - 4 < coalesce(c.least, 1000)
-                           THEN format('its values need %s characters and more', coalesce(c.least, 1000))
+                           THEN format('its values need at least %s characters', coalesce(c.least, 1000))
                        WHEN c.family = 'character varying' THEN format('a longer value is refused')
-                       WHEN c.family = 'character' THEN 'it pads each value with blanks'
-                       WHEN c.typcategory = 'S' THEN 'it compares in another way than text'
-                       ELSE 'it does not take every text'
+                       WHEN c.family = 'character' THEN 'it pads each value with spaces'
+                       WHEN c.typcategory = 'S' THEN 'it compares differently from text'
+                       ELSE 'it does not accept every text'
                    END
                WHEN c.needed IN ('integer', 'bigint') THEN
                    CASE WHEN c.family IN ('smallint', 'integer', 'bigint') AND c.typlen >= c.least THEN NULL
@@ -470,7 +470,7 @@ misfits AS (
                 FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
                 WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
                   AND d.refobjid = c.oid AND d.refobjsubid = c.attnum
-                UNION -- those upon them
+                UNION -- views of these views
                 SELECT r.ev_class, v.depth + 1
                 FROM views v
                 JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = v.oid
@@ -494,7 +494,7 @@ misfits AS (
                               AND a.attnum = d.objsubid AND a.attgenerated <> '')
                   WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = c.attnum
                     AND coalesce(g.oid, p.oid, f.oid, a.attrelid) IS NOT NULL) o) AS obstacles,
-           -- a default of the old type need not fit the new one
+           -- a default of the old type may not fit the new one
            c.atthasdef AND NOT (c.needed = 'text' AND c.typcategory = 'S') AS has_old_default
     FROM columns c
 ),
@@ -527,7 +527,7 @@ missing_keys AS (
     JOIN needed_keys k ON k.table_name = t.name
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE i.indimmediate AND (NOT i.is_partial OR k.condition <> '')) > 0 AS is_there,
-               -- beside one that serves, PostgreSQL refuses ON CONFLICT all the same
+               -- even next to a usable one, it makes PostgreSQL refuse ON CONFLICT
                string_agg(quote_ident(i.relname), ', ') FILTER (WHERE NOT i.indimmediate) AS deferrable
         FROM indexes i
         WHERE i.indrelid = t.oid AND i.indisunique AND i.indisvalid
@@ -547,7 +547,7 @@ lacking_rights AS (
       AND (r.name = 'DELETE'
            OR EXISTS (SELECT FROM columns c
                       WHERE c.oid = t.oid AND NOT has_column_privilege(t.oid, c.attnum, r.name)))
-    UNION ALL -- of what has been said, only this changes
+    UNION ALL -- notices do not change, except for this
     SELECT c.table_name, 'UPDATE', c.name, FALSE FROM columns c
     WHERE c.table_name = 'notices' AND c.name = 'folded_into' AND NOT has_column_privilege(c.oid, c.attnum, 'UPDATE')
 ),
@@ -574,23 +574,23 @@ differences (severity, what, cure) AS (
     UNION ALL
     SELECT 'fault', format('the database %s has the encoding %s, which cannot store every name and e-mail',
                            current_database(), getdatabaseencoding()),
-           'make a database WITH ENCODING ''UTF8'' TEMPLATE template0 and bring the tables over with pg_dump'
+           'make a database WITH ENCODING ''UTF8'' TEMPLATE template0 and copy the tables with pg_dump'
     WHERE getdatabaseencoding() <> 'UTF8'
     UNION ALL
-    SELECT 'passing', 'the server is a standby and takes no writes; this passes when it is promoted',
+    SELECT 'passing', 'the server is a standby and accepts no writes; this ends when it is promoted',
            'connect to the primary: several hosts and target_session_attrs=read-write in DATABASE_URL find it'
     WHERE pg_is_in_recovery()
     UNION ALL
-    SELECT 'passing', format('sessions of %s are read-only (default_transaction_read_only); this passes when the'
+    SELECT 'passing', format('sessions of %s are read-only (default_transaction_read_only); this ends when the'
                            ' fail-over or the maintenance ends', current_user),
-           format('ALTER ROLE %I RESET default_transaction_read_only; or ALTER DATABASE or ALTER SYSTEM, where it is set there',
+           format('ALTER ROLE %I RESET default_transaction_read_only; or ALTER DATABASE or ALTER SYSTEM, if it is set there',
                   current_user)
     WHERE NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only')::boolean
 
     -- Where the tables are
 
     UNION ALL
-    SELECT 'fault', 'none of the product''s tables is in this database', c.migrate
+    SELECT 'fault', 'this database has none of the product''s tables', c.migrate
     FROM cures c
     WHERE NOT EXISTS (SELECT FROM seen WHERE oid IS NOT NULL) AND NOT EXISTS (SELECT FROM elsewhere)
     UNION ALL
@@ -605,11 +605,11 @@ differences (severity, what, cure) AS (
     FROM elsewhere e
     WHERE e.is_usable AND EXISTS (SELECT FROM seen WHERE name = 'campaign_status' AND oid IS NULL)
     UNION ALL
-    SELECT 'warning', format('the schema %I holds %s too; the product uses those of the schema %I',
+    SELECT 'warning', format('the schema %I also contains %s; the product uses those in the schema %I',
                              e.nspname, e.shadowed,
                              (SELECT n.nspname FROM seen t JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
                               WHERE t.name = 'campaign_status')),
-           format('when those are the wrong ones: ALTER ROLE %I IN DATABASE %I SET search_path = %I',
+           format('if those are the wrong ones: ALTER ROLE %I IN DATABASE %I SET search_path = %I',
                   current_user, current_database(), e.nspname)
     FROM elsewhere e
     WHERE e.shadowed IS NOT NULL AND EXISTS (SELECT FROM seen WHERE name = 'campaign_status' AND oid IS NOT NULL)
@@ -621,7 +621,7 @@ differences (severity, what, cure) AS (
     HAVING count(DISTINCT n.oid) > 1
     UNION ALL
     SELECT 'fault', format('the table %s is missing', t.name),
-           format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+           format('%s; if it says that nothing is pending: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
                   c.migrate, t.migration)
     FROM seen t, cures c
     WHERE t.oid IS NULL AND EXISTS (SELECT FROM seen WHERE oid IS NOT NULL)
@@ -635,7 +635,7 @@ differences (severity, what, cure) AS (
     FROM seen t WHERE t.relkind NOT IN ('r', 'p')
     UNION ALL
     SELECT 'fault', format('%s is partitioned: the migrations cannot make its indexes while it is in use', t.name),
-           format('make one table of it while nobody writes: ALTER TABLE %1$I RENAME TO %1$s_parts; CREATE TABLE %1$I AS TABLE'
+           format('make it an ordinary table while nobody writes: ALTER TABLE %1$I RENAME TO %1$s_parts; CREATE TABLE %1$I AS TABLE'
                   ' %1$s_parts; then apply the migrations', t.name)
     FROM seen t WHERE t.relkind = 'p'
     UNION ALL
@@ -651,7 +651,7 @@ differences (severity, what, cure) AS (
            CASE WHEN k.since = '' -- of campaign_status: 001 did not make it
                 THEN concat(format('ALTER TABLE %I ADD COLUMN %I %s', t.name, k.name, k.type),
                             CASE WHEN k.filled = 'default' THEN ' NOT NULL DEFAULT now()' END)
-                ELSE format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+                ELSE format('%s; if it says that nothing is pending: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
                             c.migrate, k.since) END
     FROM cures c, ours t JOIN needed_columns k ON k.table_name = t.name
     WHERE NOT EXISTS (SELECT FROM columns o WHERE o.oid = t.oid AND o.name = k.name)
@@ -659,7 +659,7 @@ differences (severity, what, cure) AS (
     SELECT CASE WHEN m.is_harmless THEN 'warning' ELSE 'fault' END,
            format('%s.%s is %s; %s', m.table_name, m.name, m.shown, m.reason),
            concat(
-               'drop ' || m.obstacles || ' before, and make it again after: ',
+               'drop ' || m.obstacles || ' first, and create it again afterwards: ',
                format('ALTER TABLE %I ', m.table_name),
                CASE WHEN m.has_old_default THEN format('ALTER COLUMN %I DROP DEFAULT, ', m.name) END,
                format('ALTER COLUMN %I TYPE %s', m.name, m.needed),
@@ -671,10 +671,10 @@ differences (severity, what, cure) AS (
                     THEN format(' USING %I::%s', m.name, m.needed) END,
                CASE WHEN m.filled = 'default' THEN format(', ALTER COLUMN %I SET DEFAULT %s', m.name, m.preset) END,
                CASE WHEN m.family = 'timestamp without time zone' AND m.needed LIKE 'timestamp%'
-                    THEN '; ''...'' is the zone that the old times are of' END)
+                    THEN '; ''...'' is the time zone of the old times' END)
     FROM misfits m WHERE m.reason IS NOT NULL
     UNION ALL
-    SELECT CASE WHEN c.name = 'status' THEN 'warning' ELSE 'fault' END, -- NULL there is rare: no status in the DAM
+    SELECT CASE WHEN c.name = 'status' THEN 'warning' ELSE 'fault' END, -- NULL is rare there: no status in the DAM
            format('%s.%s is NOT NULL, and the product writes NULL to it', c.table_name, c.name),
            format('ALTER TABLE %I ALTER COLUMN %I DROP NOT NULL', c.table_name, c.name)
     FROM columns c WHERE c.filled = 'null' AND c.is_not_null
@@ -686,7 +686,7 @@ differences (severity, what, cure) AS (
                 ELSE format('ALTER TABLE %I ALTER COLUMN %I SET DEFAULT %s', c.table_name, c.name, c.preset) END
     FROM misfits c
     WHERE c.filled IN ('default', 'never') AND c.is_not_null AND NOT c.atthasdef AND c.attidentity = ''
-      AND c.reason IS NULL -- else the cure of that gives it a default as well
+      AND c.reason IS NULL -- else the remedy of that also sets a default
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g -- one that may fill it: told as a trigger
                       WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 7 = 7)
     UNION ALL
@@ -726,7 +726,7 @@ differences (severity, what, cure) AS (
            CASE WHEN k.deferrable IS NOT NULL
                 THEN format('ALTER TABLE %I DROP CONSTRAINT %s, ADD UNIQUE (%s)', k.table_name, k.deferrable,
                             array_to_string(k.columns, ', '))
-                ELSE concat('leave one row of each id' || left(twice.ids, 0) || ', then: ',
+                ELSE concat('keep one row of each id' || left(twice.ids, 0) || ', then: ',
                             format('CREATE UNIQUE INDEX CONCURRENTLY ON %I (%s)', k.table_name,
                                    array_to_string(k.columns, ', ')),
                             ' WHERE ' || nullif(k.condition, '')) END
@@ -734,12 +734,12 @@ differences (severity, what, cure) AS (
     LEFT JOIN (VALUES ('campaign_status', '{campaign_id}'::text[],
                        nullif(current_setting('a1_to_a2.duplicates'), ''))) AS twice (table_name, columns, ids)
         ON twice.table_name = k.table_name AND twice.columns = k.columns
-    -- without its columns a table needs no key yet
+    -- a table without the columns needs no key yet
     WHERE (SELECT count(*) FROM columns c WHERE c.oid = k.oid AND c.name = ANY (k.columns)) = cardinality(k.columns)
     UNION ALL
     SELECT 'warning', format('%s has the unique index %s over %s: a second row with the same value is refused',
                              t.name, i.relname, array_to_string(i.columns, ', ')),
-           format('drop it, if that can happen: %s',
+           format('drop it if that can happen: %s',
                   CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.conindid = i.indexrelid
                                                                              AND f.contype IN ('p', 'u', 'x'))
                        THEN format('ALTER TABLE %I DROP CONSTRAINT %I', t.name, i.relname)
@@ -754,14 +754,14 @@ differences (severity, what, cure) AS (
            format('REINDEX INDEX CONCURRENTLY %I', i.relname)
     FROM indexes i JOIN ours t ON t.oid = i.indrelid WHERE NOT i.indisvalid
 
-    -- What can refuse or change single values
+    -- Things that can refuse or change single values
 
     UNION ALL
     SELECT f.severity, f.what, f.cure
     FROM jsonb_to_recordset(current_setting('a1_to_a2.found')::jsonb) AS f (severity text, what text, cure text)
     UNION ALL
     SELECT 'warning', format('%s has the constraint %I, %s', t.name, f.conname, pg_get_constraintdef(f.oid)),
-           'look whether it allows what the product writes'
+           'check whether it allows what the product writes'
     FROM ours t JOIN pg_catalog.pg_constraint f ON f.conrelid = t.oid AND f.contype = 'c'
     WHERE t.name <> 'campaign_status'
     UNION ALL
@@ -773,9 +773,9 @@ differences (severity, what, cure) AS (
     WHERE f.confrelid NOT IN (SELECT o.oid FROM ours o)
       AND EXISTS (SELECT FROM columns c WHERE c.oid = t.oid AND c.attnum = ANY (f.conkey))
     UNION ALL
-    SELECT 'warning', format('%s refers to %s (%I), which may refuse that the product deletes rows there',
+    SELECT 'warning', format('%s refers to %s (%I), which may not allow the product to delete rows there',
                              f.conrelid::regclass, t.name, f.conname),
-           format('ALTER TABLE %s DROP CONSTRAINT %I; or let it be ON DELETE CASCADE', f.conrelid::regclass, f.conname)
+           format('ALTER TABLE %s DROP CONSTRAINT %I; or make it ON DELETE CASCADE', f.conrelid::regclass, f.conname)
     FROM ours t
     JOIN pg_catalog.pg_constraint f ON f.confrelid = t.oid AND f.contype = 'f' AND f.confdeltype IN ('a', 'r')
     WHERE t.rights LIKE '%DELETE%' AND f.conrelid NOT IN (SELECT o.oid FROM ours o)
@@ -789,7 +789,7 @@ differences (severity, what, cure) AS (
     SELECT 'fault', format('%s lacks the trigger %s, which writes the history of campaigns', t.name, n.name),
            CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.oid AND g.tgname = n.name)
                 THEN format('ALTER TABLE %I ENABLE TRIGGER %I', t.name, n.name)
-                ELSE format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+                ELSE format('%s; if it says that nothing is pending: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
                             c.migrate, n.migration) END
     FROM needed_triggers n JOIN ours t ON t.name = n.table_name, cures c
     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
@@ -800,7 +800,7 @@ differences (severity, what, cure) AS (
     FROM ours t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid AND r.ev_enabled <> 'D'
     UNION ALL
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = t.oid) THEN 'warning' ELSE 'fault' END,
-           format('row-level security holds on %s for the role %I (policies: %s): it may hide or refuse rows', t.name,
+           format('row-level security applies to %s for the role %I (policies: %s): it may hide or refuse rows', t.name,
                   current_user, coalesce((SELECT string_agg(quote_ident(p.polname), ', ') FROM pg_catalog.pg_policy p
                                           WHERE p.polrelid = t.oid), 'none, so it hides every row')),
            format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY; or ALTER ROLE %I BYPASSRLS, or a policy that allows all',
@@ -811,7 +811,7 @@ differences (severity, what, cure) AS (
            format('ALTER TABLE %I SET LOGGED', t.name)
     FROM ours t WHERE t.relpersistence = 'u'
 
-    -- Rights, and what is called
+    -- Rights, and the functions that are called
 
     UNION ALL
     SELECT 'fault', format('the role %I lacks %s on %s', current_user,
@@ -834,7 +834,7 @@ differences (severity, what, cure) AS (
                THEN NOT has_function_privilege(l.refobjid, 'EXECUTE') END
     UNION ALL
     SELECT 'fault', format('the function %s is missing', n.signature),
-           format('%s; when it says that all is applied: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
+           format('%s; if it says that nothing is pending: psql -v ON_ERROR_STOP=1 -f database/migrations/%s.sql',
                   c.migrate, n.migration)
     FROM needed_functions n, cures c
     WHERE EXISTS (SELECT FROM ours WHERE name = n.table_name) AND to_regprocedure(n.signature) IS NULL

@@ -1,4 +1,4 @@
--- What reset_one.sql, reset_all_failed.sql and reset_digest.sql have in common.
+-- The common part of reset_one.sql, reset_all_failed.sql and reset_digest.sql.
 BEGIN;
 \ir reset_note.sql
 \ir reset.sql

@@ -1,4 +1,4 @@
--- Try the failed campaigns that one e-mail with a table named again from attempt 1:
+-- Let the failed campaigns of one digest e-mail start again at attempt 1:
 --   psql -v mail=ID -f database/queries/reset_digest.sql
 SELECT coalesce(array_agg(campaign_id), '{}') AS ids, coalesce(array_agg(a1_last_retry_at), '{}') AS seen,
        session_user AS who, 'psql' AS source, '' AS reason

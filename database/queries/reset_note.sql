@@ -1,7 +1,7 @@
--- Say who resets campaigns, and why, and hold those that are still as they were shown: to be run before reset.sql, in
--- the same transaction. The history has it from there (migration 023).
--- ids: the campaigns. seen: the time of each one's last attempt when somebody looked; one that has changed since then,
--- or has nothing to reset, is not among the ids that come back.
+-- Set who resets campaigns, and why, for the history (migration 023), and lock those that have not changed since they
+-- were shown. Run it before reset.sql, in the same transaction.
+-- ids: the campaigns. seen: the time of each one's last attempt when it was shown. The returned ids do not include a
+-- campaign that has changed since then, or has nothing to reset.
 WITH named AS (
     SELECT set_config('a1_to_a2.actor', :'who', TRUE), set_config('a1_to_a2.source', :'source', TRUE),
            set_config('a1_to_a2.reason', :'reason', TRUE)

@@ -1,5 +1,5 @@
--- Files are promised: until then no attempt counts and no retry notice goes out; files that come are uploaded as ever.
--- What is permanently failed is reset in the same step.
+-- Files are promised: until then no attempt counts and no retry notice goes out; runs upload files that come as usual.
+-- A permanently failed campaign is reset at the same time.
 --   psql -v ids='{ID,…}' -v until='2026-12-07 08:00 Europe/Rome' -v reason='…' -f database/queries/snooze.sql
 \if :{?who} \else \set who '' \endif
 \if :{?source} \else \set source psql \endif

@@ -1,5 +1,5 @@
--- Every campaign that is not at rest: it has spent an attempt, fails with an error or is snoozed; the newest first.
--- With -v ids='{ID,…}' those, whatever their state.
+-- Every campaign that has spent an attempt, fails with an error or is snoozed; newest first.
+-- With -v ids='{ID,…}' only those, in any state.
 \if :{?ids} \else \set ids {} \endif
 SELECT listed.campaign_id, s.campaign_number, s.campaign_name, s.status, s.a1_retry_count, s.a1_permanently_failed,
        s.a1_last_retry_at, s.a1_failure_reason, e.began_at AS error_since, e.last_seen_at AS error_seen_at,

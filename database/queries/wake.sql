@@ -1,4 +1,4 @@
--- End a snooze: attempts count again from the next run on.
+-- End a snooze: attempts count again from the next run.
 --   psql -v ids='{ID,…}' -v reason='…' -f database/queries/wake.sql
 \if :{?who} \else \set who '' \endif
 \if :{?source} \else \set source psql \endif

@@ -4,14 +4,14 @@
 #   bash scripts/deployment/install.sh install|upgrade|uninstall [--dry-run]
 #
 # PREFIX=/opt/a1-to-a2   where the product goes
-# PAGE=1                 with the operator's page as well
+# PAGE=1                 also install the operator's page
 # DRY_RUN=1              print each step, change nothing
-# PURGE=1                uninstall: the settings, the log folder and the users too
-# PYTHON=python3.12      the Python to make the virtual environment with
-# DESTDIR=/some/folder   put the files below this folder; make no users and touch no service
+# PURGE=1                uninstall: also remove the settings, the log folder and the users
+# PYTHON=python3.12      the Python for the virtual environment
+# DESTDIR=/some/folder   put the files below this folder; create no users and change no service
 # DB_USER, DB_PASSWORD   upgrade: the login of the tables' owner, for pending migrations (or DATABASE_URL)
 #
-# Install a second time changes nothing. Upgrade keeps the old tree in PREFIX.old and goes back to it by itself.
+# A second install changes nothing. An upgrade keeps the old version in PREFIX.old, and goes back to it if it fails.
 set -euo pipefail
 umask 022
 
@@ -26,10 +26,10 @@ SETTINGS=/etc/a1-to-a2
 COMMAND=/usr/local/bin/a1-to-a2
 UNITS=/etc/systemd/system
 CRONTAB=/etc/cron.d/a1-to-a2
-# What runs, and what a person on the server reads.
+# The parts that run, and the documents that people read on the server.
 PARTS="scripts database requirements.txt requirements-page.txt .env.example MARKDOWN_DOCS README.md RUN_ORCHESTRATOR.md \
 CHANGELOG.md LICENSE"
-# A run may take so many seconds for the file in hand and the end.
+# How many seconds a run may take to finish the current file and end.
 PATIENCE=420
 
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd -P)
@@ -54,15 +54,15 @@ has_user() { getent passwd "$1" >/dev/null; }
 
 # The files of a tree and their digests: the same for the same version.
 digests() {
-    # shellcheck disable=SC2086 # names without blanks
+    # shellcheck disable=SC2086 # names without spaces
     (cd "$1" && find $PARTS -type f ! -path '*/__pycache__/*' -exec sha256sum {} + | LC_ALL=C sort -k 2)
 }
 
-is_installed() { # whether this very version is in place
+is_installed() { # whether exactly this version is installed
     [ -e "$DESTDIR$PREFIX/.installed" ] && digests "$source" | cmp -s - "$DESTDIR$PREFIX/.installed"
 }
 
-# A Python that is new enough, makes virtual environments, and that the service may see (it sees no home).
+# A Python that is new enough, can make virtual environments, and is visible to the service (which sees no homes).
 find_python() {
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 /usr/bin/python3}; do
         if "$candidate" -c 'import sys, venv, ensurepip
@@ -82,7 +82,7 @@ build() {
         "(Debian: apt-get install python3 python3-venv), or name one with PYTHON=/usr/bin/python3.12"
     [ ! -e "$new" ] || step rm -rf "$new"
     step mkdir -p "$new"
-    # shellcheck disable=SC2046 # names without blanks
+    # shellcheck disable=SC2046 # names without spaces
     step cp -RP $(for part in $PARTS; do echo "$source/$part"; done) "$new/"
     step find "$new" -name __pycache__ -prune -exec rm -rf {} +
     step chmod -R u=rwX,go=rX "$new"
@@ -93,9 +93,9 @@ build() {
     if has_page; then add_page_packages "$new"; fi
     if [ -n "$DRY_RUN" ]; then return 0; fi
     find "$new/.venv/bin" "$new/.venv/pyvenv.cfg" -type f -exec grep -qI -F "$new" {} \; -exec sed -i "s|$new|$PREFIX|g" {} \;
-    # The service may not write here, so what Python compiles is made now.
+    # The service may not write here, so Python's compiled files are made now.
     "$new/.venv/bin/python" -m compileall -q -s "$new" -p "$PREFIX" "$new/scripts" "$new"/.venv/lib/python3*/site-packages \
-        >/dev/null || say "some files could not be compiled; the scripts work without"
+        >/dev/null || say "some files could not be compiled; the scripts work without that"
     digests "$source" >"$new/.installed"
     version >"$new/VERSION"
 }
@@ -122,7 +122,7 @@ folder() { # path, mode, owner, group
     else step install -d -m "$2" -o "$3" -g "$4" "$1"; fi
 }
 
-secret() { # from, path, owner: made once, never written again
+secret() { # from, path, owner: written once, never changed again
     [ ! -e "$DESTDIR$2" ] || return 0
     if [ -n "$DESTDIR" ]; then step install -m 0600 "$1" "$DESTDIR$2"
     else step install -m 0600 -o "$3" -g "$3" "$1" "$2"; fi
@@ -130,7 +130,7 @@ secret() { # from, path, owner: made once, never written again
 
 # A file of scripts/deployment in the system's folders, with our PREFIX in it.
 put() { # tree, name, path
-    [ -e "$1/scripts/deployment/$2" ] || return 0 # an older version has no such file
+    [ -e "$1/scripts/deployment/$2" ] || return 0 # an older version does not have this file
     adapted=$(sed "s|/opt/a1-to-a2|$PREFIX|g" "$1/scripts/deployment/$2")
     [ "$adapted" != "$(cat "$DESTDIR$3" 2>/dev/null || :)" ] || return 0
     changes=$((changes + 1))
@@ -151,7 +151,7 @@ system_files() { # tree
     if has_page; then put "$1" a1-to-a2-page.service $UNITS/a1-to-a2-page.service; fi
     target=$PREFIX/scripts/deployment/a1-to-a2
     if [ "$(readlink "$DESTDIR$COMMAND" 2>/dev/null || :)" != "$target" ]; then
-        [ ! -e "$DESTDIR$COMMAND" ] || [ -L "$DESTDIR$COMMAND" ] || die "$COMMAND is there and not ours: move it away"
+        [ ! -e "$DESTDIR$COMMAND" ] || [ -L "$DESTDIR$COMMAND" ] || die "$COMMAND exists and is not ours: move it away"
         step mkdir -p "$(dirname "$DESTDIR$COMMAND")"
         step ln -sfn "$target" "$DESTDIR$COMMAND"
     fi
@@ -168,7 +168,7 @@ users_and_folders() {
     folder /var/lib/a1-to-a2 0700 $USER_NAME $USER_NAME
     secret "$source/.env.example" $SETTINGS/env $USER_NAME
     has_page || return 0
-    # The page reaches its own two files in there, and lists nothing.
+    # The page can open its own two files in there, and list nothing.
     [ "$(stat -c %a "$DESTDIR$SETTINGS" 2>/dev/null || :)" = 751 ] || step chmod 0751 "$DESTDIR$SETTINGS"
     secret /dev/null $SETTINGS/page-users $PAGE_USER
     [ ! -e "$DESTDIR$SETTINGS/page.env" ] || return 0
@@ -176,7 +176,7 @@ users_and_folders() {
     if [ -z "$DRY_RUN" ]; then page_settings >"$DESTDIR$SETTINGS/page.env"; fi
 }
 
-# What the page shares with the uploader, and what it has for itself.
+# The settings that the page shares with the uploader, and its own.
 page_settings() {
     grep -E '^(A1_|OFF_HOURS_|DIGEST_|LOG_|ORCHESTRATOR_TIMEZONE=|DAM_STATUS_A[12]=|DAM_MASTER_ASSETS_FOLDER=|(DAM|BOX)_WEB_URL=|DB_(HOST|PORT|NAME|SSLMODE|CA_BUNDLE)=)' \
         "$DESTDIR$SETTINGS/env" || :
@@ -185,13 +185,13 @@ page_settings() {
 
 install_all() {
     if [ "$source" != "$PREFIX" ] && [ -e "$DESTDIR$PREFIX" ] && ! is_installed; then
-        if is_ours "$DESTDIR$PREFIX"; then die "$PREFIX holds another version: make upgrade"; fi
-        rmdir "$DESTDIR$PREFIX" 2>/dev/null || die "$PREFIX is there and not ours: name another PREFIX"
+        if is_ours "$DESTDIR$PREFIX"; then die "$PREFIX contains another version: use make upgrade"; fi
+        rmdir "$DESTDIR$PREFIX" 2>/dev/null || die "$PREFIX exists and is not ours: choose another PREFIX"
     fi
     users_and_folders
     if [ "$source" = "$PREFIX" ]; then
-        [ -x "$PREFIX/.venv/bin/python" ] || die "the checkout lies in $PREFIX itself: move it elsewhere, so that" \
-            "upgrades can keep the old version beside the new one"
+        [ -x "$PREFIX/.venv/bin/python" ] || die "the checkout is in $PREFIX itself: move it elsewhere, so that" \
+            "upgrades can keep the old version next to the new one"
     elif ! is_installed; then
         step mkdir -p "$(dirname "$DESTDIR$PREFIX")"
         build "$DESTDIR$PREFIX.new"
@@ -205,17 +205,17 @@ install_all() {
     [ -z "$DRY_RUN" ] || return 0
     echo
     say "installed in $PREFIX. Next:"
-    say "  1. fill in $SETTINGS/env; put the client certificate beside it (owner $USER_NAME, mode 0600)"
+    say "  1. fill in $SETTINGS/env; put the client certificate next to it (owner $USER_NAME, mode 0600)"
     say "  2. DB_USER=OWNER DB_PASSWORD=... a1-to-a2 migrate, then ... a1-to-a2 grant, as the tables' owner;" \
         "psql -U OWNER -c '\\password ROLE' gives the role its password"
     say "  3. a1-to-a2 check --online"
     say "  4. systemctl enable --now a1-to-a2"
     if has_page; then say "  5. fill in $SETTINGS/page.env; a1-to-a2 page-user NAME; a1-to-a2 page-check;" \
         "systemctl enable --now a1-to-a2-page"; fi
-    has_systemd || say "systemd does not run here: its files are in place, nothing was loaded or started."
+    has_systemd || say "systemd is not running here: its files are installed, but nothing was loaded or started."
 }
 
-# Runs that cron or a person has started, as far as /proc shows them.
+# Runs that cron or a person has started, found in /proc.
 is_at_work() {
     for process in /proc/[0-9]*; do
         [ "$(stat -c %U "$process" 2>/dev/null || :)" = $USER_NAME ] || continue
@@ -242,8 +242,8 @@ wait_for_runs() {
     [ -z "$DRY_RUN$DESTDIR" ] || return 0
     waited=0
     while is_at_work; do
-        [ "$waited" -gt 0 ] || say "waiting for a run to finish the file in hand"
-        [ "$waited" -lt $PATIENCE ] || { say "a run of $USER_NAME does not end"; return 1; }
+        [ "$waited" -gt 0 ] || say "waiting for a run to finish its current file"
+        [ "$waited" -lt $PATIENCE ] || { say "a run of $USER_NAME is still running"; return 1; }
         sleep 1
         waited=$((waited + 1))
     done
@@ -252,7 +252,7 @@ wait_for_runs() {
 start_all() {
     if [ -n "$cron_is_held" ]; then step mv $CRONTAB.held $CRONTAB; cron_is_held=""; fi
     for unit in $was_active; do step systemctl start "$unit" || return 1; done
-    [ -n "$was_active" ] || say "the service did not run before, and was not started"
+    [ -n "$was_active" ] || say "the service was not running before, so it was not started"
 }
 
 # Without the owner's login.
@@ -261,7 +261,7 @@ as_service() { env -u DATABASE_URL -u DATABASE_URL_FILE -u DB_USER -u DB_PASSWOR
 go_back() {
     trap - EXIT INT TERM HUP
     echo
-    say "the upgrade failed: going back to the version before"
+    say "the upgrade failed: going back to the old version"
     if [ -n "$is_swapped" ]; then
         if has_systemd; then for unit in $was_active; do systemctl stop "$unit" || :; done; fi
         rm -rf "$PREFIX.failed"
@@ -269,30 +269,30 @@ go_back() {
         mv "$PREFIX.old" "$PREFIX"
         system_files "$PREFIX"
         [ -e "$PREFIX/scripts/deployment/a1-to-a2" ] || rm -f $COMMAND
-        say "the version before is in $PREFIX again; the new one, to look at, in $PREFIX.failed."
-        say "Migrations that were applied stay: they only add, and the version before works with them."
+        say "the old version is in $PREFIX again; the new one is in $PREFIX.failed, so that you can look at it."
+        say "Applied migrations stay: they only add things, and the old version works with them."
     fi
-    start_all || say "the version before does not start either: journalctl -u a1-to-a2"
+    start_all || say "the old version does not start either: journalctl -u a1-to-a2"
     exit 2
 }
 
 upgrade() {
-    is_ours "$PREFIX" || die "nothing is installed in $PREFIX: make install"
-    [ "$source" != "$PREFIX" ] || die "upgrade from a checkout outside $PREFIX: the old version is kept beside the new one"
+    is_ours "$PREFIX" || die "nothing is installed in $PREFIX: use make install"
+    [ "$source" != "$PREFIX" ] || die "upgrade from a checkout outside $PREFIX: the old version is kept next to the new one"
     if is_installed; then say "nothing to do: this version is installed in $PREFIX"; return 0; fi
     has_login=""
     [ -z "${DATABASE_URL:-}${DATABASE_URL_FILE:-}${DB_USER:-}" ] || has_login=1
 
-    say "the service runs while the new version is made ready"
+    say "the service keeps running while the new version is prepared"
     build "$PREFIX.new"
     if [ -z "$DRY_RUN" ]; then
         pending=0
         as_service "$PREFIX.new/scripts/deployment/a1-to-a2" migrate --status >"$PREFIX.new/.status" || pending=$?
-        # Without a list of migrations the database could not be looked at; with one, 2 means other faults.
+        # Without a list of migrations the database could not be read; with one, 2 means other faults.
         grep -q 'pending$' "$PREFIX.new/.status" ||
-            die "the database cannot be looked at with $SETTINGS/env; nothing was changed"
+            die "the database cannot be read with the settings in $SETTINGS/env; nothing was changed"
         if [ "$pending" = 1 ]; then
-            [ -n "$has_login" ] || die "migrations are pending: give the login of the tables' owner," \
+            [ -n "$has_login" ] || die "migrations are pending: set the login of the tables' owner," \
                 "DB_USER=OWNER DB_PASSWORD=... make upgrade; nothing was changed"
             command -v psql >/dev/null || die "psql is missing, for database/roles.sql" \
                 "(Debian: apt-get install postgresql-client); nothing was changed"
@@ -302,7 +302,7 @@ upgrade() {
     fi
     stop_all
     if [ -e "$PREFIX.old" ]; then
-        is_ours "$PREFIX.old" || die "$PREFIX.old is there and not ours: move it away"
+        is_ours "$PREFIX.old" || die "$PREFIX.old exists and is not ours: move it away"
         step rm -rf "$PREFIX.old"
     fi
     step mv "$PREFIX" "$PREFIX.old"
@@ -319,8 +319,8 @@ upgrade() {
     step as_service $COMMAND check
     start_all
     trap - EXIT INT TERM HUP
-    [ -n "$DRY_RUN" ] || say "upgraded: $(cat "$PREFIX/VERSION"). The version before is kept in $PREFIX.old."
-    has_systemd || say "systemd does not run here: nothing was started."
+    [ -n "$DRY_RUN" ] || say "upgraded: $(cat "$PREFIX/VERSION"). The old version is kept in $PREFIX.old."
+    has_systemd || say "systemd is not running here: nothing was started."
 }
 
 uninstall() {
@@ -340,20 +340,20 @@ uninstall() {
     for tree in "$PREFIX" "$PREFIX.old" "$PREFIX.failed" "$PREFIX.new"; do
         [ -e "$DESTDIR$tree" ] || continue
         if [ -e "$DESTDIR$tree/.installed" ]; then step rm -rf "$DESTDIR$tree"
-        else say "left: $tree, which make install did not make"; fi
+        else say "kept: $tree, which make install did not make"; fi
     done
     for place in $SETTINGS /var/log/a1-to-a2 /var/lib/a1-to-a2 $UNITS/a1-to-a2.service.d $UNITS/a1-to-a2-page.service.d; do
         [ -e "$DESTDIR$place" ] || continue
-        if [ "$PURGE" = 1 ]; then step rm -rf "$DESTDIR$place"; else say "left: $place"; fi
+        if [ "$PURGE" = 1 ]; then step rm -rf "$DESTDIR$place"; else say "kept: $place"; fi
     done
     if [ -z "$DESTDIR" ]; then
         for user in $PAGE_USER $USER_NAME; do
             has_user "$user" || continue
-            if [ "$PURGE" = 1 ]; then step userdel "$user"; else say "left: the user $user"; fi
+            if [ "$PURGE" = 1 ]; then step userdel "$user"; else say "kept: the user $user"; fi
         done
     fi
-    say "left: the database and its roles (DROP DATABASE and DROP ROLE remove them)"
-    [ "$PURGE" = 1 ] || say "PURGE=1 removes settings, logs and users, too."
+    say "kept: the database and its roles (DROP DATABASE and DROP ROLE remove them)"
+    [ "$PURGE" = 1 ] || say "PURGE=1 also removes settings, logs and users."
 }
 
 main() {
@@ -362,17 +362,17 @@ main() {
     for word; do
         case $word in
             --dry-run) DRY_RUN=1 ;;
-            *) die "what is $word? usage: install.sh install|upgrade|uninstall [--dry-run]" ;;
+            *) die "unknown word: $word; usage: install.sh install|upgrade|uninstall [--dry-run]" ;;
         esac
     done
     case $PREFIX in
         *..*) die "PREFIX must be a plain path, not $PREFIX" ;;
-        /*[!A-Za-z0-9/._-]*) die "PREFIX may have letters, digits and / . _ - only, not $PREFIX" ;;
+        /*[!A-Za-z0-9/._-]*) die "PREFIX may only have letters, digits and / . _ -, not $PREFIX" ;;
         /?*/?*) PREFIX=${PREFIX%/} ;;
         *) die "PREFIX must be a folder of its own such as /opt/a1-to-a2, not $PREFIX" ;;
     esac
     [ "$DRY_RUN" != 0 ] || DRY_RUN=""
-    [ -n "$DESTDIR$DRY_RUN" ] || [ "$(id -u)" = 0 ] || die "run it as root, or with --dry-run to see what it would do"
+    [ -n "$DESTDIR$DRY_RUN" ] || [ "$(id -u)" = 0 ] || die "run this as root, or with --dry-run to see what it would do"
     case $action in
         install) install_all ;;
         upgrade) [ -z "$DESTDIR" ] || die "upgrade needs the real system, not DESTDIR"; upgrade ;;

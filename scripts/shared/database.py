@@ -1,7 +1,7 @@
-"""PostgreSQL: the one way to it, with its transactions, the run's lock and fence, and campaigns' retry state.
+"""The only access to PostgreSQL: transactions, the run's lock and fence, and campaigns' retry state.
 
-Other tables' statements lie beside their use, in small classes that are given the `Database`: notices.outbox,
-loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
+The statements for other tables are next to their use, in small classes that get the `Database`:
+notices.outbox, loop.memory, upload.ledger and its neighbours, report.figures, upkeep.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ logger = logging.getLogger(__name__)
 
 DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
 STALE_ANSWER_SECONDS = 0.1
-"""A word on who holds the run that took longer than this to come is asked for again, a few times."""
+"""When the answer about who has the run took longer than this, we ask again, a few times."""
 STALE_ANSWERS = 3
 LOCK_CLASS = 0xA1A2
-"""First key of our advisory locks; the second tells them apart."""
+"""First key of our advisory locks; the second key distinguishes them."""
 UPLOADER_LOCK = 1
 MIGRATION_LOCK = 2
 ORCHESTRATOR_LOCK = 3
 TASK_LOCK_CLASS = 0xA1A3
-"""First key of the locks of single tasks; the second is drawn from the task's name."""
+"""First key of the locks of single tasks; the second is computed from the task's name."""
 MAIL_LOCK_CLASS = 0xA1A4
-"""First key of the locks of single e-mails; the second is drawn from the e-mail's id."""
+"""First key of the locks of single e-mails; the second is computed from the e-mail's id."""
 
 _READ = re.compile(r"\s*SELECT\b")
-"""A statement that stands alone and begins otherwise is taken for a write."""
+"""A statement outside a transaction that begins differently counts as a write."""
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s)"
 TRY_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(%(lock_class)s, %(lock)s)"
 
-# Who holds an advisory lock, by the application_name that every run sets. The address and the time of another
-# role's session are hidden from ours.
+# Who has an advisory lock, by the application_name that every run sets. Our role cannot see the address and
+# the time of another role's session.
 LOCK_HOLDER = """
 SELECT a.application_name, a.pid, a.usename, coalesce(host(a.client_addr), 'local socket'), a.backend_start
 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
@@ -70,7 +70,7 @@ WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NU
 ORDER BY s.nspname LIMIT 1
 """
 
-# The retry state of many campaigns at once; the columns may hold NULLs from before 003.
+# The retry state of many campaigns at once; the columns may contain NULLs from before 003.
 RETRY_STATES = """
 SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_permanently_failed, FALSE),
        a1_failure_reason, coalesce(campaign_number, ''), coalesce(campaign_name, ''), status,
@@ -78,9 +78,9 @@ SELECT campaign_id, coalesce(a1_retry_count, 0), a1_last_retry_at, coalesce(a1_p
 FROM campaign_status WHERE campaign_id = ANY(%(campaign_ids)s)
 """
 
-# Count one attempt: never past the maximum, never on a campaign that is permanently failed, or was snoozed
-# after the run read where it stands. A limit of the campaign's own, set at or below the count, makes this
-# attempt the last one. `rules.retry.count` is the same rule.
+# Count one attempt: never above the maximum, never for a campaign that is permanently failed or was snoozed
+# after the run read its state. A campaign's own limit at or below the count makes this attempt the last one.
+# `rules.retry.count` is the same rule.
 INCREMENT_A1_RETRY = """
 INSERT INTO campaign_status AS c (campaign_id, campaign_number, campaign_name, status, a1_retry_count,
                                   a1_last_retry_at, a1_permanently_failed, a1_failure_reason)
@@ -108,7 +108,7 @@ SELECT set_config('a1_to_a2.actor', %(actor)s, TRUE), set_config('a1_to_a2.sourc
 """
 
 # PostgreSQL ends a session, and its locks, a moment after the connection: a run that is started at once must
-# not find the lock of the one before.
+# not find the lock of the previous one.
 UNLOCK_ALL = "SELECT pg_advisory_unlock_all()"
 
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
@@ -116,7 +116,7 @@ UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which the database is not as needed. severity: 'fault', 'passing' or 'warning'."""
+    """One difference between the database and what we need. severity: 'fault', 'passing' or 'warning'."""
 
     severity: str
     what: str
@@ -127,16 +127,15 @@ class Difference:
 
 
 class Database:
-    """One connection, in autocommit: a statement outside `transaction()` stands alone.
+    """One connection, in autocommit: a statement outside `transaction()` is a transaction of its own.
 
-    Any thread may call it: a transaction keeps the others waiting until it ends, a statement likewise.
+    Any thread may call it: a transaction, or a statement, makes the other threads wait until it ends.
 
-    dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES.
-    waits_for_disk: False for what may be lost when the server itself crashes, because it would then be found
-    out anew; a later commit that does wait takes it to the disk with it.
-    answer_seconds: how long the server may work on a statement; None: as long as it takes. is_stopping:
-    whether the process was told to stop; then an answer is waited for only a few seconds more.
-    Raises DbError for whatever PostgreSQL refuses; retryable when it was out of reach.
+    dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES. waits_for_disk: False
+    for data that may be lost when the server itself crashes, because we would find it out again; a later
+    commit that does wait writes it to disk too. answer_seconds: how long the server may work on a statement;
+    None: no limit. is_stopping: whether the process was asked to stop; then we wait for an answer only a few
+    seconds longer. Raises DbError for every refusal of PostgreSQL; retryable when it was out of reach.
     """
 
     def __init__(
@@ -171,16 +170,18 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back, and with it any advisory lock, a moment later."""
+        """Close the connection, which releases its advisory locks a moment later."""
         self._connection.close()
 
     @property
     def file(self) -> int:
-        """The connection's socket: it can be read when the server ended the connection."""
+        """The connection's socket, which is readable when the server ended the connection."""
         return self._connection.file()
 
     def ensure_alive(self) -> None:
-        """Raise DbError when the connection is gone, LockLostError when a lock went with it or without it."""
+        """Raise DbError when the connection is gone, LockLostError when a lock is gone, with or
+        without it.
+        """
         if self._fence.question:
             self.ensure_held()
         else:
@@ -188,12 +189,12 @@ class Database:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection is gone, given back or lost."""
+        """Whether the connection was closed or lost."""
         return self._connection.is_closed
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Have the connection for oneself. Another thread is waited for as long as an answer would be."""
+        """Use the connection alone. Waits for another thread as long as for an answer."""
         deadline = self._connection.deadline()
         while not self._lock.acquire(timeout=(pause := deadline.pause())):
             if pause == 0.0:
@@ -205,10 +206,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What happens inside is committed together or not at all. Not to be nested."""
+        """Everything inside is committed together or not at all. Transactions cannot be nested."""
         with self._turn():
             if self._connection.is_in_transaction:
-                raise RuntimeError("a transaction is open already")
+                raise RuntimeError("a transaction is already open")
             self._connection.is_in_transaction = True
             try:
                 self.execute(f"BEGIN;{self._fence.before_write}", self._fence.values or None)
@@ -219,7 +220,7 @@ class Database:
                     try:
                         self.execute("ROLLBACK")
                     except DbError as error:
-                        logger.debug("rollback failed, the server will do it: %s", error)
+                        logger.debug("the rollback failed; the server will do it: %s", error)
                         self.close()
                 self._connection.is_in_transaction = False
                 self._after(exc)
@@ -229,7 +230,7 @@ class Database:
     # Single run, migrations
 
     def lock_or_holder(self, lock: int, *, is_shared: bool = False) -> str | None:
-        """Take an advisory lock for as long as this connection lives. None: it is ours; else who holds it."""
+        """Take an advisory lock until this connection ends. None: it is ours; else who has it."""
         self.ensure_own_session()
         keys = {"lock_class": LOCK_CLASS, "lock": lock}
         if self.row(TRY_SHARED_LOCK if is_shared else TRY_LOCK, keys)[0]:
@@ -237,21 +238,21 @@ class Database:
         return _who(self.rows(LOCK_HOLDER, keys))
 
     def try_lock(self, lock_class: int, name: str) -> bool:
-        """Take the advisory lock of this name until `unlock`, or for as long as this connection lives; False
-        when another session has it.
+        """Take the advisory lock of this name until `unlock`, or until this connection ends; False when
+        another session has it.
         """
         return bool(self.row(TRY_LOCK, _named(lock_class, name))[0])
 
     def unlock(self, lock_class: int, name: str) -> None:
-        """Give the lock of this name back."""
+        """Release the lock of this name."""
         self.execute(UNLOCK, _named(lock_class, name))
 
     def take_run(self, lock: int) -> str | None:
-        """Become the one run: take the lock, and hold it from now on in every write. None: it is ours; else
-        who holds it.
+        """Become the only run: take the lock, and check it in every write from now on. None: it is ours; else
+        who has it.
 
-        From then on a write raises LockLostError when another run has taken the lock since, whatever became
-        of this connection's own.
+        After this, a write raises LockLostError when another run has taken the lock, whatever happened to
+        this connection's own.
         """
         self.ensure_own_session()
         self._fence = Fence()
@@ -263,15 +264,15 @@ class Database:
         return None
 
     def take_campaign(self, campaign_id: str) -> Database:
-        """Become the one who works on a campaign. Returns the same connection, whose writes hold it.
+        """Claim a campaign. Returns the same connection; its writes check that we still hold it.
 
-        From then on a write of those who worked on it before raises CampaignLostError.
+        After this, a write of an earlier holder raises CampaignLostError.
         """
         epoch = self.row(TAKE_CAMPAIGN, {"campaign_id": campaign_id})[0]
         return self._with(replace(self._fence, campaign=(campaign_id, epoch)))
 
     def holding(self, holder: Database) -> Database:
-        """The same connection, whose writes hold what another connection of this process holds."""
+        """The same connection; its writes check what another connection of this process holds."""
         return self._with(holder._fence)
 
     def _with(self, fence: Fence) -> Database:
@@ -281,23 +282,23 @@ class Database:
 
     @property
     def epoch(self) -> int | None:
-        """The number under which this connection holds its run; None when it holds none."""
+        """The number of this connection's run; None when it has none."""
         return self._fence.run[1] if self._fence.run else None
 
     def ensure_held(self) -> None:
-        """To be called right before an effect outside the database. Raises LockLostError when another run may
-        be at work: it has taken the lock, or our connection is gone, and the lock with it. Raises
-        CampaignLostError when another one works on the campaign.
+        """Call this right before an effect outside the database. Raises LockLostError when another run may be
+        working: it has taken the lock, or our connection is gone, and the lock with it. Raises
+        CampaignLostError when another run works on the campaign.
         """
         if not self._fence.question:
             return
-        # A process that was frozen over the question finds an answer from before it was frozen.
+        # A process that was frozen during the query gets an answer from before it was frozen.
         for _ in range(STALE_ANSWERS):
             asked_at = time.monotonic()
             self._ask_whether_held()
             if time.monotonic() - asked_at < STALE_ANSWER_SECONDS:
                 return
-        logger.debug("the database is slow to say who holds the run")
+        logger.debug("the database is slow to answer who has the run")
 
     def _ask_whether_held(self) -> None:
         try:
@@ -305,26 +306,26 @@ class Database:
         except DbError as exc:
             if not exc.is_out_of_reach:
                 raise
-            raise LockLostError(f"the connection that holds the run's lock is gone: {exc.message}") from exc
+            raise LockLostError(f"the connection with the run's lock is gone: {exc.message}") from exc
         loss = self._fence.loss(answers)
         if loss is not None:
             raise loss
 
     def ensure_own_session(self) -> None:
-        """To be called before the first lock, since a lock lives in a session. Raises ConfigError behind a
-        pooler that hands ours to others between two transactions; without one it costs nothing.
+        """Call this before the first lock, because a lock belongs to a session. Raises ConfigError with a
+        pooler that gives our session to others between two transactions; without a pooler it costs nothing.
         """
         if self._is_own_session is None:
             self._is_own_session = not self._connection.is_pooled or self._connection.keeps_session()
         if not self._is_own_session:
             raise ConfigError(
-                "DATABASE_URL or DB_HOST: the connection pooler there hands a session to others between two"
-                " transactions, and a run's lock with it; use pool_mode = session (PgBouncer) for this"
+                "DATABASE_URL or DB_HOST: the connection pooler there gives our session, with the run's lock,"
+                " to others between two transactions; use pool_mode = session (PgBouncer) for this"
                 " database, or connect to PostgreSQL itself"
             )
 
     def applied_migrations(self) -> dict[str, str | None]:
-        """{name: SHA-256 or None when it was applied by psql}; empty on a database that never saw one."""
+        """{name: SHA-256, or None when psql applied it}; empty for a database without migrations."""
         try:
             return dict(self.rows(APPLIED_MIGRATIONS))
         except DbError as exc:
@@ -333,8 +334,8 @@ class Database:
             raise
 
     def pending_migrations(self) -> list[Path]:
-        """The migration files that this database lacks, in order. Raises DbError when they are recorded in a
-        schema that this session does not see: then it cannot know.
+        """The migration files that this database lacks, in order. Raises DbError when the record of
+        migrations is in a schema that this session cannot see.
         """
         applied = self.applied_migrations()
         if not applied:
@@ -348,7 +349,7 @@ class Database:
         return [path for path in migration_files() if path.stem not in applied]
 
     def ensure_migrated(self, commands: Commands) -> None:
-        """Raise ConfigError, with the command that cures it, when migrations are pending; else as above."""
+        """Raise ConfigError, with the command to run, when migrations are pending; otherwise as above."""
         pending = self.pending_migrations()
         if pending:
             raise ConfigError(commands.lacks(pending))
@@ -356,7 +357,7 @@ class Database:
     # Retry state
 
     def get_a1_retry_status(self, campaign_id: str) -> RetryStatus:
-        """Where the campaign stands; zero when it has no row."""
+        """The campaign's retry state; zeros when it has no row."""
         return self.get_a1_retry_states([campaign_id]).get(campaign_id, RetryStatus(campaign_id))
 
     def get_a1_retry_states(self, campaign_ids: Sequence[str]) -> dict[str, RetryStatus]:
@@ -376,10 +377,11 @@ class Database:
         status: str = "A1",
         at: datetime | None = None,
     ) -> Attempt:
-        """Count one attempt, atomically; the attempt that reaches the maximum marks the campaign as failed.
+        """Count one attempt, atomically; the attempt that reaches the maximum marks the campaign as
+        permanently failed.
 
-        A campaign that is permanently failed already, or snoozed, is left as it is (counted is False). at:
-        when the run began, None: now.
+        A campaign that is already permanently failed, or snoozed, is not changed (counted is False). at: when
+        the run began, None: now.
         """
         rows = self.rows(
             INCREMENT_A1_RETRY,
@@ -400,22 +402,24 @@ class Database:
         return Attempt(standing.retry_count, False, standing.permanently_failed, limit, standing.cycle)
 
     def reset_a1_retry(self, campaign_id: str) -> bool:
-        """Put the campaign back to attempt zero; False when it has no row."""
+        """Set the campaign back to attempt zero; False when it has no row."""
         return self.execute(query("reset"), {"ids": [campaign_id]}) == 1
 
     def act_as(self, actor: str, source: str, reason: str) -> None:
-        """Say who makes the changes of this transaction, by what and why, for the history (migration 023)."""
+        """Set who makes the changes of this transaction, with what and why, for the history
+        (migration 023).
+        """
         self.row(ACT_AS, {"actor": actor, "source": source, "reason": reason})
 
     # Operators
 
     def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
-        """What of this database is not as the product needs it, faults first."""
+        """How this database differs from what the product needs, faults first."""
         values = {"status_a1": status_a1, "status_a2": status_a2, "max_retries": str(self.max_retries)}
         return [Difference(*row) for row in self.run_query("preflight", values)[1]]
 
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run `database/queries/NAME.sql`, the file that psql runs too; returns column names and rows."""
+        """Run `database/queries/NAME.sql`, which psql can run too; returns column names and rows."""
         answer = self._answer(query(name), {**defaults(name), **values})
         return answer.columns, answer.rows
 
@@ -426,16 +430,16 @@ class Database:
         return self.rows(sql, values)[0]
 
     def rows(self, sql: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """The rows of one statement; %(name)s in it stands for a value."""
+        """The rows of one statement; %(name)s in it is replaced by a value."""
         return self._answer(sql, values).rows
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> int:
-        """Run one statement; how many rows it changed."""
+        """Run one statement; returns how many rows it changed."""
         return self._answer(sql, values).count
 
     def _answer(self, sql: str, values: Mapping[str, object] | None) -> Answer:
-        """A write that stands alone has the fence before it. Both travel together, and PostgreSQL runs them
-        as one transaction.
+        """A write outside a transaction gets the fence before it. Both are sent together, and PostgreSQL runs
+        them as one transaction.
         """
         with self._turn():
             if not (self._connection.is_in_transaction or _READ.match(sql)):
@@ -448,13 +452,13 @@ class Database:
                 raise
 
     def _after(self, exc: BaseException) -> None:
-        """Where one lock could not be had, more of them are to be expected."""
+        """After one lock that we could not get, wait less long: there are probably more."""
         if isinstance(exc, DbError) and exc.kind == "row_locked" and not self._connection.is_in_transaction:
             self._connection.wait_less_for_locks()
 
 
 def _who(holders: Sequence[tuple[Any, ...]]) -> str:
-    """Who holds a lock, in words; holders: the rows of LOCK_HOLDER."""
+    """Who has a lock, in words; holders: the rows of LOCK_HOLDER."""
     if not holders:
         return "a run that has just ended"
     name, pid, user, address, since = holders[0]
@@ -469,7 +473,7 @@ def _named(lock_class: int, name: str) -> dict[str, int]:
 
 
 def readiness(found: Iterable[Difference]) -> ExitCode:
-    """What a look at the database ends with: somebody must act, or wait, or all is well."""
+    """The exit code for these findings: somebody must act, or wait, or all is well."""
     severities = {difference.severity for difference in found}
     if "fault" in severities:
         return ExitCode.BAD_CONFIG
@@ -482,5 +486,5 @@ def migration_files() -> list[Path]:
 
 
 def sqlstate(exc: DbError) -> str | None:
-    """The code of the refusal that the error tells of."""
+    """The SQLSTATE of the refusal behind the error."""
     return getattr(exc.__cause__, "pgcode", None)

@@ -1,7 +1,7 @@
-"""A fact becomes a notice. Pure: templates and the arguments; time is an argument.
+"""Makes notices from facts. Pure: it uses only its arguments and the templates; time is an argument.
 
-What the e-mails are made of lies in notices.wording, how they go out in notices.mailer and notices.delivery.
-`Mailer` and `build_message` can be had from here too.
+notices.wording has the parts of the e-mails; notices.mailer and notices.delivery send them. `Mailer` and
+`build_message` can be imported from here too.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ USUAL_BOX: Final = Links(box=f"https://app.box.com/folder/{FOLDER_ID}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composer:
-    """Turns facts into notices. Holds what all of them share; time is an argument.
+    """Turns facts into notices. Has the values that all notices share; time is an argument.
 
     timezone: the zone people read times in. max_attempts: of a campaign without a limit of its own.
-    folder_name: the folder that must hold the files. commands, links: of this installation, for people to
-    paste and to open. origin: for the small print.
+    folder_name: the folder for the files. commands, links: of this installation, for people to paste and to
+    open. origin: for the small print.
     """
 
     timezone: ZoneInfo
@@ -87,10 +87,10 @@ class Composer:
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
-        """An empty folder that will be looked at again. next_run_at: when, as far as the cadence knows.
+        """The retry notice: an empty folder that runs will look at again. next_run_at: when, by the cadence.
 
-        ahead: when the attempts that remain would count, as far as they were looked ahead. again_days: after
-        so many days a campaign that is given up begins anew by itself; 0: never.
+        ahead: when the remaining attempts would count, as far as known. again_days: after this many days a
+        permanently failed campaign is reset by itself; 0: never.
         """
         remaining = max(0, (attempt.max_attempts or self.max_attempts) - attempt.number)
         next_attempt_at = ahead[0] if ahead else next_run_at
@@ -125,7 +125,7 @@ class Composer:
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
-        """An empty folder that used up the last attempt. again_at: when a new cycle begins by itself."""
+        """The permanent-failure notice: the last attempt is spent. again_at: when it is reset by itself."""
         return self._notice(
             NoticeKind.PERMANENT,
             campaign,
@@ -152,7 +152,9 @@ class Composer:
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice | None:
-        """A campaign that reached A2. None when nobody asked for success notices. No folder id, no link."""
+        """The success notice: a campaign reached A2. None without recipients. Without a folder id there is no
+        link.
+        """
         if not self.success_recipients:
             return None
         return self._notice(
@@ -182,7 +184,7 @@ class Composer:
         overtaken: Sequence[Overtaken] = (),
         now: datetime,
     ) -> Notice:
-        """A campaign that reached A2 after e-mails had said that it is in trouble.
+        """The recovery notice: a campaign reached A2 after e-mails had reported a problem.
 
         troubles: at least one. since: when the first of them began. recipients: those who got these e-mails.
         """
@@ -219,10 +221,10 @@ class Composer:
         box_folder_id: str | None = None,
         now: datetime,
     ) -> Notice:
-        """A failure that a person must look at. hint: the cure, "" when none is known.
+        """The error notice: a failure that a person must look at. hint: the remedy, "" if none is known.
 
-        began_at: when this kind of failure began. retry: this failure spent no attempt. next_run_at: when the
-        upload tries again.
+        began_at: when this kind of failure began. retry: the retry state; this failure spent no attempt.
+        next_run_at: when the upload tries again.
         """
         return self._notice(
             NoticeKind.ERROR,
@@ -244,8 +246,10 @@ class Composer:
         )
 
     def daily_report(self, report: DayReport, *, notice_id: str, now: datetime) -> Notice:
-        """What happened in a local day. notice_id: the id under which the day is already marked as told."""
-        from shared.report.wording import report_values  # other runs do without
+        """The daily report of a local day. notice_id: the id under which the day is already
+        marked as done.
+        """
+        from shared.report.wording import report_values  # other runs do not need it
 
         values = report_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
@@ -255,8 +259,8 @@ class Composer:
         return rendered(NoticeKind.DAILY_REPORT, "", self.report_recipients, values, now, notice_id)
 
     def weekly_digest(self, report: WeekReport, *, notice_id: str, now: datetime) -> Notice:
-        """What is stuck. notice_id: the one of its week."""
-        from shared.report.wording import digest_values  # other runs do without
+        """The weekly digest. notice_id: the one of its week."""
+        from shared.report.wording import digest_values  # other runs do not need it
 
         values = digest_values(report, self.timezone, self.commands, self.links, now) | {
             "folder": one_line(self.folder_name),
@@ -300,7 +304,7 @@ class Composer:
         return replace(notice, line=line, cycle=cycle, overtaken=tuple(overtaken))
 
     def _box_url(self, folder_id: str) -> str:
-        """Of a folder in Box: without BOX_WEB_URL, at Box's usual address; "" without a folder."""
+        """The address of a folder in Box: without BOX_WEB_URL, Box's usual address; "" without a folder."""
         links = self.links if self.links.box else USUAL_BOX
         return links.box_folder(one_line(folder_id))
 
@@ -319,8 +323,8 @@ def _was(trouble: Trouble) -> str:
 
 
 EXIT_CODE_MEANINGS: Final = {
-    "exit code 2": "Its settings or credentials are faulty. The lines below name them.",
-    "exit code 3": "It met a bug. The traceback is in the log.",
+    "exit code 2": "Its settings or credentials are wrong. The lines below name them.",
+    "exit code 3": "A bug ended it. The traceback is in the log.",
     "exit code 4": "A part of its work failed.",
     "exit code 75": "It could not work: a system is out of reach, or another run holds the lock.",
 }
@@ -337,9 +341,9 @@ def task_alert(
     links: Links = NO_LINKS,
     now: datetime,
 ) -> Notice:
-    """A task of the orchestrator that keeps failing, or no longer does.
+    """The alert about a task of the orchestrator that keeps failing, or no longer does.
 
-    tail: the last lines it wrote, secrets already taken out. origin: of the run that failed last.
+    tail: its last lines, without secrets. origin: of the run that failed last.
     """
     system = system_of(news.endings, tail)
     meanings = [EXIT_CODE_MEANINGS[ending] for ending in news.endings if ending in EXIT_CODE_MEANINGS]

@@ -1,6 +1,6 @@
-"""Settings: read once, from the environment over `.env`, into frozen values. Every fault is told at once.
+"""Reads the settings once, from the environment and `.env`, into frozen values. Reports all faults together.
 
-Secrets never show in a repr. `base/variables` has how one variable is read, `base/env_file` how the file is.
+Secrets never show in a repr. `base/variables` reads one variable, `base/env_file` reads the file.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MOST_DELAY_MINUTES = 7 * 24 * 60
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-"""libpq's, from nothing to everything. `default`: verify-full for another host, prefer on this one."""
+"""libpq's modes, from weak to strong. `default`: verify-full for another host, prefer on this one."""
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 OUR_PREFIXES = (
     *("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_", "ADMIN_"),
 )
 SMTP_PORTS: dict[Literal["starttls", "tls", "none"], int] = {"starttls": 587, "tls": 465, "none": 25}
 
-# As libpq splits it, and stricter where people forget to escape: one @, no #, each % with two digits.
+# Like libpq, but stricter where people forget to escape: one @, no #, each % with two digits.
 _DATABASE_URL = r"""postgres(?:ql)?://
     (?:(?P<login> (?:[^@/?\#%\s] | %[0-9A-Fa-f]{2})* )@)?
     (?P<hosts> (?:\[[0-9A-Fa-f:.%]+\] | (?:[\w.~-] | %[0-9A-Fa-f]{2})+ )? (?::[0-9]*)?
@@ -60,7 +60,7 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """The mail server and who gets which notice. alert_recipients: of the loop's own, about its tasks."""
+    """The mail server and who gets which notice. alert_recipients: of the loop's alerts about its tasks."""
 
     server: MailServer
     error_recipients: tuple[str, ...]
@@ -79,7 +79,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class CadenceSettings:
-    """When tasks run, by whose clock. digest: of what is stuck; None: none is sent."""
+    """When tasks run, and in which time zone. digest: of stuck campaigns; None: not sent."""
 
     timezone: ZoneInfo
     off_hours: OffHours
@@ -88,7 +88,7 @@ class CadenceSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """When runs come and how they count: all that a forecast needs."""
+    """When runs happen and how they count: everything that a forecast needs."""
 
     cadence: CadenceSettings
     retry: RetryPolicy
@@ -96,7 +96,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything one run of the uploader needs. metrics_file: where it leaves its metrics; None: nowhere."""
+    """Everything one run of the uploader needs. metrics_file: where it writes its metrics; None: nowhere."""
 
     database: DatabaseSettings
     dam: DamSettings
@@ -115,7 +115,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class ReportSettings:
-    """What the daily report needs: the database, the mail, and the words of the uploader it tells of."""
+    """What the daily report needs: the database, e-mail, and some settings of the uploader."""
 
     database: DatabaseSettings
     mail: MailSettings
@@ -132,7 +132,7 @@ class ReportSettings:
 
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
-    """What the database tools need: no DAM, no Box, no mail. cadence: None when no time zone is set."""
+    """What the database tools need: no DAM, no Box, no e-mail. cadence: None when no time zone is set."""
 
     database: DatabaseSettings
     log: LogSettings
@@ -148,11 +148,11 @@ class OperatorSettings:
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may use the operator's page, and how they get in.
+    """Who may use the operator's page, and how they log in.
 
-    users_file: names and hashes of passwords; None: nobody gets in by a password. proxy_header: the header in
-    which a proxy says who asks, believed from proxy_peers alone; "": there is no such proxy. proxy_peers are
-    also believed when they say where a browser is. operators: who may act beside reading.
+    users_file: names and password hashes; None: nobody can log in by a password. proxy_header: the header in
+    which a proxy names the person, accepted only from proxy_peers; "": there is no such proxy. proxy_peers
+    may also give the browser's address. operators: who may act; all others may only read.
     """
 
     listen_host: str
@@ -165,7 +165,7 @@ class AccessSettings:
 
 @dataclass(frozen=True, slots=True)
 class PageSettings:
-    """What the operator's page needs: neither DAM nor Box nor mail."""
+    """What the operator's page needs: neither DAM nor Box nor e-mail."""
 
     database: DatabaseSettings
     log: LogSettings
@@ -184,9 +184,9 @@ class PageSettings:
 class OrchestratorSettings:
     """What the loop itself needs; its tasks read their own settings.
 
-    alert_after_failures: runs that fail in the same way before a notice tells of it. heartbeat_url: "" for
-    none. stop_seconds: how long running tasks get to finish when the loop is told to stop. secrets: also
-    those of the tasks, whose output passes through the loop's log.
+    alert_after_failures: runs that fail in the same way before a notice goes out. heartbeat_url: "" for none.
+    stop_seconds: how long running tasks may take to finish when the loop is asked to stop. secrets: also
+    those of the tasks, whose output goes through the loop's log.
     """
 
     database: DatabaseSettings
@@ -202,21 +202,22 @@ class OrchestratorSettings:
 
 
 KINDS = (Settings, OrchestratorSettings, PageSettings)
-"""Between them they read every variable."""
+"""Together they read every variable."""
 
 
 # The environment
 
 
 def read_environment(env_file: Path | None, process: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The process environment over an env file (given, else the one that is found).
+    """The variables of an env file (the one given, or else the one found), overridden by the process
+    environment.
 
-    Warns of names that look like misspelt ones of ours. Raises what `read_env_file` raises.
+    Warns about names that look like misspelt ones of ours. Raises what `read_env_file` raises.
     """
     env_file = find_env_file(env_file, process)
     from_file = read_env_file(env_file)
     found = {**from_file, **process}
-    if is_task(process):  # the loop has looked at the names
+    if is_task(process):  # the loop has checked the names
         return found
     for text in _misspelt(from_file, process):
         logger.warning("%s", text, extra={"action": "unknown_variable"})
@@ -229,19 +230,19 @@ def read_environment(env_file: Path | None, process: Mapping[str, str] = os.envi
 def source_of(env_file: Path | None) -> str:
     """Where `read_environment` reads the settings, in words; the process environment wins over a file."""
     found = find_env_file(env_file)
-    return "the process environment alone" if found is None else str(found.absolute())
+    return "the process environment only" if found is None else str(found.absolute())
 
 
 def _shown_file(env_file: Path, process: Mapping[str, str]) -> str:
-    """The env file for the commands that messages show; "" where it alone is not enough, because the process
-    knows the database.
+    """The env file for the commands that messages show; "" if it is not enough, because the process
+    environment names the database.
     """
     is_enough = not any(name.removesuffix("_FILE") in DATABASE_VARIABLES for name in process)
     return str(env_file.absolute()) if is_enough else ""
 
 
 def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[str]:
-    """A sentence for each variable that nobody reads, and whose name looks like one that is meant for us."""
+    """A sentence for each variable that we do not read, but whose name looks like one of ours."""
     reader = _asked({}, *KINDS)
     secret_files = {f"{name}_FILE" for name in reader.secret_names}
     known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, NAMED_BY, RUN_ID_VARIABLE}
@@ -251,22 +252,24 @@ def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[
 
 
 def _likely_meant(name: str, known: Collection[str], *, is_ours: bool) -> str:
-    """What to say of an unknown name; "" when it is somebody else's. is_ours: it stands in our own file."""
+    """What to say about an unknown name; "" when it belongs to another program. is_ours: it is in our own
+    file.
+    """
     from difflib import get_close_matches
 
-    said, upper = f"nobody reads the variable {name}", name.upper()
+    said, upper = f"the variable {name} is unknown and has no effect", name.upper()
     if upper.endswith("_FILE") and upper.removesuffix("_FILE") in known:
         return f"{said}: only a secret can come from a file; set {upper.removesuffix('_FILE')}"
-    # Other programs have names such as DB_PATH in the environment, too; a file of ours has ours.
+    # Other programs also have names such as DB_PATH in the environment; in our file all names are ours.
     is_ours = is_ours and upper.startswith(OUR_PREFIXES)
     near = get_close_matches(upper, sorted(known), 3, 0.6 if is_ours else 0.75)
     if near:
         of_its_system = [one for one in near if one.split("_")[0] == upper.split("_")[0]]
-        return f"{said}; is {(of_its_system or near)[0]} meant?"
-    return f"{said}; MARKDOWN_DOCS/CONFIGURATION.md lists those that are read" if is_ours else ""
+        return f"{said}; did you mean {(of_its_system or near)[0]}?"
+    return f"{said}; MARKDOWN_DOCS/CONFIGURATION.md lists all variables" if is_ours else ""
 
 
-# What each script reads
+# The settings of each script
 
 
 def load_settings(env: Mapping[str, str], dam_auth: DamAuth | None = None) -> Settings:
@@ -306,7 +309,7 @@ def load_digest(env: Mapping[str, str]) -> Weekly | None:
 
 
 def load_orchestrator_settings(env: Mapping[str, str]) -> OrchestratorSettings:
-    # Whatever any script would keep secret; faults of variables that the loop does not read are theirs.
+    # The secrets of all scripts; the scripts report faults of variables that the loop does not read.
     secrets = _asked(env, *KINDS).secrets
     return _loaded(OrchestratorSettings, env, secrets=tuple(secrets))
 
@@ -319,7 +322,7 @@ def _loaded(kind: type[T], env: Mapping[str, str], **given: object) -> T:
 
 
 def _read(kind: type[T], reader: Reader, **given: object) -> T:
-    """Settings of this kind: each field that is not given is read by the function of its name."""
+    """Settings of this kind: for each field that is not given, the function of that name reads it."""
     read: dict[str, Callable[[Reader], object]] = {
         "database": _database,
         "dam": _dam,
@@ -349,7 +352,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
 
 
 def _asked(env: Mapping[str, str], *kinds: type) -> Reader:
-    """A reader that has been asked for all that these kinds of settings need, faulty or not."""
+    """A reader that has read all variables of these kinds of settings, faulty or not."""
     reader = Reader(env)
     for kind in kinds:
         _read(kind, reader)
@@ -357,19 +360,19 @@ def _asked(env: Mapping[str, str], *kinds: type) -> Reader:
 
 
 def variables_of(*kinds: type) -> frozenset[str]:
-    """The variables that these kinds of settings are read from."""
+    """The variables of these kinds of settings."""
     return frozenset(_asked({}, *kinds).names)
 
 
 def variable_names() -> frozenset[str]:
-    """Every variable that is read: what `.env.example` and the docs must list."""
+    """Every variable that we read: `.env.example` and the docs must list them."""
     return variables_of(*KINDS)
 
 
 def environment_for(reads: Collection[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment less our variables that a task does not read; None: less those of the loop alone.
+    """The environment without our variables that a task does not read; None: without those only for the loop.
 
-    What is not ours stays: a path, a proxy, a locale.
+    Other variables stay: a path, a proxy, a locale.
     """
     ours = variable_names()
     unread = ours - set(variables_of(Settings) if reads is None else reads)
@@ -377,14 +380,15 @@ def environment_for(reads: Collection[str] | None, environment: Mapping[str, str
 
 
 def _variable(name: str, ours: Collection[str]) -> str:
-    """The variable that a name in the environment is for: itself, or the secret whose file it names."""
+    """The variable behind a name in the environment: itself, or the secret whose file it names."""
     return name if name in ours else name.removesuffix("_FILE")
 
 
 def task_environment(
     reads: Collection[str] | None, process: Mapping[str, str], env_file: Path | None
 ) -> dict[str, str]:
-    """What the loop hands to a task: of the env file, read now, and of the process only what it reads.
+    """The environment of a task: only the variables that it reads, from the env file, read now, and the
+    process.
 
     Raises ConfigError when the env file cannot be read.
     """
@@ -395,11 +399,11 @@ def task_environment(
     return {**environment_for(reads, {**of_ours, **process}), **named}
 
 
-# What belongs to all
+# Settings of all scripts
 
 
 def _commands(reader: Reader) -> Commands:
-    """This installation, as commands to paste need it."""
+    """The commands of this installation."""
     uid = os.geteuid()
     return here(reader.env_file or "", user_name(uid) if uid else "")
 
@@ -481,7 +485,7 @@ def _digest(reader: Reader) -> Weekly | None:
 
 
 def _heartbeat_url(reader: Reader) -> str:
-    """An https address whose path is a secret: who knows it can keep it from noticing that all is down."""
+    """An https address whose path is a secret: anybody who knows it could send false signs of life."""
     url = (reader.secret("HEARTBEAT_URL", absent="none") or "").strip()
     return reader.checked_url("HEARTBEAT_URL", url, "an https address", is_secret=True) if url else ""
 
@@ -510,7 +514,7 @@ def _database(reader: Reader) -> DatabaseSettings:
 
 
 def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
-    """libpq's options by which it makes sure of the server, beside those that the URL has."""
+    """libpq's options for verifying the server, in addition to those in the URL."""
     is_remote = not all(map(_is_this_host, hosts))
     mode = options.get("sslmode", _ssl_mode(reader, is_remote=is_remote))
     bundle = reader.ca_bundle("DB_CA_BUNDLE") or options.get("sslrootcert")
@@ -518,7 +522,7 @@ def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str
     if bundle or mode.startswith("verify-"):
         wanted["sslrootcert"] = bundle or _system_bundle()
     if is_remote and mode != "verify-full":
-        wanted["require_auth"] = "!password"  # no clear text to a server that may be anybody
+        wanted["require_auth"] = "!password"  # no unencrypted password to an unverified server
         reader.warn(
             f"DB_SSLMODE: {mode} does not check that the database server is the right one; use verify-full,"
             " with DB_CA_BUNDLE for a private CA"
@@ -527,7 +531,7 @@ def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str
 
 
 def _ssl_mode(reader: Reader, *, is_remote: bool) -> str:
-    """What DB_SSLMODE says, or means by `default`."""
+    """The value of DB_SSLMODE, or the meaning of `default`."""
     mode = reader.choice("DB_SSLMODE", "default", ("default", *SSL_MODES))
     if mode != "default":
         return mode
@@ -535,13 +539,13 @@ def _ssl_mode(reader: Reader, *, is_remote: bool) -> str:
 
 
 def _is_this_host(host: str) -> bool:
-    """Whether libpq calls this machine, by its loopback or by a Unix socket (a path, or @ and a name)."""
+    """Whether libpq connects to this machine, by loopback or by a Unix socket (a path, or @ and a name)."""
     return host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@"))
 
 
 def _read_database_url(reader: Reader, url: str) -> tuple[list[str], dict[str, str]]:
-    """The hosts and the options of a URL, as libpq reads them; what it would read otherwise than it was meant
-    is refused. Nothing of it is quoted: what looks like a host may be a piece of the password.
+    """The hosts and the options of a URL, as libpq reads them; refuses a URL that libpq would read in an
+    unexpected way. The message quotes nothing of it: what looks like a host may be a piece of the password.
     """
     found = re.fullmatch(_DATABASE_URL, url.strip(), re.VERBOSE)
     if found is None:
@@ -561,9 +565,11 @@ def _read_database_url(reader: Reader, url: str) -> tuple[list[str], dict[str, s
 
 
 def _hosts_of_url(reader: Reader, text: str, options: Mapping[str, str]) -> list[str]:
-    """The hosts that libpq will call: those of an option, else of the URL, else of its own variables."""
+    """The hosts that libpq will connect to: from an option, else from the URL, else from its own
+    variables.
+    """
     if "service" in options:
-        return ["somewhere else"]  # a file of libpq's says where
+        return ["somewhere else"]  # a file of libpq says where
     hosts = [re.sub(r":[0-9]*$", "", one).strip("[]") for one in text.split(",")]
     named = options.get("hostaddr") or options.get("host") or ",".join(map(unquote, hosts))
     elsewhere = reader.foreign("PGHOSTADDR") or reader.foreign("PGHOST")
@@ -571,7 +577,7 @@ def _hosts_of_url(reader: Reader, text: str, options: Mapping[str, str]) -> list
 
 
 def _system_bundle() -> str:
-    """The file of CAs that the system trusts. libpq's own `system` looks where its OpenSSL was built."""
+    """The file of CAs that the system trusts. libpq's own `system` uses the path of its OpenSSL build."""
     import ssl
 
     found = ssl.get_default_verify_paths().cafile
@@ -629,7 +635,7 @@ def _dam(reader: Reader) -> DamSettings:
 
 
 def _require_credentials(reader: Reader, dam: DamSettings) -> None:
-    """What each way into the DAM needs."""
+    """Check the variables that each way of logging in to the DAM needs."""
     login = {"DAM_USERNAME": dam.username, "DAM_PASSWORD": dam.password}
     if dam.auth == "password":
         reader.require("DAM_AUTH=password", **login)
@@ -657,8 +663,8 @@ def _status_a2(reader: Reader) -> str:
     if status == _status_a1(reader):
         reader.fault(
             "DAM_STATUS_A2",
-            f"{status!a} is DAM_STATUS_A1 too, and a campaign would stay there after its upload; write the"
-            " status that follows",
+            f"{status!a} is also DAM_STATUS_A1, so a campaign would stay there after its upload; set the"
+            " next status",
         )
     return status
 
@@ -686,7 +692,7 @@ def _box(reader: Reader) -> BoxSettings:
     api_url = reader.url("BOX_API_URL", default="https://api.box.com").removesuffix("/2.0")
     upload_url = reader.url("BOX_UPLOAD_URL", default="https://upload.box.com/api").removesuffix("/2.0")
     if re.fullmatch("https?://[^/]+", upload_url):
-        upload_url += "/api"  # Box serves uploads below /api; the bare host is how people know it
+        upload_url += "/api"  # Box accepts uploads below /api, but people only know the host
     return BoxSettings(
         client_id=client_id,
         client_secret=client_secret,
@@ -722,7 +728,7 @@ def _mail(reader: Reader) -> MailSettings:
     if username:
         reader.require("SMTP_USERNAME is set", SMTP_PASSWORD=password)
         if security == "none" and host not in LOOPBACK_HOSTS:
-            reader.fault("SMTP_SECURITY", "none would send SMTP_PASSWORD in clear; use starttls or tls")
+            reader.fault("SMTP_SECURITY", "none would send SMTP_PASSWORD unencrypted; use starttls or tls")
     sender = reader.addresses("MAIL_FROM")
     if len(sender) > 1:
         reader.fault("MAIL_FROM", "expected one address")
@@ -760,13 +766,13 @@ def _links(reader: Reader) -> Links:
 def _template(reader: Reader, name: str, place: str) -> str:
     """An address with a place for an id; "" when unset."""
     template = reader.text(name)
-    # What is put into it may not decide which host is called.
+    # The inserted id must not change the host.
     is_fixed = re.match("[^/]+//[^/?#]+[/?#]", template.partition(place)[0])
     if template and (template.count(place) != 1 or not is_fixed):
         got = "" if "@" in template else f", got {template!r}"  # it may hold a password
-        reader.fault(name, f"expected an https address with one {place} behind its host{got}")
+        reader.fault(name, f"expected an https address with one {place} after its host{got}")
         return ""
-    # A page of the DAM may stand behind a # in its address, which no server is ever sent.
+    # A page of the DAM may be after a # in its address, which browsers do not send to the server.
     _optional_url(reader, name, re.sub("[?#]", "/", template).replace(place, "1"))
     return template
 
@@ -787,8 +793,8 @@ def _access(reader: Reader) -> AccessSettings:
     if users_file is None and not header and not reader.is_faulty("ADMIN_USERS_FILE"):
         reader.fault(
             "ADMIN_USERS_FILE",
-            "missing: nobody could get in; make the file with a1_retry.py page-user, or let a proxy say who"
-            " asks (ADMIN_PROXY_HEADER, ADMIN_PROXY_PEERS)",
+            "missing: nobody could log in; make the file with a1_retry.py page-user, or use a proxy that"
+            " names the person (ADMIN_PROXY_HEADER, ADMIN_PROXY_PEERS)",
         )
     return AccessSettings(
         listen_host=host,

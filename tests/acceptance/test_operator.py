@@ -58,8 +58,8 @@ def test_reset_all__takes_what_was_shown_and_nothing_else(world: World) -> None:
     assert [row["campaign_id"] for row in failed] == ["c3", "c4"]
     noted = "SELECT campaign_id FROM campaign_events WHERE kind = 'reset' AND actor = 'me'"
     assert world.sql(noted) == [{"campaign_id": "c1"}]
-    assert "reset c1 (C-1 Summer): will be tried again from attempt 1" in said
-    assert sorted(re.findall(r"skipped (\w+) .*changed meanwhile", said)) == ["c2", "c3"]
+    assert "reset c1 (C-1 Summer): it starts again at attempt 1" in said
+    assert sorted(re.findall(r"skipped (\w+) .*changed it in the meantime", said)) == ["c2", "c3"]
     assert "c4" not in said
 
 
@@ -161,32 +161,32 @@ def at(text: str) -> datetime:
 @pytest.mark.parametrize(
     ("last", "now", "wanted"),
     [
-        pytest.param(None, "2026-01-30T09:01", "by the next run of the uploader", id="never ran"),
+        pytest.param(None, "2026-01-30T09:01", "in the next run of the uploader", id="never ran"),
         pytest.param(
             ("2026-01-30T09:00", "2026-01-30T09:00"), "2026-01-30T09:01",
-            "by the next run of the uploader, planned for 09:03 CET on Fri 2026-01-30", id="in hours",
+            "in the next run of the uploader, planned for 09:03 CET on Fri 2026-01-30", id="in hours",
         ),
         pytest.param(
             ("2026-01-30T21:58", "2026-01-30T21:58"), "2026-01-30T21:59",
-            "by the next run of the uploader, planned for 23:00 CET on Fri 2026-01-30, off-hours",
+            "in the next run of the uploader, planned for 23:00 CET on Fri 2026-01-30, off-hours",
             id="off-hours",
         ),
         pytest.param(
             ("2026-02-02T04:30", "2026-02-02T04:31"), "2026-02-02T04:40",
-            "by the next run of the uploader, planned for 05:00 CET on Mon 2026-02-02", id="the window's end",
+            "in the next run of the uploader, planned for 05:00 CET on Mon 2026-02-02", id="the window's end",
         ),
         pytest.param(
             ("2026-01-30T09:00", None), "2026-01-30T11:00",
-            "by the run after the one that began at 09:00 CET on Fri 2026-01-30", id="under way",
+            "in the run after the one that began at 09:00 CET on Fri 2026-01-30", id="under way",
         ),
         pytest.param(
             ("2026-01-30T09:00", "2026-01-30T11:00"), "2026-01-30T11:01",
-            "by the next run of the uploader, planned for 11:01 CET on Fri 2026-01-30", id="after a long one",
+            "in the next run of the uploader, planned for 11:01 CET on Fri 2026-01-30", id="after a long one",
         ),
         pytest.param(
             ("2026-01-30T09:00", "2026-01-30T09:00"), "2026-01-30T12:00",
-            "by the next run of the uploader; it was due at 09:03 CET on Fri 2026-01-30 and has not come: is"
-            " the orchestrator running?", id="nobody runs",
+            "in the next run of the uploader, overdue since 09:03 CET on Fri 2026-01-30: check that the"
+            " orchestrator is running", id="nobody runs",
         ),
     ],
 )  # fmt: skip
@@ -381,7 +381,7 @@ def test_snooze__of_a_failed_one_resets_it_in_the_same_step(world: World) -> Non
         TOOL, "snooze", "c2", "--until", f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H:%MZ}"
     )
     assert unread.exit_code == 4
-    assert "c2: no run could read it yet, so nothing was changed" in unread.stdout
+    assert "c2: no run has been able to read it yet, so nothing was changed" in unread.stdout
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_status__lists_all_that_is_not_at_rest(world: World) -> None:
     lines = run.stdout.splitlines()
     assert lines[0].split() == ["number", "name", "state", "since", "next"]
     assert max(map(len, lines)) <= 100
-    assert lines[-1] == "looked at by the next run of the uploader"
+    assert lines[-1] == "The campaigns are looked at in the next run of the uploader."
     listed = {line.split()[0] for line in lines[1:-2] if not line.startswith(" ")}
     assert listed == {"C-1", "C-2", "C-3", f"{6:040x}"}, "an id only where there is no number"
     rows = {row["campaign_number"]: row for row in json.loads(world.run(TOOL, "status", "--json").stdout)}
@@ -566,7 +566,7 @@ def test_chosen_campaign__that_is_permanently_failed_is_not_passed_over_in_silen
     (line,) = [line for line in run.stderr.splitlines() if " WARNING " in line]
     since = world.row(campaign)["a1_last_retry_at"].astimezone(ZoneInfo(world.env["ORCHESTRATOR_TIMEZONE"]))
     assert f"{campaign} (C-1 Summer) is permanently failed since {since:%Y-%m-%d %H:%M}" in line
-    assert "it was skipped" in line
+    assert "skipped campaign" in line
     assert f"{sys.executable} {SCRIPTS / TOOL} reset {campaign}" in line
     assert "WARNING" not in world.upload().stderr, "one that nobody asked for"
 
@@ -589,7 +589,7 @@ def test_chosen_campaign__by_what_is_no_id_is_a_faulty_command(world: World, arg
     for option in ("--campaign", "--verify"):
         run = world.upload(option, argument)
         assert run.exit_code == 2
-        assert f"{option}: {argument!a} is no id of the DAM" in run.stderr
+        assert f"{option}: {argument!a} is not an id of the DAM" in run.stderr
     assert world.subjects == []
     assert world.sql("SELECT * FROM campaign_errors") == []
 
@@ -690,7 +690,7 @@ def test_command__without_a_settings_file_needs_the_environment(world: World) ->
     assert command.startswith(f"{sys.executable} {SCRIPTS / TOOL} reset ")
     assert why.startswith(f"{sys.executable} {SCRIPTS / TOOL} explain ")
     assert "--env-file" not in command + why
-    assert "with the environment that the service has" in text
+    assert "in the environment of the service" in text
     done = subprocess.run(["sh", "-c", command], cwd="/", env=world.environment(), check=False)
     assert done.returncode == 0
 

@@ -165,7 +165,7 @@ def use_the_command(root: Root, outside: Outside) -> None:
     assert "run it as root" in root.run(f"{as_nobody} status", 2)
     root.run("install -m 0600 /etc/a1-to-a2/env /root/mine.env")
     denied = root.run("A1_TO_A2_ENV=/root/mine.env a1-to-a2 status", 2)
-    assert "/root/mine.env: the env file cannot be read: Permission denied" in denied, "it is not root"
+    assert "cannot read the env file /root/mine.env: Permission denied" in denied, "it is not root"
     root.run("a1-to-a2 what", 2)
     root.run("a1-to-a2 version")
     root.run("a1-to-a2 simulate --days 1")
@@ -195,7 +195,7 @@ def upgrade(root: Root, outside: Outside, first: str, is_well: str) -> None:
     probe = {f"database/migrations/{number:03}_probe.sql": "CREATE TABLE IF NOT EXISTS probe (id INTEGER);\n"}
     second = root.checkout("second", probe)
     first_version = root.ask("cat /opt/a1-to-a2/.installed")
-    assert "another version: make upgrade" in root.run(f"make -C {second} install", 2)
+    assert "another version: use make upgrade" in root.run(f"make -C {second} install", 2)
     assert "migrations are pending" in root.run(f"make -C {second} upgrade", 2)
     root.run(f"make -C {second} upgrade DRY_RUN=1", **OWNER)
     assert root.ask("cat /opt/a1-to-a2/.installed") == first_version
@@ -247,7 +247,7 @@ def remove(root: Root, outside: Outside, checkout: str) -> None:
     """First what can be made again, then everything but the database."""
     rows = outside.sql("SELECT count(*) FROM campaign_status")
     said = root.run("bash /opt/a1-to-a2/scripts/deployment/install.sh uninstall")
-    assert "left: /etc/a1-to-a2\n" in said
+    assert "kept: /etc/a1-to-a2\n" in said
     assert root.at("/etc/a1-to-a2/env").exists()
     assert not root.at("/opt/a1-to-a2").exists()
     assert not os.path.lexists(root.at("/usr/local/bin/a1-to-a2"))

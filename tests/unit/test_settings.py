@@ -77,7 +77,7 @@ def test_dam_base_url__with_what_the_documents_of_the_dam_show(least: dict[str, 
 
 def test_both_statuses__must_differ(least: dict[str, str]) -> None:
     for same in ({"DAM_STATUS_A1": "A2"}, {"DAM_STATUS_A2": "A1"}):
-        with pytest.raises(ConfigError, match=r"DAM_STATUS_A2: 'A[12]' is DAM_STATUS_A1 too"):
+        with pytest.raises(ConfigError, match=r"DAM_STATUS_A2: 'A[12]' is also DAM_STATUS_A1"):
             load_settings(least | same)
 
 
@@ -90,7 +90,7 @@ def test_both_statuses__must_differ(least: dict[str, str]) -> None:
         (b" s3cret ", " s3cret "),
         (
             "ß\n".encode("utf-16"),
-            "SMTP_PASSWORD_FILE: cannot read {}: it is UTF-16 text, or no text; save it as",
+            "SMTP_PASSWORD_FILE: cannot read {}: it is UTF-16 text, or not text at all; save it as",
         ),
         ("ß\n".encode("utf-16-le"), "it is UTF-16 text"),
         (
@@ -134,7 +134,7 @@ def test_env_file__that_sets_a_name_twice_is_told_of(
     path.write_text("DB_PASSWORD=t0p-one\nDB_HOST=a\nDB_PASSWORD=t0p-two\nDB_HOST=a\n")
     assert read_environment(path, {})["DB_PASSWORD"] == "t0p-two"
     (said,) = caplog.messages
-    assert "DB_PASSWORD is set more than once" in said
+    assert "DB_PASSWORD is set several times" in said
     assert "on line 3" in said
     assert "t0p" not in said
 
@@ -180,21 +180,21 @@ def test_address__that_nobody_can_take_apart_is_a_fault_and_no_bug(least: dict[s
         (
             "DAM_WEB_URL",
             "https://dam.example.com/folders",
-            "with one {campaign_id} behind its host, got 'https:",
+            "with one {campaign_id} after its host, got 'https:",
         ),
         ("DAM_WEB_URL", "https://d.example.com/{campaign_id}/{campaign_id}", "with one {campaign_id} behind"),
-        ("DAM_WEB_URL", "https://{campaign_id}.example.com/", "with one {campaign_id} behind its host"),
-        ("DAM_WEB_URL", "https://d.example.com{campaign_id}/", "with one {campaign_id} behind its host"),
-        ("DAM_WEB_URL", "http://dam.example.com/{campaign_id}", "http would send secrets in clear to dam"),
-        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/{campaign_id}", "must not carry a user name"),
-        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/", "with one {campaign_id} behind its host"),
-        ("DAM_WEB_URL", "javascript:alert('{campaign_id}')", "with one {campaign_id} behind its host"),
+        ("DAM_WEB_URL", "https://{campaign_id}.example.com/", "with one {campaign_id} after its host"),
+        ("DAM_WEB_URL", "https://d.example.com{campaign_id}/", "with one {campaign_id} after its host"),
+        ("DAM_WEB_URL", "http://dam.example.com/{campaign_id}", "http would send secrets unencrypted to dam"),
+        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/{campaign_id}", "must not contain a user name"),
+        ("DAM_WEB_URL", "https://u:t0p-secret@d.example.com/", "with one {campaign_id} after its host"),
+        ("DAM_WEB_URL", "javascript:alert('{campaign_id}')", "with one {campaign_id} after its host"),
         ("DAM_WEB_URL", "javascript://x/%0aalert('{campaign_id}')", "expected an https address"),
         ("DAM_WEB_URL", "https://dam.example.com/a b/{campaign_id}", "expected an https address"),
-        ("BOX_WEB_URL", "https://app.box.com/folder/", "with one {folder_id} behind its host"),
-        ("BOX_WEB_URL", "https://app.box.com/folder/{campaign_id}", "with one {folder_id} behind its host"),
-        ("ADMIN_URL", "http://page.example.com", "http would send secrets in clear to page.example.com"),
-        ("ADMIN_URL", "https://u:t0p-secret@page.example.com", "must not carry a user name"),
+        ("BOX_WEB_URL", "https://app.box.com/folder/", "with one {folder_id} after its host"),
+        ("BOX_WEB_URL", "https://app.box.com/folder/{campaign_id}", "with one {folder_id} after its host"),
+        ("ADMIN_URL", "http://page.example.com", "http would send secrets unencrypted to page.example.com"),
+        ("ADMIN_URL", "https://u:t0p-secret@page.example.com", "must not contain a user name"),
         ("ADMIN_URL", "https://page.example.com/#x", "expected an https address"),
         ("ADMIN_URL", "javascript:alert(1)", "expected an https address"),
     ],
@@ -365,7 +365,7 @@ def test_file__that_settings_name_is_refused_when_others_can_change_it(
     with pytest.raises(ConfigError) as caught:
         load_settings(least | {name: str(path)})
     (fault,) = caught.value.faults if len(caught.value.faults) == 1 else caught.value.faults[1:]
-    assert fault.startswith(f"{name}: {path} can be changed by others than its owner")
+    assert fault.startswith(f"{name}: users other than its owner can change {path}")
     assert f"mode 0646): chmod go-w {path}" in fault
 
 

@@ -1,4 +1,6 @@
-"""The shell commands of this installation, as messages and e-mails show them: they work from any folder."""
+"""Builds the shell commands that messages and e-mails show: they work on this installation from
+any folder.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ COMMAND = Path("/usr/local/bin/a1-to-a2")
 """The command that `make install` makes: a link to COMMAND_HERE of the installation."""
 COMMAND_HERE = REPOSITORY / "scripts" / "deployment" / "a1-to-a2"
 COMMAND_USER = "a1-to-a2"
-"""The user that it becomes."""
+"""The user that the command changes to."""
 COMMAND_SETTINGS = (str(INSTALLED), str(INSTALLED.with_name("page.env")))
-"""The settings files of the service and of the page: for both, messages mean what this command does."""
+"""The settings files of the service and of the page: with either, messages show this command."""
 COMMAND_WORDS = {
     ("a1_retry.py", ""): (),
     ("migrate.py", ""): ("migrate",),
@@ -26,7 +28,7 @@ COMMAND_WORDS = {
     ("orchestrator-prod.py", "--check"): ("check",),
     ("orchestrator-prod.py", "--simulate"): ("simulate",),
 }
-"""(script, the option that it begins with): the words of the command that do the same."""
+"""{(script, first option): the words of the command that do the same}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Commands:
 
     python, scripts: absolute paths. env_file: the file with the settings; "" when they come from the process
     environment. user: the one that the scripts run as; "" for root. command: the installation's own command,
-    which knows all the rest; "" where there is none.
+    which needs no other values; "" if there is none.
     """
 
     python: str
@@ -50,14 +52,14 @@ class Commands:
         if short:
             return " ".join(map(shell_word, short))
         options = ("--env-file", self.env_file) if self.env_file else ()
-        # Without a file the settings are in the environment, and sudo would drop them.
+        # Without a file the settings are in the environment, which sudo would drop.
         who = ("sudo", "-u", self.user) if self.user and self.env_file else ()
         command = (*who, self.python, str(Path(self.scripts, script)))
         before, after = _split(words)
         return " ".join(map(shell_word, (*command, *before, *options, *after)))
 
     def _short(self, script: str, words: Sequence[str]) -> tuple[str, ...]:
-        """The words of the installation's own command; none where it has none for this."""
+        """The words of the installation's own command; none if it has none for this script."""
         for option in ("", *words[:1]):
             found = COMMAND_WORDS.get((script, option))
             if self.command and found is not None:
@@ -70,7 +72,7 @@ class Commands:
         return self.run("a1_retry.py", "reset", *end_of_options, campaign_id)
 
     def explain(self, campaign_id: str) -> str:
-        """The command that says why this campaign is where it is, and what comes next."""
+        """The command that says why this campaign is where it is, and what happens next."""
         end_of_options = ("--",) if campaign_id.startswith("-") else ()
         return self.run("a1_retry.py", "explain", *end_of_options, campaign_id)
 
@@ -80,19 +82,19 @@ class Commands:
         if self.command:
             return f"on the server, as root or {COMMAND_USER}, from any folder"
         if not self.env_file:
-            return "on the server, with the environment that the service has: its settings are there"
+            return "on the server, in the environment of the service, which has the settings"
         if not self.user:
             return "on the server, as root, from any folder"
         return f"on the server, from any folder (leave out “sudo -u {self.user}” when you are {self.user})"
 
     def lacks(self, migrations: Sequence[Path]) -> str:
-        """The fault of a database that lacks these migrations."""
+        """The message for a database that lacks these migrations."""
         names = ", ".join(path.name for path in migrations)
         return f"the database lacks {names}; apply as the owner of its tables: {self.run('migrate.py')}"
 
 
 def here(env_file: str | None = None, user: str = "") -> Commands:
-    """The commands of the installation that this process runs from.
+    """The commands of the installation from which this process runs.
 
     env_file: "" when the settings come from the process environment; None when that is not known.
     """
@@ -103,7 +105,7 @@ def here(env_file: str | None = None, user: str = "") -> Commands:
 
 
 def leads_here(command: Path) -> bool:
-    """Whether it is there, can be run, and belongs to the installation that this process runs from."""
+    """Whether the command exists, is executable, and belongs to the installation of this process."""
     return os.access(command, os.X_OK) and os.path.realpath(command) == str(COMMAND_HERE)
 
 
@@ -116,7 +118,7 @@ def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 def shell_word(value: str) -> str:
     """Quote for a shell. Unprintable characters get bash's $'' form, so that the command stays on one line.
 
-    NUL would end the word early and so name another campaign: it becomes U+FFFD, which names none.
+    NUL would end the word early, and so could name another campaign: it becomes U+FFFD, which matches none.
     """
     if value.isprintable():
         return shlex.quote(value)

@@ -1,4 +1,4 @@
-"""The settings file: which one it is, whether we may trust it, what it says."""
+"""Finds and reads the settings file, and checks whether we can trust it."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FOUND_HERE = Path(".env")
-"""The settings file in the working folder, which nobody has to name."""
+"""The settings file in the working folder, which is found by default."""
 INSTALLED = Path("/etc/a1-to-a2/env")
 """The settings file that `make install` makes."""
 NAMED_BY = "A1_TO_A2_ENV"
-"""The variable that names the settings file, in place of `--env-file`."""
+"""The variable that names the settings file, instead of `--env-file`."""
 ENV_FILE_VARIABLE = "A1_TO_A2_ENV_FILE"
-"""The path of the settings' file, for the commands that messages show; "" where it does not hold all of them.
-Set by `settings.read_environment`, and by the loop for its tasks, not by people; it is never opened.
+"""The path of the settings file, for the commands that messages show; "" if the file does not have all
+settings. `settings.read_environment` sets it, and the loop sets it for its tasks; people do not. It is never
+opened.
 """
 
 
 def is_task(process: Mapping[str, str]) -> bool:
-    """Whether the loop started this process, and handed it what it reads."""
+    """Whether the loop started this process, and gave it its variables."""
     return RUN_ID_VARIABLE in process and ENV_FILE_VARIABLE in process
 
 
 def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that settings are read from: the one given, else the one that A1_TO_A2_ENV names, else the
-    first of `places` that is there and may be read.
+    """The settings file: the one given, else the one that A1_TO_A2_ENV names, else the first of `places` that
+    exists and is readable.
 
-    A task of the loop reads none: it has been handed what it reads.
+    A task of the loop reads no file: the loop gave it its variables.
     """
     if given is not None:
         return given
@@ -51,23 +52,23 @@ def find_env_file(given: Path | None, process: Mapping[str, str] = os.environ) -
         return None
     if named := process.get(NAMED_BY, "").strip():
         return Path(named)
-    # What this user may not open is left for the message about missing settings.
+    # A file that this user may not open is mentioned in the message about missing settings.
     return next((path for path in places() if os.path.isfile(path) and os.access(path, os.R_OK)), None)  # noqa: PTH113
 
 
 def places() -> tuple[Path, ...]:
-    """Where a settings file is looked for that nobody names, in this order."""
+    """Where we look for a settings file that was not named, in this order."""
     return FOUND_HERE, REPOSITORY / ".env", INSTALLED
 
 
 def none_found() -> str:
-    """A sentence about what to do where no settings file was found."""
+    """A sentence about what to do when no settings file was found."""
     denied = [path for path in places() if os.path.exists(path) and not os.access(path, os.R_OK)]  # noqa: PTH110
     if denied:
         told = " and ".join(map(str, denied))
         return (
-            f"there is no settings file that {user_name(os.geteuid())} may read: {told} cannot be opened; run"
-            " this as its owner (the command a1-to-a2 does), or name a file with --env-file"
+            f"there is no settings file that {user_name(os.geteuid())} may read: cannot open {told}; run"
+            " this as its owner (the command a1-to-a2 does so), or name a file with --env-file"
         )
     looked = f"neither .env in the working folder nor {REPOSITORY / '.env'} nor {INSTALLED}"
     cure = f"copy .env.example to .env and fill it in, or name a file with --env-file or {NAMED_BY}"
@@ -75,9 +76,9 @@ def none_found() -> str:
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:
-    """The variables of an env file; none without a file. Warns of names that are set twice, to two values.
+    """The variables of an env file; none without a file. Warns about names that are set to two values.
 
-    Raises ConfigError when it is missing, when somebody else can change it, or when a line cannot be read.
+    Raises ConfigError when it is missing, when somebody else can change it, or when a line is not valid.
     """
     if env_file is None:
         return {}
@@ -90,7 +91,7 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
         name, value = one.key or "", one.value or ""
         if found.setdefault(name, value) != value:
             logger.warning(
-                "%s: %s is set more than once, and to different values; the last one counts, on line %d",
+                "%s: %s is set several times, to different values; the last one, on line %d, is used",
                 env_file, name, one.original.line, extra={"action": "set_twice"},
             )  # fmt: skip
             found[name] = value
@@ -98,13 +99,13 @@ def read_env_file(env_file: Path | None) -> dict[str, str]:
 
 
 def _bindings(env_file: Path) -> list[Binding]:
-    """The lines that are not comments, as python-dotenv reads them; one that it cannot read has no value.
+    """The lines that are not comments, as python-dotenv reads them; an invalid line has no value.
 
-    Warns when others than the file's owner may open it.
+    Warns when anybody but the file's owner may open it.
     """
     from dotenv.parser import parse_stream
 
-    # Root may work in anybody's folder, and must not use their settings as its own.
+    # Root may be working in somebody's folder, and must not use that person's settings.
     is_foreign_ground = os.geteuid() == 0 and env_file == FOUND_HERE
     trusted = (REPOSITORY.stat().st_uid,) if is_foreign_ground else None
     try:
@@ -115,19 +116,21 @@ def _bindings(env_file: Path) -> list[Binding]:
         raise ConfigError(f"the env file {exc}, or name another one with --env-file") from exc
     except (OSError, ValueError) as exc:
         said = exc.strerror if isinstance(exc, OSError) else exc
-        raise ConfigError(f"{env_file.absolute()}: the env file cannot be read: {said}") from exc
+        raise ConfigError(f"cannot read the env file {env_file.absolute()}: {said}") from exc
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         logger.warning(
-            "%s holds secrets, and others than its owner may open it (mode %04o): chmod 600 %s",
+            "%s contains secrets, and users other than its owner may open it (mode %04o): chmod 600 %s",
             env_file, mode, shlex.quote(str(env_file)), extra={"action": "env_file_is_open"},
         )  # fmt: skip
     return [one for one in lines if one.key or one.error]
 
 
 def decoded(data: bytes) -> str:
-    """UTF-8 text without the mark that Windows editors put in front. Raises ValueError with the cure."""
+    """UTF-8 text without the mark that Windows editors put at the start. Raises ValueError with
+    the remedy.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise ValueError("it is UTF-16 text, or no text; save it as UTF-8")
+        raise ValueError("it is UTF-16 text, or not text at all; save it as UTF-8")
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as exc:

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: one exception per failing system, and the exit codes.
+"""Defines the errors: one exception per failing system, and the exit codes.
 
 AppError
 ├── ConfigError   settings, certificates, credentials: a person must change something
@@ -31,7 +31,9 @@ class ExitCode(IntEnum):
 
 
 def gravest(codes: Iterable[int]) -> int:
-    """One exit code for several: a bug before a bad configuration, before failures, before "try later"."""
+    """The most serious of several exit codes: a bug, then a bad configuration, then failures, then "try
+    later".
+    """
     order = (ExitCode.BUG, ExitCode.BAD_CONFIG, ExitCode.SOME_FAILED, ExitCode.TRY_LATER)
     known = [code if code in order else ExitCode.BUG for code in codes if code != 0]
     return min(known, key=order.index) if known else ExitCode.OK
@@ -43,25 +45,24 @@ SYSTEM_WIDE_KINDS = frozenset(
         *("no_database", "no_right", "schema_differs", "tls"),
     }
 )
-"""Failures of a whole system: no campaign is to blame, and every campaign would meet them."""
+"""Failures of a whole system: they are no campaign's fault, and every campaign would have them."""
 
 
 HEALING_KINDS = frozenset(
     {"row_locked", "keeps_changing", "operation_blocked_temporary", "name_temporarily_reserved"}
 )
-"""Failures of one campaign that usually end without anybody's help: the next run tries again, and we tell a
-person only when one has lasted for longer than `alerts.HEALING_PATIENCE`.
+"""Failures of one campaign that usually end by themselves: the next run tries again, and people only get an
+e-mail when one is older than `alerts.HEALING_PATIENCE`.
 """
 
 
 class AppError(Exception):
-    """An expected failure: a sentence that names the thing, and a cure when we know one.
+    """An expected failure: a sentence that names the thing, and the remedy if we know one.
 
-    kind: a stable slug of what failed (`forbidden`, `out_of_reach`, …). Error notices are bounded per
-        campaign and kind, so two failures that need the same cure must share it.
-    retryable: the same call may succeed later without anybody changing anything.
-    item_id: the DAM or Box id the failure is about.
-    status_code: the HTTP status, where there was one.
+    kind: a stable code of what failed (`forbidden`, `out_of_reach`, …). Error notices are limited per
+    campaign and kind, so two failures with the same remedy must share it. retryable: the same call may
+    succeed later without anybody changing anything. item_id: the DAM or Box id of the item that failed.
+    status_code: the HTTP status, if there was one.
     """
 
     system = "application"
@@ -84,29 +85,29 @@ class AppError(Exception):
         self.item_id = item_id
         self.status_code = status_code
         self.campaign: Campaign | None = None
-        """The campaign in which it happened, with the names that the DAM showed."""
+        """The campaign that failed, with the names that the DAM showed."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code of a run that this error ended: waiting heals it, or somebody must act."""
+        """The exit code of a run that this error ended: try later, or somebody must act."""
         return ExitCode.TRY_LATER if self.retryable else ExitCode.BAD_CONFIG
 
     @property
     def is_out_of_reach(self) -> bool:
-        """The system did not answer, after patient repetition."""
+        """The system did not answer, even after several tries."""
         return self.kind == "out_of_reach"
 
     @property
     def is_missing(self) -> bool:
-        """What was asked for is not there, or not any more."""
+        """The item does not exist, or no longer exists."""
         return self.status_code in (404, 410) and not self.is_system_wide
 
     @property
     def ends_run(self) -> bool:
-        """Nothing more may be done by this run, for any campaign."""
+        """This run must not do anything more, for any campaign."""
         return False
 
     @property
@@ -116,12 +117,12 @@ class AppError(Exception):
 
     @property
     def heals_by_itself(self) -> bool:
-        """The next run will probably not meet it: no alarm at first."""
+        """The next run will probably succeed, so there is no alarm at first."""
         return self.kind in HEALING_KINDS
 
 
 class ConfigError(AppError):
-    """Settings that cannot work. `faults` holds every fault found, one sentence each."""
+    """Settings that cannot work. `faults` has every fault found, one sentence each."""
 
     system = "configuration"
 
@@ -135,7 +136,7 @@ class ConfigError(AppError):
 
 
 class StoppedError(Exception):
-    """The run was told to stop: no failure, and what Box has of a large file stays there for the next run."""
+    """The run was asked to stop. Not a failure; the parts of a large file stay in Box for the next run."""
 
 
 class DamError(AppError):
@@ -145,17 +146,18 @@ class DamError(AppError):
 
 
 class BoxError(AppError):
-    """Box refused, failed, or holds other bytes than it was given."""
+    """Box refused, failed, or has other bytes than it was sent."""
 
     system = "Box"
 
 
 class DbError(AppError):
-    """PostgreSQL is out of reach or refused a statement. Its kinds, beside out_of_reach and login_refused:
+    """PostgreSQL is out of reach or refused a statement. Its kinds, in addition to out_of_reach and
+    login_refused:
 
-    row_locked: somebody else's open transaction is in the way; the next run will do.
-    value_refused: the table does not take a value; the campaign's own failure.
-    no_right, schema_differs, no_database, tls: what is there is not what we need; a person must act.
+    row_locked: another open transaction is blocking us; the next run tries again. value_refused: the table
+    does not accept a value; a failure of the campaign alone. no_right, schema_differs, no_database, tls: the
+    database is not as we need it; a person must act.
     """
 
     system = "database"
@@ -166,12 +168,12 @@ class DbError(AppError):
 
 
 def out_of_reach(what: str, hint: str = "") -> DbError:
-    """The database cannot be had at present."""
+    """The error for a database that does not answer now."""
     return DbError(f"PostgreSQL: {what}", kind="out_of_reach", hint=hint, retryable=True)
 
 
 class LockLostError(DbError):
-    """Another run is at work, or may be: this one must not change anything more. It ends with 75."""
+    """Another run is working, or may be: this one must not change anything more. It ends with 75."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -184,7 +186,7 @@ class LockLostError(DbError):
 
 
 class CampaignLostError(DbError):
-    """Another run works on the campaign: this one must not change anything more of it. No failure."""
+    """Another run works on the campaign: this one must not change it any more. Not a failure."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -193,9 +195,9 @@ class CampaignLostError(DbError):
 
 
 class NotifyError(AppError):
-    """The mail server did not take a notice; the notice stays in the outbox.
+    """The mail server did not accept a notice; the notice stays in the outbox.
 
-    may_have_arrived: the connection broke while the mail was handed over, so the server may have it.
+    may_have_arrived: the connection broke while the e-mail was being sent, so the server may have it.
     """
 
     system = "mail"

@@ -1,4 +1,4 @@
-"""Addresses that people open: of a campaign's folder in the DAM and in Box, and of its page."""
+"""Builds addresses that people open: of a campaign's folder in the DAM and in Box, and of its page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 CAMPAIGN_ID, FOLDER_ID = "{campaign_id}", "{folder_id}"
-"""What DAM_WEB_URL and BOX_WEB_URL have in the place of an id."""
+"""What DAM_WEB_URL and BOX_WEB_URL have instead of an id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where this installation's DAM, Box and page can be opened; "" for what has no address here.
+    """The web addresses of this installation's DAM, Box and page; "" for one that is not set.
 
-    dam, box: with CAMPAIGN_ID, or FOLDER_ID, where the id belongs. page: without a trailing slash.
+    dam, box: with CAMPAIGN_ID or FOLDER_ID in the place of the id. page: without a trailing slash.
     """
 
     dam: str = ""
@@ -25,7 +25,7 @@ class Links:
         return _placed(self.dam, CAMPAIGN_ID, campaign_id)
 
     def box_folder(self, folder_id: str | None) -> str:
-        """The campaign's folder in Box; "" without BOX_WEB_URL, or while it has none."""
+        """The campaign's folder in Box; "" without BOX_WEB_URL, or without a folder."""
         return _placed(self.box, FOLDER_ID, folder_id or "")
 
     def campaign(self, campaign_id: str) -> str:
@@ -42,14 +42,14 @@ class Links:
 
 
 NO_LINKS = Links()
-"""Of an installation that has no such address."""
+"""The links of an installation without addresses."""
 
 NOT_IN_A_PATH = ("", ".", "..")
-"""Browsers take these out of a path, however they are written: an address with one opens something else."""
+"""Browsers remove these from a path in every spelling, so an address with one opens something else."""
 
 
 def _placed(template: str, place: str, text: str) -> str:
-    """The address with an id in its place; "" where no address can name it.
+    """The address with an id in its place; "" if no address can contain it.
 
     Ids come from outside: nothing in them may end the path. A lone surrogate becomes "?".
     """

@@ -1,6 +1,6 @@
-"""Logging to standard error: one line an event, each with the run's id, no secret, no forged line.
+"""Logs to standard error: one line per event, each with the run's id, without secrets and forged lines.
 
-The loop reads the same lines back from its tasks (`read_event`), and logs each once, as the event that it is.
+The loop reads these lines from its tasks (`read_event`), and logs each once, as the same event.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from shared.base.redaction import escape_json, escape_line, redact, spellings
 RUN_ID_VARIABLE = "A1_TO_A2_RUN_ID"
 """Set by the loop for its tasks: the id of their run, in `orchestrator_task_runs` and in every log line."""
 SIGN_OF_LIFE = "sign_of_life"
-"""The logger for a line that long work writes now and then, whatever LOG_LEVEL is: the loop waits for it."""
+"""The logger for the regular line of a long upload, at any LOG_LEVEL: the loop expects it."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _JSON_FIELDS = frozenset({"at", "level", "run_id", "logger", "traceback"})
-# Compiled where it is used: the uploader starts without.
+# Compiled where it is used, because the uploader does not need it.
 _TEXT_EVENT = r"(?a)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ([A-Z]+) run=\S+ (\S+): (.*)"
 
 
@@ -43,7 +43,7 @@ def configure_logging(
 
 
 def new_run_id(environment: Mapping[str, str] = os.environ) -> str:
-    """The id of this run: the one that the loop gave it, else a new one."""
+    """The id of this run: from the loop, else a new one."""
     given = environment.get(RUN_ID_VARIABLE, "")
     return given if re.fullmatch("[0-9a-f]{12}", given) else os.urandom(6).hex()
 
@@ -71,7 +71,7 @@ def read_event(line: str) -> logging.LogRecord | None:
 
 
 def _fields_of(line: str) -> Mapping[str, Any]:
-    """The fields of an event, by name; none for a line that is no event."""
+    """The fields of an event, by name; none for a line that is not an event."""
     if line.startswith("{"):
         try:
             return dict(json.loads(line, parse_constant=str))
@@ -82,7 +82,7 @@ def _fields_of(line: str) -> Mapping[str, Any]:
 
 
 def readable(line: str) -> str:
-    """A line of a task's log for people: a JSON event as text, its traceback behind it."""
+    """A line of a task's log for people: a JSON event as text, followed by its traceback."""
     event = read_event(line) if line.startswith("{") else None
     if event is None:
         return line
@@ -92,8 +92,8 @@ def readable(line: str) -> str:
 
 
 class _TextFormatter(logging.Formatter):
-    """`2026-01-31T09:00:00.123Z INFO run=1a2b3c4d dam: text`; further lines only for tracebacks, each
-    behind a bar, so that none of them looks like an event.
+    """`2026-01-31T09:00:00.123Z INFO run=1a2b3c4d dam: text`; further lines only for tracebacks, each after a
+    bar, so that none of them looks like an event.
     """
 
     def __init__(self, run_id: str, secrets: Collection[str]) -> None:
@@ -115,7 +115,7 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(_TextFormatter):
-    """One JSON object a line; `extra=` fields stand beside the message."""
+    """One JSON object per line; `extra=` fields are next to the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {

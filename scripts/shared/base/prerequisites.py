@@ -1,6 +1,6 @@
-"""Imported first by each script: an old Python, or one without our packages, is one line and exit code 2.
+"""Checks Python and its packages; each script imports it first. A fault is one line and exit code 2.
 
-Python 3.6 must be able to read this file and the scripts, so that they can say what is wrong with it.
+Python 3.6 must be able to read this file and the scripts, so that they can report an old Python.
 """
 
 import os
@@ -18,32 +18,32 @@ PACKAGES = (
     "requests",
     "urllib3",
 )
-"""What the scripts import of requirements.txt."""
+"""The packages of requirements.txt that the scripts import."""
 PAGE_PACKAGES = ("flask", "markupsafe", "waitress", "werkzeug")
-"""What admin_page.py imports of requirements-page.txt."""
+"""The packages of requirements-page.txt that admin_page.py imports."""
 
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
 
 
 def fault_of(version: tuple, python: str, missing: list, repository: str) -> str:  # type: ignore[type-arg]
-    """What keeps this Python from running the scripts, and the cure; "" when nothing does."""
+    """Why this Python cannot run the scripts, and the remedy; "" if it can."""
     is_old = version < PYTHON
     if is_old:
-        fault = f"Python 3.11 or newer is needed, and {python} is {'.'.join(map(str, version))}"
+        fault = f"Python 3.11 or newer is needed, but {python} is {'.'.join(map(str, version))}"
     elif missing:
         fault = f"{python} lacks these packages: {', '.join(missing)}"
     else:
         return ""
     own = os.path.join(repository, ".venv", "bin", "python")  # noqa: PTH118
     if os.path.exists(own) and own != python:  # noqa: PTH110
-        return f"{fault}; use {own} in its place"
+        return f"{fault}; use {own} instead"
     how = "{0} -m venv {1}/.venv && {1}/.venv/bin/pip install --require-hashes -r {1}/requirements.txt"
     base = "python3.11" if is_old else os.path.realpath(python)
     return f"{fault}; make a virtual environment: {how.format(base, repository)}"
 
 
 def require(packages: tuple, requirements: str) -> None:  # type: ignore[type-arg]
-    """End with exit code 2 when this Python lacks one of the packages, that a list of requirements brings."""
+    """Exit with code 2 when this Python lacks one of the packages of a requirements file."""
     missing = _missing(packages)
     if missing:
         python = sys.executable or "this Python"
@@ -53,7 +53,7 @@ def require(packages: tuple, requirements: str) -> None:  # type: ignore[type-ar
 
 
 def _missing(packages: tuple) -> list:  # type: ignore[type-arg]
-    finders = sys.meta_path  # asked directly: importlib.util would cost each run some milliseconds
+    finders = sys.meta_path  # used directly: importlib.util would cost each run some milliseconds
     return [name for name in packages if not any(finder.find_spec(name, None) for finder in finders)]
 
 

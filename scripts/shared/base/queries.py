@@ -1,4 +1,4 @@
-"""The files of `database/queries/`: psql runs them, and so do we."""
+"""Reads the files of `database/queries/`, which psql can run too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _PSQL_DEFAULT = r"(?m)^\\if .*\\set (\w+) (\S+)"
 
 
 def query(name: str) -> str:
-    """The SQL of NAME.sql, with %(value)s for psql's :'value', without comments and without psql's own lines,
-    which begin with a backslash.
+    """The SQL of NAME.sql, with %(value)s for psql's :'value', without comments and without psql's own
+    commands, which begin with a backslash.
     """
     sql = re.sub(_PSQL_LINE, "", _text(name)).replace("%", "%%")
     return re.sub(r":'(\w+)'", r"%(\1)s", sql)
 
 
 def defaults(name: str) -> dict[str, str]:
-    """The values that NAME.sql sets where none are given, by `\\set`."""
+    """The defaults that NAME.sql sets by `\\set`."""
     return dict(re.findall(_PSQL_DEFAULT, _text(name)))
 
 

@@ -1,4 +1,4 @@
-"""Blanking out secrets by value, in every spelling. Pure."""
+"""Removes secrets from texts, in every spelling. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 SHORTEST_SECRET = 4
-"""Shorter secrets would blank out ordinary words; they are safe because nothing shows them."""
+"""Shorter secrets are not removed, because that would damage ordinary words; no message shows them."""
 LONGEST_WORD = 12
-"""Base64 up to this length that looks like an ordinary word is taken for one."""
+"""Base64 up to this length that looks like an ordinary word counts as one."""
 BLANK = "***"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -24,20 +24,20 @@ def escape_line(text: str) -> str:
 
 
 def escape_json(text: str) -> str:
-    """JSON text on one line, whatever counts line ends: unprintable characters as JSON's own escapes."""
+    """JSON text on one line for every program: unprintable characters as JSON's own escapes."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def redact(text: str, forms: Iterable[str]) -> str:
-    """The text with every one of these forms (see `spellings`) blanked out."""
+    """The text without any of these forms (see `spellings`)."""
     for form in forms:
         text = text.replace(form, BLANK)
     return text
 
 
 def spellings(secrets: Collection[str]) -> list[str]:
-    """Each secret as it may turn up: plain, escaped, in JSON, in a URL, a form, HTML, a repr, in base64.
-    Longest first, so that none leaves a tail.
+    """Each secret in every form: plain, escaped, in JSON, in a URL, a form, HTML, a repr, in base64.
+    Longest first, so that no part remains.
     """
     found: set[str] = set()
     for secret in secrets:
@@ -55,8 +55,8 @@ def spellings(secrets: Collection[str]) -> list[str]:
 
 
 def _in_base64(data: bytes) -> Iterator[str]:
-    """The data as it shows in a base64 text that holds it: it may begin at three places of a group of four
-    characters, and end the text or not. A character that it shares with what stands beside it is left out.
+    """The forms of the data inside a base64 text: it may begin at three places in a group of four characters,
+    and may or may not end the text. Characters that it shares with its neighbours are left out.
     """
     for lead in range(3):
         whole = b2a_base64(bytes(lead) + data, newline=False).decode()[(0, 2, 3)[lead] :]

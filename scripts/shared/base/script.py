@@ -1,4 +1,4 @@
-"""What the scripts' `main` functions share: their streams, how a failure is logged, and its exit code."""
+"""Shared parts of the scripts' `main` functions: streams, the logging of failures, and exit codes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger("script")
 
 
 def prepare_streams() -> None:
-    """Prepare the standard streams, so that the rest can rely on them.
+    """Prepare the standard streams, so that the script can rely on them.
 
-    A stream that the caller has closed (`2>&-`) leads to /dev/null, before a socket gets its number. Names in
-    any script pass, whatever the machine's locale (cron's is often plain C).
+    A stream that the caller has closed (`2>&-`) is opened to /dev/null, before a socket gets its number.
+    Names in any script can be written, whatever the locale (cron's is often plain C).
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -32,8 +32,8 @@ def prepare_streams() -> None:
 
 
 def say(text: str, *, to: TextIO | None = None) -> None:
-    """Write to standard output, or to another stream. When its reader has left, as after `| head`, the rest
-    goes nowhere: the work and its exit code stay what they are.
+    """Write to standard output, or to another stream. When the reader has gone, as with `| head`, the rest is
+    dropped: the work and its exit code do not change.
     """
     stream = to or sys.stdout
     try:
@@ -44,14 +44,14 @@ def say(text: str, *, to: TextIO | None = None) -> None:
 
 
 def say_table(rows: Sequence[Sequence[str]]) -> None:
-    """Write rows of cells, the columns aligned; the first row is the head."""
+    """Write rows of cells with aligned columns; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
 
 def shown(instant: datetime) -> str:
-    """An instant by its own zone's clock, the same width whenever it is."""
+    """An instant in its own zone's time, always of the same width."""
     return f"{instant:%a %Y-%m-%d %H:%M} {instant.isoformat()[-6:]}"
 
 
@@ -66,6 +66,6 @@ def exit_code_of(work: Callable[[], int]) -> int:
     except AppError as exc:
         logger.error("%s", exc, extra={"action": "run_failed", "kind": exc.kind})
         return exc.exit_code
-    except Exception:  # a bug: logged with its traceback, told by the exit code
+    except Exception:  # a bug: logged with its traceback, and shown by the exit code
         logger.exception("a bug ended the run")
         return ExitCode.BUG

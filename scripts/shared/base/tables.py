@@ -1,6 +1,6 @@
-"""Tables for a terminal: columns side by side, no line wider than a terminal usually is. Pure.
+"""Writes tables for a terminal, with no line wider than a usual terminal. Pure.
 
-Cells may be any text. A letter counts for the columns that a terminal gives it.
+Cells may be any text. A wide letter counts as the columns that a terminal gives it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _NO_COLUMN = ("Mn", "Me", "Cf")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """fit: what happens to a cell that is too wide. `cut` shows its beginning, `wrap` goes on below it.
-    `whole` keeps all of a cell up to `most`; a wider one stands on a line of its own, above its row.
+    """fit: what happens to a cell that is too wide. `cut` shows its beginning, `wrap` continues below it.
+    `whole` shows a cell up to `most`; a wider one gets a line of its own above its row.
     """
 
     head: str
@@ -32,7 +32,7 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
-    """The rows below their heads, in lines of at most this width."""
+    """The rows below their headers, in lines of at most this width."""
     cells = [[escape_line(cell) for cell in row] for row in rows]
     heads = [column.head for column in columns]
     widths = _widths(columns, [heads, *cells], width - len(_GAP) * (len(columns) - 1))
@@ -41,7 +41,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int =
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """How wide each column is: as its widest cell, the widest of those that may give way less than that."""
+    """The width of each column: that of its widest cell; the widest flexible columns are made narrower."""
     widths = []
     for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
         if column.fit == "whole":
@@ -58,7 +58,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
 
 
 def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:
-    """One row as the lines that it takes."""
+    """The lines of one row."""
     pieces = []
     for column, cell, room in zip(columns, row, widths, strict=True):
         if column.fit == "whole" and columns_of(cell) > room:
@@ -72,7 +72,7 @@ def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int],
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """How many columns of a terminal a text needs."""
     return len(text) if text.isascii() else sum(map(_columns_of_letter, text))
 
 
@@ -88,12 +88,12 @@ def _padded(text: str, width: int) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, or as much of its beginning as there is room for, and an ellipsis."""
+    """The text, or as much of its beginning as fits, with an ellipsis."""
     return text if columns_of(text) <= width else _beginning(text, width - 1).rstrip() + "…"
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:
-    """The text in lines of this width, broken between words where that can be done."""
+    """The text in lines of this width, broken between words if possible."""
     rest = text
     while columns_of(rest) > width:
         line = _beginning(rest, width) or rest[0]
@@ -105,7 +105,7 @@ def wrapped(text: str, width: int) -> Iterator[str]:
 
 
 def _beginning(text: str, width: int) -> str:
-    """As many of the first letters as this width has room for."""
+    """As many of the first letters as fit into this width."""
     if text.isascii():
         return text[:width]
     taken = 0

@@ -1,4 +1,4 @@
-"""The values that travel between the parts. Frozen, without behaviour beyond reading themselves."""
+"""Defines the values that the parts exchange. Frozen, without behaviour except simple properties."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A campaign folder as the DAM showed it.
+    """A campaign folder, as read from the DAM.
 
     id: the folder's asset id (40 hex digits). number: the business number people use, "" when unset.
     status: the code in the status field, None when the field is empty.
-    locked_by: login name of the user who holds the metadata lock, None when unlocked.
+    locked_by: login name of the user who has locked its metadata, None when unlocked.
     """
 
     id: str
@@ -36,7 +36,7 @@ GONE = "GONE"
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """One folder of a search's answer: the status as the index has it, None when the answer left it out."""
+    """One hit of a search: the status from the index, None when the answer does not have it."""
 
     id: str
     status: str | None
@@ -69,7 +69,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class MasterAssets:
-    """What a campaign's Master Assets folder was proven to hold; folder_id None: there is no such folder."""
+    """The proven content of a campaign's Master Assets folder; folder_id None: there is no such folder."""
 
     folder_id: str | None
     assets: tuple[Asset, ...] = ()
@@ -81,11 +81,11 @@ class MasterAssets:
 
 @dataclass(frozen=True, slots=True)
 class RetryStatus:
-    """Where a campaign stands in its retry cycle; a campaign without a row stands at zero.
+    """A campaign's state in its retry cycle; zeros for a campaign without a row.
 
-    status: the one in its row; None without a row. max_retries: this campaign's own limit, None: that of all.
-    snoozed_until: no attempt counts before. cycle: the number of the cycle, the attempts between two resets.
-    auto_resets: how often the product itself has reset it since a person did.
+    status: the one in its row; None without a row. max_retries: this campaign's own limit, None: the limit of
+    all campaigns. snoozed_until: no attempt counts before it. cycle: the number of the cycle, the attempts
+    between two resets. auto_resets: how often the product itself has reset it since a person did.
     """
 
     campaign_id: str
@@ -108,9 +108,10 @@ class RetryStatus:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What counting an attempt did. counted is False when the campaign was permanently failed or snoozed.
+    """The result of counting an attempt. counted is False when the campaign was permanently failed or
+    snoozed.
 
-    max_attempts: of this campaign; None: as many as a campaign has usually. cycle: that of the attempt.
+    max_attempts: of this campaign; None: the limit of all campaigns. cycle: of the attempt.
     """
 
     number: int
@@ -133,7 +134,7 @@ class BoxFile:
 
 @dataclass(frozen=True, slots=True)
 class BoxFolderListing:
-    """What a Box folder holds: files, and sub-folders as {id: name}."""
+    """The content of a Box folder: files, and sub-folders as {id: name}."""
 
     files: tuple[BoxFile, ...] = ()
     folders: dict[str, str] = field(default_factory=dict)
@@ -178,7 +179,7 @@ class ReceiptEntry:
 
 @dataclass(frozen=True, slots=True)
 class UploadTotals:
-    """What the ledger holds of a campaign."""
+    """The totals of a campaign's assets in the ledger."""
 
     assets: int
     size_bytes: int
@@ -204,15 +205,15 @@ DIGEST_KINDS = {
     NoticeKind.ERROR: "error",
     NoticeKind.RECOVERED: "recovered",
 }
-"""Notices of which each campaign has its own: many at once become a digest. {kind: the word for it in the
-digest's template}.
+"""Notices that each campaign has of its own: many at once become a digest. {kind: its word in the digest's
+template}.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeLine:
     """A notice as a line of a table. attempt: spent so far. detail: why, or how much. folded: how many
-    earlier notices it takes the place of. box_folder_id: the campaign's, None while it has none.
+    earlier notices it replaces. box_folder_id: the campaign's, None while it has none.
     """
 
     campaign_id: str
@@ -227,22 +228,22 @@ class NoticeLine:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which run composed an e-mail, for its small print; "" for what is not known."""
+    """The run that wrote an e-mail, for its small print; "" for an unknown value."""
 
     host: str = ""
     run_id: str = ""
 
 
 NO_ORIGIN = Origin()
-"""Of an e-mail that names neither."""
+"""The origin of an e-mail that names neither."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overtaken:
-    """A notice that a later one takes the place of, for the recipients whom nobody has begun to send it to.
+    """A notice that a later one replaces, for the recipients to whom it has not been sent yet.
 
-    attempts: of the retry notices among it and those whose place it has taken itself. is_partial: some of its
-    recipients have got it, or may have, or still will.
+    attempts: of the retry notices among it and the ones it replaced itself. is_partial: some of its
+    recipients received it, may have received it, or still will.
     """
 
     notice_id: str
@@ -254,10 +255,10 @@ class Overtaken:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What people were told of a campaign that has not come right since, one kind of notice.
+    """The notices of one kind about a campaign whose problem is not solved yet.
 
-    since: the first of these notices. detail, attempt: of the latest. recipients: those who got one, or are
-    owed one.
+    since: the first of these notices. detail, attempt: of the latest. recipients: those who received one, or
+    still will.
     """
 
     kind: NoticeKind
@@ -269,11 +270,11 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One rendered e-mail. id never changes, so that a repeated delivery is recognisable.
+    """One rendered e-mail. id never changes, so that people can recognise a repeated delivery.
 
-    campaign_id: "" when it is about no campaign. line: how a digest tells it; None for what no digest tells.
-    cycle: of the campaign; the notices of one cycle make one thread of e-mails. overtaken: the earlier ones
-    that go out no more, because this one takes their place.
+    campaign_id: "" when it is about no campaign. line: its line in a digest; None if it is never in a digest.
+    cycle: of the campaign; the notices of one cycle form one thread of e-mails. overtaken: earlier notices
+    that are not sent any more, because this one replaces them.
     """
 
     id: str
@@ -291,22 +292,23 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What the mail server said of one notice: refusals by recipient, as (SMTP code, text)."""
+    """The mail server's answer to one notice: refusals by recipient, as (SMTP code, text)."""
 
     accepted: tuple[str, ...] = ()
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 MOST_DOUBTS = 10
-"""How often we hand over a mail, under one Message-ID, without learning the end; then we give it up."""
+"""How often we send an e-mail, with the same Message-ID, without learning the result; then we give it up."""
 
 
 @dataclass(slots=True)
 class DeliveryCounts:
-    """Notices handed over whole, and notices that somebody still has not got after the last round in which
-    there was something to deliver. Those of a table that was refused count once for each recipient.
+    """Notices that were sent completely, and notices that someone has not received after the last round of
+    deliveries. The notices of a refused digest count once for each recipient.
 
-    faults: why no mail, or an old one, goes out; somebody must act, and the run ends with exit code 2.
+    faults: why e-mails, or an old e-mail, cannot go out; somebody must act, and the run ends with exit code
+    2.
     """
 
     sent: int = 0
@@ -315,7 +317,7 @@ class DeliveryCounts:
 
 
 class Outcome(StrEnum):
-    """What one pass did with one campaign; the words of `--json`."""
+    """What one run did with one campaign; the words of `--json`."""
 
     UPLOADED = "uploaded"
     EMPTY = "empty"
@@ -378,9 +380,9 @@ class DamSettings:
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """Where and how to hand mail over. sender: an address, or `Name <address>`.
+    """How to send e-mails. sender: an address, or `Name <address>`.
 
-    timeout_seconds: for each answer. deadline_seconds: for a whole e-mail, however the answers come.
+    timeout_seconds: for each answer. deadline_seconds: for a whole e-mail, with all answers.
     """
 
     host: str
@@ -396,9 +398,9 @@ class MailServer:
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """How much may be under way at once, and Box's limits; a limit of 0 is none.
+    """How much may be copied at once, and Box's limits; a limit of 0 means none.
 
-    memory_bytes: for the contents of all small files and parts in flight together.
+    memory_bytes: for the contents of all small files and parts that are being copied.
     """
 
     workers: int
@@ -409,7 +411,7 @@ class TransferSettings:
 
 @dataclass(frozen=True, slots=True)
 class BoxSettings:
-    """How to reach Box: client credentials, or the JWT file that Box hands out."""
+    """How to reach Box: client credentials, or the JWT file from Box's developer console."""
 
     client_id: str
     client_secret: str | None = field(repr=False)

@@ -1,6 +1,6 @@
-"""Reading variables: each kind of value, and the fault of one that is wrong.
+"""Reads variables: each kind of value, and the message for a wrong one.
 
-A secret may also come from a file named by `NAME_FILE`; a fault never quotes one.
+A secret may also come from a file that `NAME_FILE` names; a message never quotes a secret.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
-"""What may stand between the slashes of an address. shared.http calls nothing else."""
+"""What may be between the slashes of an address. shared.http calls nothing else."""
 _MAIL_ADDRESS = re.compile(r"[!-?A-~]+@[A-Za-z0-9.-]+")
 
 Option = TypeVar("Option", bound=str)
 
 
 class Reader:
-    """Typed reads from a mapping; faults are collected, so that the caller sees them all.
+    """Typed reads from a mapping; it collects all faults, so that the caller sees them together.
 
-    names: of every variable that was asked for. secret_names: of those that are secrets. secrets: their
-    values, as far as they are set.
+    names: of all variables that were read. secret_names: of those that are secrets. secrets: the values of
+    those that are set.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ class Reader:
     def fault(self, name: str, text: str) -> None:
         """Note what is wrong with a variable; the first fault counts."""
         if text.startswith("missing") and self.is_faulty(f"{name}_FILE"):
-            return  # why it is missing has been said
+            return  # the reason has already been reported
         self._faults.setdefault(name, f"{name}: {text}")
 
     def warn(self, text: str) -> None:
@@ -62,10 +62,10 @@ class Reader:
     def require(self, because: str, **values: object) -> None:
         for name, value in values.items():
             if not value:
-                self.fault(name, f"missing, needed because {because}")
+                self.fault(name, f"missing; it is needed because {because}")
 
     def finish(self) -> None:
-        """Raise ConfigError with every fault; that there is no settings file comes first."""
+        """Raise ConfigError with every fault; a missing settings file comes first."""
         faults = list(self._faults.values())
         if self.env_file is None and any(": missing" in fault for fault in faults):
             faults.insert(0, env_file.none_found())
@@ -75,7 +75,7 @@ class Reader:
             logger.warning("%s", text, extra={"action": "risky_setting"})
 
     def text(self, name: str, default: str = "") -> str:
-        """The value without outer blanks; the default when unset or empty."""
+        """The value without outer spaces; the default when unset or empty."""
         self.names.add(name)
         return self._env.get(name, "").strip() or default
 
@@ -86,7 +86,7 @@ class Reader:
         return value
 
     def foreign(self, name: str) -> str:
-        """A variable of another program: it is not listed among ours."""
+        """A variable of another program, which is not listed among ours."""
         return self._env.get(name, "")
 
     def choice(self, name: str, default: Option, allowed: tuple[Option, ...]) -> Option:
@@ -98,7 +98,7 @@ class Reader:
         return by_folded.get(value.casefold(), default)
 
     def items(self, name: str, default: str) -> tuple[str, ...]:
-        """A comma-separated list; set but empty is an empty list, unset is the default."""
+        """A comma-separated list; an empty value is an empty list, an unset one is the default."""
         self.names.add(name)
         value = self._env.get(name, default)
         return tuple(item.strip() for item in value.split(",") if item.strip())
@@ -144,7 +144,7 @@ class Reader:
         return time.fromisoformat(value.zfill(5))
 
     def _matched(self, name: str, default: str, pattern: str, expected: str) -> str:
-        """The value when the pattern matches all of it; else the default."""
+        """The value if the pattern matches all of it; else the default."""
         value = self.text(name, default)
         if re.fullmatch(pattern, value):
             return value
@@ -160,20 +160,20 @@ class Reader:
             return ZoneInfo("UTC")
 
     def url(self, name: str, *, default: str = "", hint: str = "an https address") -> str:
-        """An https address without a trailing slash; plain http is for loopback alone."""
+        """An https address without a trailing slash; plain http is only allowed for loopback."""
         return self.checked_url(name, self.text(name, default), hint)
 
     def checked_url(self, name: str, text: str, hint: str, *, is_secret: bool = False) -> str:
-        """The same for a text at hand; a fault does not quote a secret one."""
+        """The same for a given text; the message does not quote a secret one."""
         value = text.rstrip("/")
         if fault := _address_fault(value, hint, is_secret=is_secret):
             self.fault(name, fault)
         return value
 
     def secret(self, name: str, *, absent: str | None = None) -> str | None:
-        """The variable, or the content of the file that NAME_FILE names, less its last line break.
+        """The variable, or the content of the file that NAME_FILE names, without its last line break.
 
-        absent: the word that says that there is no secret.
+        absent: the word for no secret.
         """
         self.names.add(name)
         self.secret_names.add(name)
@@ -216,7 +216,7 @@ class Reader:
         return None if self.is_faulty(name) else path
 
     def file_to_write(self, name: str) -> Path | None:
-        """The path of a file that is to be written, in a folder that is there; None when unset."""
+        """The path of a file to write, in an existing folder; None when unset."""
         value = self.text(name)
         if not value:
             return None
@@ -227,12 +227,12 @@ class Reader:
             elif not path.parent.is_dir():
                 self.fault(name, f"there is no folder {str(path.parent)!r}")
             elif path.is_dir():
-                self.fault(name, f"{value!r} is a folder, expected a file")
+                self.fault(name, f"expected a file, but {value!r} is a folder")
         return None if self.is_faulty(name) else path
 
     @contextmanager
     def _file_faults(self, name: str, path: Path | str) -> Iterator[None]:
-        """Note why a file cannot be read, in place of raising it."""
+        """Record why a file cannot be read, instead of raising the error."""
         try:
             yield
         except UnsafeFileError as exc:
@@ -242,12 +242,12 @@ class Reader:
 
 
 def _at_home(text: str) -> Path:
-    """A path as people write it. pathlib's own expanduser raises for a user that does not exist."""
+    """A path with `~`. pathlib's own expanduser raises for a user that does not exist."""
     return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 def _address_fault(value: str, hint: str, *, is_secret: bool) -> str:
-    """What is wrong with the address of a server; "" when nothing is."""
+    """What is wrong with the address of a server; "" for nothing."""
     if not value:
         return f"missing, expected {hint}"
     parts = _parts_of_address(value)
@@ -255,9 +255,9 @@ def _address_fault(value: str, hint: str, *, is_secret: bool) -> str:
         may_hold_password = is_secret or "@" in value or "?" in value
         return f"expected {hint}" + ("" if may_hold_password else f", got {value!r}")
     if parts.username or parts.password:
-        return "must not carry a user name or password"
+        return "must not contain a user name or password"
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        return f"http would send secrets in clear to {parts.hostname}; use https"
+        return f"http would send secrets unencrypted to {parts.hostname}; use https"
     return ""
 
 

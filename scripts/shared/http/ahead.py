@@ -32,7 +32,7 @@ def quietly(work: Callable[[], object]) -> None:
 class Ahead(Generic[Key, Value]):
     """`fetch(key)`, started early for expected keys; must be closed.
 
-    A call's result, or its exception, is only delivered when it is asked for.
+    A call's result, or its exception, is only delivered when the caller wants it.
     """
 
     def __init__(self, fetch: Callable[[Key], Value]) -> None:

@@ -121,7 +121,7 @@ class Journal:
         return database.take_run(ORCHESTRATOR_LOCK)
 
     def _heed(self, holder: str | None) -> None:
-        """Become active, or go on standby; each change is logged once."""
+        """Become active, or switch to standby; each change is logged once."""
         if holder is not None and self.is_acting:
             logger.info("on standby, because another orchestrator is active: %s", holder)
         elif holder is None and not self.is_acting:

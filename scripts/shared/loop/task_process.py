@@ -39,7 +39,7 @@ class Child:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - Popen made a pipe
         self.output = self._process.stdout.fileno()
         """The file to watch; closed by `reap`."""
         os.set_blocking(self.output, False)
@@ -123,7 +123,7 @@ class Child:
             lines += more
         if self._rest:
             lines += self._decoded([self._rest])
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - Popen made a pipe
         self._process.stdout.close()
         return code, self._why if self._was_asked else _ending_of(code), lines
 

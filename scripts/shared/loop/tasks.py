@@ -19,10 +19,10 @@ class Task:
     """A row of the table.
 
     script: below scripts/, run with these arguments. limit: after which a run is asked to end; kill_after:
-    how long it may then still take, so that the file in hand is finished. has_heartbeat: whether its runs are
-    pinged. own_failures: exit codes of which the task itself has told people already. reads: the variables of
-    ours that its script reads, and of which alone it is shown; None: all but those of the loop. silence: how
-    long it may write nothing before people are told.
+    how long it may then still take, so that it can finish the current file. has_heartbeat: whether its runs
+    are pinged. own_failures: exit codes that the task itself has already reported to people. reads: the
+    variables of ours that its script reads; it gets only these; None: all except those of the loop. silence:
+    how long it may write nothing before people get an e-mail.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""The outbox's way out: every notice that is due, to each recipient until the mail server has taken it.
+"""Delivers the outbox: sends every due notice to each recipient until the mail server has accepted it.
 
-Claim, commit, send, settle: no transaction is open while the mail server is spoken to. An e-mail is held by
-an advisory lock, and counted as tried before it goes out. So two processes never send the same one; a killed
-process's e-mail goes out again at once, under the same Message-ID; and one whose end can never be noted goes
-out a few times, with growing pauses, and is then given up. Many notices of a kind for one recipient go as a
-digest.
+The steps are claim, commit, send, record: no transaction is open while we talk to the mail server. An
+advisory lock protects the e-mail, and the try is counted before it is sent. So two processes never send the
+same e-mail; after a kill it is sent again at once, with the same Message-ID; and when the result can never be
+recorded, it is sent a few times, with growing pauses, and is then given up. Many notices of a kind for one
+recipient are sent as a digest.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from shared.rules.alerts import LATE_NOTICE
 logger = logging.getLogger(__name__)
 
 GIVE_UP_AFTER: Final = timedelta(days=5)
-"""How long a recipient may be refused with a 4xx (full mailbox, greylisting) before nobody tries any more.
+"""How long a recipient may be refused with a 4xx (full mailbox, greylisting) before it is given up.
 
 Counted from the notice's creation, or from when somebody resent it; the five days are the customary life of
 a mail in a server's queue.
 """
 CROWD = 20
-"""So many notices of a kind still go to a recipient one by one in a round; more go as one e-mail."""
+"""Up to this many notices of a kind go to a recipient one by one in a round; more are sent as one e-mail."""
 PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 0, 2, 4, 8, 16, 32, 60))
-"""Until the next try, after one, two, … tries; the last one repeats."""
+"""The pause before the next try, after one, two, … tries; the last one repeats."""
 DOUBT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (0, 0, 15, 60, 360))
-"""The same, after tries of which nobody knows the end: a repeat may be a second copy."""
+"""The same after tries with an unknown result: a repeat may be a second copy."""
 LOOK_SECONDS = 60.0
-"""How often it is looked, beside the transfers, whether something is due again; and the longest that a notice
-waits for others.
+"""How often the thread checks, during the transfers, whether something is due again; and the longest that a
+notice waits for others.
 """
 QUIET_SECONDS = 3.0
-"""Nothing new must come for so long before notices go out beside the transfers: many go as one e-mail."""
+"""How long no new notice must come before notices are sent during the transfers, so that many become one."""
 
 
 def deliver_due_notices(
@@ -100,10 +100,10 @@ class _Round:
     origin: Origin
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     passed: set[str] = field(default_factory=set)
-    """E-mails that are not looked at again in this round."""
+    """E-mails that are skipped for the rest of this round."""
 
     def deliver_next(self) -> bool:
-        """Send the next e-mail; False when none is due, or the mail server takes no more now."""
+        """Send the next e-mail; False when none is due, or the mail server accepts no more now."""
         mail_id = self._next_mail()
         if mail_id is None:
             return False
@@ -135,7 +135,7 @@ class _Round:
         return made.id
 
     def _deliver(self, due: DueMail) -> bool:
-        """Hand over a claimed e-mail and note what became of it; False: the mail server takes no more now."""
+        """Send a claimed e-mail and record the result; False: the mail server accepts no more now."""
         trouble: NotifyError | None = None
         try:
             result = self.sender.send(due.notice, before_handover=self.database.ensure_alive)
@@ -157,7 +157,9 @@ class _Round:
             self.passed.add(due.notice.id)
             self.counts.failed += due.count
             logger.warning(
-                "the end of e-mail %s could not be noted, it may come once more: %s", due.notice.id, exc
+                "the result of e-mail %s could not be recorded, so it may be sent again: %s",
+                due.notice.id,
+                exc,
             )
         return trouble is None
 
@@ -166,7 +168,7 @@ class _Round:
         if result.accepted:
             self.outbox.record_sent(mail_id, result.accepted, self.now)
         for recipient, (code, text) in result.refused.items():
-            # A 5xx is not final at once: a relay set up wrongly refuses everybody so.
+            # A 5xx is not final at once: a wrongly configured relay refuses everybody like this.
             error, too_old = f"{code} {text}".strip(), self.now - GIVE_UP_AFTER
             is_final = self.outbox.record_refused(
                 mail_id, [recipient], error, self.now, give_up_before=too_old
@@ -184,7 +186,7 @@ class _Round:
             self.counts.sent += self.outbox.digest_done(mail_id) if due.is_digest else 1
 
     def tell_trouble(self, trouble: NotifyError, notices: int) -> None:
-        """Log what the mail server is in trouble with, and count the notices that stay because of it."""
+        """Log the mail server's problem, and count the notices that stay in the outbox because of it."""
         self.counts.failed += notices
         if _is_fault(trouble):
             self.counts.faults.append(str(trouble))
@@ -195,7 +197,7 @@ class _Round:
 
 
 def _is_fault(trouble: NotifyError) -> bool:
-    """Whether the mail server will take nothing until somebody changes something: each run says so."""
+    """Whether the mail server will accept nothing until somebody changes something: each run says so."""
     return trouble.exit_code is ExitCode.BAD_CONFIG
 
 
@@ -207,7 +209,7 @@ def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands
     fault = (
         f"{late.count} notices have waited for more than an hour, the oldest since"
         f" {late.oldest_at.astimezone(timezone):%Y-%m-%d %H:%M %Z}: {late.last_error or 'no try was made'};"
-        " mend what the mail server names, they then go out by themselves"
+        " fix what the mail server names; they then go out by themselves"
         f" (which and to whom: {commands.run('a1_retry.py', 'unsent')})"
     )
     logger.error("%s", fault, extra={"action": "notices_late"})
@@ -216,7 +218,7 @@ def late_notices(database: Database, now: datetime, timezone: ZoneInfo, commands
 
 @dataclass
 class Delivery:
-    """A run's deliveries: beside its transfers from `begin` on, and at its end.
+    """A run's deliveries: during its transfers from `begin` on, and at its end.
 
     open_database: a connection of the thread's own. mailer: a new one for each round.
     """
@@ -236,7 +238,7 @@ class Delivery:
     def begin(self) -> None:
         """Deliver what is due, in a thread, soon and from then on whatever becomes due. Never waits.
 
-        A mail server that takes nothing until somebody acts is not asked at each notice: many refused logins
+        A mail server that accepts nothing until somebody acts is not tried at each notice: many refused logins
         lock an account.
         """
         if not self.counts.faults:
@@ -246,14 +248,14 @@ class Delivery:
             self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread come to its end; an e-mail that it has in hand is finished."""
+        """Stop the thread; it finishes its current e-mail."""
         self._is_over = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
 
     def finish(self, database: Database) -> None:
-        """Deliver the remainder, by the run's own connection, and tell what is late."""
+        """Deliver the rest, by the run's own connection, and report late notices."""
         self.stop()
         is_due = Outbox(database).is_due(self.clock())
         if is_due:
@@ -292,7 +294,7 @@ class Delivery:
                     self._wait_for_quiet()
                     self._deliver(database, is_stopping=lambda: self._is_over)
                     self._wake.wait(LOOK_SECONDS)
-        except AppError as exc:  # the transfers go on
+        except AppError as exc:  # the transfers continue
             logger.warning("notices wait for the end of the run: %s", exc)
         except Exception:
             logger.exception("a bug in delivering; notices wait for the end of the run")

@@ -1,4 +1,4 @@
-"""Many notices of a kind for one recipient as one e-mail, with a table."""
+"""Combines many notices of a kind for one recipient into one e-mail with a table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def digest(
 
     origin: for the small print.
     """
-    from uuid import uuid4  # an idle run does without
+    from uuid import uuid4  # an idle run does not need it
 
     digest_id, shown = str(uuid4()), lines[:DIGEST_LINES]
     details = {_detail(line) for line in lines}

@@ -1,6 +1,6 @@
-"""Handing notices to the mail server: one SMTP connection a run.
+"""Sends notices to the mail server: one SMTP connection per run.
 
-What speaks SMTP is imported when the first notice goes, so that a run without news does not pay for it.
+The SMTP code is imported for the first notice, so that a run without news does not need it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Mailer:
     def _transact(
         self, recipients: list[str], data: bytes, before_handover: Callable[[], None]
     ) -> dict[str, tuple[int, str]]:
-        """Send to these; returns the refusals. Reconnects once, when a used connection takes no more mail."""
+        """Send to these; returns the refusals. Reconnects once, when a used connection accepts no more e-mails."""
         import smtplib
 
         from shared.notices.smtp import hand_over
@@ -110,8 +110,8 @@ class Mailer:
 
     @contextmanager
     def _deadline(self, seconds: float) -> Iterator[None]:
-        """Break the connection when what happens inside has not come to its end by then: smtplib's time-out
-        begins anew with each byte, so a server that sends one now and then would hold us for ever.
+        """Break the connection when the block inside has not ended in time: smtplib's time-out starts again
+        with each byte, so a server that sends one now and then would block us for ever.
         """
         self._is_late = self._is_handed_over = False
         timer = threading.Timer(seconds, self._break)
@@ -173,7 +173,7 @@ class Mailer:
             line.close()
 
     def _trouble(self, exc: OSError | UnicodeError) -> NotifyError:
-        """What the connection raised, in words, and whether the server may have the mail all the same."""
+        """The connection's error in words, and whether the server may have accepted the e-mail anyway."""
         from shared.notices.smtp import CURE, translated, trouble
 
         if self._is_late:

@@ -54,7 +54,7 @@ def _mail_policy() -> EmailPolicy:
         """Folds headers that carry outside text itself.
 
         The email package writes ASCII words as they are, encoded-word look-alikes included, and its folding
-        does not keep every space beside an encoded word.
+        does not keep every space next to an encoded word.
         """
 
         def fold(self, name: str, value: str) -> str:

@@ -1,14 +1,14 @@
-"""The outbox in PostgreSQL: what is owed to whom, which e-mail carries it, and what became of each try.
+"""Keeps the outbox in PostgreSQL: which notice is due to whom, by which e-mail, and the result of each try.
 
 A notice is queued in the transaction of what it reports, with a delivery for each recipient. A delivery is
-owed until it is sent or given up. It goes out as the e-mail of its own notice, or of the digest that
-`mail_id` names: a notice that tells one recipient what many others tell.
+open until it is sent or given up. It goes out as the e-mail of its own notice, or of the digest that
+`mail_id` names: one notice with the content of many, for one recipient.
 
-A campaign's notice that a later one overtakes before anybody has begun to send it goes out no more: the later
-one takes its place (`overtaken`, `queue`).
+When a later notice of a campaign comes before an earlier one has been sent, the later one replaces it
+(`overtaken`, `queue`).
 
-What an e-mail carries is committed before it goes out, and so is `doubts`, which says that it may have
-arrived. A process that is killed in between leaves both behind: the same goes out again, under the same
+The content of an e-mail is committed before it is sent, and so is `doubts`, which says that it may have
+arrived. When the process is killed in between, both remain: the same e-mail is sent again, with the same
 Message-ID.
 """
 
@@ -42,7 +42,7 @@ INSERT INTO notice_deliveries (notice_id, recipient, next_try_at)
 SELECT %(id)s, recipient, %(created_at)s FROM unnest(%(recipients)s) AS recipient
 """
 
-# What nobody has begun to send. What somebody holds in this moment is about to go out, and is left to it.
+# Deliveries that no process has begun to send. A locked one is just being sent, and is skipped.
 OVERTAKEN = """
 SELECT n.id, n.kind, n.attempt, d.recipient,
        (SELECT count(*) FROM notice_deliveries o WHERE o.notice_id = n.id),
@@ -55,8 +55,9 @@ WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s)
 ORDER BY n.created_at, n.id FOR UPDATE OF d SKIP LOCKED
 """
 
-# The deliveries by the very rows that OVERTAKEN holds. Who waits for one of them has waited since then, and
-# it may have been told as late. What was folded into a folded notice moves along.
+# Delete the deliveries that OVERTAKEN has locked. The new notice keeps the time since when each recipient has
+# waited, and whether a run has reported that as late. Notices folded into a folded notice move to the new
+# one.
 FOLD = """
 UPDATE notices SET folded_into = %(id)s
 WHERE campaign_id = %(campaign_id)s AND (id = ANY(%(ids)s::uuid[]) OR folded_into = ANY(%(ids)s::uuid[]));
@@ -70,8 +71,8 @@ FROM (SELECT recipient, min(since) AS since, max(late_told_at) AS told_at FROM g
 WHERE d.notice_id = %(id)s AND d.recipient = waited.recipient
 """
 
-# What people were told of a campaign since its last completed upload, one row a kind of notice. That upload
-# is on record by the server's clock, its notices by ours: both must be earlier.
+# The notices about a campaign since its last completed upload, one row per kind. The upload's time is by the
+# server's clock, the notices' times by ours: both must be earlier.
 TROUBLES = """
 SELECT n.kind, min(n.created_at), (array_agg(coalesce(n.detail, '') ORDER BY n.created_at DESC))[1],
        coalesce((array_agg(n.attempt ORDER BY n.created_at DESC))[1], 0), array_agg(DISTINCT d.recipient)
@@ -84,7 +85,7 @@ WHERE n.campaign_id = %(campaign_id)s AND n.kind = ANY(%(kinds)s) AND d.gave_up_
 GROUP BY n.kind ORDER BY min(n.created_at), n.kind
 """
 
-# NULL when nothing is owed at all.
+# NULL when no delivery is open.
 IS_NOTICE_DUE = """
 SELECT bool_or(next_try_at <= %(now)s),
        bool_or(next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
@@ -109,7 +110,7 @@ SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice
                  AND coalesce(d.owed_since, n.created_at) < %(before)s)
 """
 
-# What has waited since before then and was not told of so far: how much, since when, and why.
+# Notices that have waited since before that time and were not reported yet: how many, since when, and why.
 TELL_LATE_NOTICES = """
 WITH late AS (
     UPDATE notice_deliveries d SET late_told_at = %(now)s
@@ -125,8 +126,8 @@ SELECT count(DISTINCT notice_id), min(since),
 FROM late
 """
 
-# The e-mail that goes out next: one that was begun before all others, then the oldest. TRUE: it was begun, so
-# what it carries is settled.
+# The next e-mail to send: first one that was begun before, then the oldest. TRUE: it was begun, so its
+# content is fixed.
 NEXT_MAIL = """
 SELECT coalesce(d.mail_id, d.notice_id), d.mail_id IS NOT NULL OR d.doubts > 0 AS is_begun
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
@@ -135,9 +136,9 @@ WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
 ORDER BY is_begun DESC, n.created_at, 1 LIMIT 1
 """
 
-# A kind and recipient of which more than so many notices are owed, and one at least is due; the oldest first.
-# What an outage put off counts too: it would otherwise come one by one within the hour. What may have arrived
-# does not: it keeps its e-mail.
+# A kind and recipient with more than this many open notices, at least one of them due; oldest first. Notices
+# that an outage postponed count too: otherwise they would come one by one within the hour. Notices that may
+# have arrived do not count: they keep their e-mail.
 CROWD = """
 SELECT n.kind, d.recipient
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
@@ -147,8 +148,8 @@ GROUP BY n.kind, d.recipient HAVING count(*) > %(more_than)s AND bool_or(d.next_
 ORDER BY min(n.created_at), n.kind, d.recipient LIMIT 1
 """
 
-# The crowd's notices, each as a line of a table. What another process holds is left out. Notices from before
-# 016 do not know their campaign's name; its row does.
+# The crowd's notices, each as a line of a table, without those that another process has locked. Notices from
+# before 016 do not have their campaign's name; its row does.
 CROWD_LINES = """
 SELECT n.id, n.campaign_id, coalesce(n.campaign_number, c.campaign_number, ''),
        coalesce(n.campaign_name, c.campaign_name, ''), coalesce(n.attempt, c.a1_retry_count, 0),
@@ -167,8 +168,8 @@ UPDATE notice_deliveries SET mail_id = %(id)s, next_try_at = least(next_try_at, 
 WHERE notice_id = ANY(%(superseded)s::uuid[]) AND recipient = %(recipient)s
 """
 
-# Before an e-mail goes out: it counts as tried, and as perhaps arrived, until its end is noted. What somebody
-# else's transaction holds is left out and not waited for.
+# Before an e-mail is sent: it counts as tried, and as perhaps arrived, until its result is recorded. Rows
+# that another transaction has locked are skipped.
 CLAIM_MAIL = """
 UPDATE notice_deliveries d
 SET tries = d.tries + 1, doubts = d.doubts + 1,
@@ -192,7 +193,7 @@ UPDATE notice_deliveries SET mail_id = NULL, doubts = 0
 WHERE mail_id = %(id)s AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
-# The mail server itself is in trouble: that is a try of all that is due.
+# The mail server itself has a problem: that counts as a try of all due notices.
 POSTPONE_DUE = """
 UPDATE notice_deliveries d
 SET tries = d.tries + 1, last_error = %(error)s,
@@ -208,7 +209,7 @@ RETURNING d.notice_id
 GIVE_UP_DOUBTFUL = """
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s,
-    last_error = 'may have arrived: ' || d.doubts || ' handovers without a note of their end'
+    last_error = 'may have arrived: sent ' || d.doubts || ' times without a known result'
                  || coalesce('; ' || d.last_error, '')
 FROM (SELECT notice_id, recipient FROM notice_deliveries
       WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s AND doubts >= %(most)s
@@ -223,7 +224,7 @@ WHERE coalesce(mail_id, notice_id) = %(id)s AND recipient = ANY(%(recipients)s)
   AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
-# The notices of a digest that are owed to nobody any more.
+# How many notices of a digest have no open delivery any more.
 DIGEST_DONE = """
 SELECT count(*) FROM notice_deliveries d
 WHERE d.mail_id = %(id)s
@@ -231,9 +232,9 @@ WHERE d.mail_id = %(id)s
                   WHERE o.notice_id = d.notice_id AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 """
 
-# Not taken. What a digest carried that surely did not arrive, in this try and in those before it, is free to
-# go alone or in another digest. What is too old is given up, counted from when somebody resent it; with
-# give_up_before NULL nothing is. next_try_at NULL: as the claim has set it. In no case is it due again in the
+# The mail server refused. Notices of a digest that certainly did not arrive, in this try and the earlier
+# ones, may be sent alone or in another digest. Old ones are given up, counted from when somebody resent them;
+# with give_up_before NULL none is. next_try_at NULL: as the claim has set it. They are never due again in the
 # same round.
 MARK_REFUSED = """
 UPDATE notice_deliveries d
@@ -247,7 +248,7 @@ WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND d.rec
 RETURNING d.gave_up_at IS NOT NULL
 """
 
-# A digest that carries nothing any more.
+# A digest without notices.
 DROP_DIGEST = """
 DELETE FROM notices n
 WHERE n.id = %(id)s
@@ -261,12 +262,14 @@ TAKES_PLACE_OF = {
     NoticeKind.SUCCESS: (NoticeKind.RETRY,),
     NoticeKind.RECOVERED: (NoticeKind.RETRY, NoticeKind.PERMANENT, NoticeKind.ERROR),
 }
-"""{kind: what a notice of it overtakes}. An error stays worth telling while the campaign is not at A2."""
+"""{kind: the kinds that a notice of it replaces}. An error is still worth an e-mail until the campaign is in
+A2.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LateNotices:
-    """Notices that have waited for too long, as far as no run has told of them. last_error: None: no try."""
+    """Notices that have waited for too long and that no run has reported yet. last_error: None: no try."""
 
     count: int
     oldest_at: datetime
@@ -300,7 +303,7 @@ class Outbox:
         return tuple(_overtaken(list(of_notice)) for _, of_notice in groupby(rows, key=itemgetter(0)))
 
     def troubles(self, campaign_id: str) -> list[Trouble]:
-        """What people were told of a campaign since its last completed upload, and would like to be over."""
+        """The problems that people had notices about since the campaign's last completed upload."""
         kinds = [NoticeKind.PERMANENT.value, NoticeKind.ERROR.value]
         ends = [NoticeKind.RECOVERED.value, NoticeKind.SUCCESS.value]
         rows = self._database.rows(TROUBLES, {"campaign_id": campaign_id, "kinds": kinds, "ends": ends})
@@ -310,8 +313,8 @@ class Outbox:
         ]
 
     def queue(self, notice: Notice) -> bool:
-        """Put a notice into the outbox, in the transaction of what it reports. What it has overtaken is owed
-        no more. False: one with its id is there already, and nothing is done.
+        """Put a notice into the outbox, in the transaction of what it reports. It replaces the notices that
+        it has overtaken. False: there is already one with its id, and nothing is done.
         """
         if not self._store(notice):
             return False
@@ -340,7 +343,7 @@ class Outbox:
         return bool(self._database.rows(READ_NOTICE, {"id": notice_id}))
 
     def is_due(self, now: datetime) -> bool | None:
-        """Whether something is due: the one outbox query of an idle run. None: nothing at all is owed."""
+        """Whether something is due: the one outbox query of an idle run. None: no delivery is open."""
         is_due, is_put_off_wrongly = self._database.row(IS_NOTICE_DUE, {"now": now})
         if is_put_off_wrongly:
             self._database.execute(RIGHT_NEXT_TRIES, {"now": now})
@@ -348,11 +351,11 @@ class Outbox:
         return None if is_due is None else bool(is_due)
 
     def is_late(self, before: datetime) -> bool:
-        """Whether somebody waits for a notice from before then."""
+        """Whether a notice from before that time is undelivered."""
         return bool(self._database.row(IS_NOTICE_LATE, {"before": before})[0])
 
     def tell_late(self, before: datetime, now: datetime) -> LateNotices | None:
-        """The notices from before then that somebody waits for, each told once."""
+        """The undelivered notices from before that time, each reported once."""
         with self._database.transaction():
             late = self._database.row(TELL_LATE_NOTICES, {"before": before, "now": now})
         return LateNotices(*late) if late[0] else None
@@ -365,13 +368,13 @@ class Outbox:
         return rows[0] if rows else None
 
     def crowd(self, now: datetime, *, more_than: int) -> tuple[NoticeKind, str] | None:
-        """A kind of notice of which a recipient is owed more than so many, and the recipient."""
+        """A kind of notice and a recipient with more than this many open notices."""
         values = {"now": now, "kinds": list(DIGEST_KINDS), "more_than": more_than}
         rows = self._database.rows(CROWD, values)
         return (NoticeKind(rows[0][0]), rows[0][1]) if rows else None
 
     def crowd_lines(self, kind: NoticeKind, recipient: str) -> dict[str, NoticeLine]:
-        """{id: line} of all that a recipient is owed of a kind, held until the end of the transaction."""
+        """{id: line} of a recipient's open notices of a kind, locked until the end of the transaction."""
         values = {"kind": kind.value, "recipient": recipient, "max": self._database.max_retries}
         return {row[0]: NoticeLine(*row[1:]) for row in self._database.rows(CROWD_LINES, values)}
 
@@ -407,8 +410,8 @@ class Outbox:
         pauses: Sequence[timedelta],
         doubt_pauses: Sequence[timedelta],
     ) -> DueMail | None:
-        """What of an e-mail is due; from now on it counts as tried, whatever becomes of it. None: nothing is,
-        or what it says is gone, and its notices are free again.
+        """The due part of an e-mail; from now on it counts as tried, whatever the result. None: nothing is
+        due, or its text is gone, and its notices can be sent again.
 
         pauses, doubt_pauses: until the next try, after one, two, … tries, or tries of unknown end; the longer
         one counts.
@@ -432,20 +435,20 @@ class Outbox:
         return DueMail(notice, len(carried), is_digest=carried != {mail_id})
 
     def postpone_due(self, now: datetime, error: str, *, pauses: Sequence[timedelta]) -> int:
-        """The mail server takes nothing: all that is due counts as tried; how many notices that is."""
+        """Count all due notices as tried, because the mail server accepts nothing; returns how many."""
         rows = self._database.rows(POSTPONE_DUE, {"now": now, "error": error, "pauses": list(pauses)})
         return len({row[0] for row in rows})
 
     def give_up_doubtful(self, now: datetime, most: int) -> list[tuple[str, str, str]]:
-        """Try no more what may have arrived so many times; (notice, recipient, why) of each."""
+        """Give up notices that may have arrived this many times; returns (notice, recipient, why) of each."""
         return self._database.rows(GIVE_UP_DOUBTFUL, {"now": now, "most": most})
 
     def record_sent(self, mail_id: str, recipients: Sequence[str], now: datetime) -> None:
-        """The mail server took the e-mail for these."""
+        """Record that the mail server accepted the e-mail for these."""
         self._database.execute(MARK_SENT, {"id": mail_id, "recipients": list(recipients), "now": now})
 
     def digest_done(self, digest_id: str) -> int:
-        """How many notices of a digest nobody waits for any more."""
+        """How many notices of a digest have no open delivery any more."""
         return int(self._database.row(DIGEST_DONE, {"id": digest_id})[0])
 
     def record_refused(
@@ -459,7 +462,8 @@ class Outbox:
         give_up_before: datetime | None = None,
         next_try_at: datetime | None = None,
     ) -> bool:
-        """The mail server did not take the e-mail for these; whether all that it carried is given up now.
+        """Record that the mail server refused the e-mail for these; returns whether all its notices are given
+        up now.
 
         give_up_before: what is older is not tried again. next_try_at: None: as claimed.
         """

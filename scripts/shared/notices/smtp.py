@@ -1,4 +1,4 @@
-"""A connection to the mail server, encrypted and logged in, and the words for what goes wrong with one.
+"""Opens an encrypted, logged-in connection to the mail server, and puts its errors into words.
 
 Imported where it is used: a run without news loads neither smtplib nor ssl.
 """
@@ -94,7 +94,7 @@ def _log_in(smtp: smtplib.SMTP, server: MailServer, username: str, password: str
     cure = "check SMTP_USERNAME and SMTP_PASSWORD"
     if not (username + password).isascii():
         # smtplib would raise a UnicodeEncodeError, which carries the password.
-        said = "cannot be logged in to: only ASCII is possible"
+        said = "accepts only ASCII in the login"
         raise trouble(server, "login_refused", said, cure)
     try:
         smtp.login(username, password)
@@ -103,7 +103,7 @@ def _log_in(smtp: smtplib.SMTP, server: MailServer, username: str, password: str
     except smtplib.SMTPAuthenticationError as exc:
         said = f"{exc.smtp_code} {said_by(server, exc.smtp_error)}"
         kind, said = (
-            ("out_of_reach", f"cannot log anybody in now: {said}")
+            ("out_of_reach", f"accepts no logins at the moment: {said}")
             if 400 <= exc.smtp_code < 500
             else ("login_refused", f"refused the login of {one_line(username)}: {said}")
         )
@@ -114,7 +114,7 @@ def _log_in(smtp: smtplib.SMTP, server: MailServer, username: str, password: str
         raise trouble(server, "login_refused", said, cure) from exc
     except smtplib.SMTPException as exc:  # smtplib knows none of the ways that it offers
         ways = one_line(smtp.esmtp_features.get("auth", "").strip())
-        said = f"takes no login by user name and password (it offers: {ways})"
+        said = f"accepts no login by user name and password (it offers: {ways})"
         cure = "ask its administrator for a relay that does, or for one that needs no login"
         raise trouble(server, "login_refused", said, cure) from exc
 
@@ -142,7 +142,7 @@ def translated(server: MailServer, exc: OSError | UnicodeError) -> NotifyError:
     if isinstance(exc, smtplib.SMTPResponseException):
         return _turned_away(server, exc)
     if isinstance(exc, ssl.SSLCertVerificationError):
-        said = f"shows a certificate that cannot be verified: {said_by(server, exc.verify_message)}"
+        said = f"presents a certificate that cannot be verified: {said_by(server, exc.verify_message)}"
         cure = "check SMTP_HOST, the certificate's dates, and SMTP_CA_BUNDLE for a private CA"
         return trouble(server, "tls", said, cure)
     if isinstance(exc, ssl.SSLError):
@@ -161,7 +161,7 @@ def translated(server: MailServer, exc: OSError | UnicodeError) -> NotifyError:
 
 def _turned_away(server: MailServer, exc: smtplib.SMTPResponseException) -> NotifyError:
     """The server answered with a code. 5xx is a refusal; a 4xx passes, and so may nonsense (smtplib's -1)."""
-    code, said, cure = exc.smtp_code, "turned us away", CURE
+    code, said, cure = exc.smtp_code, "refused the connection", CURE
     if isinstance(exc, smtplib.SMTPSenderRefused):
         said = f"refused the sender {exc.sender}"
         cure = "check MAIL_FROM" if code >= 500 else "the next run tries again"
@@ -172,7 +172,7 @@ def _turned_away(server: MailServer, exc: smtplib.SMTPResponseException) -> Noti
 
 
 def trouble(server: MailServer, kind: str, said: str, hint: str, code: int | None = None) -> NotifyError:
-    """The error of a mail server that is in trouble. code: SMTP's, where it gave one."""
+    """The error for a problem of the mail server. code: SMTP's, if it gave one."""
     where = f"{one_line(server.host)}:{server.port}"
     is_temporary = kind == "out_of_reach" or (code is not None and 400 <= code < 500)
     return NotifyError(

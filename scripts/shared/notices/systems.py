@@ -1,7 +1,7 @@
-"""Which system a task that keeps failing fails at, and what the engineer does about it. Pure.
+"""Finds the system at which a task keeps failing, and what the engineer does about it. Pure.
 
-The lines that the run wrote last say it: an error names its system. Campaigns' names stand in lines of lower
-levels, and are read only when there is no error.
+It reads the last lines of the run: an error names its system. Campaigns' names are in lines of lower levels,
+which are only read when there is no error.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ HOST: Final = System(
 )
 UNKNOWN: Final = System("", "Read the lines below and the log of the run.")
 
-# In the order in which they are looked for at the same place of a line.
+# In the order that decides when two match at the same place of a line.
 _NAMED: Final = (
     (r"holds the lock", LOCK),
     (r"PostgreSQL|\bthe database\b", POSTGRESQL),

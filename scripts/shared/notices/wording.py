@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
-# Bidi embeddings, overrides and isolates reorder what follows them; a BOM is no text. Joiners, marks and
+# Bidi embeddings, overrides and isolates reorder what follows them; a BOM is not text. Joiners, marks and
 # variation selectors stay: emoji, Arabic and Indic names need them.
 _INVISIBLE: Final = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -184,7 +184,7 @@ def local_time(instant: datetime, zone: ZoneInfo) -> str:
 
 
 def short_time(instant: datetime, zone: ZoneInfo) -> str:
-    """`23 Nov 14:03 CET`, where the year and the zone are told elsewhere."""
+    """`23 Nov 14:03 CET`, where other lines have the year and the zone."""
     local = instant.astimezone(zone)
     return f"{local.day} {local:%b} {local:%H:%M} {abbreviation(local)}"
 

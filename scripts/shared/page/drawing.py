@@ -1,4 +1,4 @@
-"""Draws a page, and holds what the handlers of all pages share: the blueprint and the rules."""
+"""Draws a page, and has what the handlers of all pages share: the blueprint and the rules."""
 
 from __future__ import annotations
 

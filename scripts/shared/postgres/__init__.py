@@ -1,5 +1,5 @@
-"""What `shared.database.Database` is made of; nobody else imports it.
+"""The parts of `shared.database.Database`; nothing else imports them.
 
-`connection` is one connection, with an end to every wait. `refusals` tells PostgreSQL's refusals apart; a run
-without any does not load it.
+`connection` is one connection, with a limit for every wait. `refusals` explains PostgreSQL's refusals; a run
+without any does not import it.
 """

@@ -1,8 +1,8 @@
-"""One connection to PostgreSQL, and every wait on it with an end.
+"""Makes one connection to PostgreSQL, with a limit for every wait.
 
-psycopg2 in its asynchronous mode never waits by itself. The loop here does, until the server has answered,
-the deadline has passed, or the process has been told to stop. So a server that takes a statement and never
-answers (frozen, or waiting for a standby that is down) holds nobody up for much longer than ANSWER_SECONDS.
+In its asynchronous mode psycopg2 never waits by itself. The loop here waits, until the server has answered,
+the deadline has passed, or the process was asked to stop. So a server that accepts a statement and never
+answers (frozen, or waiting for a standby that is down) does not block us for much longer than ANSWER_SECONDS.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from shared.base.errors import ConfigError, DbError, out_of_reach
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-"""How long one address of the server may take to let us in; connect_timeout in DATABASE_URL wins."""
+"""How long one address of the server may take to log us in; connect_timeout in DATABASE_URL wins."""
 ANSWER_SECONDS = 60.0
 """How long the server may work on a statement (its statement_timeout)."""
 GRACE_SECONDS = 5.0
-"""How much later its answer may come, before the connection counts as lost."""
+"""How much later its answer may come before the connection counts as lost."""
 STOP_SECONDS = 3.0
-"""How long an answer may still take once the process has been told to stop."""
+"""How long an answer may still take after the process was asked to stop."""
 LOCK_SECONDS = 5.0
-"""How long a statement may wait for a lock of somebody else."""
+"""How long a statement may wait for another session's lock."""
 SHORT_LOCK_SECONDS = 0.25
 """The same after one wait has failed: a thousand locked rows must not cost an hour."""
 UNACKNOWLEDGED_SECONDS = 30
 """How long sent bytes may stay unacknowledged, on either side, before the connection counts as lost."""
 LOOK_SECONDS = 2.0
-"""How long a look at who blocks us may take."""
+"""How long the query for the sessions that block us may take."""
 STOP_POLL_SECONDS = 0.25
 POOLER_GUESTS = 4
-"""How many connections get another process from a pooler before ours counts as kept."""
+"""How many test connections must get other processes from a pooler before ours counts as our own."""
 TRIES = 4
-"""How often we send a statement that PostgreSQL gives up in favour of another transaction."""
+"""How often we send a statement again that PostgreSQL cancelled in favour of another transaction."""
 
-# Our session's own, whatever a role's or a server's defaults are. A host of ours that vanishes with a lock in
-# hand (power, network) is noticed by the server within a minute; its own default is hours.
+# The settings of our session, whatever the defaults of the role or the server. When one of our hosts
+# disappears with a lock (power, network), the server notices within a minute; its own default is hours.
 _SESSION = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
@@ -58,8 +58,8 @@ _SESSION = {
 }
 _SESSION_SINCE = {140000: {"idle_session_timeout": "0"}, 170000: {"transaction_timeout": "0"}}
 
-# Which sessions keep session %(pid)s waiting, and which keep those waiting: the one at the root first. Of
-# another role's session we may see only its process, role and application.
+# The sessions that block session %(pid)s, and those that block them: the root first. Of another role's
+# session we may see only its process, role and application.
 BLOCKERS = """
 WITH RECURSIVE chain (pid) AS (
     SELECT unnest(pg_blocking_pids(%(pid)s))
@@ -77,7 +77,7 @@ SELECT pid, backend_start > %(began)s FROM pg_stat_activity WHERE pid = pg_backe
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The server's answer to a statement; of several in one text, to the last."""
+    """The server's answer to a statement; for several in one text, to the last one."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
@@ -85,7 +85,9 @@ class Answer:
 
 
 class Deadline:
-    """The end of a wait. A stop of the process brings it forward. seconds None: only a stop ends the wait."""
+    """The deadline of a wait. A stop of the process makes it earlier. seconds None: only a stop ends the
+    wait.
+    """
 
     def __init__(self, seconds: float | None, is_stopping: Callable[[], bool]) -> None:
         self._began_at = time.monotonic()
@@ -98,7 +100,7 @@ class Deadline:
         return time.monotonic() - self._began_at
 
     def pause(self) -> float:
-        """How long to wait before looking here again; 0: the time is over."""
+        """How long to wait before checking again; 0: the time is over."""
         now = time.monotonic()
         if not self._has_seen_stop and self._is_stopping():
             self._has_seen_stop = True
@@ -112,8 +114,8 @@ class Deadline:
 class Connection:
     """A session of PostgreSQL, in autocommit, for one thread at a time.
 
-    answer_seconds: how long the server may work on a statement; None: as long as it takes.
-    waits_for_disk: see Database. is_stopping: whether the process has been told to stop.
+    answer_seconds: how long the server may work on a statement; None: no limit.
+    waits_for_disk: see Database. is_stopping: whether the process was asked to stop.
     Raises DbError: login_refused, out_of_reach, …; ConfigError for a connection string that libpq refuses.
     """
 
@@ -139,7 +141,8 @@ class Connection:
         self._connect_seconds = connect_seconds or _connect_seconds(self._words)
         self._connection: Any = self._connected({})
         if self._connection.get_parameter_status("server_encoding") == "SQL_ASCII":
-            # Such a server stores bytes in no encoding. One that is not UTF-8 would fail a whole answer.
+            # Such a database stores bytes without an encoding. A byte that is not UTF-8 would break a whole
+            # answer.
             self._connection.close()
             self._connection = self._connected({"client_encoding": "SQL_ASCII"})
         self._codec = _codec(self._connection.get_parameter_status("server_encoding"))
@@ -155,12 +158,12 @@ class Connection:
             session["synchronous_commit"] = "off"
         calls = ", ".join(f"set_config('{name}', '{value}', FALSE)" for name, value in session.items())
         self.pid: int = self.execute(f"SELECT {calls}, pg_backend_pid()").rows[0][-1]
-        """The server's process, as the server itself says it."""
+        """The number of the server's process, from the server itself."""
         self._may_look = connect_seconds is None
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a pooler stands in between: it tells its clients a number of its own."""
+        """Whether there is a pooler in between: it gives its clients other process numbers."""
         return bool(self.pid != self._connection.info.backend_pid)
 
     @property
@@ -174,14 +177,14 @@ class Connection:
         self._connection.close()
 
     def deadline(self) -> Deadline:
-        """How long we wait for an answer to what we ask now."""
+        """How long we wait for the answer to the next statement."""
         seconds = self._answer_seconds
         return Deadline(None if seconds is None else seconds + min(seconds, GRACE_SECONDS), self._is_stopping)
 
     def execute(self, sql: str, values: Mapping[str, object] | None = None) -> Answer:
         """Send a statement, or several in one text, and wait for the answer. Raises DbError.
 
-        Outside a transaction we send it again when PostgreSQL gave it up in favour of another one.
+        Outside a transaction we send it again when PostgreSQL cancelled it in favour of another one.
         """
         values = self._storable(values)
         for tries_left in reversed(range(TRIES)):
@@ -189,7 +192,7 @@ class Connection:
             try:
                 return self._executed(sql, values)
             except psycopg2.Error as exc:
-                from shared.postgres import refusals  # a good run does without
+                from shared.postgres import refusals  # a successful run does not need it
 
                 if tries_left and refusals.is_repeatable(exc) and not self.is_in_transaction:
                     continue
@@ -212,7 +215,7 @@ class Connection:
             return Answer([column.name for column in cursor.description], cursor.fetchall(), cursor.rowcount)
 
     def wait_less_for_locks(self) -> None:
-        """After a lock that we did not get: do not wait as long for the next one."""
+        """After a lock that we did not get, wait less long for the next one."""
         if self._lock_seconds > SHORT_LOCK_SECONDS and not self.is_closed:
             self._lock_seconds = SHORT_LOCK_SECONDS
             milliseconds = int(SHORT_LOCK_SECONDS * 1000)
@@ -221,8 +224,8 @@ class Connection:
     # Waiting
 
     def _wait(self, connection: Any, deadline: Deadline, what: str) -> None:
-        """Wait until the server has answered. Raises DbError when that takes too long. The connection is
-        closed then, because it is of no use while an answer is still to come.
+        """Wait until the server has answered. Raises DbError when that takes too long; the connection is then
+        closed, because it is useless while an answer may still come.
         """
         poller, watched = select.poll(), -1
         try:
@@ -244,7 +247,9 @@ class Connection:
             raise
 
     def _seconds_to_look(self, deadline: Deadline) -> float:
-        """We look once in a wait, after half of the time for a lock: later nobody could tell."""
+        """Look once during a wait who blocks us, after half of the time for a lock: later it would be
+        unknown.
+        """
         if not self._may_look or self._blocker is not None:
             return STOP_POLL_SECONDS
         return max(self._lock_seconds / 2 - deadline.waited, 0.0)
@@ -254,12 +259,12 @@ class Connection:
         self._blocker = _described(rows[0], len(rows) - 1) if rows else ""
 
     def _looked_up(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """Ask another session about this one; no rows when there is no answer."""
+        """Ask by another session about this one; no rows when there is no answer."""
         try:
             with closing(self._beside()) as beside:
                 return beside.execute(sql, values).rows
         except DbError as exc:
-            logger.debug("a look from beside failed: %s", exc)
+            logger.debug("the query by a second connection failed: %s", exc)
             return []
 
     def _beside(self) -> Connection:
@@ -272,16 +277,16 @@ class Connection:
         )
 
     def _cancel(self) -> None:
-        """Have the server give up a statement for which it has no deadline.
+        """Cancel a statement for which the server has no time limit.
 
-        psycopg2's cancel() would wait without end for a frozen server, and hold up all threads.
+        psycopg2's cancel() would wait forever for a frozen server, and block all threads.
         """
         self._looked_up("SELECT pg_cancel_backend(%(pid)s)", {"pid": self.pid})
 
     def keeps_session(self) -> bool:
         """Whether a pooler keeps the server's process for us between two transactions. If it does not, our
-        process is free while we do nothing: the next client gets it, or we get another one. A client for
-        which the pooler starts a process, or has none, has found no free one.
+        process is free while we do nothing: the next client gets it, or we get another one. When the pooler
+        starts a process for a client, or has none, no process was free.
         """
         began = self.execute("SELECT clock_timestamp()").rows[0][0]
         with ExitStack() as others:
@@ -315,7 +320,7 @@ class Connection:
     # Connecting
 
     def _connected(self, changes: Mapping[str, str]) -> Any:
-        """A new connection, to the first of the server's addresses that lets us in."""
+        """A new connection, to the first of the server's addresses that accepts us."""
         error: DbError | None = None
         for address in _addresses(self._words):
             for is_verbose in (False, True):
@@ -324,8 +329,8 @@ class Connection:
                 except psycopg2.Error as exc:
                     from shared.postgres.refusals import connection_error, is_said_by_server
 
-                    # psycopg2 does not show the SQLSTATE of a refused connection, and the server may speak
-                    # any language: connect once more, for the code.
+                    # psycopg2 does not show the SQLSTATE of a refused connection, and the server may use any
+                    # language: connect once more, to get the code.
                     if not is_verbose and is_said_by_server(str(exc)):
                         continue
                     error = connection_error(str(exc), self._words)
@@ -361,12 +366,12 @@ class Connection:
 
 
 def _ask_for_code(connection: Any) -> None:
-    """Have libpq put the SQLSTATE into the text of an error, by its own function in the library that psycopg2
-    has loaded. Where that is missing, the text must do.
+    """Make libpq put the SQLSTATE into the text of an error, by its own function in the library that psycopg2
+    has loaded. If that is missing, the text must be enough.
     """
     verbose = 2
     with suppress(AttributeError, ImportError, OSError):
-        import ctypes  # costs a hundredth of an idle run, and only a refused one needs it
+        import ctypes  # it costs a hundredth of an idle run, and only a refused connection needs it
 
         library = ctypes.CDLL(psycopg2._psycopg.__file__)
         library.PQsetErrorVerbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
@@ -377,7 +382,7 @@ def _parsed(dsn: str) -> dict[str, str]:
     try:
         return {name: str(value) for name, value in parse_dsn(dsn).items()}
     except psycopg2.Error as exc:
-        # Without libpq's words: they quote the text, and with it the password.
+        # Without libpq's own words: they quote the text, and so the password.
         if "require_auth" in str(exc):
             raise ConfigError(
                 f"DB_SSLMODE: this libpq ({libpq_version()}) cannot keep the password from a server that is"
@@ -389,7 +394,7 @@ def _parsed(dsn: str) -> dict[str, str]:
 
 
 def _connect_seconds(words: Mapping[str, str]) -> float:
-    """connect_timeout as libpq reads it: 0 or less means none, and then ours counts."""
+    """connect_timeout as libpq reads it: 0 or less means none, and then ours is used."""
     try:
         return max(float(words.get("connect_timeout") or 0), 0.0) or CONNECT_SECONDS
     except ValueError:
@@ -397,11 +402,11 @@ def _connect_seconds(words: Mapping[str, str]) -> float:
 
 
 def _addresses(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Every address of the server, in order. libpq would try them too, but only its blocking calls ever leave
-    a silent one.
+    """Every address of the server, in order. libpq would try them too, but only its blocking calls ever give
+    up on a silent one.
     """
     if "service" in words or not (words.get("host") or words.get("hostaddr")):
-        yield {}  # libpq knows where: by its file of services, or because no host is its own socket
+        yield {}  # libpq knows the host: from its service file, or its own socket
         return
     for place in _places(words):
         host = place.get("host", "")
@@ -412,7 +417,7 @@ def _addresses(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def _places(words: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Host, address and port of each server, paired as libpq does it; one port is everybody's."""
+    """Host, address and port of each server, combined like libpq does; a single port is for all hosts."""
     hosts, numbers, ports = (words.get(name, "").split(",") for name in ("host", "hostaddr", "port"))
     has_numbers = bool(words.get("hostaddr"))
     count = len(numbers if has_numbers else hosts)
@@ -435,7 +440,7 @@ _LENIENT = "a1_to_a2_lenient_utf_8"
 
 
 def _codec(server_encoding: str | None) -> str | None:
-    """The codec of what a database can store; None where it can store everything."""
+    """The codec for what a database can store; None if it can store everything."""
     if server_encoding in (None, "UTF8", "SQL_ASCII"):
         return None
     try:
@@ -460,7 +465,7 @@ encodings["SQLASCII"] = encodings["SQL_ASCII"] = _LENIENT
 
 
 def _described(row: tuple[Any, ...], others: int) -> str:
-    """Who holds a lock, as far as we may see it."""
+    """Who has a lock, as far as we may see it."""
     pid, user, application, address, is_local, since, state = row
     if not pid:
         return "a prepared transaction (see pg_prepared_xacts)"
@@ -473,7 +478,7 @@ def _described(row: tuple[Any, ...], others: int) -> str:
     if state:
         parts.append(state)
     if since:
-        parts.append(f"its transaction is open since {since:%Y-%m-%d %H:%M:%S %Z}")
+        parts.append(f"its transaction has been open since {since:%Y-%m-%d %H:%M:%S %Z}")
     else:
-        parts.append("the rest is hidden from our role (pg_read_all_stats shows it)")
-    return ", ".join(parts) + (f"; {others} more wait in front of us" if others else "")
+        parts.append("our role may not see more (pg_read_all_stats would show it)")
+    return ", ".join(parts) + (f"; {others} more sessions are waiting before us" if others else "")

@@ -1,7 +1,7 @@
-"""What a connection must still hold when it writes: the run, and the campaign that it works on.
+"""Checks at each write that a connection still has its run, and the campaign that it works on.
 
-Each has a number in PostgreSQL, and the next holder adds one. So a process that was frozen, and replaced in
-the meantime, is refused at its next write (MARKDOWN_DOCS/SINGLE_RUN.md).
+Each has a number in PostgreSQL, and the next holder adds one. So when a process was frozen and replaced in
+the meantime, its next write is refused (MARKDOWN_DOCS/SINGLE_RUN.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from shared.base.errors import CampaignLostError, DbError, LockLostError
 
-# Take a lock and the next number of its holders, both or neither; no row when another session has the lock.
+# Take a lock and its next number, both or neither; no row when another session has the lock.
 TAKE_RUN: Final = """
 WITH taken AS (SELECT pg_try_advisory_lock(%(lock_class)s, %(lock)s) AS is_ours)
 INSERT INTO run_epochs AS r (lock, epoch, holder, taken_at)
@@ -38,7 +38,7 @@ _IS_CAMPAIGN_HELD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a connection holds. run: (lock, number); campaign: (campaign id, number)."""
+    """What a connection has. run: (lock, number); campaign: (campaign id, number)."""
 
     run: tuple[int, int] | None = None
     campaign: tuple[str, int] | None = None
@@ -55,7 +55,7 @@ class Fence:
 
     @property
     def before_write(self) -> str:
-        """The statement that goes before a write, in the write's transaction; "" when nothing is held."""
+        """The statement to run before a write, in its transaction; "" when nothing is held."""
         calls = self._of_each(_HOLD_RUN, _HOLD_CAMPAIGN)
         return f"SELECT {', '.join(calls)};" if calls else ""
 
@@ -66,7 +66,7 @@ class Fence:
         return f"SELECT {', '.join(questions)}" if questions else ""
 
     def loss(self, answers: tuple[bool, ...]) -> DbError | None:
-        """The error for these answers to the question; None when all is still ours."""
+        """The error for these answers; None when everything is still ours."""
         lost = [
             one for one, is_held in zip(self._of_each("run", "campaign"), answers, strict=True) if not is_held
         ]

@@ -1,4 +1,4 @@
-"""PostgreSQL's refusals as DbError. We tell them apart by SQLSTATE: the server may speak any language."""
+"""Turns PostgreSQL's refusals into DbError, by their SQLSTATE: the server may use any language."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _LOGIN = (
     " the server's pg_hba.conf says who may log in, from where and how"
 )
 _TLS = (
-    "DB_CA_BUNDLE names the file with the CA that signed the server's certificate; the certificate must hold"
-    " the name in DB_HOST or DATABASE_URL; DB_SSLMODE says how much is checked"
+    "DB_CA_BUNDLE names the file with the CA that signed the server's certificate; the certificate must"
+    " contain the name in DB_HOST or DATABASE_URL; DB_SSLMODE says how much is checked"
 )
 
 _REPEATABLE = ("40001", "40P01")
 _LOST = (psycopg2.OperationalError, psycopg2.InterfaceError)
 _CONNECTION_FAILURE = "08006"
-"""The standard's code for what libpq tells without one: it lost the connection."""
+"""The standard's code for a lost connection, which libpq reports without a code."""
 
-# libpq puts two blanks behind the severity of what a server says, in any language, and nowhere else.
+# libpq puts two spaces after the severity of a server's message, in any language, and nowhere else.
 _SEVERITY = r"(?m)(?:^|: )[^:\n]+:  "
 
 _POOLERS_CODE = "08P01"
-"""PgBouncer refuses with this code, whatever the reason; its words are English."""
+"""PgBouncer refuses with this code for every reason; its words are English."""
 
-# What libpq itself says is English: its translations need setlocale(LC_MESSAGES), which Python never calls.
-# Where no code can be had (see connection), the English words of a server are told apart as well.
+# libpq's own messages are English: its translations need setlocale(LC_MESSAGES), which Python never calls. If
+# there is no code (see connection), the English words of a server are used too.
 _CLIENT_SIDE = (
     (r"^invalid [\w ]*(value|number)\b|^could not match \d+", "faulty_option"),
     (r"authentication method requirement|cleartext password", "clear_text"),
@@ -48,7 +48,7 @@ _CLIENT_SIDE = (
 )
 
 
-# What a table's columns and constraints say about values, for a refusal that does not say it.
+# The limits of a table's columns and constraints, for a refusal that does not name them.
 _COLUMN_LIMITS = """
 SELECT attname, atttypmod - 4, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped AND atttypmod > 4
@@ -62,21 +62,21 @@ SELECT pg_get_constraintdef(c.oid),
 FROM pg_constraint c WHERE conrelid = to_regclass(%(table)s) AND conname = %(constraint)s
 """
 
-# The table that a statement writes to, else the first one that it reads.
+# The table that a statement writes to, or else the first one that it reads.
 _TABLES = (
     r"(?i)\b(?:INSERT\s+INTO|(?<!FOR )UPDATE|DELETE\s+FROM)\s+([a-z_]\w*)",
     r"(?i)\bFROM\s+([a-z_]\w*)\b(?!\s*\()",
 )
 
 Look = Callable[[str, Mapping[str, object]], Sequence[tuple[Any, ...]]]
-"""Asks the server by another connection; no rows when it does not answer."""
+"""Queries the server by another connection; no rows when it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is known of a refused statement. said: the server's own words. blocker: who kept it waiting.
+    """What is known about a refused statement. said: the server's own words. blocker: who blocked it.
 
-    definition, value: of the column or constraint that it was about, and what that met.
+    definition, value: of the column or constraint that refused it, and the refused value.
     """
 
     code: str
@@ -94,36 +94,36 @@ class Refusal:
 
 
 def is_said_by_server(text: str) -> bool:
-    """Whether libpq repeats what the server said; else it says what it found out itself."""
+    """Whether libpq repeats the server's words; else the words are its own."""
     return re.search(_SEVERITY + r"\S", text) is not None
 
 
 def is_repeatable(exc: psycopg2.Error) -> bool:
-    """Whether PostgreSQL gave the transaction up in favour of another one: the same once more will do."""
+    """Whether PostgreSQL cancelled the transaction in favour of another one, so that repeating it helps."""
     return exc.pgcode in _REPEATABLE
 
 
 _NO_CONNECTION = {
     "login_refused": ("login_refused", "the login was refused: {said}", _LOGIN),
     "faulty_option": ("faulty_option", "no connection: {said}", "check DATABASE_URL, or DB_HOST and DB_PORT"),
-    "tls": ("tls", "no TLS as asked for: {said}", _TLS),
+    "tls": ("tls", "no TLS as configured: {said}", _TLS),
     "clear_text": (
         "tls",
-        "the server asks for the password in clear text and is not verified",
+        "the server asks for the unencrypted password, and its certificate is not verified",
         "set DB_SSLMODE=verify-full, or scram-sha-256 in the server's pg_hba.conf",
     ),
     "not_postgresql": (
         "not_postgresql",
-        "what answers there does not speak PostgreSQL's protocol",
+        "the server at this address is not PostgreSQL",
         "check the port",
     ),
 }
-"""What libpq found out: the error's kind, its text and its hint."""
+"""libpq's own findings: the error's kind, its text and its hint."""
 
 
 def connection_error(text: str, words: Mapping[str, str]) -> DbError:
-    """Why a connection could not be made. Its text names no host, user or database: a password that was put
-    into a URL without escaping may be a part of any of them.
+    """Why a connection failed. The text names no host, user or database: a password that was put into a URL
+    without escaping may be part of any of them.
     """
     coded = re.search(_SEVERITY + r"([0-9A-Z]{5}): (.*)", text)
     if coded is not None and coded[1] != _POOLERS_CODE:
@@ -146,18 +146,18 @@ def _read_only() -> DbError:
 
 
 def _away(said: str) -> DbError:
-    """PgBouncer lets a client in before it has a connection for it, and says later that it has none."""
+    """PgBouncer accepts a client before it has a connection for it, and reports later that it has none."""
     has_none_free = re.search("query_wait_timeout|max_client_conn", said)
     return out_of_reach(
         said,
-        "the pooler has no connection free for us: raise its default_pool_size or max_client_conn"
+        "the pooler has no free connection for us: raise its default_pool_size or max_client_conn"
         if has_none_free
         else "",
     )
 
 
 def _login_error(code: str, said: str) -> DbError:
-    """Why the server does not let us in, by its code."""
+    """Why the server refuses the connection, by its code."""
     if code.startswith("28"):
         return _refused(f"the login was refused (SQLSTATE {code})", "login_refused", _LOGIN)
     if code == "3D000":
@@ -175,7 +175,7 @@ def _login_error(code: str, said: str) -> DbError:
     if code in ("53300", "53400"):
         return out_of_reach(f"the server has too many clients (SQLSTATE {code})", "raise its max_connections")
     if _is_passing(code):
-        return out_of_reach(f"the server lets nobody in at present (SQLSTATE {code}): {said}")
+        return out_of_reach(f"the server accepts no connections at the moment (SQLSTATE {code}): {said}")
     return _refused(f"the connection was refused (SQLSTATE {code}): {said}", "database_error", "")
 
 
@@ -184,23 +184,23 @@ _TELLING: Mapping[str, Callable[[], DbError]] = {
     "A1002": campaign_lost,
     "25006": _read_only,
 }
-"""SQLSTATEs that tell all there is to say; A1001 and A1002 are those of hold_run and hold_campaign."""
+"""SQLSTATEs that need no further text; A1001 and A1002 come from hold_run and hold_campaign."""
 
-_GIVEN_UP = " gave our transaction up for the sake of another one ({said})"
+_GIVEN_UP = " cancelled our transaction in favour of another one ({said})"
 _PASSING = {
     "55P03": (
         "row_locked",
-        ": a row or table that is needed ({table}) is locked by {blocker}",
+        ": a row or table that we need ({table}) is locked by {blocker}",
         "the next run tries again; SELECT pg_terminate_backend(…) ends a forgotten session",
     ),
     **dict.fromkeys(_REPEATABLE, ("row_locked", _GIVEN_UP, "the next run tries again")),
     "57014": ("cancelled", ": {said}", "the statement took too long, or somebody cancelled it"),
 }
-"""Somebody else is in the way of one statement: the error's kind, its text and its hint."""
+"""Refusals because of another session: the error's kind, its text and its hint."""
 
 
 def statement_error(refusal: Refusal, *, is_lost: bool) -> DbError:
-    """Why a statement was refused, in words for the person who can mend it."""
+    """Why a statement was refused, in words for the person who can fix it."""
     code, said = refusal.code, refusal.said
     if code in _TELLING:
         return _TELLING[code]()
@@ -225,7 +225,7 @@ def statement_error(refusal: Refusal, *, is_lost: bool) -> DbError:
 def refusal_of(
     exc: psycopg2.Error, sql: str, values: Mapping[str, object], blocker: str, look: Look
 ) -> Refusal:
-    """What the error tells, and what a look at the table adds."""
+    """The details of the error, and what the table's definition adds."""
     refusal = _told_by(exc, sql, blocker)
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     if refusal.code == "22001" and refusal.column is None:
@@ -234,7 +234,7 @@ def refusal_of(
 
 
 def _told_by(exc: psycopg2.Error, sql: str, blocker: str) -> Refusal:
-    """Where the error names no table, the statement does."""
+    """The table from the statement, if the error names none."""
     found = next(filter(None, (re.search(pattern, sql) for pattern in _TABLES)), None)
     return Refusal(
         exc.pgcode or (_CONNECTION_FAILURE if isinstance(exc, _LOST) else ""),
@@ -247,8 +247,8 @@ def _told_by(exc: psycopg2.Error, sql: str, blocker: str) -> Refusal:
 
 
 def _with_column(refusal: Refusal, texts: Mapping[str, str], look: Look) -> Refusal:
-    """The column that is too short for a text, which PostgreSQL does not name: the one that has the name of
-    such a value, else the first that is too short for the longest of them.
+    """The column that is too short for a text, which PostgreSQL does not name: the one with the name of such
+    a value, or else the first that is too short for the longest of them.
     """
     limits = look(_COLUMN_LIMITS, {"table": refusal.table})
     longest = max(map(len, texts.values()), default=0)
@@ -261,7 +261,7 @@ def _with_column(refusal: Refusal, texts: Mapping[str, str], look: Look) -> Refu
 
 
 def _with_constraint(refusal: Refusal, texts: Mapping[str, str], look: Look) -> Refusal:
-    """What the constraint says, and what it met in its columns."""
+    """The constraint's definition, and the values of its columns."""
     named = {"table": refusal.table, "constraint": refusal.constraint}
     for definition, columns in look(_CONSTRAINT, named):
         shown = ", ".join(f"{name} = {texts[name][:40]!r}" for name in columns if name in texts)
@@ -274,7 +274,7 @@ def _look() -> str:
 
 
 def _is_passing(code: str) -> bool:
-    """No connection, no memory, no disk, shutting down or starting: it ends without us."""
+    """No connection, no memory, no disk, shutting down or starting: it ends without our help."""
     return code.startswith(("08", "53", "57P", "58")) or code == "25P03"
 
 
@@ -285,12 +285,12 @@ def _value_refused(refusal: Refusal) -> DbError:
         what = f"{place} is {refusal.definition}, and the value has {refusal.value}"
         hint = f"widen the column: {column} TYPE text"
     elif code == "23502":
-        what = f"{place} must not be empty, and we do not fill it"
+        what = f"{place} must not be empty, but the product does not fill it"
         hint = f"{column} DROP NOT NULL, or give it a default"
     elif code.startswith("23") and refusal.constraint:
         what, hint = _constraint_refused(refusal)
     elif code in ("22P05", "22021"):
-        what = f"{place} cannot hold the text: {said}"
+        what = f"{place} cannot store the text: {said}"
         hint = (
             "the database must have the encoding UTF8: create it again with ENCODING 'UTF8' and move the data"
         )
@@ -304,9 +304,9 @@ def _constraint_refused(refusal: Refusal) -> tuple[str, str]:
     drop = f"ALTER TABLE {refusal.table} DROP CONSTRAINT {refusal.constraint}"
     if refusal.code == "23514":
         what = f"{rule.strip()} does not allow {refusal.value or 'the value'}"
-        return what, f"let it allow that, or {drop}"
+        return what, f"change it so that it allows that, or {drop}"
     what = f"{rule} refuses {refusal.value or 'the row'}: {refusal.said}"
-    return what, f"see whether the table needs it; else {drop}"
+    return what, f"check whether the table needs it; if not, {drop}"
 
 
 def _refused(what: str, kind: str, hint: str) -> DbError:

@@ -1,4 +1,5 @@
-"""Reads the values of the weekly digest: what is stuck until a person acts. Each query is next to its value.
+"""Reads the values of the weekly digest: campaigns and notices that are stuck until a person acts. Each query
+is next to its value.
 
 Each section shows the oldest rows; of the history it reads only their last reset or snooze.
 """
@@ -18,7 +19,7 @@ from shared.report.figures import SNOOZED, Section, SnoozedCampaign
 MOST_ROWS: Final = 200
 """Most lines of the digest, all sections together."""
 LASTING: Final = timedelta(days=1)
-"""An error that goes on longer, and a notice that waits longer, is stuck."""
+"""An error that is older, and a notice that waits longer, is stuck."""
 LOOK_BACK: Final = timedelta(days=8)
 """How far back notices count that were given up: a week, plus the time that a digest may be late."""
 DIGESTS: Final = UUID("6f1d1f5a-4c0e-5b0a-9d52-0a1d64a2c7e1")

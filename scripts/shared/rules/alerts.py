@@ -1,7 +1,7 @@
-"""When failures of a campaign or a task are worth an e-mail: once, then daily while they last. Pure.
+"""Decides when failures of a campaign or a task need an e-mail: once, then daily until they are over. Pure.
 
-A task's way of failing (`ending`) is announced at most once a day, however often good runs come in between.
-So a task that fails and recovers all day sends no more e-mails than one that stays down. One more e-mail says
+A task's way of failing (`ending`) is announced at most once a day, even with successful runs in between. So a
+task that fails and recovers all day sends no more e-mails than one that keeps failing. One more e-mail says
 that the failures are over.
 """
 
@@ -15,25 +15,25 @@ from typing import Literal
 from shared.base.clocks import is_waiting
 
 REMINDER_INTERVAL = timedelta(days=1)
-"""How often people are reminded of a failure that lasts, of a task or of a campaign."""
+"""How often people get a reminder of a continuing failure, of a task or of a campaign."""
 SILENCE_LIMIT = timedelta(hours=1)
-"""How long a run may write nothing: long work writes a line every ten minutes (`progress`)."""
+"""How long a run may write nothing: a long upload writes a line every ten minutes (`progress`)."""
 SILENCE = "nothing written for an hour"
-"""The `ending` of a run that goes on and writes nothing: one more way of failing."""
+"""The `ending` of a run that continues but writes nothing: one more way of failing."""
 
 LATE_NOTICE = timedelta(hours=1)
-"""When a notice has waited for longer, the exit code and the heartbeat say so: an e-mail could not."""
+"""When a notice has waited for longer, the exit code and the heartbeat report it: an e-mail could not."""
 
 HEALING_PATIENCE = timedelta(hours=1)
-"""How long a campaign's failure that heals by itself may last before people get an e-mail about it."""
+"""How old a failure that usually ends by itself may get before people get an e-mail about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskAlert:
     """One way in which a task fails.
 
-    failures: runs that ended so since the last good one. is_announced: a notice of these failures has gone
-    out, so one must say when they are over. last_notice_at: of these or earlier failures.
+    failures: runs that ended this way since the last success. is_announced: a notice of these failures has
+    gone out, so another one must say when they are over. last_notice_at: of these or earlier failures.
     """
 
     task: str
@@ -46,8 +46,8 @@ class TaskAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertNews:
-    """What one notice is about: failures that begin or last, a run that writes nothing, or the end of all
-    failures that were announced.
+    """What one notice is about: failures that begin or continue, a run that writes nothing, or the end of all
+    announced failures.
     """
 
     kind: Literal["began", "reminder", "silent", "over"]
@@ -62,14 +62,14 @@ Alerts = Mapping[str, TaskAlert]
 
 
 def is_young(began_at: datetime, now: datetime, patience: timedelta) -> bool:
-    """Whether a failure has lasted for less than `patience`."""
+    """Whether a failure is younger than `patience`."""
     return now - began_at < patience
 
 
 def is_notice_due(
     began_at: datetime, last_notice_at: datetime | None, now: datetime, patience: timedelta = timedelta()
 ) -> bool:
-    """Whether people must get a notice of a failure now: once it has lasted for `patience`, then once a day.
+    """Whether people must get a notice of a failure now: when it is as old as `patience`, then once a day.
 
     last_notice_at: of the last notice about it; None: there was none.
     """
@@ -83,7 +83,7 @@ def _was_told_lately(last_notice_at: datetime | None, now: datetime) -> bool:
 def after_failure(
     alerts: Alerts, task: str, ending: str, now: datetime, *, threshold: int
 ) -> tuple[Alerts, AlertNews | None]:
-    """A run failed: the alerts from now on, and what to tell, if anything. threshold: failures that count."""
+    """The alerts after a failed run, and the news, if any. threshold: how many failures make news."""
     known = alerts.get(ending)
     if known is None:
         alert = TaskAlert(task, ending, 1, began_at=now)
@@ -101,15 +101,17 @@ def after_failure(
 def after_silence(
     alerts: Alerts, task: str, silent_since: datetime, now: datetime
 ) -> tuple[Alerts, AlertNews | None]:
-    """A run has written nothing for SILENCE_LIMIT: the alerts from now on, and what to tell, if anything."""
+    """The alerts after a run has written nothing for SILENCE_LIMIT, and the news, if any."""
     alerts, news = after_failure(alerts, task, SILENCE, now, threshold=1)
     return alerts, news and replace(news, kind="silent", began_at=silent_since)
 
 
 def after_success(alerts: Alerts, now: datetime) -> tuple[Alerts, AlertNews | None]:
-    """A run went well: failures count from zero again. One notice says that the announced ones are over."""
+    """The alerts after a successful run: all counts are zero. One notice says that announced failures are
+    over.
+    """
     announced: Sequence[TaskAlert] = [alert for alert in alerts.values() if alert.is_announced]
-    # Kept without failures: the same ending within a day of its notice is not announced again.
+    # Kept with zero failures, so that the same ending is not announced again within a day of its notice.
     remembered = {
         ending: replace(alert, failures=0, is_announced=False)
         for ending, alert in alerts.items()

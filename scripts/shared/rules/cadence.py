@@ -1,7 +1,8 @@
-"""When a task runs next: interval in office hours, slower and on fixed minutes outside them. Pure.
+"""Decides when a task runs next: at its interval in office hours, less often and on fixed minutes outside.
+Pure.
 
-Time is an argument everywhere. Instants are aware and whole minutes. Intervals are elapsed minutes, also
-across a clock change.
+Time is always an argument. Instants are aware and whole minutes. Intervals are elapsed minutes, also across a
+clock change.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ CATCH_UP = timedelta(hours=3)
 WEEKLY_CATCH_UP = timedelta(hours=12)
 """How late a weekly task may still start, in its own week, which begins on a Monday."""
 DAILY_RETRY = timedelta(minutes=10)
-"""How long after a daily or weekly task that did not end well it is tried again, while it may still start."""
+"""How long after its failure a daily or weekly task is tried again, while it may still start."""
 
 Rule = Literal["in_hours", "off_hours", "daily", "weekly"]
 
 
 @dataclass(frozen=True, slots=True)
 class OffHours:
-    """The window [start, end) on local wall time, whole days too (0 = Monday), and the slower rule in it."""
+    """The window [start, end) in local time, whole days (0 = Monday), and the slower rule inside them."""
 
     enabled: bool
     start: time
@@ -40,14 +41,14 @@ class OffHours:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Every so many minutes in office hours, slower outside them."""
+    """Every so many minutes in office hours, less often outside them."""
 
     minutes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Daily:
-    """Once per local date, at a time of day, whatever the window says."""
+    """Once per local date, at a time of day, regardless of the window."""
 
     at: time
     rule: ClassVar[Rule] = "daily"
@@ -55,17 +56,17 @@ class Daily:
     catch_up: ClassVar[timedelta] = CATCH_UP
 
     def period_of(self, day: date) -> date:
-        """The first date of the period that the date lies in."""
+        """The first date of the period that contains the date."""
         return day
 
     def day_in(self, period: date) -> date:
-        """The date of the run of a period."""
+        """The date of a period's run."""
         return period
 
 
 @dataclass(frozen=True, slots=True)
 class Weekly:
-    """Once per local week, on a day (0 = Monday) at a time of day, whatever the window says."""
+    """Once per local week, on a day (0 = Monday) at a time of day, regardless of the window."""
 
     day: int
     at: time
@@ -86,7 +87,7 @@ Schedule = Interval | Calendar
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The last run of a task: the minute it was planned for, and how it went as far as it is known.
+    """The last run of a task: the minute it was planned for, and how it went, if known.
 
     finished_at and exit_code are None while it runs. They stay None when its orchestrator was killed.
     """
@@ -115,7 +116,7 @@ def whole_minute(instant: datetime) -> datetime:
 
 
 def is_off_hours(wall: datetime, window: OffHours) -> bool:
-    """Whether this local wall time is outside office hours. The wall time alone decides."""
+    """Whether this local time is outside office hours. Only the local time decides."""
     if not window.enabled:
         return False
     if wall.weekday() in window.days:
@@ -131,9 +132,9 @@ def plan(
 ) -> PlannedRun:
     """When a task that is not running starts next: at once when `at` is not after `now`.
 
-    A last run in the future does not count, because the clock was set back; a daily task still counts its
-    date, a weekly one its week. Missed runs make one run, in the first minute from `now` on that the rule
-    allows.
+    A last run in the future is ignored, because the clock was set back; but its date still counts for a daily
+    task, and its week for a weekly one. Missed runs become one run, in the first minute from `now` on that
+    the rule allows.
     """
     if isinstance(schedule, Calendar):
         return _next_in_calendar(schedule, last, now, zone)
@@ -155,11 +156,11 @@ def next_run(interval_minutes: int, last_planned: datetime, zone: ZoneInfo, wind
 def _earliest(
     not_before: datetime, last: datetime | None, schedule: Interval, zone: ZoneInfo, window: OffHours
 ) -> PlannedRun:
-    """The earliest minute that satisfies the rule which holds at that minute.
+    """The earliest minute that satisfies the rule that applies at that minute.
 
     In office hours a run is due an interval after the last planned one; outside, at a listed minute of the
-    hour and `extra_minutes` later than that. Walking the minutes keeps both rules, the window's edges and
-    both clock changes in one place; the walk is at most a window long.
+    hour and `extra_minutes` later than that. Walking the minutes handles both rules, the window's edges and
+    both clock changes in one place; the walk is at most as long as a window.
     """
     candidate = off_hours_from = not_before.astimezone(UTC)
     if last is not None:
@@ -176,7 +177,7 @@ def _earliest(
 
 
 def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
-    """The first minute of a local date whose wall time is `at` or later.
+    """The first minute of a local date whose local time is `at` or later.
 
     When the clock shows `at` twice, the first time counts. When it jumps over `at`, the minute after the jump
     counts, which may be on the next date.
@@ -191,7 +192,7 @@ def daily_instant(day: date, at: time, zone: ZoneInfo) -> datetime:
 
 
 def _next_in_calendar(schedule: Calendar, last: LastRun | None, now: datetime, zone: ZoneInfo) -> PlannedRun:
-    """The run of the first date or week, from now on, that has had none and for which it is not too late."""
+    """The run of the first date or week, from now on, that had no run and is not too late."""
     this_minute = whole_minute(now).astimezone(UTC)
     period = schedule.period_of(now.astimezone(zone).date())
     while True:
@@ -202,7 +203,7 @@ def _next_in_calendar(schedule: Calendar, last: LastRun | None, now: datetime, z
             if last.exit_code == 0:
                 period += schedule.period
                 continue
-            # It did not end well, as far as is known: again, but not at once.
+            # It did not end well, as far as we know: try again, but not at once.
             ended = whole_minute(last.finished_at or last.started_at).astimezone(UTC)
             if is_waiting(ended, DAILY_RETRY, this_minute):
                 start = max(start, ended + DAILY_RETRY)

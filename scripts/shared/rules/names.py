@@ -1,7 +1,7 @@
-"""Names that Box takes, and no two alike in one folder: planned before the first byte moves. Pure.
+"""Plans names that Box accepts, each unique in its folder, before the first byte is copied. Pure.
 
-Box's rules: 1 to 255 characters, no `/` or `\\`, no control characters, no spaces at its ends, not `.` or
-`..`, and unique in a folder whatever the case, across files and sub-folders (MARKDOWN_DOCS/DAM_AND_BOX.md).
+Box's rules: 1 to 255 characters, no `/` or `\\`, no control characters, no spaces at either end, not `.` or
+`..`, and unique in a folder regardless of case, across files and sub-folders (MARKDOWN_DOCS/DAM_AND_BOX.md).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,10}$")
 def name_key(name: str) -> str:
     """The name without its case and compatibility forms. No two of our names in a folder have the same key.
 
-    Box does not document which names are the same to it, so we keep ours apart by the strictest guess. About
-    other people's files we do not guess: Box refuses a name that is taken.
+    Box does not document which names it considers equal, so we keep ours different by the strictest guess.
+    For other people's files we do not guess: Box refuses a name that is taken.
     """
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def legal_name(name: str) -> str:
-    """The nearest name that Box takes. The extension survives shortening."""
+    """The most similar name that Box accepts. Shortening keeps the extension."""
     cleaned = _ILLEGAL.sub("_", name).strip()
     if not cleaned.strip("."):
         cleaned = "_" * max(len(cleaned), 1)
@@ -36,7 +36,9 @@ def legal_name(name: str) -> str:
 
 
 def strict_name(name: str, item_id: str) -> str:
-    """The name to use when Box refused the legal one: ASCII that no known rule forbids, and the item's id."""
+    """The name to use when Box refused the legal one: ASCII letters that no known rule forbids,
+    and the id.
+    """
     cleaned = _SOMETIMES_REFUSED.sub("_", name).encode("ascii", "replace").decode().replace("?", "_")
     return distinguish(legal_name(cleaned), item_id)
 
@@ -47,7 +49,7 @@ def distinguish(name: str, item_id: str) -> str:
 
 
 def other_names(name: str, item_id: str) -> tuple[str, ...]:
-    """What an item may be called when something else has its name, the shortest first."""
+    """The names for an item when something else has its name, shortest first."""
     return (
         distinguish(name, item_id[:SHORT_ID_LENGTH]),
         distinguish(name, item_id),

@@ -1,6 +1,6 @@
-"""What is ahead of a campaign whose folder stays empty: the runs to come, and what they do with it. Pure.
+"""Predicts what happens to a campaign whose folder stays empty: the coming runs, and what they do. Pure.
 
-The same rules decide in the runs; the e-mails, `explain` and `--simulate` read them from here.
+It uses the rules of the runs; the e-mails, `explain` and `--simulate` use it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from shared.rules.retry import Action, RetryPolicy, auto_reset_at, count, decide
 
 EMPTY = MasterAssets(None)
 MOST_RUNS = 10_000
-"""So many runs are looked ahead, more than a month: what lies behind that is not worth naming."""
+"""How many runs it looks ahead: more than a month, because later times are of no use."""
 OVERDUE_AFTER = timedelta(minutes=10)
-"""How late a run may be before it is said that there was none."""
+"""How late a run may be before it counts as missing."""
 LONGEST_RUN = timedelta(hours=12)
-"""For so long, the uploader's time limit, a run without an end is taken for one that is under way; then for
-one that was killed.
+"""For this long, the uploader's time limit, a run without an end counts as one that is under way; after that
+as one that was killed.
 """
 WEEK = timedelta(days=7)
 WALKED = timedelta(days=10)
-"""Of the time up to an instant the runs of so many days are walked, the earlier ones are leapt over."""
+"""Only the runs of this many days before an instant are computed; earlier ones are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComingRun:
-    """The next run that begins, by the last one that did.
+    """The next run, computed from the last one.
 
-    at: the minute that it is planned for, local; as if it were now, when one is under way or overdue.
-    under_way_since: when a run began that has not ended. overdue_since: since when one is missing.
+    at: the minute that it is planned for, local; when a run is under way or overdue, as if that were over
+    now. under_way_since: when a run began that has not ended. overdue_since: since when a run is missing.
     """
 
     at: datetime
@@ -64,11 +64,11 @@ def coming_run(last: LastRun, now: datetime, zone: ZoneInfo, window: OffHours) -
 def runs_from(
     first: datetime, zone: ZoneInfo, window: OffHours, towards: datetime | None = None
 ) -> Iterator[datetime]:
-    """The first run and those that follow it, without end. towards: an instant far ahead around which the
-    runs matter; those long before it are left out.
+    """The first run and all that follow it, without end. towards: a distant instant around which the runs
+    matter; runs long before it are left out.
 
-    Off-hours bring the runs of each day to the same minutes, and without off-hours they are evenly spaced:
-    so the leap changes nothing of the later ones.
+    With off-hours the runs of each day are at the same minutes, and without them they are evenly spaced, so
+    the skipped runs do not change the later ones.
     """
     at = first
     if towards is not None and (far := towards - WALKED - first) > timedelta(0):
@@ -82,9 +82,9 @@ def runs_from(
 def attempts_ahead(
     status: RetryStatus, policy: RetryPolicy, last_run: datetime, zone: ZoneInfo, window: OffHours
 ) -> Iterator[datetime]:
-    """The runs whose empty look counts an attempt, up to the one that gives the campaign up.
+    """The runs in which an empty look counts as an attempt, up to the one of the permanent failure.
 
-    status: after last_run, the minute that the latest run was planned for. Ends early after MOST_RUNS.
+    status: after last_run, the minute that the latest run was planned for. It ends early after MOST_RUNS.
     """
     first = next_run(A1_TO_A2_INTERVAL_MINUTES, last_run, zone, window).at
     return attempts_of(status, policy, runs_from(first, zone, window))
@@ -94,12 +94,12 @@ def attempts_ahead(
 def attempts_to_come(
     status: RetryStatus, policy: RetryPolicy, last_run: datetime, zone: ZoneInfo, window: OffHours
 ) -> tuple[datetime, ...]:
-    """The same at once, and computed once for all campaigns that stand alike."""
+    """The same as a tuple, computed once for all campaigns in the same state."""
     return tuple(attempts_ahead(status, policy, last_run, zone, window))
 
 
 def attempts_of(status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime]) -> Iterator[datetime]:
-    """The same of given runs. status: before the first of them."""
+    """The same for given runs. status: before the first of them."""
     for at in islice(runs, MOST_RUNS):
         if status.permanently_failed:
             return
@@ -111,8 +111,8 @@ def attempts_of(status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetim
 def auto_reset_of(
     status: RetryStatus, policy: RetryPolicy, runs: Iterable[datetime], zone: ZoneInfo, window: OffHours
 ) -> datetime | None:
-    """The first of these runs that begins a new cycle of a permanently failed campaign by itself; None: none
-    does, because it never does or there are no office hours.
+    """The first of these runs that resets a permanently failed campaign by itself; None when none does:
+    automatic resets are off or used up, or there are no office hours.
     """
     due = auto_reset_at(status, policy)
     if due is None:

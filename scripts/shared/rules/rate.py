@@ -1,9 +1,9 @@
-"""The rate rule: how many calls may go to Box now, so that no sliding minute ever sees more than its limit.
+"""Decides how many calls to Box we may make now, so that no minute ever has more calls than the limit.
 
 Pure; time is an argument. Calls are counted by the second. A minute touches 61 such seconds, and one more
-covers a call that goes out a little after it was allowed; the limit holds for all 62 together. Half of the
-limit may be used at once, so that an ordinary campaign does not wait at all. From then on each second allows
-a sixtieth. After a clock ran ahead and was put right (see `clocks`), nobody waits for longer than a minute:
+covers a call that is made a little after it was allowed; the limit is for all 62 together. Half of the limit
+may be used at once, so that an ordinary campaign does not wait at all. After that each second allows a
+sixtieth. After a clock ran ahead and was corrected (see `clocks`), no call waits for longer than a minute:
 calls that were counted in the future count as made now.
 """
 
@@ -14,16 +14,17 @@ from math import ceil, floor
 
 WINDOW_SECONDS = 62
 USE_WITHIN_SECONDS = 0.5
-"""How long after it was allowed a call may still go out."""
+"""How long a permission to make a call is valid."""
 LONGEST_PAUSE_SECONDS = 300.0
-"""No pause lasts longer. When its end is further away, a clock that ran ahead wrote it, and it is over."""
+"""The longest pause. When its end is further away, a clock that ran ahead wrote it, and the pause is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What was allowed in the last seconds. counts[0] belongs to `second`, counts[1] to the one before.
+    """The calls that were allowed in the last seconds. counts[0] belongs to `second`, counts[1] to the one
+    before.
 
-    second, paused_until: seconds since the epoch, on one clock for everybody.
+    second, paused_until: seconds since the epoch, by one clock for all runs.
     """
 
     second: int = 0
@@ -40,7 +41,7 @@ class Grant:
 
 
 def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, Grant]:
-    """Allow up to `wanted` calls; the bucket then counts them. limit: calls a minute, above 0."""
+    """Allow up to `wanted` calls; the bucket then counts them. limit: calls per minute, above 0."""
     current = _aged(bucket, floor(now))
     if now < current.paused_until <= now + LONGEST_PAUSE_SECONDS:
         return current, Grant(0, current.paused_until - now)
@@ -54,7 +55,7 @@ def take(bucket: Bucket, wanted: int, limit: int, now: float) -> tuple[Bucket, G
 
 
 def pause(bucket: Bucket, seconds: float, now: float) -> Bucket:
-    """Allow no calls for so long. A longer pause that has begun stays."""
+    """Allow no calls for this long. A longer pause that has begun stays."""
     latest = now + LONGEST_PAUSE_SECONDS
     standing = bucket.paused_until if bucket.paused_until <= latest else 0.0
     return Bucket(bucket.second, bucket.counts, max(standing, min(now + seconds, latest)))
@@ -62,7 +63,8 @@ def pause(bucket: Bucket, seconds: float, now: float) -> Bucket:
 
 def _aged(bucket: Bucket, second: int) -> Bucket:
     """The bucket at another second. When the clock was set back a little, the bucket keeps its own second, so
-    that no minute sees too many calls. When it was set back by more than a window, the bucket begins at now.
+    that no minute sees too many calls. When it was set back by more than a window, the bucket starts at the
+    present second.
     """
     if bucket.second > second + WINDOW_SECONDS:
         return Bucket(second, bucket.counts, bucket.paused_until)

@@ -1,4 +1,4 @@
-"""The retry rule: what a look at a campaign's Master Assets folder leads to. Pure; no clock, no I/O."""
+"""The retry rule: decides what follows a look at a campaign's Master Assets folder. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 from shared.base.values import Attempt, MasterAssets, NoticeKind, RetryStatus
 
 DEFAULT_MAX_RETRIES = 3
-"""Attempts in a cycle when A1_MAX_RETRIES is not set. The number stands here only."""
+"""Attempts in a cycle when A1_MAX_RETRIES is not set. This is the only place of the number."""
 DEFAULT_AUTO_RESET_CYCLES = 3
 LONGEST_SNOOZE = timedelta(days=90)
 _HALF_A_MINUTE = timedelta(seconds=30)
@@ -20,9 +20,9 @@ class RetryPolicy:
     """How empty looks are counted.
 
     max_retries: attempts of a cycle, unless the campaign has a limit of its own. delays: minutes that attempt
-    2, 3, … waits after the one before, the last for all that follow; empty: each empty look counts.
-    auto_reset_days: after so many days a permanently failed campaign begins a new cycle by itself; 0: never.
-    auto_reset_cycles: so many times at most, until a person resets it.
+    2, 3, … waits after the previous one, the last for all that follow; empty: each empty look counts.
+    auto_reset_days: after this many days a permanently failed campaign begins a new cycle by itself; 0:
+    never. auto_reset_cycles: at most this many times, until a person resets it.
     """
 
     max_retries: int = DEFAULT_MAX_RETRIES
@@ -46,11 +46,11 @@ class Action(Enum):
 
 
 def decide(status: RetryStatus, found: MasterAssets | None, policy: RetryPolicy, now: datetime) -> Action:
-    """Decide on one campaign from its retry state and what its folder *proved* to hold.
+    """Decide about one campaign from its retry state and the *proven* content of its folder.
 
-    found is None before the DAM was asked: a permanently failed campaign is skipped without asking.
-    A listing that could not be finished has raised an error and never gets here. So only a folder that is
-    proven to be empty or missing spends an attempt. now: when the run began; it is the time of its attempts.
+    found is None before the DAM was asked: a permanently failed campaign is skipped without asking. A listing
+    that could not be finished has raised an error and never gets here. So only a folder that is proven empty
+    or missing spends an attempt. now: when the run began, which is the time of its attempts.
     """
     if status.permanently_failed or found is None:
         return Action.SKIP
@@ -64,9 +64,9 @@ def decide(status: RetryStatus, found: MasterAssets | None, policy: RetryPolicy,
 def counts_from(status: RetryStatus, policy: RetryPolicy, now: datetime) -> datetime | None:
     """The minute from which an empty look counts again; None: it counts now.
 
-    Whole planned minutes are compared: an attempt is made some seconds into its run, and a wait of 3 minutes
-    would otherwise outlast the run 3 minutes later. A time of the last attempt that lies in the future was
-    written by a clock that ran ahead; nobody waits for it.
+    It compares whole planned minutes: an attempt is made some seconds into its run, and a wait of 3 minutes
+    would otherwise end after the run 3 minutes later. A last attempt in the future was written by a clock
+    that ran ahead; nothing waits for it.
     """
     if not policy.delays or status.retry_count == 0 or status.last_retry_at is None:
         return None
@@ -83,13 +83,13 @@ def counts_from(status: RetryStatus, policy: RetryPolicy, now: datetime) -> date
 def _planned_minute(instant: datetime) -> datetime:
     """The minute that a run was planned for, from when it began: clocks differ by some seconds, both ways.
 
-    In UTC: two local times of one zone would be compared, and added to, by what the clock on the wall shows.
+    In UTC: Python compares and adds two local times of one zone without regard to clock changes.
     """
     return (instant.astimezone(UTC) + _HALF_A_MINUTE).replace(second=0, microsecond=0)
 
 
 def count(status: RetryStatus, policy: RetryPolicy, now: datetime) -> tuple[RetryStatus, Attempt]:
-    """One attempt more, as `Database.increment_a1_retry` counts it in PostgreSQL.
+    """One more attempt, as `Database.increment_a1_retry` counts it in PostgreSQL.
 
     A limit at or below the count makes this attempt the last one, and the count stays.
     """
@@ -128,12 +128,12 @@ def auto_reset_at(status: RetryStatus, policy: RetryPolicy) -> datetime | None:
 
 
 def days_until_again(status: RetryStatus, policy: RetryPolicy) -> int:
-    """For how many days the campaign would be left alone if it were given up now; 0: until a person acts."""
+    """For how many days runs would skip the campaign if it failed permanently now; 0: until a person acts."""
     return policy.auto_reset_days if status.auto_resets < policy.auto_reset_cycles else 0
 
 
 def is_auto_reset_due(status: RetryStatus, policy: RetryPolicy, now: datetime, *, is_off_hours: bool) -> bool:
-    """Whether the run that began now resets this campaign by itself."""
+    """Whether the run that begins now resets this campaign by itself."""
     due = auto_reset_at(status, policy)
     return due is not None and not is_off_hours and due <= _planned_minute(now)
 

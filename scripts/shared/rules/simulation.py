@@ -1,7 +1,7 @@
-"""What runs will do with campaigns whose folders stay empty, by the rules that the runs obey. Pure.
+"""Simulates what runs will do with campaigns whose folders stay empty, by the rules of the runs. Pure.
 
-No rule stands here. A campaign is not looked at in each run: the rules say when another look could change
-something, and it is looked at again in the first run from then on.
+It contains no rules of its own. It does not look at a campaign in each run: the rules say when another look
+could change something, and the first run after that looks again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FULL = MasterAssets("folder", (Asset("asset", "a.jpg", DamFolder("folder", "", N
 
 
 class Kind(StrEnum):
-    """What an event is, in the order in which one run brings them for one campaign."""
+    """The kinds of events, in the order in which one run causes them for one campaign."""
 
     RUN = "run"
     AUTO_RESET = "auto_reset"
@@ -46,8 +46,8 @@ class Kind(StrEnum):
 class Event:
     """Something that a run does, or the run itself.
 
-    at: when the run begins, in UTC. rule: the one that allows the run. status: where the campaign then
-    stands; None: the event is the run. attempt: of attempts, permanent failures and notices.
+    at: when the run begins, in UTC. rule: the one that allows the run. status: the campaign's state after it;
+    None: the event is the run. attempt: for attempts, permanent failures and notices.
     """
 
     at: datetime
@@ -60,9 +60,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A campaign as a simulation takes it up.
+    """A campaign at the start of a simulation.
 
-    since: from when on it is in A1, and empty. files_at: when its files arrive; None: never.
+    since: when it was set to A1, empty. files_at: when its files arrive; None: never.
     """
 
     status: RetryStatus
@@ -70,12 +70,12 @@ class Stuck:
     files_at: datetime | None = None
 
     def holds(self, now: datetime) -> MasterAssets:
-        """What its folder holds then."""
+        """The content of its folder at that time."""
         return EMPTY if self.files_at is None or now < self.files_at else FULL
 
 
 def simulate(runs: Sequence[PlannedRun], campaigns: Sequence[Stuck], policy: RetryPolicy) -> Iterator[Event]:
-    """The events of these runs in order of time; those of one run in the order of the campaigns.
+    """The events of these runs, ordered by time; those of one run in the order of the campaigns.
 
     runs: in order of time, each at a whole minute, as `cadence.timeline` has them.
     """
@@ -95,8 +95,8 @@ def simulate(runs: Sequence[PlannedRun], campaigns: Sequence[Stuck], policy: Ret
 def _look(
     stuck: Stuck, status: RetryStatus, policy: RetryPolicy, now: datetime, rule: Rule
 ) -> tuple[list[Event], RetryStatus, datetime | None]:
-    """One run's look at one campaign: what comes of it, where the campaign then stands, and the instant
-    before which another look would do nothing; None: for ever. status: where it stands before the look.
+    """One run's look at one campaign: its events, the campaign's state afterwards, and the instant before
+    which another look would do nothing; None: never. status: the state before the look.
     """
     events = []
     if is_auto_reset_due(status, policy, now, is_off_hours=rule == "off_hours"):

@@ -1,4 +1,4 @@
-"""Until when somebody may snooze a campaign. Pure; time and zone are arguments."""
+"""Reads the end of a snooze that a person wrote. Pure; time and zone are arguments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from shared.rules.retry import LONGEST_SNOOZE
 
 
 def snooze_end(text: str, zone: ZoneInfo | None, now: datetime) -> datetime:
-    """The instant that a person wrote. zone: that of a time without one, None when none is set.
+    """The instant that a person wrote. zone: of a time without one; None when none is set.
 
-    Raises ConfigError for what is no time, or lies in the past, or too far ahead.
+    Raises ConfigError when it is not a time, in the past, or too far ahead.
     """
     try:
         written = datetime.fromisoformat(text)
         if written.tzinfo is None:
             if zone is None:
                 raise ConfigError(
-                    f"--until: in which time zone is {text}? Set ORCHESTRATOR_TIMEZONE, or write {text}+01:00"
+                    f"--until: {text} has no time zone: set ORCHESTRATOR_TIMEZONE, or write {text}+01:00"
                 )
             written = written.replace(tzinfo=zone)
         end = written.astimezone(UTC)
@@ -31,6 +31,6 @@ def snooze_end(text: str, zone: ZoneInfo | None, now: datetime) -> datetime:
         latest = (now + LONGEST_SNOOZE).astimezone(zone or UTC)
         raise ConfigError(
             f"--until: {text} is more than {LONGEST_SNOOZE.days} days ahead; {latest:%Y-%m-%dT%H:%M} is the"
-            " latest, and it can be snoozed again then"
+            " latest; you can snooze it again later"
         )
     return end

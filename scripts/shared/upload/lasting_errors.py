@@ -29,8 +29,8 @@ CLEAR_ERRORS = "DELETE FROM campaign_errors WHERE campaign_id = %(campaign_id)s 
 class LastingError:
     """A failure that has been seen before, or that begins now.
 
-    is_notice_due: when it begins, or when it has gone on for longer than its patience, then once a day.
-    is_young: it has not gone on for that long.
+    is_notice_due: when it begins, or when it is older than its patience, then once a day.
+    is_young: it is not that old yet.
     """
 
     began_at: datetime
@@ -50,7 +50,7 @@ class LastingErrors:
     ) -> LastingError:
         """Record a failure of a campaign, and decide whether its error notice is due now.
 
-        patience: how long the failure may go on before the first notice.
+        patience: how old the failure may get before the first notice.
         """
         values = {"campaign_id": campaign_id, "kind": kind, "message": message}
         began_at, last_notice_at, now = self._database.row(NOTE_ERROR, values)

@@ -176,7 +176,7 @@ BOX_ATTACKS = {
             ).encode(),
             "409 Conflict",
         ),
-        "no folder name is free",
+        "no free folder name",
     ),
 }
 
@@ -243,7 +243,7 @@ def test_listing__without_end_ends(exposed: Exposed) -> None:
         folder = world.dam.add_folder(folder, "deeper")
     world.dam.add_asset(folder, "a.jpg", b"a")
     run = exposed.run("--campaign", campaign)
-    assert_survived(run, "folders in one another", exit_codes=(4,))
+    assert_survived(run, "levels of folders", exit_codes=(4,))
 
     counted = iter(range(10**9))
 
@@ -253,4 +253,4 @@ def test_listing__without_end_ends(exposed: Exposed) -> None:
         answers(body)(connection)  # type: ignore[arg-type]
 
     exposed.dam.attacks.append((LISTING, next_page))
-    assert_survived(exposed.run("--campaign", campaign), "still goes on", exit_codes=(4,))
+    assert_survived(exposed.run("--campaign", campaign), "the list does not end", exit_codes=(4,))

@@ -106,7 +106,7 @@ def test_private_ca__that_is_none_is_told(
     full_campaign(world)
     done = world.upload(**{variable: str(path)})
     assert done.exit_code == 2, done.stderr
-    assert f"{variable}: {path} holds no certificate in PEM or DER form" in done.stderr
+    assert f"{variable}: {path} contains no certificate in PEM or DER form" in done.stderr
 
 
 def test_unknown_ca__names_the_host_that_was_called(world: World, tls: Tls, tmp_path: Path) -> None:
@@ -117,19 +117,18 @@ def test_unknown_ca__names_the_host_that_was_called(world: World, tls: Tls, tmp_
         host = otds.address.removeprefix("https://")
         done = world.upload(DAM_TOKEN_URL=f"{otds.address}/otds/oauth2/token")
         assert done.exit_code == 2
-        told = (
-            f"the certificate of {host} is signed by no CA in DAM_CA_BUNDLE ({tls.ca_path}) or of the system"
-        )
+        known = f"a CA in DAM_CA_BUNDLE ({tls.ca_path}) or of the system"
+        told = f"the certificate of {host} is not signed by {known}"
         assert told in done.stderr
     done = world.upload(DAM_CA_BUNDLE="")
     assert done.exit_code == 2
-    assert f"{world.dam.url.removeprefix('https://')} is signed by no known CA" in done.stderr
+    assert f"{world.dam.url.removeprefix('https://')} is not signed by a known CA" in done.stderr
     named = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.ca.issue_cert("otds.example.com").configure_cert(named)
     with relaying(ssl_context=named) as otds:
         done = world.upload(DAM_TOKEN_URL=f"{otds.address}/otds/oauth2/token")
         host = otds.address.removeprefix("https://")
-        assert f"DAM_TOKEN_URL: {host} shows a certificate made for another name" in done.stderr
+        assert f"DAM_TOKEN_URL: {host} presents a certificate for another name" in done.stderr
         assert done.exit_code == 2
 
 
@@ -142,7 +141,7 @@ def test_tokens_host__that_asks_for_a_client_certificate_is_told(world: World, t
         host = otds.address.removeprefix("https://")
     assert done.exit_code == 2, done.stderr
     assert f"{host} asks for a client certificate" in done.stderr
-    assert "DAM_BASE_URL alone" in done.stderr
+    assert "only sent to the host of DAM_BASE_URL" in done.stderr
 
 
 @pytest.mark.parametrize(("begins", "ends"), [(10, 600), (-600, -10)], ids=["to begin", "expired"])

@@ -26,7 +26,7 @@ def test_online_check__is_content_and_writes_nothing(world: World) -> None:
     before = world.sql(tables)
     done = look(world)
     assert done.exit_code == 0, done.stderr
-    for subject in ("login at the DAM", "campaigns folder", "search for campaigns in A1", "login at Box",
+    for subject in ("login to the DAM", "campaigns folder", "search for campaigns in A1", "login to Box",
                     "Box folder", "mail server", world.dam.STATUS_FIELD, world.dam.NUMBER_FIELD):  # fmt: skip
         assert any(line.startswith("ok") and subject in line for line in done.stdout.splitlines()), subject
     assert {call.method for call in world.dam.requests} <= {"GET", "POST"}
@@ -101,7 +101,7 @@ def test_online_check__finds_a_wrong_field_without_a_campaign_in_a1(world: World
 def test_online_check__cannot_see_the_fields_of_an_empty_installation(world: World) -> None:
     done = look(world)
     assert done.exit_code == 0, done.stderr
-    assert "not seen  DAM_NUMBER_FIELD_ID" in done.stdout
+    assert "unclear  DAM_NUMBER_FIELD_ID" in done.stdout
 
 
 def test_online_check__a_root_folder_that_may_not_be_written(world: World) -> None:

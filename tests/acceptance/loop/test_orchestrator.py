@@ -217,12 +217,12 @@ def test_two_loops__one_acts_the_other_takes_over_from_the_killed(world: World) 
         first.wait_for("exit code 0")
         assert world.row(campaign)["status"] == "A2"
         with loop(world) as second:
-            second.wait_for("standing by, another orchestrator acts")
+            second.wait_for("on standby, because another orchestrator is active")
             assert world.run("orchestrator-prod.py", "--once").exit_code == 75
             first.process.kill()
             first.process.wait()
             killed = time.monotonic()
-            second.wait_for("taking over")
+            second.wait_for("this orchestrator is now the active one")
             assert time.monotonic() - killed < 60
             assert second.stop() == 0
     # The second knew what the first had run: nothing was started twice in one minute.

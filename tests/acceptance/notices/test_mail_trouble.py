@@ -182,7 +182,7 @@ def test_cron__that_could_not_tell_tells_in_the_next_round(world: World, tmp_pat
     broken = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x", "STATE_DIRECTORY": str(tmp_path)}
     world.mail.refuse_all(451, "later")
     once = world.run("orchestrator-prod.py", "--once", **broken)
-    assert "nobody could be told" in once.stderr
+    assert "the alert could not be sent to anybody" in once.stderr
     (kept,) = tmp_path.glob("once-*")
     kept.write_text("}{")
     world.mail.relent()

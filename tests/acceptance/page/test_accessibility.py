@@ -122,7 +122,7 @@ def forge_act(page: Page) -> None:
     page.goto("/")
     page.evaluate("document.querySelector('form.log-out').action = '/act'")
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("You may read, and not act")
+    expect(page.get_by_role("heading", level=1)).to_have_text("You can read, but not act")
 
 
 def guess(page: Page) -> None:

@@ -72,11 +72,11 @@ def test_explain__of_an_error_names_it(world: World) -> None:
     assert world.upload().exit_code == 4
     told = world.run(TOOL, "explain", "C-1", "--live")
     assert told.exit_code == 2, "as the error that it met says"
-    assert "the DAM could not be asked" in told.stderr
+    assert "cannot ask the DAM" in told.stderr
     _code, text = explained(told)
     assert "FAILS: erring, since" in text
     assert "403" in text
-    assert "told by mail" in text
+    assert "an e-mail went out about the error" in text
     found = document(world.run(TOOL, "explain", campaign, "--json"))
     assert (found["state"], found["attempt"], len(found["errors"])) == ("erring", 0, 1)
 

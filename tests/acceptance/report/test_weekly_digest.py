@@ -23,7 +23,7 @@ def test_script__once_for_each_week(world: World) -> None:
         done = world.run("daily_report.py", "--weekly", REPORT_EMAILS="managers@example.com")
         assert done.exit_code == 0, done.stderr
     assert world.subjects[before:] == [f"🗓️ Stuck Campaigns - 1 ({today})"]
-    assert "nothing is sent again" in done.stderr
+    assert "not sent again" in done.stderr
     assert world.mail.messages[-1].envelope_to == ("managers@example.com",)
     body = world.mail.messages[-1].message.get_body(("plain",))
     assert body is not None

@@ -224,7 +224,7 @@ def test_certificate__of_another_name_or_time_is_told_as_what_it_is(tls: Tls) ->
     now = datetime.now(UTC)
     soon = {"not_before": now + timedelta(minutes=10)}
     for identity, dates, error, said in (
-        ("other.example", {}, ConfigError, "BOX_API_URL, BOX_UPLOAD_URL: .* made for another name"),
+        ("other.example", {}, ConfigError, "BOX_API_URL, BOX_UPLOAD_URL: .* a certificate for another name"),
         ("127.0.0.1", soon, BoxError, "not yet valid: valid from .* now, or this host's clock is behind"),
     ):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -254,17 +254,17 @@ BAD: dict[str, tuple[bytes, str, list[str], ExitCode]] = {
     ),
     "begins in ten minutes": (
         pfx(SOON), "pfx-password",
-        [f"begins on {SOON.certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "clock is behind",
+        [f"is valid from {SOON.certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "clock is behind",
          f"it is {NOW:%Y-%m-%d %H:%M} UTC now"],
         ExitCode.TRY_LATER,
     ),
     "begins in two days": (
         pfx(LATER), "pfx-password",
-        [f"begins on {LATER.certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "clock is behind"],
+        [f"is valid from {LATER.certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "clock is behind"],
         ExitCode.BAD_CONFIG,
     ),
     "one expired, one begins soon": (
-        merged(pfx(EXPIRED), pfx(SOON)), "pfx-password", ["begins on"], ExitCode.TRY_LATER
+        merged(pfx(EXPIRED), pfx(SOON)), "pfx-password", ["is valid from"], ExitCode.TRY_LATER
     ),
 }  # fmt: skip
 

@@ -109,7 +109,7 @@ def test_certificate__refused_by_the_dam_is_told(tls: Tls, tls_dam: DamSimulator
 
 def test_certificate__of_the_dam_by_an_unknown_ca(tls: Tls, tls_dam: DamSimulator) -> None:
     client = client_for(tls_dam, tls.pfx())
-    with pytest.raises(ConfigError, match=r"DAM_CA_BUNDLE: .* signed by no known CA"):
+    with pytest.raises(ConfigError, match=r"DAM_CA_BUNDLE: .* not signed by a known CA"):
         client.find_campaigns()
     client.close()
 
@@ -359,7 +359,7 @@ def test_proxy__of_another_language_is_a_faulty_setting(
             r"is out of reach \(the proxy 127\.0\.0\.1:\d+ of HTTPS_PROXY: Connection refused\)",
         ),
         (b"502 Bad Gateway", DamError, r"the proxy .* of HTTPS_PROXY: Tunnel connection failed: 502"),
-        (b"407 Proxy Authentication Required", ConfigError, r"HTTPS_PROXY: the proxy .* wants a login"),
+        (b"407 Proxy Authentication Required", ConfigError, r"HTTPS_PROXY: the proxy .* requires a login"),
     ],
 )
 def test_proxy__that_does_not_connect_us_is_named(

@@ -196,7 +196,7 @@ def test_answer__that_drips_ends_although_every_byte_is_in_time(way: str) -> Non
 
     with serving(drip) as address, closing(Http(None, 0.2)) as http:
         reply = ask(http, way, f"http://{address}/")
-        with pytest.raises(NoAnswerError, match=r"not at its end after") as told:
+        with pytest.raises(NoAnswerError, match=r"not complete after") as told:
             reply.readinto(memoryview(bytearray(500_000))) if way == "transfer" else reply.read()
         assert isinstance(told.value.reason, TimeoutError)
 
@@ -438,7 +438,7 @@ def test_proxy__of_another_language_gets_nothing(
     with serving(listen) as proxy:
         monkeypatch.setenv(name, f"{scheme}://user:proxy-secret@{proxy}")
         http = Http(None, 5)
-        with pytest.raises(ProxyError, match=f"{name.upper()}: .*only http:// is") as told:
+        with pytest.raises(ProxyError, match=f"{name.upper()}: .*only http:// proxies") as told:
             http.call("GET", "https://dam.example.com/x", {})
         assert "proxy-secret" not in str(told.value)
         assert proxy in str(told.value)

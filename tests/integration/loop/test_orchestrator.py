@@ -696,7 +696,7 @@ def test_loop__hangup_reads_the_settings_again_or_keeps_them(
     assert runs[3:6] == ["Thu 00:10", "Thu 00:13", "Thu 00:16"]
     told = capsys.readouterr().err
     assert "OFF_HOURS_END" in told
-    assert "stay as they were" in told
+    assert "the old settings stay in use" in told
 
 
 # Heartbeat

@@ -95,7 +95,7 @@ def test_stranger__gets_no_page_and_comes_back_after_the_login(page: Page) -> No
 def test_operator__acts_and_reader_may_not(page: Page, acts: list[str]) -> None:
     assert page.browser(OPERATOR).post("/test/act").text == "done"
     refused = page.browser(READER).post("/test/act")
-    assert (refused.status_code, title(refused)) == (403, "You may read, and not act")
+    assert (refused.status_code, title(refused)) == (403, "You can read, but not act")
     assert "ADMIN_OPERATORS" in refused.text
     assert acts == [OPERATOR]
 
@@ -207,7 +207,7 @@ def test_proxy__header_from_anybody_else_is_refused(
     for headers in ({}, {"X_Forwarded_For": "10.0.0.7"}, {"Forwarded": "for=10.0.0.7"}):
         for peer in ("127.0.0.1", "10.0.0.8", "::1", ""):
             answer = Browser(proxied.app, peer=peer).get("/", X_Remote_User=OPERATOR, **headers)
-            assert (answer.status_code, title(answer)) == (403, "This address may not say who asks")
+            assert (answer.status_code, title(answer)) == (403, "This address may not tell us who you are")
     assert "10.0.0.8 sent the header X-Remote-User" in caplog.text
     logged_in = proxied.browser(READER, peer="10.0.0.8")
     assert logged_in.get("/", X_Remote_User=OPERATOR).status_code == 403, "not silently as who logged in"
@@ -218,7 +218,7 @@ def test_proxy__header_that_names_nobody_is_refused(proxied: Page) -> None:
     for name in ("", " ", "olga, ruth", "x" * 201, "a\x1bb", "ol\xffga", " olga"):
         sent = {"REMOTE_ADDR": "10.0.0.7", "HTTP_X_REMOTE_USER": name}
         answer = browser.client.get("/", base_url=browser.origin, environ_overrides=sent)
-        assert (answer.status_code, title(answer)) == (403, "The proxy did not say who asks"), name
+        assert (answer.status_code, title(answer)) == (403, "The proxy did not tell us who you are"), name
 
 
 def test_proxy__user_needs_the_token_of_his_browser(proxied: Page, acts: list[str]) -> None:
@@ -319,7 +319,7 @@ def test_login__few_at_once_and_the_rest_are_sent_away(page: Page, monkeypatch: 
     gate = page.app.extensions[access.EXTENSION].gate
     wait_for(lambda: gate._in_line._value == 0)
     refused = log_in(MOST_IN_LINE)
-    assert (refused.status_code, title(refused)) == (429, "Log in a little later")
+    assert (refused.status_code, title(refused)) == (429, "Try to log in a little later")
     assert len(computing) == AT_ONCE
     go_on.set()
     for thread in threads:
@@ -377,7 +377,7 @@ def test_session__ends_with_the_user_or_the_password(page: Page, acts: list[str]
     page.write_users(LINES[READER])
     assert operator.get("/").status_code == 303
     answer = operator.send("POST", "/test/act", data={"csrf": token}, headers={"Origin": operator.origin})
-    assert (answer.status_code, title(answer)) == (403, "You are not logged in any more")
+    assert (answer.status_code, title(answer)) == (403, "You are no longer logged in")
     assert acts == []
     assert reader.get("/").status_code == 200
     page.write_users(LINES[OPERATOR], line_of(READER, "another password", CHEAP))
@@ -391,9 +391,9 @@ def test_users_file__that_breaks_lets_nobody_in_by_password(
     page.users_file.chmod(0o666)
     page.users_file.touch()
     for answer in (browser.get("/"), page.browser().log_in(READER)):
-        assert (answer.status_code, title(answer)) == (500, "A setting of the page has a fault")
+        assert (answer.status_code, title(answer)) == (500, "A setting of the page is wrong")
         assert str(page.users_file) not in answer.text
-    assert "can be changed by others than its owner" in caplog.text
+    assert "users other than its owner can change" in caplog.text
     page.users_file.unlink()
     assert browser.get("/").status_code == 500
     page.write_users(*LINES.values())

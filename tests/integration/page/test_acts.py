@@ -42,7 +42,7 @@ SELECT a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reaso
        a1_snoozed_until, a1_cycle, a1_auto_resets
 FROM campaign_status WHERE campaign_id = %(id)s
 """
-NOTHING = "not permanently failed and no attempt is counted"
+NOTHING = "not permanently failed, and no attempt is counted"
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_request__that_was_used_for_something_else_is_refused(database: Database
     acts(database).do(Act.RESET, ["a"], asked)
     other = drawn(database, asked.request_id, **({"person": "bert"} if change == "person" else {}))
     act, ids = (Act.WAKE if change == "act" else Act.RESET), (["b"] if change == "targets" else ["a"])
-    with pytest.raises(RefusedError, match="used for something else"):
+    with pytest.raises(RefusedError, match="used this page for something else"):
         acts(database).do(act, ids, other)
     assert state(database, "b")[2] is True
 
@@ -155,7 +155,7 @@ def test_act__tells_each_that_it_leaves_alone_and_why(database: Database, databa
     done = acts(database).do(Act.RESET, ids, drawn(database))
     other.close()
     assert done.done == 1
-    assert done.skipped == {LOCKED: 1, NOTHING: 1, "no run could read it yet": 1, UNKNOWN: 2}
+    assert done.skipped == {LOCKED: 1, NOTHING: 1, "no run has been able to read it yet": 1, UNKNOWN: 2}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,9 @@ def test_undo__of_a_snooze_a_wake_and_a_limit(database: Database) -> None:
     history = database.run_query("history", {"campaign_id": "a"})[1]
     assert events_of(history, 3)[-1].limit == 3
     told = [in_words(event, ROME, "GONE") for event in events_of(history, 3)]
-    assert told[-1] == "undone, it is as before (attempts back to 0) by anna (page): files are there"
+    assert (
+        told[-1] == "undone; the campaign is as before (attempts back to 0) by anna (page): files are there"
+    )
     failed(database, "b")
     start = state(database, "b")
     snoozed = acts(database).do(Act.SNOOZE, ["b"], drawn(database), until=end)

@@ -65,7 +65,7 @@ def test_metrics__of_a_database_that_lacks_a_table_are_refused_without_its_words
     execute(database_url, "DROP TABLE metric_totals")
     answer = page.browser().get("/metrics")
     assert answer.status_code == 503
-    assert "the database refused the question" in answer.text
+    assert "the database refused the query" in answer.text
     assert "metric_totals" not in answer.text
 
 

@@ -289,7 +289,7 @@ def test_states__agree_wherever_they_are_told(installed: Installation) -> None:
     (campaign_id, *_) = installed.failed()
     page = get(browser, f"/campaigns/{campaign_id}")
     assert '<span class="code">permanently_failed</span>' in page
-    assert "no look and no mail until it is reset" in page
+    assert "runs skip it, without e-mails, until somebody resets it" in page
 
 
 def test_calm__says_so_in_one_line(database_url: str, tmp_path: Path) -> None:
@@ -445,8 +445,8 @@ def test_given_up__are_sent_again_by_one_button(installed: Installation) -> None
     browser = installed.page.browser(OPERATOR)
     form = Parsed(get(browser, "/notices?state=given_up")).form(notice="given_up")
     text = get(browser, send(browser, form))
-    assert "To be sent again: 1 message." in text
-    assert "There is none." in text
+    assert "To be sent again: 1 notice." in text
+    assert "There are none." in text
 
 
 @pytest.mark.parametrize(

@@ -611,7 +611,7 @@ def test_password__is_not_shown_to_a_server_that_may_be_anybody(
             inside.sendall(b"R\0\0\0\10\0\0\0\3")
             heard.append(inside.recv(100))
 
-    with serving(ask_in_clear) as address, pytest.raises(DbError, match="clear text") as failure:
+    with serving(ask_in_clear) as address, pytest.raises(DbError, match="unencrypted password") as failure:
         opened("postgresql://u:secret@h/db", address, DB_SSLMODE=mode)
     assert (failure.value.exit_code, failure.value.kind) == (2, "tls")
     assert b"secret" not in b"".join(heard)

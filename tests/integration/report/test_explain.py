@@ -265,7 +265,7 @@ def test_next__is_what_the_runs_then_do(database: Database, reader: Database, se
     last = play.explained(0, MONDAY)
     assert last.state is State.PERMANENTLY_FAILED
     assert [step.text for step in last.next] == [
-        "no look and no mail until a person resets it: 1 of 1 automatic resets are used up"
+        "runs skip it, without e-mails, until a person resets it: 1 of 1 automatic resets are used up"
     ]
     told = [[mail.kind for mail in attempt.mails] for attempt in last.facts.attempts]
     assert told == [[NoticeKind.RETRY], [NoticeKind.RETRY], [NoticeKind.PERMANENT]], "of the second cycle"

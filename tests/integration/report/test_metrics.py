@@ -190,7 +190,7 @@ def test_loop__goes_on_where_it_may_not_count(
         database.execute("ALTER TABLE metric_totals RENAME TO elsewhere")
         journal.record(ended(1, 0))
         assert journal.file is not None
-        assert "runs are not counted in the metrics" in caplog.text
+        assert "could not count runs in the metrics" in caplog.text
         assert database.rows("SELECT exit_code FROM orchestrator_task_runs") == [(0,)]
         database.execute("ALTER TABLE elsewhere RENAME TO metric_totals")
         journal.record(ended(2, 0))

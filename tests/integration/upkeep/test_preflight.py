@@ -117,7 +117,7 @@ ALTER TABLE notices RENAME TO n; CREATE VIEW notices AS SELECT * FROM n
   fault: notices is a view, not a table
   cure: rename
 ALTER TABLE campaign_status ALTER COLUMN campaign_name TYPE varchar(50)
-  fault: campaign_status.campaign_name is character varying(50); its values need 255
+  fault: campaign_status.campaign_name is character varying(50); its values need at least 255
   cure: ALTER TABLE campaign_status ALTER COLUMN campaign_name TYPE text
 ALTER TABLE campaign_status ALTER COLUMN campaign_name TYPE varchar(500)
   warning: a longer value is refused
@@ -127,7 +127,7 @@ ALTER TABLE campaign_status ALTER COLUMN status TYPE char(20)
   cure: TYPE text
 CREATE TYPE codes AS ENUM ('A1', 'A2'); ALTER TABLE campaign_status ALTER COLUMN status TYPE codes USING
     status::codes
-  fault: campaign_status.status is codes; it does not take every text
+  fault: campaign_status.status is codes; it does not accept every text
   cure: USING status::text
 ALTER TABLE campaign_status ALTER COLUMN campaign_id TYPE uuid USING NULL
   fault: campaign_id is uuid
@@ -150,24 +150,24 @@ ALTER TABLE campaign_status ALTER COLUMN created_at TYPE timestamp
 ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(9); CREATE VIEW shown AS SELECT status FROM
     campaign_status
   fault: status is character varying(9)
-  cure: drop the view shown before
+  cure: drop the view shown first
 ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(9); CREATE VIEW inner_one AS SELECT status FROM
     campaign_status; CREATE MATERIALIZED VIEW outer_one AS SELECT * FROM inner_one
   fault: status is character varying(9)
-  cure: drop the materialized view outer_one, the view inner_one before
+  cure: drop the materialized view outer_one, the view inner_one first
 ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(9), ADD COLUMN shown text GENERATED ALWAYS AS
     (status || '!') STORED
   fault: status is character varying(9)
-  cure: drop the generated column shown before
+  cure: drop the generated column shown first
 ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(9); CREATE FUNCTION f() RETURNS trigger LANGUAGE
     plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER touch BEFORE UPDATE OF status ON campaign_status FOR
     EACH ROW EXECUTE FUNCTION f()
   fault: status is character varying(9)
-  cure: drop the trigger touch before
+  cure: drop the trigger touch first
 ALTER TABLE campaign_status ALTER COLUMN status TYPE varchar(9); CREATE POLICY mine ON campaign_status USING
     (status <> 'x')
   fault: status is character varying(9)
-  cure: drop the policy mine before
+  cure: drop the policy mine first
 ALTER TABLE campaign_status ALTER COLUMN a1_retry_count TYPE text; ALTER TABLE campaign_status ALTER COLUMN
     a1_retry_count SET DEFAULT 'none'
   fault: a1_retry_count is text
@@ -188,7 +188,7 @@ CREATE DOMAIN code AS text CHECK (VALUE <> 'GONE'); ALTER TABLE campaign_status 
   fault: refuses status 'GONE'
   cure: ALTER COLUMN status TYPE text
 CREATE DOMAIN code AS varchar(20); ALTER TABLE campaign_status ALTER COLUMN status TYPE code
-  fault: status is code; its values need 50
+  fault: status is code; its values need at least 50
   cure: TYPE text
 ALTER TABLE campaign_status ADD COLUMN brand VARCHAR(20) NOT NULL
   fault: campaign_status.brand is NOT NULL without a default
@@ -224,7 +224,7 @@ ALTER TABLE campaign_status DROP CONSTRAINT campaign_status_pkey
 ALTER TABLE campaign_status DROP CONSTRAINT campaign_status_pkey; INSERT INTO campaign_status
     (campaign_id) VALUES ('x'), ('x'), ('y')
   fault: several rows have the id 'x' (2 rows)
-  cure: leave one row
+  cure: keep one row
 ALTER TABLE campaign_status DROP CONSTRAINT campaign_status_pkey; ALTER TABLE campaign_status ADD UNIQUE
     (campaign_id) DEFERRABLE
   fault: it is deferrable
@@ -258,7 +258,7 @@ ALTER TABLE campaign_status ADD CHECK (status IN ('A1', 'A2', 'B1'))
   fault: which refuses status 'GONE'
   cure: DROP CONSTRAINT
 ALTER TABLE campaign_status ADD CHECK (status IN ('A1', 'A2', 'GONE'))
-  warning: refuses a status of the DAM other than those
+  warning: refuses another status of the DAM
   cure: DROP CONSTRAINT
 ALTER TABLE campaign_status ADD CHECK (status ~ '^[AB][0-9]$')
   fault: which refuses status 'GONE'
@@ -273,11 +273,11 @@ ALTER TABLE campaign_status ADD CHECK (length(campaign_name) < 60)
   warning: refuses a campaign_name of 255
   cure: DROP CONSTRAINT
 ALTER TABLE campaign_status ADD CHECK (status::int > 0)
-  warning: could not be tried
-  cure: look whether
+  warning: could not be tested
+  cure: check whether
 ALTER TABLE notices ADD CHECK (kind <> 'x')
   warning: notices has the constraint
-  cure: look whether
+  cure: check whether
 ALTER TABLE campaign_status ADD UNIQUE (campaign_name)
   warning: unique index campaign_status_campaign_name_key over campaign_name
   cure: DROP CONSTRAINT campaign_status_campaign_name_key
@@ -296,7 +296,7 @@ CREATE RULE loud AS ON INSERT TO campaign_status DO ALSO SELECT 1
   fault: has the rule loud
   cure: DROP RULE loud
 ALTER TABLE campaign_status ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
-  fault: row-level security holds on campaign_status
+  fault: row-level security applies to campaign_status
   cure: DISABLE ROW LEVEL SECURITY
 ALTER TABLE rate_buckets SET UNLOGGED
   warning: rate_buckets is UNLOGGED
@@ -331,7 +331,7 @@ SET LOCAL search_path = pg_catalog
   fault: in the schema public, which is not on the search_path
   cure: SET search_path = public
 CREATE SCHEMA old; CREATE TABLE old.campaign_status (x INT)
-  warning: the schema old holds campaign_status too
+  warning: the schema old also contains campaign_status
   cure: search_path = old
 CREATE SCHEMA fresh; ALTER TABLE campaign_status SET SCHEMA fresh; SET LOCAL search_path = fresh, public
   warning: spread over the schemas fresh, public
@@ -362,7 +362,7 @@ def test_preflight__names_each_odd_thing_once_with_its_cure(
 
 def statements_of(cure: str) -> list[str]:
     """A cure as an operator takes it: what is to be dropped before, then its statements."""
-    before, _, words = cure.rpartition(" before, and make it again after: ")
+    before, _, words = cure.rpartition(" first, and create it again afterwards: ")
     drops = [f"DROP {thing}" for thing in re.sub("^drop the ", "", before).split(", the ") if thing]
     drops = [re.sub("(trigger|policy) .*", r"\g<0> ON campaign_status", drop) for drop in drops]
     drops = [drop.replace("DROP generated", "ALTER TABLE campaign_status DROP") for drop in drops]
@@ -374,7 +374,7 @@ def statements_of(cure: str) -> list[str]:
 CURED_BY_SQL = [
     pytest.param(statements, what, id=statements)
     for statements, _, what, cure in read_odd()
-    if not re.search(r"\.sql|\.\.\. |schema of its own|look whether|leave one row|search_path|RESET", cure)
+    if not re.search(r"\.sql|\.\.\. |schema of its own|check whether|keep one row|search_path|RESET", cure)
     and not re.search(r"a view, not a table|is not the table|spread over", what)
 ]
 
@@ -437,7 +437,7 @@ def test_preflight__writes_nothing_and_waits_for_a_standby(database_url: str) ->
         )
         database.execute("ALTER TABLE campaign_status ADD CHECK (tell(status))")
         (told,) = differences(database)
-        assert "could not be tried" in told.what
+        assert "could not be tested" in told.what
         assert database.rows("SELECT * FROM told") == []
 
 
@@ -454,7 +454,7 @@ def test_preflight__works_on_a_standby_and_says_that_it_passes() -> None:
                 found = {one.what: one.severity for one in differences(database)}
         finally:
             server.stop("immediate")
-    assert found["the server is a standby and takes no writes; this passes when it is promoted"] == "passing"
+    assert found["the server is a standby and accepts no writes; this ends when it is promoted"] == "passing"
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

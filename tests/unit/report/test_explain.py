@@ -321,7 +321,8 @@ def test_limit__below_the_count_makes_the_next_attempt_the_last() -> None:
 
 
 FIRST, SECOND = (
-    f"it is reset by itself (automatic reset {number} of 3), and that run looks again; until then runs skip it"
+    f"it is reset by itself (automatic reset {number} of 3), and that run looks again; until then runs"
+    " skip it"
     for number in (1, 2)
 )
 
@@ -333,7 +334,8 @@ FIRST, SECOND = (
         # A Saturday: the first run in office hours is on Monday.
         (5, 1, "2026-12-07T05:00", SECOND),
         (365, 0, "2027-11-30T10:15", FIRST),
-        (30, 3, None, "runs skip it, without e-mails, until a person resets it: 3 of 3 automatic resets are used up"),
+        (30, 3, None, "runs skip it, without e-mails, until a person resets it: 3 of 3 automatic resets are"
+         " used up"),
     ],
 )  # fmt: skip
 def test_auto_reset__is_told_to_the_minute(days: int, resets: int, wanted: str | None, text: str) -> None:
@@ -364,8 +366,8 @@ def test_auto_reset__without_office_hours_names_no_minute() -> None:
         ),
         (
             replace(RAN, finished_at=None, exit_code=None),
-            "a run has been under way since Mon 2026-11-30 10:15 CET: it may still reach this campaign, and the"
-            " next run waits until it ends",
+            "a run has been under way since Mon 2026-11-30 10:15 CET: it may still reach this campaign, and"
+            " the next run waits until it ends",
             True,
         ),
         (

@@ -38,7 +38,7 @@ def test_end__is_the_instant_that_was_written(text: str, zone: ZoneInfo | None, 
         pytest.param(
             "2027-12-07T08:00", ROME, "more than 90 days ahead; 2027-02-28T10:00 is the latest", id="far"
         ),
-        pytest.param("2026-12-07T08:00", None, "Set ORCHESTRATOR_TIMEZONE", id="no zone"),
+        pytest.param("2026-12-07T08:00", None, "set ORCHESTRATOR_TIMEZONE", id="no zone"),
         pytest.param("tomorrow", ROME, "expected a time such as", id="words"),
         pytest.param("", ROME, "expected a time such as", id="nothing"),
         pytest.param("9999-12-31T23:59-14:00", ROME, "expected a time such as", id="beyond the calendar"),
