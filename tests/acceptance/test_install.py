@@ -194,5 +194,5 @@ def test_settings__are_looked_for_in_this_order(tmp_path: Path, monkeypatch: pyt
     assert read_environment(None, {})["SMTP_HOST"] == "etc"
     (tmp_path / "etc").unlink()
     assert env_file.find_env_file(None, {}) is None
-    with pytest.raises(env_file.ConfigError, match="cannot read the env file .*: No such file"):
+    with pytest.raises(env_file.ConfigError, match=r"cannot read the env file .*: No such file"):
         read_environment(None, {"A1_TO_A2_ENV": str(tmp_path / "gone")})

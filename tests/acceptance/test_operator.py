@@ -122,11 +122,11 @@ def test_reset__by_psql_is_the_same_statement(world: World, postgres: PostgresSe
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("A1", "will be tried again from attempt 1 by"),
-        ("A2", "it is at A2: nothing will be done until it is set to A1 again"),
-        ("B\u202e7", r"it is at B\u202e7: nothing will be done until it is set to A1 again"),
-        ("GONE", "the DAM does not show it: nothing will be done until it is there again and set to A1"),
-        (None, "no run has seen its status: if it is set to A1, it will be tried again from attempt 1 by"),
+        ("A1", "it starts again at attempt 1 in"),
+        ("A2", "it is in A2: nothing happens until it is set to A1 again"),
+        ("B\u202e7", r"it is in B\u202e7: nothing happens until it is set to A1 again"),
+        ("GONE", "the DAM does not show it: nothing happens until it is there again and set to A1"),
+        (None, "no run has seen its status: if it is set to A1, it starts again at attempt 1 in"),
     ],
 )
 def test_reset__says_what_comes_of_it(world: World, status: str | None, said: str) -> None:
@@ -142,8 +142,9 @@ def test_reset__of_one_that_needs_none_says_so(world: World) -> None:
     campaign = world.dam.add_campaign("Summer", "C-1")
     assert world.upload().exit_code == 4
     done = world.run(TOOL, "reset", campaign, "unknown")
-    assert f"{campaign} (C-1 Summer): nothing to reset, no attempt is spent; it has failed with an error" in (
-        done.stdout
+    assert (
+        f"{campaign} (C-1 Summer): nothing to reset, no attempt is counted; it has failed with an error"
+        in (done.stdout)
     )
     assert "HTTP 403" in done.stdout
     assert (done.exit_code, world.sql("SELECT * FROM campaign_events WHERE kind = 'reset'")) == (4, [])
@@ -313,7 +314,7 @@ def test_name__that_is_ambiguous_changes_nothing_and_lists_the_candidates(world:
         add(world, f"x{number}", f"X-{number}", "Crowd")
     run = world.run(TOOL, "reset", "crowd")
     assert run.exit_code == 2
-    assert "crowd may be any of 30 campaigns" in run.stderr
+    assert "crowd may mean any of 30 campaigns" in run.stderr
     assert "and 10 more" in run.stderr
 
 
@@ -348,7 +349,7 @@ def test_snooze__holds_attempts_back_until_it_is_over_or_ended(world: World) -> 
     assert (told["campaign_id"], told["outcome"]) == (campaign, "reset")
     assert f"it stays snoozed until {until:%H:%M}" in told["text"]
     woken = world.run(TOOL, "wake", "C-1", "--by", "ben")
-    assert (woken.exit_code, woken.stdout) == (0, f"woke {campaign} (C-1 Summer): looked at in each run\n")
+    assert (woken.exit_code, woken.stdout) == (0, f"woke {campaign} (C-1 Summer): each run looks at it\n")
     assert "it is not snoozed" in world.run(TOOL, "wake", "C-1").stdout
     assert [row["kind"] for row in world.sql(EVENTS) if "notice" not in row["kind"]] == [
         "snooze",
@@ -405,14 +406,14 @@ def test_limit__is_the_campaign_s_own(world: World) -> None:
     done = world.run(TOOL, "limit", "C-1", "2")
     assert done.exit_code == 0, done.stderr
     assert done.stdout == (
-        f"limited {campaign} (C-1 Summer) to 2 attempts a cycle: attempt 2 of 2 in the next run\n"
+        f"limited {campaign} (C-1 Summer) to 2 attempts per cycle: attempt 2 of 2 in the next run\n"
     )
     near = json.loads(world.run(TOOL, "near-failure", "--json").stdout)
     assert [row["campaign_id"] for row in near] == [campaign]
-    assert "it has 2 attempts a cycle already" in world.run(TOOL, "limit", "C-1", "2").stdout
+    assert "it has 2 attempts per cycle already" in world.run(TOOL, "limit", "C-1", "2").stdout
     assert world.upload().outcomes == {campaign: "permanently_failed"}
     back = world.run(TOOL, "limit", "C-1", "default")
-    assert "to 3 attempts a cycle, as all campaigns have: nothing until it is reset" in back.stdout
+    assert "to 3 attempts per cycle, as all campaigns have: nothing until it is reset" in back.stdout
     assert world.row(campaign)["a1_max_retries"] is None
     details = [row["detail"] for row in world.sql(EVENTS) if row["kind"] == "limit"]
     assert details == [{"max_retries": 2}, {"before": 2}]
@@ -471,7 +472,7 @@ def test_history__tells_what_happened_by_whom_and_why(world: World) -> None:
         "e-mail queued: ⚠️ No Assets Found (Attempt 2/3) - Campaign Summer",
         "e-mail (permanent-failure notice) delivered to support@example.com",
         f"reset by anna@host (a1_retry.py): files promised for {'very ' * 20}soon",
-        "limit 5 by anna@host",
+        "limit set to 5 by anna@host",
     ):
         assert words in text
     starts = [words for words in ("attempt 1", "attempt 2", "attempt 3", "reset by", "limit 5")]
@@ -565,7 +566,7 @@ def test_chosen_campaign__that_is_permanently_failed_is_not_passed_over_in_silen
     assert (run.exit_code, run.outcomes) == (0, {campaign: "skipped_permanently_failed"})
     (line,) = [line for line in run.stderr.splitlines() if " WARNING " in line]
     since = world.row(campaign)["a1_last_retry_at"].astimezone(ZoneInfo(world.env["ORCHESTRATOR_TIMEZONE"]))
-    assert f"{campaign} (C-1 Summer) is permanently failed since {since:%Y-%m-%d %H:%M}" in line
+    assert f"{campaign} (C-1 Summer): it is permanently failed since {since:%Y-%m-%d %H:%M}" in line
     assert "skipped campaign" in line
     assert f"{sys.executable} {SCRIPTS / TOOL} reset {campaign}" in line
     assert "WARNING" not in world.upload().stderr, "one that nobody asked for"
@@ -574,7 +575,7 @@ def test_chosen_campaign__that_is_permanently_failed_is_not_passed_over_in_silen
 def test_chosen_campaign__that_is_elsewhere_or_nowhere_is_told_in_words(world: World) -> None:
     there = world.dam.add_campaign("Summer", "C-1", status="A2")
     for chosen, exit_code, said in (
-        (there, 0, "not_a1; it is at A2, so there is nothing to do"),
+        (there, 0, "not_a1; it is in A2, so there is nothing to do"),
         ("C-1", 4, "not_found; the DAM shows our user no such campaign. Is the id right?"),
     ):
         run = world.upload("--campaign", chosen)
@@ -650,7 +651,7 @@ def test_command__of_a_mail_works_from_anywhere(
     assert "permanently_failed" in done.stdout
     done = paste(command, elsewhere)
     assert done.returncode == 0, command + done.stderr
-    assert "tried again from attempt 1" in done.stdout
+    assert "starts again at attempt 1" in done.stdout
     assert not world.row(campaign)["a1_permanently_failed"]
 
 
@@ -675,7 +676,7 @@ def test_commands__of_table_and_report_work_from_anywhere(
     table, report = texts(world)[-2:]
     digest = next(command for command in commands_in(table) if "--digest" in command)
     done = paste(digest, elsewhere)
-    assert done.stdout.count("tried again from attempt 1") == 25, done.stderr
+    assert done.stdout.count("starts again at attempt 1") == 25, done.stderr
     everybody = next(command for command in commands_in(report) if "--all-failed" in command)
     done = paste(f"{everybody} --yes", elsewhere)
     assert done.stdout.count("reset c") == 25, done.stderr
@@ -786,7 +787,7 @@ def test_python__without_our_packages_is_told_in_one_line(tmp_path: Path, script
 def test_python__too_old_is_told_in_one_line(tmp_path: Path, script: str) -> None:
     for python in old_pythons():
         said = one_line(python, script, tmp_path)
-        assert said.startswith(f"{script}: Python 3.11 or newer is needed, and {python} is 3.")
+        assert said.startswith(f"{script}: Python 3.11 or newer is needed, but {python} is 3.")
     # On a machine without an old one: what it would be able to read, and a new one that says it is old.
     ast.parse((SCRIPTS / script).read_text(encoding="utf-8"), feature_version=(3, 6))
     code = (
@@ -798,7 +799,7 @@ def test_python__too_old_is_told_in_one_line(tmp_path: Path, script: str) -> Non
         [sys.executable, "-c", code, SCRIPTS / script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{script}: Python 3.11 or newer is needed, and {sys.executable} is 3.9.18")
+    assert done.stderr.startswith(f"{script}: Python 3.11 or newer is needed, but {sys.executable} is 3.9.18")
     assert done.stderr.count("\n") == 1
 
 

@@ -182,7 +182,7 @@ def test_address__that_nobody_can_take_apart_is_a_fault_and_no_bug(least: dict[s
             "https://dam.example.com/folders",
             "with one {campaign_id} after its host, got 'https:",
         ),
-        ("DAM_WEB_URL", "https://d.example.com/{campaign_id}/{campaign_id}", "with one {campaign_id} behind"),
+        ("DAM_WEB_URL", "https://d.example.com/{campaign_id}/{campaign_id}", "with one {campaign_id} after"),
         ("DAM_WEB_URL", "https://{campaign_id}.example.com/", "with one {campaign_id} after its host"),
         ("DAM_WEB_URL", "https://d.example.com{campaign_id}/", "with one {campaign_id} after its host"),
         ("DAM_WEB_URL", "http://dam.example.com/{campaign_id}", "http would send secrets unencrypted to dam"),

@@ -238,8 +238,8 @@ class Delivery:
     def begin(self) -> None:
         """Deliver what is due, in a thread, soon and from then on whatever becomes due. Never waits.
 
-        A mail server that accepts nothing until somebody acts is not tried at each notice: many refused logins
-        lock an account.
+        While the mail server accepts nothing until somebody acts, it is not tried for each notice: many
+        refused logins lock an account.
         """
         if not self.counts.faults:
             self._wake.set()

@@ -85,7 +85,7 @@ class Mailer:
     def _transact(
         self, recipients: list[str], data: bytes, before_handover: Callable[[], None]
     ) -> dict[str, tuple[int, str]]:
-        """Send to these; returns the refusals. Reconnects once, when a used connection accepts no more e-mails."""
+        """Send to these; returns the refusals. Reconnects once, if a used connection accepts no more."""
         import smtplib
 
         from shared.notices.smtp import hand_over

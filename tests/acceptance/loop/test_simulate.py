@@ -41,7 +41,7 @@ def test_text__a_table_by_day_and_the_first_campaigns_own_days() -> None:
     assert lines[:4] == [
         "After Mon 2026-11-30 09:57 +01:00 until Mon 2026-12-07 09:57 +01:00",
         "Europe/Rome, off-hours rule on",
-        "3 attempts a cycle, waits of 3, 10 min, automatic reset after 5 d, at most 2 times",
+        "3 attempts per cycle, waits of 3, 10 min, automatic reset after 5 d, at most 2 times",
         "1000 campaigns in A1, if the folders stay empty",
     ]
     table = [line.split() for line in lines]
@@ -54,12 +54,12 @@ def test_text__a_table_by_day_and_the_first_campaigns_own_days() -> None:
         "  Mon 2026-11-30 10:00 +01:00  attempt 1",
         "  Mon 2026-11-30 10:03 +01:00  attempt 2",
         "  Mon 2026-11-30 10:15 +01:00  attempt 3",
-        "  Mon 2026-11-30 10:15 +01:00  given up",
+        "  Mon 2026-11-30 10:15 +01:00  permanently failed",
         "  Mon 2026-12-07 05:00 +01:00  reset by itself",
         "  Mon 2026-12-07 05:00 +01:00  attempt 1",
         "  Mon 2026-12-07 05:03 +01:00  attempt 2",
         "  Mon 2026-12-07 05:15 +01:00  attempt 3",
-        "  Mon 2026-12-07 05:15 +01:00  given up",
+        "  Mon 2026-12-07 05:15 +01:00  permanently failed",
     ]
 
 
@@ -85,7 +85,7 @@ def test_diff__only_what_differs(tmp_path: Path) -> None:
     assert shown[1].split() == ["A1_RETRY_DELAYS", "(empty)", "3,10"]
     assert [line.split("  ")[0] for line in shown[1:]] == [
         "A1_RETRY_DELAYS", "A1_AUTO_RESET_DAYS", "A1_AUTO_RESET_CYCLES",
-        "first, cycle 1: attempt 3", "first, cycle 1: given up",
+        "first, cycle 1: attempt 3", "first, cycle 1: permanently failed",
     ]  # fmt: skip
     found = json.loads(simulated(*question, "--json", **ZONE).stdout)["differences"]
     assert found[0] == {"line": "A1_RETRY_DELAYS", "here": "", "there": "3,10"}

@@ -30,7 +30,7 @@ def test_explain__follows_a_campaign_to_a2(world: World) -> None:
 
     code, text = explained(world.run(TOOL, "explain", "--live", campaign))
     assert code == 0
-    assert 'now: C-1 Summer is at A1, and "Master Assets" is empty: the next run counts attempt 1' in text
+    assert 'now: C-1 Summer is in A1, and "Master Assets" is empty: the next run counts attempt 1' in text
 
     assert world.upload().exit_code == 0
     code, text = explained(world.run(TOOL, "explain", "C-1"))
@@ -74,7 +74,7 @@ def test_explain__of_an_error_names_it(world: World) -> None:
     assert told.exit_code == 2, "as the error that it met says"
     assert "cannot ask the DAM" in told.stderr
     _code, text = explained(told)
-    assert "FAILS: erring, since" in text
+    assert "FAILING: erring, since" in text
     assert "403" in text
     assert "an e-mail went out about the error" in text
     found = document(world.run(TOOL, "explain", campaign, "--json"))
@@ -86,7 +86,7 @@ def test_explain__of_a_number_that_two_have_names_both(world: World) -> None:
         world.sql("INSERT INTO campaign_status (campaign_id, campaign_number) VALUES (%s, 'C-1')", name)
     told = world.run(TOOL, "explain", "C-1")
     assert (told.exit_code, told.stdout) == (2, "")
-    assert "C-1 may be any of 2 campaigns; nothing was done. Name one by its id:" in told.stderr
+    assert "C-1 may mean any of 2 campaigns; nothing was done. Name one by its id:" in told.stderr
 
 
 def test_explain__without_the_database_is_to_be_tried_later(world: World) -> None:

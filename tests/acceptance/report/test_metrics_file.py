@@ -138,7 +138,7 @@ def test_totals_that_cannot_be_counted__are_a_warning_and_no_more(world: World, 
     [
         ("a1_to_a2.prom", "METRICS_FILE: expected a path that begins with /, got 'a1_to_a2.prom'"),
         ("/nowhere/at/all/a1.prom", "METRICS_FILE: there is no folder '/nowhere/at/all'"),
-        ("/tmp", "METRICS_FILE: '/tmp' is a folder, expected a file"),  # noqa: S108
+        ("/tmp", "METRICS_FILE: expected a file, but '/tmp' is a folder"),  # noqa: S108
     ],
 )
 def test_wrong_path__is_found_at_the_start(world: World, value: str, said: str) -> None:

@@ -429,7 +429,7 @@ def test_box_wrong_sha1__that_stays_is_no_success(world: World) -> None:
     world.box.options.wrong_sha1 = True
     run = world.upload("--campaign", pair.broken)
     assert run.exit_code == 4
-    assert "Box holds" in run.report["campaigns"][0]["error"]
+    assert "Box has" in run.report["campaigns"][0]["error"]
     assert world.dam.status(pair.broken) == "A1"
     world.box.options.wrong_sha1 = False
     assert world.upload("--campaign", pair.broken).exit_code == 0

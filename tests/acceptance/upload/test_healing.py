@@ -132,7 +132,7 @@ def test_pause__holds_up_nobody_and_a_stop_ends_it(world: World) -> None:
         run = world.finish(process)
     assert (run.exit_code, run.outcomes) == (75, {campaign: "interrupted"}), run.stderr
     assert world.sql("SELECT * FROM campaign_errors") == []
-    assert "listed again in 8 s" not in run.stderr
+    assert "listing it again in 8 s" not in run.stderr
 
 
 def test_listing__that_meets_a_404_while_files_are_on_their_way_is_done_again(world: World) -> None:

@@ -386,7 +386,7 @@ def test_trouble__login_by_password_not_offered() -> None:
     with ScriptedServer(["220 hi", b"250-me\r\n250 AUTH XOAUTH2\r\n"]) as server:
         error = trouble(server_for(server.port, username="robot", password=SECRET))
     assert error.kind == "login_refused"
-    assert "takes no login by user name and password (it offers: XOAUTH2)" in error.message
+    assert "accepts no login by user name and password (it offers: XOAUTH2)" in error.message
 
 
 def test_trouble__login_later() -> None:

@@ -599,7 +599,7 @@ def test_reset__of_a_table_resets_its_campaigns_and_no_others(
     assert statement is not None
     if way == "tool":
         assert a1_retry.main([*command[1].split(), "--by", "me"]) == 0
-        assert capsys.readouterr().out.count("tried again from attempt 1") == CROWD + 1
+        assert capsys.readouterr().out.count("starts again at attempt 1") == CROWD + 1
         assert stage.sql("SELECT count(*), min(actor) FROM campaign_events WHERE kind = 'reset'") == [
             (CROWD + 1, "me")
         ]

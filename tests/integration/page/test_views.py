@@ -401,7 +401,7 @@ def test_reset__keeps_the_filter_tells_and_can_be_undone(installed: Installation
     ) == [(True,)]
     audit = get(browser, "/audit")
     assert "undone for 1" in audit
-    assert "2 chosen campaigns" in audit or campaign_id in audit
+    assert "2 selected campaigns" in audit or campaign_id in audit
 
 
 def test_all_that_match__are_done_with_one_button(installed: Installation) -> None:

@@ -231,7 +231,7 @@ def test_table__that_somebody_holds_is_named(
     with (
         Database(database_url) as database,
         held(database_url, "LOCK TABLE campaign_assets"),
-        pytest.raises(DbError, match=r"needed \(campaign_assets\)"),
+        pytest.raises(DbError, match=r"we need \(campaign_assets\)"),
     ):
         database.execute(statement)
 
@@ -256,7 +256,7 @@ def test_holder__of_another_role_is_named_as_far_as_it_shows(
         with (
             Database(url) as second,
             held(database_url, "LOCK TABLE campaign_status") as pid,
-            pytest.raises(DbError, match=rf"server process {pid}, user .* hidden"),
+            pytest.raises(DbError, match=rf"server process {pid}, user .* may not see more"),
         ):
             second.get_a1_retry_status(CAMPAIGN.id)
     finally:

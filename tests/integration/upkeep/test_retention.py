@@ -214,7 +214,7 @@ def test_report__removes_what_is_old_and_does_not_fail_with_it(
     monkeypatch.setenv("DATABASE_URL", role)
     assert daily_report.run(arguments, "test", NOW) == 0
     told = capsys.readouterr().err
-    assert "stay until the next report: PostgreSQL: permission denied for table campaign_events" in told
+    assert "the next report tries again: PostgreSQL: permission denied for table campaign_events" in told
     assert (count(database, "notices"), count(database, "campaign_events")) == (1, 1), (
         "the report is a notice too"
     )
