@@ -31,7 +31,7 @@ class Served:
 
     @property
     def port(self) -> int:
-        found = re.search(r"answers at http://\S+:(\d+)", self.log)
+        found = re.search(r"listens on http://\S+:(\d+)", self.log)
         assert found is not None, self.log
         return int(found[1])
 
@@ -107,7 +107,7 @@ class Launcher:
             )  # fmt: skip
         served = Served(process, log_file)
         try:
-            wait_for(lambda: "answers at" in served.log or process.poll() is not None)
+            wait_for(lambda: "listens on" in served.log or process.poll() is not None)
             yield served
         finally:
             process.kill()
