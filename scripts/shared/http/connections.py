@@ -23,14 +23,17 @@ OPTIONS = {
 
 
 class GuardedHttp(HTTPConnection):
-    """answer: the newest one that has come; urllib3's own copies what is read from it once more."""
+    """answer: the newest one that has come; urllib3's own copies what is read from it once more. end_at: the
+    monotonic second at which an answer must be there.
+    """
 
     answer: Answer
+    end_at: float = math.inf
     proxy_variable = "HTTP_PROXY"
 
     def response_class(self, sock: socket.socket, **options: Any) -> Answer:  # type: ignore[override]
         """http.client's hook for what reads an answer."""
-        self.answer = Answer(sock, **options)
+        self.answer = Answer(sock, self.end_at, **options)
         return self.answer
 
     def connect(self) -> None:

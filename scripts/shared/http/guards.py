@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import math
 import re
 import socket
 import time
@@ -48,18 +49,20 @@ class UnfitError(NoAnswerError):
 
 class Incoming(io.RawIOBase):
     """What comes on a socket for one answer. A silence ends by the socket's time-out, and a drip by twice
-    that: for the head, and then for whatever is read at a time.
+    that: for the head, and then for whatever is read at a time; both by end_at, a monotonic second, at the
+    latest.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, end_at: float = math.inf) -> None:
         self._file = sock.makefile("rb", buffering=0)  # keeps it open when its connection lets go
         self._receive = sock.recv_into
         self._patience = 2 * (sock.gettimeout() or 0.0)
+        self._end_at = end_at
         self.begin()
 
     def begin(self) -> None:
         """From now on the next piece is waited for."""
-        self._give_up_at = time.monotonic() + self._patience
+        self._give_up_at = min(time.monotonic() + self._patience, self._end_at)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """How http.client asks for the stream."""
@@ -89,8 +92,8 @@ class Incoming(io.RawIOBase):
 class Answer(http.client.HTTPResponse):
     """http.client's response, read from a guarded stream."""
 
-    def __init__(self, sock: socket.socket, **options: Any) -> None:
-        self.incoming = Incoming(sock)
+    def __init__(self, sock: socket.socket, end_at: float = math.inf, **options: Any) -> None:
+        self.incoming = Incoming(sock, end_at)
         super().__init__(self.incoming, **options)  # type: ignore[arg-type] # makefile is all it asks for
 
 
