@@ -3,14 +3,13 @@
 The host's name is resolved here, each address is judged, and the connection goes to that very address: a
 name that shows another address a moment later (DNS rebinding) changes nothing. TLS still checks the name.
 
-Through a proxy of the environment (HTTPS_PROXY) it is the proxy that resolves the name and connects. Then only
-an address that is written in the URL can be judged.
+Through a proxy of the environment (HTTPS_PROXY) the proxy resolves the name and connects. Then only an
+address that is written in the URL can be judged.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 import ssl
 import time
@@ -252,7 +251,3 @@ def _literal(host: str) -> list[Address]:
         return [ipaddress.ip_address(host)]
     except ValueError:
         return []
-
-
-def as_json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
