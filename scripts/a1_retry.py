@@ -46,6 +46,7 @@ from shared.settings import (
     OperatorSettings,
     load_operator_settings,
     load_settings,
+    load_webhook_settings,
     read_environment,
 )
 
@@ -629,7 +630,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     why = add("explain", show_explanation, "why a campaign is where it is, and what happens next")
     why.add_argument("campaign_id", **a_campaign)
     why.add_argument("--live", action="store_true", help="ask the DAM, too")
-    add("unsent", show_unsent, "e-mails that somebody has not got yet, and why")
+    add("unsent", show_unsent, "e-mails and webhooks that somebody has not got yet, and why")
     told = add("told", show_told, "every notice that one e-mail with a table carried")
     told.add_argument("mail", type=UUID, metavar="ID")
 
@@ -652,6 +653,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     most.add_argument(
         "attempts", type=_attempts, metavar="N", help=f"1 to {MOST_RETRIES}, or default: as all campaigns"
     )
+    hook = commands.add_parser("webhook", help="test a webhook's target, or send a message again")
+    hooks = hook.add_subparsers(required=True, metavar="COMMAND")
+    test = hooks.add_parser("test", parents=[common], help="send a test to a target, which turns it on again")
+    test.add_argument("name", type=_text, metavar="NAME")
+    test.set_defaults(alone=test_webhook)
+    resend = hooks.add_parser("redeliver", parents=[common], help="let a message go out again, by its id")
+    resend.add_argument("id", type=UUID, metavar="ID")
+    resend.set_defaults(action=redeliver)
     user = commands.add_parser(
         "page-user", parents=[by_file], help="let somebody into the operator's page by a password"
     )
@@ -660,6 +669,52 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     user.add_argument("--file", metavar="FILE", help="default: ADMIN_USERS_FILE")
     user.add_argument("--remove", action="store_true", help="let them in no more")
     return parser.parse_args(argv)
+
+
+# Webhooks
+
+
+def test_webhook(arguments: argparse.Namespace) -> int:
+    """Send a test past the outbox. One that arrives turns on a target that had answered 410."""
+    from shared.webhooks.delivery import hand_over
+    from shared.webhooks.hooks import Hooks
+    from shared.webhooks.outbox import WebhookOutbox
+
+    settings = load_webhook_settings(read_environment(arguments.env_file))
+    configure_logging(settings.log.format, settings.log.level, run_id="operator", secrets=settings.secrets)
+    targets = {target.name: target for target in settings.webhooks.targets}
+    target = targets.get(arguments.name.lower())
+    if target is None:
+        known = ", ".join(sorted(targets)) or "none"
+        raise ConfigError(f"no webhook {arguments.name!r} is in the settings; there: {known}")
+    now = datetime.now(UTC)
+    message = Hooks(settings.webhooks, settings.links).trial(target.name, now)
+    ticket = hand_over(message, target, settings.webhooks, now)
+    with Database(settings.database.dsn, application_name="a1_to_a2 operator") as database:
+        WebhookOutbox(database).turn_on(target.name)
+    if arguments.json:
+        _say_json([{"target": target.name, "id": message.id, "ticket": ticket}])
+    else:
+        incident = f", incident {ticket} opened and closed" if ticket else ""
+        say(f"{target.name} took the test {message.id}{incident}\n")
+    return ExitCode.OK
+
+
+def redeliver(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Let a message of a webhook go out again with the next run, under its id."""
+    from shared.webhooks.outbox import WebhookOutbox
+
+    count = WebhookOutbox(database).redeliver(str(arguments.id))
+    if not count:
+        logger.error(
+            "no webhook message %s was sent or given up; which are: a1_retry.py unsent", arguments.id
+        )
+    if arguments.json:
+        _say_json([{"id": str(arguments.id), "deliveries": count}])
+    elif count:
+        owed = "1 delivery is" if count == 1 else f"{count} deliveries are"
+        say(f"{owed} owed again; the next run sends {arguments.id}\n")
+    return ExitCode.OK if count else ExitCode.SOME_FAILED
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -200,9 +200,15 @@ class Journal:
                 raise
             logger.warning("runs are not counted in the metrics: %s", exc, extra={"action": "not_counted"})
 
-    def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
+    def save_alerts(
+        self,
+        task: str,
+        alerts: Alerts,
+        notice: Notice | None,
+        also: Callable[[Database], object] = lambda _: None,
+    ) -> bool:
         """Write a task's alerts and the notice they brought, together; False when the database is away, or
-        somebody else acts: then they are not ours to write.
+        somebody else acts: then they are not ours to write. also: what else belongs to the notice.
         """
         if not self.is_acting:
             return False
@@ -212,6 +218,7 @@ class Journal:
                 Memory(database).replace_task_alerts(task, alerts)
                 if notice is not None:
                     Outbox(database).queue(notice)
+                    also(database)
             return True
 
         return self._ask(write, False)

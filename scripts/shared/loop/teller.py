@@ -23,6 +23,7 @@ from shared.loop.heartbeat import Signal, ping
 from shared.loop.messenger import Messenger
 from shared.loop.state_file import StateFile, state_file
 from shared.loop.tasks import SCRIPTS, Task
+from shared.loop.webhooks import Webhooks
 from shared.rules.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_silence, after_success
 
 logger = logging.getLogger("orchestrator")
@@ -48,9 +49,11 @@ class Teller:
         self._context = context
         self._alerts: dict[str, Alerts] = {}
         self._messenger = Messenger()
+        self._webhooks = Webhooks(context)
 
     def close(self) -> None:
         self._messenger.close(LAST_WORDS_SECONDS)
+        self._webhooks.close(LAST_WORDS_SECONDS)
 
     # E-mails about tasks
 
@@ -72,6 +75,7 @@ class Teller:
         self._note(task, alerts, news, Output(run_id, tail), now)
         if code != 0:
             self._deliver_outbox()  # in case the run did not come to it
+        self._webhooks.deliver()
 
     def run_is_silent(self, task: Task, run_id: str, since: datetime, tail: Sequence[str]) -> None:
         now = self._context.clock.now()
@@ -87,15 +91,20 @@ class Teller:
         before, self._alerts[task.name] = self._alerts.get(task.name, {}), alerts
         if alerts == before or not self._context.still_acts():
             return
-        notice = None if news is None else self._compose(news, output, now)
-        is_saved = self._context.journal.save_alerts(task.name, alerts, notice)
-        if notice is None:
+        if news is None:
+            self._context.journal.save_alerts(task.name, alerts, None)
             return
+        notice = self._compose(news, output, now)
+        is_saved = self._context.journal.save_alerts(
+            task.name, alerts, notice, self._webhooks.queueing(news, now)
+        )
         logger.warning("notice: %s", notice.subject, extra={"action": "task_alert"})
         if is_saved:
             self._deliver_outbox()
+            self._webhooks.deliver()
         elif self._context.still_acts():  # the database is away
             self._messenger.send(partial(_hand_over, self._context.settings.mail.server, notice))
+            self._webhooks.send_directly(news, now)
 
     def _compose(self, news: AlertNews, output: Output, now: datetime) -> Notice:
         from shared.notifier import task_alert

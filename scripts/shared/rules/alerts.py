@@ -46,11 +46,11 @@ class TaskAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertNews:
-    """What one notice is about: failures that begin or last, a run that writes nothing, or the end of all
-    failures that were announced.
+    """What one notice is about: failures that begin or last, a run that writes nothing, the end of all
+    failures that were announced, or a webhook's target that wants no more messages.
     """
 
-    kind: Literal["began", "reminder", "silent", "over"]
+    kind: Literal["began", "reminder", "silent", "over", "off"]
     task: str
     endings: tuple[str, ...]
     failures: int

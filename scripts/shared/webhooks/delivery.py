@@ -22,9 +22,9 @@ from shared.base.webhooks import OPENING, EventType, WebhookSettings, WebhookTar
 from shared.database import Database
 from shared.notices.outbox import Outbox
 from shared.notices.wording import one_line
-from shared.webhooks.kinds import incidents_of, opens, send_message
+from shared.webhooks.kinds import Incidents, incidents_of, opens, send_message
 from shared.webhooks.outbox import DueMessage, WebhookOutbox
-from shared.webhooks.payloads import crowd_event
+from shared.webhooks.payloads import MOST_BYTES, Message, crowd_event
 from shared.webhooks.sending import Receiver
 
 logger = logging.getLogger(__name__)
@@ -93,13 +93,19 @@ class TargetDelivery:
             while not is_stopping() and self._deliver_next():
                 pass
 
-    def wait_for_repeat(self) -> float | None:
+    def seconds_to_repeat(self) -> float | None:
         """Seconds until something is due; None when that is far away, or nothing is owed."""
         now = self.clock()
         at = self._outbox.next_time(self.target.name, now)
         if at is None or at - now > SHORT_WAIT:
             return None
         return max(0.0, (at - now).total_seconds())
+
+    def is_owed_within(self, span: timedelta) -> bool:
+        """Whether something is due within this time."""
+        now = self.clock()
+        at = self._outbox.next_time(self.target.name, now)
+        return at is not None and at <= now + span
 
     def _deliver_next(self) -> bool:
         now, name = self.clock(), self.target.name
@@ -118,7 +124,9 @@ class TargetDelivery:
         return self._send(due)
 
     def _gathered(self, now: datetime) -> str | None:
-        """The common message that many of a type go in, if there are so many."""
+        """The common message that many of a type go in, if there are so many; the first one, where they do
+        not fit into one.
+        """
         name = self.target.name
         # What closes incidents goes one by one: each closes its own.
         events = _OPENING_EVENTS if self.target.opens_incidents else _CAMPAIGN_EVENTS
@@ -130,21 +138,22 @@ class TargetDelivery:
         if is_held:
             reason += f"; they were held back by the limit of {INCIDENTS_AN_HOUR} new incidents an hour"
         with self.database.transaction():
-            lines = self._outbox.crowd_lines(name, event)
-            if not lines:
-                return None
-            common, carried = crowd_event(
-                event,
-                lines,
-                message_id=str(uuid4()),
-                installation=self.settings.installation,
-                reason=reason,
-                link=self.link,
-                now=now,
-                **({"most_bytes": 10**9} if self.target.opens_incidents else {}),
-            )
-            self._outbox.gather(name, common, carried, now)
-        return common.id
+            lines, made = self._outbox.crowd_lines(name, event), []
+            while lines:
+                common, count = crowd_event(
+                    event,
+                    lines,
+                    message_id=str(uuid4()),
+                    installation=self.settings.installation,
+                    reason=reason,
+                    link=self.link,
+                    now=now,
+                    most_bytes=None if self.target.opens_incidents else MOST_BYTES,
+                )
+                self._outbox.gather(name, common, lines[:count], now)
+                lines = lines[count:]
+                made.append(common.id)
+        return made[0] if made else None
 
     def _is_held_back(self, now: datetime) -> bool:
         """Whether no incident may be opened now: what would open one waits until it may."""
@@ -179,17 +188,16 @@ class TargetDelivery:
         if not self.target.opens_incidents:
             send_message(due, self.target, self._receiver, self.clock())
             return None
-        incidents = incidents_of(self.target, self._receiver)
-        if opens(due.event):
-            key = incidents.open(due)
-            if due.event is EventType.TEST:
-                incidents.close(key, due, due.dedup_key)
-            return key
         ticket = outbox.ticket(name, due.dedup_key)
+        is_open = ticket is not None and not outbox.is_closed(name, ticket)
+        if ticket is not None and is_open and due.payload["data"].get("is_reminder"):
+            return ticket.key  # also where somebody has closed it: a reminder is not a second incident
+        if opens(due.event):
+            return hand_over_incident(due, incidents_of(self.target, self._receiver))
         if ticket is None or (ticket.mail_id and outbox.has_open(name, ticket.mail_id)):
             return None
-        if not outbox.is_closed(name, ticket):
-            incidents.close(ticket.key, due, ticket.dedup_key)
+        if is_open:
+            incidents_of(self.target, self._receiver).close(ticket.key, due, ticket.dedup_key)
         return ticket.key
 
     def _fail(self, due: DueMessage, exc: WebhookError) -> bool:
@@ -253,12 +261,16 @@ class WebhookDelivery:
         """Deliver what is due, soon and from then on whatever becomes due. Never waits."""
         self._start([target.name for target in self.settings.targets])
 
-    def finish(self, database: Database) -> None:
-        """Deliver the remainder; wait for it for END_SECONDS at most. Raises DbError."""
+    def begin_due(self, database: Database) -> None:
+        """Begin to deliver to the targets for which something is due. Raises DbError."""
         outbox, now = WebhookOutbox(database), self.clock()
         names = [target.name for target in self.settings.targets]
         times = {name: outbox.next_time(name, now) for name in names if name not in self._workers}
         self._start([name for name, at in times.items() if at is not None and at <= now])
+
+    def finish(self, database: Database) -> None:
+        """Deliver the remainder; wait for it for END_SECONDS at most. Raises DbError."""
+        self.begin_due(database)
         end_at = time.monotonic() + END_SECONDS
         for worker in self._workers.values():
             worker.end()
@@ -335,7 +347,33 @@ def deliver_patiently(delivery: TargetDelivery, pause: Callable[[float], None] =
     """A round, and the first repeat of what failed in it. Raises DbError."""
     delivery.passed.clear()
     delivery.deliver()
-    if delivery.passed and (seconds := delivery.wait_for_repeat()) is not None:
+    if delivery.passed and (seconds := delivery.seconds_to_repeat()) is not None:
         pause(seconds)
         delivery.passed.clear()
         delivery.deliver()
+
+
+def hand_over(
+    message: Message, target: WebhookTarget, settings: WebhookSettings, now: datetime
+) -> str | None:
+    """Send a message past the outbox, if the target wants it; the incident that it opened. Raises
+    WebhookError.
+    """
+    if not target.wants(message.event):
+        return None
+    receiver = Receiver(settings.allows_private, (target.url, *target.secrets))
+    due = DueMessage(
+        message.id, message.event, message.title, message.body, message.dedup_key, message.created_at, 1, now
+    )
+    if not target.opens_incidents:
+        send_message(due, target, receiver, now)
+        return None
+    return hand_over_incident(due, incidents_of(target, receiver))
+
+
+def hand_over_incident(due: DueMessage, incidents: Incidents) -> str:
+    """Open an incident, or close it, or both for a test; its key, as far as it is known."""
+    ticket = incidents.open(due) if opens(due.event) else ""
+    if not opens(due.event) or due.event is EventType.TEST:
+        incidents.close(ticket, due, due.dedup_key)
+    return ticket

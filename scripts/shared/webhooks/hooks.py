@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
 from shared.base.clocks import is_waiting
@@ -130,8 +131,8 @@ class Hooks:
         )
 
     def mail_faults(self, database: Database, faults: Sequence[str], now: datetime) -> bool:
-        """No e-mail goes out, for these reasons, or all do: another way than e-mail says so, when it begins, once
-        a day, and when it is over.
+        """No e-mail goes out, for these reasons, or all do: this says so another way, when it begins, once a
+        day, and when it is over.
         """
         outbox = WebhookOutbox(database)
         key = dedup_key(self.settings.installation, "task", MAILS)
@@ -178,7 +179,7 @@ class Hooks:
         return trial_event(target, message_id=str(uuid4()), installation=self.settings.installation, now=now)
 
     def _message_of_act(self, act: Act, now: datetime) -> Message:
-        facts = {"by": act.actor, "source": act.source, "at": instant(act.at)}
+        facts: dict[str, Any] = {"by": act.actor, "source": act.source, "at": instant(act.at)}
         if until := act.detail.get("until"):
             facts["until"] = instant(datetime.fromisoformat(str(until)))
         return campaign_event(

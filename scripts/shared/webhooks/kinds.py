@@ -105,7 +105,7 @@ class Incidents(Protocol):
         ...
 
     def close(self, ticket: str, due: DueMessage, dedup_key: str) -> None:
-        """Close the one that was opened by this dedup key."""
+        """Close the one that was opened by this dedup key. ticket: its key, "" when it is not known."""
         ...
 
 
@@ -145,7 +145,7 @@ class PagerDuty:
         return self._send("trigger", due.dedup_key, more)
 
     def close(self, ticket: str, due: DueMessage, dedup_key: str) -> None:
-        self._send("resolve", ticket, {})
+        self._send("resolve", dedup_key, {})
 
     def _send(self, action: str, dedup_key: str, more: Mapping[str, Any]) -> str:
         event = {
@@ -181,22 +181,30 @@ class Jira:
     options: Mapping[str, str]
 
     def open(self, due: DueMessage) -> str:
-        project, label = self.options["project"], due.dedup_key
-        jql = f'project = "{_quoted(project)}" AND labels = "{_quoted(label)}" AND statusCategory != Done'
-        wanted = {"jql": jql, "maxResults": 1, "fields": ["status"]}
-        found = _first(self.site.ask("POST", "/rest/api/3/search/jql", wanted), "issues")
-        if found is not None:
-            return _text(found, "key", "Jira")
+        found = self._find(due.dedup_key)
+        if found:
+            return found
         fields = {
-            "project": {"key": project},
+            "project": {"key": self.options["project"]},
             "issuetype": {"name": self.options.get("issuetype", "Task")},
             "summary": one_line(due.title, 255),
             "description": _document(said(due)[1:]),
-            "labels": [label, "a1-to-a2"],
+            "labels": [due.dedup_key, "a1-to-a2"],
         }
         return _text(self.site.ask("POST", "/rest/api/3/issue", {"fields": fields}), "key", "Jira")
 
+    def _find(self, label: str) -> str:
+        """The issue with this label that is not done; "" when there is none."""
+        project = self.options["project"]
+        jql = f'project = "{_quoted(project)}" AND labels = "{_quoted(label)}" AND statusCategory != Done'
+        wanted = {"jql": jql, "maxResults": 1, "fields": ["status"]}
+        found = _first(self.site.ask("POST", "/rest/api/3/search/jql", wanted), "issues")
+        return _text(found, "key", "Jira") if found else ""
+
     def close(self, ticket: str, due: DueMessage, dedup_key: str) -> None:
+        ticket = ticket or self._find(dedup_key)
+        if not ticket:
+            return
         issue = f"/rest/api/3/issue/{quote(ticket, safe='')}"
         try:
             now = self.site.ask("GET", f"{issue}?fields=status")

@@ -16,6 +16,7 @@ from typing import Any
 
 from shared.base.webhooks import CLOSING, OPENING, EventType, WebhookTarget
 from shared.database import WEBHOOK_LOCK_CLASS, Database
+from shared.notices.wording import one_line
 from shared.webhooks.payloads import About, AttemptLine, CrowdLine, Message
 
 KNOWN_TARGETS = "SELECT name, begun_at, off_at IS NOT NULL FROM webhook_targets WHERE name = ANY(%(names)s)"
@@ -321,8 +322,8 @@ class WebhookOutbox:
             "title": message.title,
             "body": message.body,
             "created_at": message.created_at,
-            "number": about.number if about else None,
-            "name": about.name if about else None,
+            "number": one_line(about.number, 100) if about else None,
+            "name": one_line(about.name) if about else None,
             "attempt": about.attempt if about else None,
             "reason": message.reason,
             "cycle": about.cycle if about else None,

@@ -176,9 +176,11 @@ def crowd_event(
     reason: str,
     link: str,
     now: datetime,
-    most_bytes: int = MOST_BYTES,
-) -> tuple[Message, Sequence[CrowdLine]]:
-    """Many events of a kind as one message, and which of them it has: as many as fit, at least one."""
+    most_bytes: int | None,
+) -> tuple[Message, int]:
+    """Many events of a kind as one message, and how many of them it has, from the first: as many as fit into
+    most_bytes, at least one.
+    """
     key = dedup_key(installation, "many", message_id)
     count = len(lines)
     while True:
@@ -195,9 +197,9 @@ def crowd_event(
         }
         body = _body(event, data, now, most_bytes=None)
         size = len(body.encode())
-        if size < most_bytes or count == 1:
+        if most_bytes is None or size < most_bytes or count == 1:
             title = TITLES[event].format(f"{count:,} campaigns")
-            return Message(message_id, event, title, body, key, now, reason=reason), lines[:count]
+            return Message(message_id, event, title, body, key, now, reason=reason), count
         count = max(1, min(count - 1, int(count * most_bytes / size)))
 
 

@@ -38,7 +38,8 @@ FOREIGN = {"node_textfile_mtime_seconds"}
 
 def standings(**changes: Any) -> Standings:
     values: dict[str, Any] = {
-        "campaigns": dict.fromkeys(STATES, 0), "near_failure": 0, "tasks": (), "oldest_pending_seconds": {"email": 0.0, "webhook": 0.0}, "webhooks_dead": 0,
+        "campaigns": dict.fromkeys(STATES, 0), "near_failure": 0, "tasks": (),
+        "oldest_pending_seconds": {"email": 0.0, "webhook": 0.0}, "webhooks_dead": 0,
         "given_up": 0, "totals": {},
     }  # fmt: skip
     return Standings(**{**values, **changes})
