@@ -114,9 +114,9 @@ class TargetDelivery:
             return False
         message_id, event, is_begun = found
         if not is_begun:
-            message_id = self._gathered(now) or message_id
             if self.target.opens_incidents and event in OPENING and self._is_held_back(now):
                 return True
+            message_id = self._gathered(now) or message_id
         due = self._outbox.claim(name, message_id, now, PAUSES)
         if due is None:
             self.passed.add(message_id)

