@@ -203,7 +203,6 @@ def _pool(
             parts.port or 443,
             ssl_context=context,
             server_hostname=host,
-            assert_hostname=host,
             **options,
         )
     else:

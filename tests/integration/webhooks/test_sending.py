@@ -121,7 +121,8 @@ def test_tls__checks_the_name_that_the_url_has(tls: Tls, monkeypatch: pytest.Mon
         with tls.server_context.wrap_socket(connection, server_side=True) as spoken:
             asked = b""
             while not asked.endswith(b"{}"):
-                asked += spoken.recv(65536)
+                piece = spoken.recv(65536)
+                asked += piece or b"{}"
             spoken.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
 
     resolving(monkeypatch, ["127.0.0.1"])
