@@ -71,7 +71,11 @@ def receiving(receiver: Receiver) -> Iterator[Receiver]:
         def _take(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            status, more, content = receiver.answer(Call(self.command, self.path, headers, body))
+            try:
+                status, more, content = receiver.answer(Call(self.command, self.path, headers, body))
+            except ConnectionAbortedError:  # the answer never comes
+                self.close_connection = True
+                return
             sent = b"" if status == 204 else json.dumps(content).encode()
             self.send_response(status)
             for name, value in {"Content-Length": str(len(sent)), **more}.items():
