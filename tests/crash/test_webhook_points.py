@@ -1,4 +1,4 @@
-"""Killed at every step around webhooks: no message is lost, and a kill brings one repeat at most, by its id."""
+"""Killed at every step around webhooks: no message is lost, and a kill brings one repeat at most."""
 
 from __future__ import annotations
 

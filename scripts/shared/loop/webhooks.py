@@ -7,6 +7,7 @@ trouble delays nobody else, and no e-mail.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -35,9 +36,12 @@ class Webhooks:
         self._messengers: dict[str, Messenger] = {}
 
     def close(self, seconds: float) -> None:
-        """Try what waits once more; so long at most for each target."""
+        """Try what waits once more, for so long at most."""
+        end_at = time.monotonic() + seconds
         for messenger in self._messengers.values():
-            messenger.close(seconds)
+            messenger.close(0)
+        for messenger in self._messengers.values():
+            messenger.join(max(0.0, end_at - time.monotonic()))
 
     def queueing(self, news: AlertNews, now: datetime) -> Callable[[Database], object]:
         """What puts news of a task into the outbox, in the transaction of its e-mail."""

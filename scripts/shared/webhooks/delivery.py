@@ -70,6 +70,8 @@ class TargetDelivery:
     link: str = ""
     sent: int = 0
     failed: int = 0
+    is_in_trouble: bool = False
+    """Whether the target's own trouble ended the last round."""
     passed: set[str] = field(default_factory=set)
     """Messages that are not looked at again in this round."""
 
@@ -80,16 +82,17 @@ class TargetDelivery:
 
     def deliver(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Send what is due. The first trouble with the target ends it. Raises DbError."""
-        name = self.target.name
+        name, self.is_in_trouble = self.target.name, False
         with self._outbox.lock(name) as is_ours:
             if not is_ours:
                 return
             now = self.clock()
+            self._outbox.known_targets([name], now)
             self._outbox.expire(name, now - GIVE_UP_AFTER - timedelta(hours=1), now)
             if not self._outbox.is_ready(name, now):
                 return
             if self.target.opens_incidents:
-                self._outbox.skip_over(name, now)
+                self._outbox.skip_needless(name, now)
             while not is_stopping() and self._deliver_next():
                 pass
 
@@ -175,6 +178,8 @@ class TargetDelivery:
             ticket = self._call(due)
         except WebhookError as exc:
             return self._fail(due, exc)
+        except AppError:  # the database
+            raise
         except Exception as exc:  # a hostile answer must cost one delivery
             logger.exception("webhook %s: a bug in message %s", self.target.name, due.id)
             return self._fail(due, WebhookError(f"a bug: {type(exc).__name__}", kind="bug", retryable=True))
@@ -229,7 +234,9 @@ class TargetDelivery:
         )  # fmt: skip
         if exc.kind == "gone":
             self._turn_off(str(exc), now)
+            self.is_in_trouble = True
             return False
+        self.is_in_trouble = exc.retryable
         return not exc.retryable
 
     def _turn_off(self, why: str, now: datetime) -> None:
@@ -324,12 +331,14 @@ class _Worker:
             delivery = TargetDelivery(
                 owner.connected(), self._target, owner.settings, owner.clock, owner.compose_off, owner.link
             )
-            while not self._is_over:
+            while True:
                 self._wait_for_quiet()
+                is_last = self._is_over  # asked before the round, which then has all there is
                 deliver_patiently(delivery)
+                if is_last or (self._is_over and delivery.is_in_trouble):
+                    break
                 if not self._is_over:
                     self._wake.wait(LOOK_SECONDS)
-            deliver_patiently(delivery)
         except AppError as exc:
             logger.warning("webhook %s waits for the next run: %s", self._target.name, exc)
         except Exception:

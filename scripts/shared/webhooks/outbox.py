@@ -87,7 +87,7 @@ NEXT_TIME = _filled("""
 SELECT min(CASE WHEN d.next_try_at > %(now)s::timestamptz + interval '25 hours' THEN %(now)s
                 WHEN t.wait_until > %(now)s::timestamptz + interval '25 hours' THEN d.next_try_at
                 ELSE greatest(d.next_try_at, t.wait_until) END)
-FROM notice_deliveries d JOIN webhook_targets t ON t.name = d.recipient
+FROM notice_deliveries d LEFT JOIN webhook_targets t ON t.name = d.recipient
 WHERE {owed} AND t.off_at IS NULL
 """)
 
@@ -190,6 +190,25 @@ FROM notices n
 WHERE n.id = d.notice_id AND {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
   AND EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
                 AND c.created_at >= n.created_at)
+""")
+
+# What closes an incident where the target has none of that key: none was opened, or one for many, which the
+# last message of these closes.
+SKIP_CLOSING = _filled("""
+WITH closing AS (
+    SELECT d.notice_id, o.notice_id AS opening, o.mail_id,
+           row_number() OVER (PARTITION BY o.mail_id ORDER BY n.created_at DESC, n.id DESC) AS place
+    FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    LEFT JOIN LATERAL (
+        SELECT x.notice_id, x.mail_id FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
+        WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = d.recipient
+          AND x.channel = 'webhook' AND (x.ticket IS NOT NULL OR x.sent_at IS NULL AND x.gave_up_at IS NULL)
+        ORDER BY m.created_at DESC LIMIT 1) o ON TRUE
+    WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(closing)s))
+UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL
+FROM closing c
+WHERE d.notice_id = c.notice_id AND {owed}
+  AND (c.opening IS NULL OR c.mail_id IS NOT NULL AND c.place > 1)
 """)
 
 # The incident that a key opened last, and the common message that opened it, if one did.
@@ -483,10 +502,11 @@ class WebhookOutbox:
 
     # Incidents
 
-    def skip_over(self, target: str, now: datetime) -> None:
-        """Do not open what is over by now."""
+    def skip_needless(self, target: str, now: datetime) -> None:
+        """Do not open what is over by now, and do not close what was not opened."""
         values = {"target": target, "now": now, "opening": _OPENING, "closing": _CLOSING}
         self._database.execute(SKIP_OVER, values)
+        self._database.execute(SKIP_CLOSING, values)
 
     def ticket(self, target: str, dedup_key: str) -> Ticket | None:
         """The incident that this key opened last."""

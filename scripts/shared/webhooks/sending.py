@@ -3,8 +3,8 @@
 The host's name is resolved here, each address is judged, and the connection goes to that very address: a
 name that shows another address a moment later (DNS rebinding) changes nothing. TLS still checks the name.
 
-Through a proxy of the environment (HTTPS_PROXY) the proxy resolves the name and connects. Then only an
-address that is written in the URL can be judged.
+Where HTTPS_PROXY names a proxy, the proxy resolves the name and connects. Then only an address that is
+written in the URL can be judged.
 """
 
 from __future__ import annotations
