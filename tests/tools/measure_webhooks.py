@@ -105,9 +105,7 @@ def measure_many(url: str) -> None:
         queued = time.monotonic() - began
         _, ended = delivered(stage, url, [standard], len(standard.calls) + 1)
         still = sum(one["open"] for one in pager.incidents)
-        print(
-            f"{2 * FAILURES} resets: queued in {queued:.1f} s, delivered in {ended:.1f} s, {still} incident open"
-        )
+        print(f"{2 * FAILURES} resets: queued in {queued:.1f} s, sent in {ended:.1f} s, {still} open")
     stage.database.close()
 
 

@@ -19,7 +19,7 @@ from shared.base.values import Campaign, UploadTotals
 from shared.base.webhooks import EventType, WebhookSettings
 from shared.database import Database
 from shared.rules.alerts import REMINDER_INTERVAL, AlertNews
-from shared.webhooks.outbox import Act, WebhookOutbox
+from shared.webhooks.outbox import LOOK_BACK, Act, WebhookOutbox
 from shared.webhooks.payloads import (
     MOST_ATTEMPTS,
     About,
@@ -161,7 +161,7 @@ class Hooks:
         """
         outbox = WebhookOutbox(database)
         known = outbox.known_targets([target.name for target in self.settings.targets], now)
-        acts = outbox.untold_acts(min(one.begun_at for one in known.values()))
+        acts = outbox.untold_acts(max(now - LOOK_BACK, min(one.begun_at for one in known.values())))
         if not acts:
             return 0
         with database.transaction():

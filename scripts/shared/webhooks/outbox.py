@@ -62,11 +62,12 @@ ORDER BY n.created_at DESC LIMIT 1
 UNTOLD_ACTS = """
 SELECT md5('campaign_events/' || e.id)::uuid::text, e.kind, e.at, e.actor, e.source, e.reason, e.detail,
        e.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''), coalesce(e.cycle, 1)
-FROM campaign_events e LEFT JOIN campaign_status c ON c.campaign_id = e.campaign_id
-WHERE e.kind IN ('reset', 'snooze', 'undo') AND e.source <> 'upload'
-  AND (e.kind <> 'undo' OR (e.detail ->> 'permanently_failed')::boolean)
-  AND e.at >= greatest(%(since)s::timestamptz, now() - %(look_back)s)
-  AND NOT EXISTS (SELECT FROM notices n WHERE n.id = md5('campaign_events/' || e.id)::uuid)
+FROM (SELECT * FROM campaign_events
+      WHERE kind IN ('reset', 'snooze', 'undo') AND at >= %(since)s OFFSET 0) e
+LEFT JOIN LATERAL (SELECT campaign_number, campaign_name FROM campaign_status
+                   WHERE campaign_id = e.campaign_id OFFSET 0) c ON TRUE
+WHERE e.source <> 'upload' AND (e.kind <> 'undo' OR (e.detail ->> 'permanently_failed')::boolean)
+  AND NOT EXISTS (SELECT FROM notices n WHERE n.id = md5('campaign_events/' || e.id)::uuid OFFSET 0)
 ORDER BY e.id
 """
 
@@ -378,7 +379,7 @@ class WebhookOutbox:
 
     def untold_acts(self, since: datetime) -> list[Act]:
         """Resets, snoozes, and undone resets since then that are not in the outbox."""
-        rows = self._database.rows(UNTOLD_ACTS, {"since": since, "look_back": LOOK_BACK})
+        rows = self._database.rows(UNTOLD_ACTS, {"since": since})
         return [
             Act(message_id, kind, at, actor, source, reason, detail, About(*of))
             for message_id, kind, at, actor, source, reason, detail, *of in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -305,6 +305,19 @@ def test_channels__do_not_see_one_another(stage: Stage) -> None:
     stage.deliver()
     assert outbox.is_due(stage.now)
     assert stage.rows() == [("ops", 1, 'HTTP 500: "no"', False)]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=26), timedelta(days=3650)])
+def test_clock__that_ran_ahead_holds_no_message_back(stage: Stage, ahead: timedelta) -> None:
+    ops = stage.add("ops", Receiver())
+    stage.fail(1)
+    stage.database.execute("UPDATE notice_deliveries SET next_try_at = now() + %(ahead)s", {"ahead": ahead})
+    stage.database.execute("UPDATE webhook_targets SET wait_until = now() + %(ahead)s", {"ahead": ahead})
+    at = WebhookOutbox(stage.database).next_time("ops", stage.now)
+    assert at is not None
+    assert at <= stage.now
+    stage.deliver()
+    assert len(ops.calls) == 1
 
 
 # --- many at once -------------------------------------------------------------------------------------------
