@@ -183,7 +183,7 @@ class TargetDelivery:
         except Exception as exc:  # a hostile answer must cost one delivery
             logger.exception("webhook %s: a bug in message %s", self.target.name, due.id)
             return self._fail(due, WebhookError(f"a bug: {type(exc).__name__}", kind="bug", retryable=True))
-        self._outbox.record_sent(self.target.name, due.id, ticket, self.clock())
+        self._outbox.record_sent(self.target.name, due, ticket, self.clock())
         self.sent += 1
         return True
 
@@ -216,7 +216,7 @@ class TargetDelivery:
         is_dead = not exc.retryable or now + pause - due.since > GIVE_UP_AFTER
         self._outbox.record_failed(
             name,
-            due.id,
+            due,
             one_line(redact(str(exc), self._secrets), 300),
             now,
             next_try_at=now + pause,
@@ -372,8 +372,9 @@ def hand_over(
         return None
     receiver = Receiver(settings.allows_private, (target.url, *target.secrets))
     due = DueMessage(
-        message.id, message.event, message.title, message.body, message.dedup_key, message.created_at, 1, now
-    )
+        message.id, message.event, message.title, message.body, message.dedup_key, message.created_at, 1, now,
+        (message.id,),
+    )  # fmt: skip
     if not target.opens_incidents:
         send_message(due, target, receiver, now)
         return None

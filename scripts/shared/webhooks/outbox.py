@@ -78,9 +78,15 @@ _DUE = """{owed}
        OR (d.tries = 0 AND d.next_try_at > %(now)s::timestamptz + interval '65 minutes'))"""
 
 
+# Owed, and held by nobody else's transaction, which is not waited for.
+_FREE = """{owed} AND d.notice_id IN (SELECT o.notice_id FROM notice_deliveries o
+    WHERE o.channel = 'webhook' AND o.recipient = %(target)s AND o.sent_at IS NULL AND o.gave_up_at IS NULL
+    FOR UPDATE SKIP LOCKED)"""
+
+
 def _filled(statement: str) -> str:
     """A statement with its conditions."""
-    return statement.replace("{due}", _DUE).replace("{owed}", _OWED)
+    return statement.replace("{due}", _DUE).replace("{free}", _FREE).replace("{owed}", _OWED)
 
 
 # When this target is to be called next: NULL for never.
@@ -140,8 +146,10 @@ UPDATE notice_deliveries d
 SET tries = d.tries + 1, doubts = coalesce(d.doubts, 0) + 1,
     next_try_at = %(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))]
 FROM notices n
-WHERE n.id = d.notice_id AND coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
-RETURNING d.tries, d.doubts, greatest(n.created_at, d.owed_since)
+WHERE n.id = d.notice_id AND {owed} AND d.notice_id IN (
+    SELECT o.notice_id FROM notice_deliveries o
+    WHERE coalesce(o.mail_id, o.notice_id) = %(id)s AND o.recipient = %(target)s FOR UPDATE SKIP LOCKED)
+RETURNING d.tries, greatest(n.created_at, d.owed_since), d.notice_id::text
 """)
 
 READ = "SELECT kind, subject, body_text, dedup_key, created_at FROM notices WHERE id = %(id)s"
@@ -153,14 +161,14 @@ FREE = _filled(
 
 SENT = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL, ticket = %(ticket)s
-WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
+WHERE d.notice_id = ANY(%(carried)s::uuid[]) AND {owed}
 """)
 
 FAILED = _filled("""
 UPDATE notice_deliveries d
 SET last_error = %(error)s, doubts = d.doubts - %(certain)s, next_try_at = %(next_try_at)s,
     gave_up_at = CASE WHEN %(is_dead)s THEN %(now)s::timestamptz END
-WHERE coalesce(d.mail_id, d.notice_id) = %(id)s AND {owed}
+WHERE d.notice_id = ANY(%(carried)s::uuid[]) AND {owed}
 """)
 
 WAIT = """
@@ -181,14 +189,14 @@ EXPIRE = _filled("""
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: the target is turned off')
 FROM notices n
-WHERE n.id = d.notice_id AND {owed} AND greatest(n.created_at, d.owed_since) < %(before)s
+WHERE n.id = d.notice_id AND {free} AND greatest(n.created_at, d.owed_since) < %(before)s
 """)
 
 # An incident that would open although it is over is not opened at all.
 SKIP_OVER = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = 'over before it was sent'
 FROM notices n
-WHERE n.id = d.notice_id AND {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+WHERE n.id = d.notice_id AND {free} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
   AND EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
                 AND c.created_at >= n.created_at)
 """)
@@ -208,7 +216,7 @@ WITH closing AS (
     WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(closing)s))
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL
 FROM closing c
-WHERE d.notice_id = c.notice_id AND {owed}
+WHERE d.notice_id = c.notice_id AND {free}
   AND (c.opening IS NULL OR c.mail_id IS NOT NULL AND c.place > 1)
 """)
 
@@ -246,7 +254,7 @@ GROUP BY d.ticket HAVING min(d.sent_at) > %(now)s::timestamptz - interval '1 hou
 HOLD_BACK = _filled("""
 UPDATE notice_deliveries d SET next_try_at = %(until)s, last_error = %(why)s
 FROM notices n
-WHERE n.id = d.notice_id AND {owed} AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+WHERE n.id = d.notice_id AND {free} AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
 """)
 
 REDELIVER = """
@@ -288,7 +296,9 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class DueMessage:
-    """A message that is ours to send. tries: this one included. since: when it was queued, or owed again."""
+    """A message that is ours to send. tries: this one included. since: when it was queued, or owed again.
+    carried: the ids of the messages that go with it, its own if it goes alone.
+    """
 
     id: str
     event: EventType
@@ -298,6 +308,7 @@ class DueMessage:
     created_at: datetime
     tries: int
     since: datetime
+    carried: tuple[str, ...]
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -457,17 +468,20 @@ class WebhookOutbox:
                 self._database.execute(FREE, values)
                 return None
         kind, title, body, dedup_key, created_at = found[0]
-        tries, since = max(row[0] for row in claimed), min(row[2] for row in claimed)
-        return DueMessage(message_id, EventType(kind), title, body, dedup_key, created_at, tries, since)
+        tries, since = max(row[0] for row in claimed), min(row[1] for row in claimed)
+        carried = tuple(row[2] for row in claimed)
+        return DueMessage(
+            message_id, EventType(kind), title, body, dedup_key, created_at, tries, since, carried
+        )
 
-    def record_sent(self, target: str, message_id: str, ticket: str | None, now: datetime) -> None:
-        values = {"target": target, "id": message_id, "ticket": ticket, "now": now}
+    def record_sent(self, target: str, due: DueMessage, ticket: str | None, now: datetime) -> None:
+        values = {"target": target, "carried": list(due.carried), "ticket": ticket, "now": now}
         self._database.execute(SENT, values)
 
     def record_failed(
         self,
         target: str,
-        message_id: str,
+        due: DueMessage,
         error: str,
         now: datetime,
         *,
@@ -476,8 +490,8 @@ class WebhookOutbox:
         may_have_arrived: bool,
     ) -> None:
         values = {
-            "target": target, "id": message_id, "error": error, "now": now, "next_try_at": next_try_at,
-            "is_dead": is_dead, "certain": int(not may_have_arrived),
+            "target": target, "carried": list(due.carried), "error": error, "now": now,
+            "next_try_at": next_try_at, "is_dead": is_dead, "certain": int(not may_have_arrived),
         }  # fmt: skip
         self._database.execute(FAILED, values)
 

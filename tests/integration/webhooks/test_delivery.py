@@ -320,6 +320,23 @@ def test_clock__that_ran_ahead_holds_no_message_back(stage: Stage, ahead: timede
     assert len(ops.calls) == 1
 
 
+def test_row__that_somebody_holds_and_forgets_keeps_nobody_else_waiting(
+    stage: Stage, database_url: str
+) -> None:
+    ops = stage.add("ops", Receiver())
+    for number in (1, 2):
+        stage.fail(number)
+    with Database(database_url) as other, other.transaction():
+        other.execute(
+            "UPDATE notice_deliveries SET tries = tries WHERE notice_id ="
+            " (SELECT id FROM notices WHERE campaign_number = 'C-1')"
+        )
+        stage.deliver()
+        assert len(ops.calls) == 1
+    stage.deliver()
+    assert len(ops.calls) == 2
+
+
 # --- many at once -------------------------------------------------------------------------------------------
 
 
