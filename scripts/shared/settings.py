@@ -813,11 +813,10 @@ def _webhook(reader: Reader, name: str, *, allows_private: bool) -> WebhookTarge
     secrets = tuple(text.split()) if kind == "standard" else (text.strip(),) if text.strip() else ()
     if fault := _fault_of_webhook_secret(kind, secrets):
         reader.fault(f"{prefix}_SECRET", fault)
-    for secret in secrets:
+    target = WebhookTarget(name.lower(), kind, url, secrets, events)
+    for secret in target.hidden:
         reader.remember_secret(secret)
-        reader.remember_secret(secret.removeprefix("whsec_"))
-        reader.remember_secret(secret.partition(":")[2])
-    return WebhookTarget(name.lower(), kind, url, secrets, events)
+    return target
 
 
 def _check_webhook_url(
@@ -845,9 +844,6 @@ def _check_webhook_url(
         )
     elif kind == "jira" and not parse_qs(parts.query).get("project"):
         reader.fault(name, "names no project; write https://SITE.atlassian.net/?project=KEY&issuetype=NAME")
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    if len(target) > 12:  # what an exception of a library may quote
-        reader.remember_secret(target)
 
 
 def _fault_of_webhook_secret(kind: WebhookKind, secrets: tuple[str, ...]) -> str:

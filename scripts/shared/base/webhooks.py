@@ -47,6 +47,13 @@ class WebhookTarget:
     events: tuple[str, ...] = ("campaign.*",)
 
     @property
+    def hidden(self) -> tuple[str, ...]:
+        """What no text may show: the address, its path alone, the secrets and their parts."""
+        place = "/" + self.url.partition("//")[2].partition("/")[2]
+        parts = (part for one in self.secrets for part in (one.removeprefix("whsec_"), one.partition(":")[2]))
+        return tuple(filter(None, (self.url, place if len(place) > 12 else "", *self.secrets, *parts)))
+
+    @property
     def opens_incidents(self) -> bool:
         return self.kind in INCIDENT_KINDS
 

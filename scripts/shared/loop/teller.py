@@ -173,12 +173,14 @@ class Teller:
         return state_file(self._context.environment, name, is_made=is_made)
 
     def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
-        """Whether the mail server took the news; it is waited for."""
+        """Whether the mail server or a webhook's target took the news; they are waited for."""
+        is_told = self._webhooks.take_directly(news, now)
         try:
             _hand_over(self._context.settings.mail.server, self._compose(news, Output("", [trouble]), now))
         except AppError as exc:
-            logger.error("nobody could be told: %s", exc, extra={"action": "alert_failed"})
-            return False
+            said = "no e-mail could be sent" if is_told else "nobody could be told"
+            logger.error("%s: %s", said, exc, extra={"action": "alert_failed"})
+            return is_told
         return True
 
     # Pings

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shared.base.errors import AppError
 from shared.base.values import Notice, Origin
 from shared.database import Database
 from shared.loop.context import Context
@@ -61,6 +62,18 @@ class Webhooks:
         """Send news of a task past the outbox, while the database is away. Never waits."""
         for target in self._context.settings.webhooks.targets:
             self._messenger(target).send(partial(self._hand_over, target, news, now))
+
+    def take_directly(self, news: AlertNews, now: datetime) -> bool:
+        """Send news past the outbox and wait for it; whether a target took it."""
+        is_taken = False
+        for target in self._context.settings.webhooks.targets:
+            try:
+                self._hand_over(target, news, now)
+            except AppError as exc:
+                logger.warning("webhook %s: %s", target.name, exc)
+            else:
+                is_taken = True
+        return is_taken
 
     def _messenger(self, target: WebhookTarget) -> Messenger:
         return self._messengers.setdefault(target.name, Messenger())

@@ -77,7 +77,7 @@ class TargetDelivery:
 
     def __post_init__(self) -> None:
         self._outbox = WebhookOutbox(self.database)
-        self._receiver = Receiver(self.settings.allows_private, (self.target.url, *self.target.secrets))
+        self._receiver = Receiver(self.settings.allows_private, self.target.hidden)
         self._secrets = spellings(self._receiver.secrets)
 
     def deliver(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
@@ -118,6 +118,7 @@ class TargetDelivery:
         message_id, event, is_begun = found
         if not is_begun:
             if self.target.opens_incidents and event in OPENING and self._is_held_back(now):
+                self.passed.add(message_id)
                 return True
             message_id = self._gathered(now) or message_id
         due = self._outbox.claim(name, message_id, now, PAUSES)
@@ -210,7 +211,7 @@ class TargetDelivery:
         now, name = self.clock(), self.target.name
         pause = PAUSES[min(due.tries, len(PAUSES)) - 1]
         if exc.retry_after is not None:
-            asked = min(timedelta(seconds=exc.retry_after), LONGEST_WAIT)
+            asked = timedelta(seconds=min(exc.retry_after, LONGEST_WAIT.total_seconds()))
             self._outbox.wait(name, now + asked)
             pause = max(pause, asked)
         is_dead = not exc.retryable or now + pause - due.since > GIVE_UP_AFTER
@@ -370,7 +371,7 @@ def hand_over(
     """
     if not target.wants(message.event):
         return None
-    receiver = Receiver(settings.allows_private, (target.url, *target.secrets))
+    receiver = Receiver(settings.allows_private, target.hidden)
     due = DueMessage(
         message.id, message.event, message.title, message.body, message.dedup_key, message.created_at, 1, now,
         (message.id,),

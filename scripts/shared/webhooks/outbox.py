@@ -201,6 +201,20 @@ WHERE n.id = d.notice_id AND {free} AND d.mail_id IS NULL AND d.doubts = 0 AND n
                 AND c.created_at >= n.created_at)
 """)
 
+# A reminder of what has an incident is not a second one.
+SKIP_REMINDERS = _filled("""
+UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL, ticket = o.ticket
+FROM notices n CROSS JOIN LATERAL (
+    SELECT x.ticket, m.created_at FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
+    WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = %(target)s
+      AND x.channel = 'webhook' AND x.ticket IS NOT NULL
+    ORDER BY m.created_at DESC LIMIT 1) o
+WHERE n.id = d.notice_id AND {free} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+  AND (n.body_text::jsonb #>> '{data,is_reminder}')::boolean
+  AND NOT EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
+                    AND c.created_at >= o.created_at)
+""")
+
 # What closes an incident where the target has none of that key: none was opened, or one for many, which the
 # last message of these closes.
 SKIP_CLOSING = _filled("""
@@ -518,9 +532,10 @@ class WebhookOutbox:
     # Incidents
 
     def skip_needless(self, target: str, now: datetime) -> None:
-        """Do not open what is over by now, and do not close what was not opened."""
+        """Do not open what is over by now, or is open, and do not close what was not opened."""
         values = {"target": target, "now": now, "opening": _OPENING, "closing": _CLOSING}
         self._database.execute(SKIP_OVER, values)
+        self._database.execute(SKIP_REMINDERS, values)
         self._database.execute(SKIP_CLOSING, values)
 
     def ticket(self, target: str, dedup_key: str) -> Ticket | None:

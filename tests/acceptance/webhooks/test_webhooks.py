@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
@@ -167,3 +168,15 @@ def test_loop__reports_a_task_also_while_the_database_is_away(world: World, ops:
     failing = ops.calls[ops.types.index("task.failing")].json["data"]
     assert failing["dedup_key"] == "test:task:a1_to_a2"
     assert not re.search(HOOK, once.stderr)
+
+
+def test_cron__without_database_and_mail_server_is_reported_by_webhook_once(
+    world: World, ops: Receiver, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    broken = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x", "STATE_DIRECTORY": str(tmp_path)}
+    for _ in range(2):
+        once = world.run("orchestrator-prod.py", "--once", **broken, SMTP_PORT="1")
+        assert once.exit_code == 75
+    assert ops.types == ["task.failing"]
+    assert HOOK not in once.stderr

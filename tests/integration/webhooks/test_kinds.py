@@ -175,6 +175,19 @@ def test_many__are_one_incident_with_a_list_that_closes_with_the_last(stage: Sta
     assert len(receiver.calls) - calls <= 4
 
 
+@pytest.mark.parametrize("kind", INCIDENT_KINDS)
+def test_many__that_are_reminded_of_each_day_have_one_incident(stage: Stage, kind: str) -> None:
+    receiver = add(stage, kind)
+    for day in range(3):
+        for number in range(1, 31):
+            err(stage, campaign(number), 1, is_reminder=day > 0)
+        stage.deliver()
+        step(stage, timedelta(days=1))
+    assert opened(receiver) == (1, 1)
+    assert len(stage.rows("ticket, recipient")) == 90
+    assert None not in {row[0] for row in stage.rows("ticket, recipient")}
+
+
 def test_limit__holds_back_new_incidents_and_then_tells_of_them_in_one(stage: Stage) -> None:
     receiver = add(stage, "pagerduty")
     for number in range(1, INCIDENTS_AN_HOUR + 11):
