@@ -57,7 +57,7 @@ def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
     yield from _attempts(explanation, by)
     if explanation.facts.webhooks:
         told = "; ".join(map(str, explanation.facts.webhooks))
-        yield from _wrapped("  Told  ", f"webhooks: {told}")
+        yield from _wrapped("  Sent  ", f"webhooks: {told}")
     yield from _wrapped("  Rule  ", "; ".join(explanation.rule))
     steps = explanation.next
     yield from _listed(

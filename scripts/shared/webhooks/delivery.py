@@ -68,8 +68,6 @@ class TargetDelivery:
     clock: Callable[[], datetime]
     compose_off: ComposeOff
     link: str = ""
-    sent: int = 0
-    failed: int = 0
     is_in_trouble: bool = False
     """Whether the target's own trouble ended the last round."""
     passed: set[str] = field(default_factory=set)
@@ -185,7 +183,6 @@ class TargetDelivery:
             logger.exception("webhook %s: a bug in message %s", self.target.name, due.id)
             return self._fail(due, WebhookError(f"a bug: {type(exc).__name__}", kind="bug", retryable=True))
         self._outbox.record_sent(self.target.name, due, ticket, self.clock())
-        self.sent += 1
         return True
 
     def _call(self, due: DueMessage) -> str | None:
@@ -224,7 +221,6 @@ class TargetDelivery:
             is_dead=is_dead,
             may_have_arrived=exc.may_have_arrived,
         )
-        self.failed += 1
         self.passed.add(due.id)
         logger.log(
             logging.ERROR if is_dead else logging.WARNING,
