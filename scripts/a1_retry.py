@@ -46,6 +46,7 @@ from shared.settings import (
     OperatorSettings,
     load_operator_settings,
     load_settings,
+    load_webhook_settings,
     read_environment,
 )
 
@@ -580,11 +581,11 @@ def _text(argument: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", argument)
 
 
-def _mail_id(argument: str) -> str:
-    """The id of an e-mail, as the e-mail itself names it."""
+def _message_id(argument: str) -> str:
+    """The id of an e-mail or a webhook, as PostgreSQL writes it."""
     if not re.fullmatch("[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", argument.lower()):
         raise argparse.ArgumentTypeError(
-            f'"{argument}" is not the id of an e-mail; copy it from the e-mail\'s command'
+            f'"{argument}" is not the id of a message; copy it from the e-mail, or from a1_retry.py unsent'
         )
     return argument
 
@@ -637,15 +638,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     why = add("explain", show_explanation, "why a campaign is where it is, and what happens next")
     why.add_argument("campaign_id", **a_campaign)
     why.add_argument("--live", action="store_true", help="also ask the DAM")
-    add("unsent", show_unsent, "e-mails that someone has not received, and why")
+    add("unsent", show_unsent, "e-mails and webhooks that someone has not received, and why")
     told = add("told", show_told, "all notices that one e-mail contained")
-    told.add_argument("mail", type=_mail_id, metavar="ID")
+    told.add_argument("mail", type=_message_id, metavar="ID")
 
     again = add("reset", reset, "let campaigns start again at attempt 1", acting)
     again.add_argument("campaign_ids", nargs="*", **a_campaign)
     again.add_argument("--all-failed", action="store_true", help="every permanently failed campaign")
     again.add_argument(
-        "--digest", type=_mail_id, metavar="ID", help="the failed campaigns that one digest e-mail lists"
+        "--digest", type=_message_id, metavar="ID", help="the failed campaigns that one digest e-mail lists"
     )
     again.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     later = add("snooze", snooze, "files are promised: count no attempt until a given time", acting)
@@ -667,6 +668,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"1 to {MOST_RETRIES}, or default: the same as all campaigns",
     )
+    hook = commands.add_parser("webhook", help="test a webhook's target, or send a message again")
+    hooks = hook.add_subparsers(required=True, metavar="COMMAND")
+    test = hooks.add_parser("test", parents=[common], help="send a test to a target, which turns it on again")
+    test.add_argument("name", type=_text, metavar="NAME")
+    test.set_defaults(alone=test_webhook)
+    resend = hooks.add_parser("redeliver", parents=[common], help="let a message go out again, by its id")
+    resend.add_argument("id", type=_message_id, metavar="ID")
+    resend.set_defaults(action=redeliver)
     user = commands.add_parser(
         "page-user", parents=[by_file], help="add, change or remove a user of the operator's page"
     )
@@ -675,6 +684,52 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     user.add_argument("--file", metavar="FILE", help="default: ADMIN_USERS_FILE")
     user.add_argument("--remove", action="store_true", help="remove the user")
     return parser.parse_args(argv)
+
+
+# Webhooks
+
+
+def test_webhook(arguments: argparse.Namespace) -> int:
+    """Send a test past the outbox. One that arrives turns on a target that had answered 410."""
+    from shared.webhooks.delivery import hand_over
+    from shared.webhooks.hooks import Hooks
+    from shared.webhooks.outbox import WebhookOutbox
+
+    settings = load_webhook_settings(read_environment(arguments.env_file))
+    configure_logging(settings.log.format, settings.log.level, run_id="operator", secrets=settings.secrets)
+    targets = {target.name: target for target in settings.webhooks.targets}
+    target = targets.get(arguments.name.lower())
+    if target is None:
+        known = ", ".join(sorted(targets)) or "none"
+        raise ConfigError(f"no webhook {arguments.name!r} is in the settings; there: {known}")
+    now = datetime.now(UTC)
+    message = Hooks(settings.webhooks, settings.links).trial(target.name, now)
+    ticket = hand_over(message, target, settings.webhooks, now)
+    with Database(settings.database.dsn, application_name="a1_to_a2 operator") as database:
+        WebhookOutbox(database).turn_on(target.name)
+    if arguments.json:
+        _say_json([{"target": target.name, "id": message.id, "ticket": ticket}])
+    else:
+        incident = f", incident {ticket} opened and closed" if ticket else ""
+        say(f"{target.name} took the test {message.id}{incident}\n")
+    return ExitCode.OK
+
+
+def redeliver(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Let a message of a webhook go out again with the next run, under its id."""
+    from shared.webhooks.outbox import WebhookOutbox
+
+    count = WebhookOutbox(database).redeliver(arguments.id)
+    if not count:
+        logger.error(
+            "no webhook message %s was sent or given up; which are: a1_retry.py unsent", arguments.id
+        )
+    if arguments.json:
+        _say_json([{"id": arguments.id, "deliveries": count}])
+    elif count:
+        owed = "1 delivery is" if count == 1 else f"{count} deliveries are"
+        say(f"{owed} owed again; the next run sends {arguments.id}\n")
+    return ExitCode.OK if count else ExitCode.SOME_FAILED
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,9 @@ from shared.upload.run_report import Report
 if TYPE_CHECKING:
     from shared.dam.client import DamClient
     from shared.database import Database
+    from shared.notices.delivery import Delivery
     from shared.upload.road import Clock
+    from shared.upload.webhook_side import WebhookSide
 
 logger = logging.getLogger("uploader")
 
@@ -117,13 +119,14 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             Origin(socket.gethostname(), report.run_id),
         )
         report.delivered = delivery.counts
+        webhooks = webhook_side(settings, connect_beside, clock, report.run_id)
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
             open_ledger=lambda: Database(
                 settings.database.dsn, application_name=name, waits_for_disk=False, is_stopping=stop.is_set
             ),
-            deliver_beside=delivery.begin,
+            deliver_beside=lambda: begin(delivery, webhooks), hooks=webhooks.hooks if webhooks else None,
         )  # fmt: skip
         try:
             return single.run(arguments.campaign)
@@ -131,8 +134,35 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
             report.transfer = progress.figures
             delivery.stop()
             if not arguments.dry_run and not database.is_closed:
-                delivery.finish(database)
+                finish(database, delivery, webhooks)
                 keep_metrics(settings, database, report, clock())
+
+
+def webhook_side(
+    settings: Settings, open_database: Callable[[], "Database"], clock: "Clock", run_id: str
+) -> "WebhookSide | None":
+    """The run's webhooks; None, and nothing is loaded, where no target is in the settings."""
+    if not settings.webhooks.targets:
+        return None
+    from shared.upload.webhook_side import WebhookSide
+
+    return WebhookSide(settings, open_database, clock, run_id)
+
+
+def begin(delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
+    """Deliver beside the transfers."""
+    delivery.begin()
+    if webhooks is not None:
+        webhooks.begin()
+
+
+def finish(database: "Database", delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
+    """Deliver what is left. Webhooks go out beside the e-mails; neither waits for the other."""
+    if webhooks is not None:
+        webhooks.owe_acts(database)
+    delivery.finish(database)
+    if webhooks is not None:
+        webhooks.finish(database, delivery.counts.faults)
 
 
 def keep_metrics(settings: Settings, database: "Database", report: Report, now: datetime) -> None:

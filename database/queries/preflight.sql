@@ -171,7 +171,8 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('page_acts', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_act_campaigns', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_sessions', '024_create_page_acts', 'SELECT, DELETE'),
-    ('metric_totals', '025_create_metric_totals', 'SELECT, INSERT, UPDATE')
+    ('metric_totals', '025_create_metric_totals', 'SELECT, INSERT, UPDATE'),
+    ('webhook_targets', '027_create_webhook_targets', 'SELECT, INSERT, UPDATE')
 ),
 
 -- Every column, as the migrations make it.
@@ -225,6 +226,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notices', 'detail', 'text', NULL, 'null', '016_create_notice_bundles'),
     ('notices', 'cycle', 'integer', 4, 'null', '023_create_campaign_events'),
     ('notices', 'folded_into', 'uuid', NULL, 'null', '023_create_campaign_events'),
+    ('notices', 'dedup_key', 'text', 200, 'null', '027_create_webhook_targets'),
     ('notice_deliveries', 'notice_id', 'uuid', NULL, 'value', ''),
     ('notice_deliveries', 'recipient', 'text', 254, 'value', ''),
     ('notice_deliveries', 'tries', 'integer', 4, 'default', ''),
@@ -236,6 +238,8 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('notice_deliveries', 'doubts', 'integer', 4, 'default', '019_count_handovers'),
     ('notice_deliveries', 'late_told_at', 'timestamp with time zone', NULL, 'null', '019_count_handovers'),
     ('notice_deliveries', 'owed_since', 'timestamp with time zone', NULL, 'null', '023_create_campaign_events'),
+    ('notice_deliveries', 'channel', 'text', 10, 'default', '027_create_webhook_targets'),
+    ('notice_deliveries', 'ticket', 'text', 200, 'null', '027_create_webhook_targets'),
     ('campaign_errors', 'campaign_id', 'text', 40, 'value', ''),
     ('campaign_errors', 'kind', 'text', 255, 'value', ''),
     ('campaign_errors', 'message', 'text', NULL, 'value', ''),
@@ -333,7 +337,12 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('page_sessions', 'expires_at', 'timestamp with time zone', NULL, 'value', ''),
     ('metric_totals', 'name', 'text', 50, 'value', ''),
     ('metric_totals', 'label', 'text', 100, 'value', ''),
-    ('metric_totals', 'value', 'bigint', 8, 'default', '')
+    ('metric_totals', 'value', 'bigint', 8, 'default', ''),
+    ('webhook_targets', 'name', 'text', 40, 'value', ''),
+    ('webhook_targets', 'begun_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('webhook_targets', 'wait_until', 'timestamp with time zone', NULL, 'null', ''),
+    ('webhook_targets', 'off_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('webhook_targets', 'off_why', 'text', 200, 'null', '')
 ),
 
 -- Unique keys: for each ON CONFLICT, and others that the code needs.
@@ -357,7 +366,8 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('page_acts', '{id}', ''),
     ('page_act_campaigns', '{act_id,campaign_id}', ''),
     ('page_sessions', '{token_hash}', ''),
-    ('metric_totals', '{name,label}', '')
+    ('metric_totals', '{name,label}', ''),
+    ('webhook_targets', '{name}', '')
 ),
 
 -- The functions that a run calls before each write.

@@ -43,6 +43,8 @@ TASK_LOCK_CLASS = 0xA1A3
 """First key of the locks of single tasks; the second is computed from the task's name."""
 MAIL_LOCK_CLASS = 0xA1A4
 """First key of the locks of single e-mails; the second is computed from the e-mail's id."""
+WEBHOOK_LOCK_CLASS = 0xA1A5
+"""First key of the locks of webhook targets; the second is computed from the target's name."""
 
 _READ = re.compile(r"\s*SELECT\b")
 """A statement outside a transaction that begins differently counts as a write."""

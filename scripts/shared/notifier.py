@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from shared.report.figures import DayReport
     from shared.report.week import WeekReport
 
-__all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert"]
+__all__ = ["EXIT_CODE_MEANINGS", "Composer", "Mailer", "build_message", "task_alert", "webhook_off"]
 
 
 USUAL_BOX: Final = Links(box=f"https://app.box.com/folder/{FOLDER_ID}")
@@ -359,7 +359,32 @@ def task_alert(
         "tail": [one_line(line, 300) for line in tail],
         "runs_url": links.on_page("/runs"),
         "check_command": commands.run("orchestrator-prod.py", "--check", "--online"),
+        "test_command": commands.run("a1_retry.py", "webhook", "test", news.task),
         "where": commands.where,
         **small_print(origin, timezone, now),
     }
     return rendered(NoticeKind.TASK_ALERT, "", recipients, values, now)
+
+
+def webhook_off(
+    target: str,
+    *,
+    origin: Origin,
+    commands: Commands,
+    recipients: tuple[str, ...],
+    timezone: ZoneInfo,
+    links: Links = NO_LINKS,
+    now: datetime,
+) -> Notice:
+    """A webhook's target that answered 410, and gets nothing any more."""
+    news = AlertNews("off", target, ("HTTP 410",), 1, now)
+    return task_alert(
+        news,
+        tail=(),
+        origin=origin,
+        commands=commands,
+        recipients=recipients,
+        timezone=timezone,
+        links=links,
+        now=now,
+    )

@@ -9,11 +9,13 @@ import ipaddress
 import logging
 import os
 import re
+from binascii import a2b_base64
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from shared.base.commands import Commands, here
@@ -22,7 +24,9 @@ from shared.base.file_rights import user_name
 from shared.base.links import CAMPAIGN_ID, FOLDER_ID, Links
 from shared.base.logs import RUN_ID_VARIABLE
 from shared.base.values import BoxSettings, DamSettings, MailServer, TransferSettings
-from shared.base.variables import LOOPBACK_HOSTS, Reader
+from shared.base.variables import HOST_AND_PORT, LOOPBACK_HOSTS, Reader
+from shared.base.webhooks import KINDS as WEBHOOK_KINDS
+from shared.base.webhooks import EventType, WebhookKind, WebhookSettings, WebhookTarget
 from shared.rules.cadence import OffHours, Weekly
 from shared.rules.retry import RetryPolicy
 
@@ -39,7 +43,11 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 OUR_PREFIXES = (
     *("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_", "ADMIN_"),
+    "WEBHOOK_",
 )
+WEBHOOK_VARIABLES = ("WEBHOOK_NAME_URL", "WEBHOOK_NAME_SECRET", "WEBHOOK_NAME_KIND", "WEBHOOK_NAME_EVENTS")
+"""Of each webhook target, whose name is in the place of NAME."""
+_OF_WEBHOOK = re.compile(r"WEBHOOK_([A-Z0-9_]{1,40})_(?:(URL|SECRET)(?:_FILE)?|(KIND|EVENTS))")
 SMTP_PORTS: dict[Literal["starttls", "tls", "none"], int] = {"starttls": 587, "tls": 465, "none": 25}
 
 # Like libpq, but stricter where people forget to escape: one @, no #, each % with two digits.
@@ -103,6 +111,7 @@ class Settings:
     box: BoxSettings
     transfer: TransferSettings
     mail: MailSettings
+    webhooks: WebhookSettings
     log: LogSettings
     retry: RetryPolicy
     timezone: ZoneInfo
@@ -191,11 +200,25 @@ class OrchestratorSettings:
 
     database: DatabaseSettings
     mail: MailSettings
+    webhooks: WebhookSettings
     log: LogSettings
     cadence: CadenceSettings
     alert_after_failures: int
     heartbeat_url: str = field(repr=False)
     stop_seconds: float
+    commands: Commands
+    links: Links
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookToolSettings:
+    """What `a1_retry.py webhook` needs."""
+
+    database: DatabaseSettings
+    webhooks: WebhookSettings
+    log: LogSettings
+    retry: RetryPolicy
     commands: Commands
     links: Links
     secrets: tuple[str, ...] = field(repr=False)
@@ -247,6 +270,7 @@ def _misspelt(from_file: Mapping[str, str], process: Mapping[str, str]) -> list[
     secret_files = {f"{name}_FILE" for name in reader.secret_names}
     known = {*reader.names, *secret_files, ENV_FILE_VARIABLE, NAMED_BY, RUN_ID_VARIABLE}
     suspects = {*from_file, *(name for name in process if name.startswith(OUR_PREFIXES))} - known
+    suspects = {name for name in suspects if not _OF_WEBHOOK.fullmatch(name)}
     found = (_likely_meant(name, known, is_ours=name in from_file) for name in sorted(suspects))
     return [text for text in found if text]
 
@@ -289,6 +313,10 @@ def load_operator_settings(env: Mapping[str, str], *, needs_cadence: bool = Fals
     return _loaded(OperatorSettings, env, **({} if has_cadence else {"cadence": None}))
 
 
+def load_webhook_settings(env: Mapping[str, str]) -> WebhookToolSettings:
+    return _loaded(WebhookToolSettings, env)
+
+
 def load_page_settings(env: Mapping[str, str]) -> PageSettings:
     return _loaded(PageSettings, env)
 
@@ -329,6 +357,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "box": _box,
         "transfer": _transfer,
         "mail": _mail,
+        "webhooks": _webhooks,
         "log": _log,
         "retry": _retry,
         "cadence": lambda reader: _read(CadenceSettings, reader),
@@ -380,8 +409,15 @@ def environment_for(reads: Collection[str] | None, environment: Mapping[str, str
 
 
 def _variable(name: str, ours: Collection[str]) -> str:
-    """The variable behind a name in the environment: itself, or the secret whose file it names."""
-    return name if name in ours else name.removesuffix("_FILE")
+    """The variable behind a name in the environment: itself, the secret whose file it names, or the one of
+    WEBHOOK_VARIABLES.
+    """
+    if name in ours:
+        return name
+    of_webhook = _OF_WEBHOOK.fullmatch(name)
+    if of_webhook:
+        return f"WEBHOOK_NAME_{of_webhook[2] or of_webhook[3]}"
+    return name.removesuffix("_FILE")
 
 
 def task_environment(
@@ -750,6 +786,99 @@ def _mail(reader: Reader) -> MailSettings:
         alert_recipients=reader.addresses("ALERT_EMAILS", default="ERROR_NOTIFICATION_EMAILS")
         or error_recipients,
     )
+
+
+# Webhooks
+
+
+def _webhooks(reader: Reader) -> WebhookSettings:
+    reader.names.update(WEBHOOK_VARIABLES)
+    installation = reader.text("WEBHOOK_INSTALLATION", "a1-to-a2")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", installation):
+        reader.fault(
+            "WEBHOOK_INSTALLATION", f"expected up to 40 letters, digits, . _ or -, got {installation!r}"
+        )
+    allows_private = reader.boolean("WEBHOOK_ALLOW_PRIVATE", default=False)
+    found = (_OF_WEBHOOK.fullmatch(name) for name in reader.names_set())
+    names = sorted({one[1] for one in found if one})
+    targets = tuple(_webhook(reader, name, allows_private=allows_private) for name in names)
+    return WebhookSettings(targets, installation, allows_private)
+
+
+def _webhook(reader: Reader, name: str, *, allows_private: bool) -> WebhookTarget:
+    prefix = f"WEBHOOK_{name}"
+    kind = reader.choice(f"{prefix}_KIND", "standard", WEBHOOK_KINDS)
+    events = reader.items(f"{prefix}_EVENTS", "") or ("campaign.*",)
+    for pattern in events:
+        if not any(fnmatchcase(event, pattern) for event in EventType):
+            known = ", ".join(event for event in EventType if event is not EventType.TEST)
+            reader.fault(f"{prefix}_EVENTS", f"{pattern!r} matches no event; expected some of {known}")
+    url = (reader.secret(f"{prefix}_URL") or "").strip()
+    _check_webhook_url(reader, f"{prefix}_URL", url, kind, allows_private=allows_private)
+    text = reader.secret(f"{prefix}_SECRET") or ""
+    secrets = tuple(text.split()) if kind == "standard" else (text.strip(),) if text.strip() else ()
+    if fault := _fault_of_webhook_secret(kind, secrets):
+        reader.fault(f"{prefix}_SECRET", fault)
+    target = WebhookTarget(name.lower(), kind, url, secrets, events)
+    for secret in target.hidden:
+        reader.remember_secret(secret)
+    return target
+
+
+def _check_webhook_url(
+    reader: Reader, name: str, url: str, kind: WebhookKind, *, allows_private: bool
+) -> None:
+    """Note what is wrong with an address; none of it is quoted, for it may be a secret."""
+    expected = "expected the https address that the receiver names"
+    try:
+        parts = urlsplit(url)
+        is_address = parts.port != 0 and HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
+    except ValueError:
+        reader.fault(name, f"{expected}; this one cannot be read")
+        return
+    if not url:
+        reader.fault(name, f"missing, {expected}")
+    elif not is_address or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", url):
+        reader.fault(name, f"{expected}, such as https://example.com/hook, in plain ASCII and without blanks")
+    elif "@" in parts.netloc:
+        reader.fault(name, "must not carry a user name or password; give them in the variable _SECRET")
+    elif parts.fragment:
+        reader.fault(name, "has a part behind #, which no server gets; remove it")
+    elif parts.scheme == "http" and not allows_private:
+        reader.fault(
+            name, "http would send it in clear; use https, or WEBHOOK_ALLOW_PRIVATE=true in a private network"
+        )
+    elif kind == "jira" and not parse_qs(parts.query).get("project"):
+        reader.fault(name, "names no project; write https://SITE.atlassian.net/?project=KEY&issuetype=NAME")
+
+
+def _fault_of_webhook_secret(kind: WebhookKind, secrets: tuple[str, ...]) -> str:
+    """What is wrong with the secrets of a target; "" when nothing is. Quotes none."""
+    if kind in ("slack", "teams"):
+        return f"must be empty: the address is the secret of {kind}" if secrets else ""
+    if not secrets:
+        what = {
+            "standard": "the key that signs; make one:  echo whsec_$(openssl rand -base64 32)",
+            "pagerduty": "the integration key of the service (Events API v2)",
+        }.get(kind, "user:password; for Jira the e-mail address and an API token")
+        return f"missing, expected {what}"
+    if kind == "pagerduty" and not re.fullmatch("[0-9A-Za-z]{32}", secrets[0]):
+        return "expected an integration key of 32 letters and digits (Events API v2)"
+    if kind in ("jira", "servicenow") and not re.fullmatch("[^:]+:.+", secrets[0]):
+        return "expected user:password; for Jira the e-mail address and an API token"
+    if kind == "standard" and (len(secrets) > 2 or not all(map(_is_signing_key, secrets))):
+        return (
+            "expected whsec_ and 24 to 64 bytes in base64, or two of them with a blank between, the new one"
+            " first; make one:  echo whsec_$(openssl rand -base64 32)"
+        )
+    return ""
+
+
+def _is_signing_key(text: str) -> bool:
+    try:
+        return 24 <= len(a2b_base64(text.removeprefix("whsec_"), strict_mode=True)) <= 64
+    except ValueError:
+        return False
 
 
 # Addresses to open, and the operator's page

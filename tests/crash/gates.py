@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from shared.database import MAIL_LOCK_CLASS
+from shared.database import MAIL_LOCK_CLASS, WEBHOOK_LOCK_CLASS
 from simulators.box import BoxSimulator
 from simulators.box_gate import TOKEN_PATH
 from simulators.box_wire import Answer, Call
@@ -186,6 +186,7 @@ STATEMENTS = (
     (r"COMMIT", "SQL commit"),
     (r"ROLLBACK", "SQL rollback"),
     (rf".*advisory_(un)?lock\({MAIL_LOCK_CLASS},", "SQL mail lock"),
+    (rf".*advisory_(un)?lock\({WEBHOOK_LOCK_CLASS},", "SQL webhook lock"),
     (r"(?s).*pg_try_advisory_lock", "SQL run lock"),
 )
 WRITES = {
@@ -204,9 +205,12 @@ WRITES = {
     "orchestrator_task_runs": "SQL task run",
     "orchestrator_task_alerts": "SQL task run",
     "daily_reports": "SQL daily report",
+    "webhook_targets": "SQL targets",
 }
 """{what is written, alone or with the way: kind of statement}."""
 
+_OF_WEBHOOKS = re.compile(r"'webhook'|dedup_key|webhook_targets")
+"""Only statements of webhooks have these words."""
 _WRITE = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM) (\w+)")
 
 
@@ -218,7 +222,7 @@ def kind_of_statement(text: str) -> str:
     for way, table in _WRITE.findall(text):
         kind = WRITES.get(f"{way} {table}") or WRITES.get(table)
         if kind:
-            return kind
+            return f"webhook {kind}" if _OF_WEBHOOKS.search(text) else kind
     return "SQL read"
 
 

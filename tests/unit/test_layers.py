@@ -24,10 +24,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "database": {"base", "rules", "postgres"},
     "upkeep": {"base", "database"},
     "notices": {"base", "rules", "database"},
+    "webhooks": {"base", "rules", "http", "database", "notices"},
     "report": {"base", "rules", "database", "upkeep", "notices"},
     "notifier": {"base", "rules", "notices", "report"},
-    "upload": {*_CLIENTS, "settings", "database", "notices", "notifier"},
-    "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "notifier"},
+    "upload": {*_CLIENTS, "settings", "database", "notices", "webhooks", "notifier"},
+    "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "webhooks", "notifier"},
     "page": {"base", "rules", "settings", "database", "upkeep", "notices", "report", "loop"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
@@ -35,7 +36,7 @@ what stands higher, never the other way.
 """
 PACKAGES = {"base": {"dotenv"}, "rules": set(), "http": {"requests", "urllib3", "certifi", "cryptography"}}
 """What these wings may import besides the standard library."""
-WITHOUT_ENVIRONMENT = {"dam", "box", "postgres", "database", "notices", "notifier"}
+WITHOUT_ENVIRONMENT = {"dam", "box", "postgres", "database", "notices", "webhooks", "notifier"}
 """Given their settings: they read none themselves."""
 
 

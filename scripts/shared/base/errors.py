@@ -7,7 +7,8 @@ AppError
 ├── DbError       PostgreSQL
 │   ├── LockLostError       the run's lock is no longer its own
 │   └── CampaignLostError   another run works on the campaign
-└── NotifyError   the mail server
+├── NotifyError   the mail server
+└── WebhookError  the receiver of a webhook
 """
 
 from __future__ import annotations
@@ -201,4 +202,16 @@ class NotifyError(AppError):
     """
 
     system = "mail"
+    may_have_arrived = False
+
+
+class WebhookError(AppError):
+    """A webhook's receiver did not take a message; the message stays in the outbox. Its text has no address.
+
+    retry_after: seconds for which the receiver asks to be left alone; None: it did not ask.
+    may_have_arrived: the message was sent, and its answer did not come.
+    """
+
+    system = "webhook"
+    retry_after: float | None = None
     may_have_arrived = False

@@ -74,6 +74,10 @@ class Reader:
         for text in self._warnings:
             logger.warning("%s", text, extra={"action": "risky_setting"})
 
+    def names_set(self) -> list[str]:
+        """The names of all variables that are set and not empty."""
+        return [name for name, value in self._env.items() if value.strip()]
+
     def text(self, name: str, default: str = "") -> str:
         """The value without outer spaces; the default when unset or empty."""
         self.names.add(name)

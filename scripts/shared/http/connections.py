@@ -24,14 +24,17 @@ OPTIONS = {
 
 
 class GuardedHttp(HTTPConnection):
-    """answer: the latest one; urllib3's own response would copy the bytes once more."""
+    """answer: the latest one; urllib3's own response would copy the bytes once more. end_at: the monotonic
+    second by which an answer must be there.
+    """
 
     answer: Answer
+    end_at: float = math.inf
     proxy_variable = "HTTP_PROXY"
 
     def response_class(self, sock: socket.socket, **options: Any) -> Answer:  # type: ignore[override]
         """http.client's hook for the class that reads an answer."""
-        self.answer = Answer(sock, **options)
+        self.answer = Answer(sock, self.end_at, **options)
         return self.answer
 
     def connect(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import math
 import re
 import socket
 import time
@@ -48,18 +49,19 @@ class UnfitError(NoAnswerError):
 
 class Incoming(io.RawIOBase):
     """The bytes of one answer from a socket. The socket's time-out ends a silence; twice that ends a very
-    slow sender: for the headers, and then for each read.
+    slow sender: for the headers, and then for each read; end_at, a monotonic second, ends both.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, end_at: float = math.inf) -> None:
         self._file = sock.makefile("rb", buffering=0)  # keeps the socket open when its connection is released
         self._receive = sock.recv_into
         self._patience = 2 * (sock.gettimeout() or 0.0)
+        self._end_at = end_at
         self.begin()
 
     def begin(self) -> None:
         """Start the time limit of the next read."""
-        self._give_up_at = time.monotonic() + self._patience
+        self._give_up_at = min(time.monotonic() + self._patience, self._end_at)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """The method by which http.client gets the stream."""
@@ -89,8 +91,8 @@ class Incoming(io.RawIOBase):
 class Answer(http.client.HTTPResponse):
     """http.client's response, read from a guarded stream."""
 
-    def __init__(self, sock: socket.socket, **options: Any) -> None:
-        self.incoming = Incoming(sock)
+    def __init__(self, sock: socket.socket, end_at: float = math.inf, **options: Any) -> None:
+        self.incoming = Incoming(sock, end_at)
         super().__init__(self.incoming, **options)  # type: ignore[arg-type] # it only calls makefile
 
 

@@ -203,9 +203,15 @@ class Journal:
                 raise
             logger.warning("could not count runs in the metrics: %s", exc, extra={"action": "not_counted"})
 
-    def save_alerts(self, task: str, alerts: Alerts, notice: Notice | None) -> bool:
+    def save_alerts(
+        self,
+        task: str,
+        alerts: Alerts,
+        notice: Notice | None,
+        also: Callable[[Database], object] = lambda _: None,
+    ) -> bool:
         """Write a task's alerts and their notice in one transaction; False when the database is away, or
-        another orchestrator is active: then it writes them.
+        another orchestrator is active: then it writes them. also: writes what else belongs to the notice.
         """
         if not self.is_acting:
             return False
@@ -215,6 +221,7 @@ class Journal:
                 Memory(database).replace_task_alerts(task, alerts)
                 if notice is not None:
                     Outbox(database).queue(notice)
+                    also(database)
             return True
 
         return self._ask(write, False)

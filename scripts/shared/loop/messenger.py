@@ -55,6 +55,11 @@ class Messenger:
                 self._errands.put_nowait(None)
             except queue.Full:
                 return
+            self.join(seconds)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end after `close`, for so long at most."""
+        if self._thread is not None:
             self._thread.join(seconds)
 
     def _work(self) -> None:

@@ -24,6 +24,7 @@ from shared.loop.heartbeat import Signal, ping
 from shared.loop.messenger import Messenger
 from shared.loop.state_file import StateFile, state_file
 from shared.loop.tasks import SCRIPTS, Task
+from shared.loop.webhooks import Webhooks
 from shared.rules.alerts import LATE_NOTICE, AlertNews, Alerts, after_failure, after_silence, after_success
 
 logger = logging.getLogger("orchestrator")
@@ -49,9 +50,11 @@ class Teller:
         self._context = context
         self._alerts: dict[str, Alerts] = {}
         self._messenger = Messenger()
+        self._webhooks = Webhooks(context)
 
     def close(self) -> None:
         self._messenger.close(LAST_WORDS_SECONDS)
+        self._webhooks.close(LAST_WORDS_SECONDS)
 
     # E-mails about tasks
 
@@ -73,6 +76,7 @@ class Teller:
         self._note(task, alerts, news, Output(run_id, tail), now)
         if code != 0:
             self._deliver_outbox()  # in case the run did not deliver them
+        self._webhooks.deliver()
 
     def run_is_silent(self, task: Task, run_id: str, since: datetime, tail: Sequence[str]) -> None:
         now = self._context.clock.now()
@@ -88,15 +92,20 @@ class Teller:
         before, self._alerts[task.name] = self._alerts.get(task.name, {}), alerts
         if alerts == before or not self._context.still_acts():
             return
-        notice = None if news is None else self._compose(news, output, now)
-        is_saved = self._context.journal.save_alerts(task.name, alerts, notice)
-        if notice is None:
+        if news is None:
+            self._context.journal.save_alerts(task.name, alerts, None)
             return
+        notice = self._compose(news, output, now)
+        is_saved = self._context.journal.save_alerts(
+            task.name, alerts, notice, self._webhooks.queueing(news, now)
+        )
         logger.warning("notice: %s", notice.subject, extra={"action": "task_alert"})
         if is_saved:
             self._deliver_outbox()
+            self._webhooks.deliver()
         elif self._context.still_acts():  # the database is away
             self._messenger.send(partial(_hand_over, self._context.settings.mail.server, notice))
+            self._webhooks.send_directly(news, now)
 
     def _compose(self, news: AlertNews, output: Output, now: datetime) -> Notice:
         from shared.notifier import task_alert
@@ -168,12 +177,14 @@ class Teller:
         return state_file(self._context.environment, name, is_made=is_made)
 
     def _is_told(self, news: AlertNews, trouble: str, now: datetime) -> bool:
-        """Send the news now; returns whether the mail server accepted it."""
+        """Send the news now; returns whether the mail server or a webhook's target accepted it."""
+        is_told = self._webhooks.take_directly(news, now)
         try:
             _hand_over(self._context.settings.mail.server, self._compose(news, Output("", [trouble]), now))
         except AppError as exc:
-            logger.error("the alert could not be sent to anybody: %s", exc, extra={"action": "alert_failed"})
-            return False
+            said = "no e-mail could be sent" if is_told else "the alert could not be sent to anybody"
+            logger.error("%s: %s", said, exc, extra={"action": "alert_failed"})
+            return is_told
         return True
 
     # Pings

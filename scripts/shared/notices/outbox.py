@@ -10,6 +10,9 @@ When a later notice of a campaign comes before an earlier one has been sent, the
 The content of an e-mail is committed before it is sent, and so is `doubts`, which says that it may have
 arrived. When the process is killed in between, both remain: the same e-mail is sent again, with the same
 Message-ID.
+
+The same tables hold the messages of webhooks (channel `webhook`, see `shared.webhooks`). Here each statement
+names the channel, or an id or a kind that only e-mails have.
 """
 
 from __future__ import annotations
@@ -91,14 +94,14 @@ SELECT bool_or(next_try_at <= %(now)s),
        bool_or(next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
                                                          WHEN doubts = 0 THEN interval '65 minutes'
                                                          ELSE interval '365 minutes' END)
-FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
+FROM notice_deliveries WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL
 """
 
 # Put off before the first try, or for longer than the longest pause between two (an hour; six hours when the
 # e-mail may have arrived): by a clock that ran ahead. Due now.
 RIGHT_NEXT_TRIES = """
 UPDATE notice_deliveries SET next_try_at = %(now)s
-WHERE sent_at IS NULL AND gave_up_at IS NULL
+WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL
   AND next_try_at > %(now)s::timestamptz + CASE WHEN tries = 0 THEN interval '5 minutes'
                                                 WHEN doubts = 0 THEN interval '65 minutes'
                                                 ELSE interval '365 minutes' END
@@ -106,7 +109,7 @@ WHERE sent_at IS NULL AND gave_up_at IS NULL
 
 IS_NOTICE_LATE = """
 SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-               WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL
+               WHERE d.channel = 'email' AND d.sent_at IS NULL AND d.gave_up_at IS NULL
                  AND coalesce(d.owed_since, n.created_at) < %(before)s)
 """
 
@@ -116,7 +119,7 @@ WITH late AS (
     UPDATE notice_deliveries d SET late_told_at = %(now)s
     FROM (SELECT o.notice_id, o.recipient, coalesce(o.owed_since, n.created_at) AS since
           FROM notice_deliveries o JOIN notices n ON n.id = o.notice_id
-          WHERE o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
+          WHERE o.channel = 'email' AND o.sent_at IS NULL AND o.gave_up_at IS NULL AND o.late_told_at IS NULL
             AND coalesce(o.owed_since, n.created_at) < %(before)s
           FOR UPDATE OF o SKIP LOCKED) owed
     WHERE d.notice_id = owed.notice_id AND d.recipient = owed.recipient
@@ -131,7 +134,7 @@ FROM late
 NEXT_MAIL = """
 SELECT coalesce(d.mail_id, d.notice_id), d.mail_id IS NOT NULL OR d.doubts > 0 AS is_begun
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
+WHERE d.channel = 'email' AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.next_try_at <= %(now)s
   AND coalesce(d.mail_id, d.notice_id) <> ALL(%(passed)s::uuid[])
 ORDER BY is_begun DESC, n.created_at, 1 LIMIT 1
 """
@@ -200,7 +203,7 @@ SET tries = d.tries + 1, last_error = %(error)s,
     next_try_at = greatest(%(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))],
                            %(now)s + interval '1 microsecond')
 FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+      WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
       FOR UPDATE SKIP LOCKED) due
 WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
 RETURNING d.notice_id
@@ -212,7 +215,8 @@ SET gave_up_at = %(now)s,
     last_error = 'may have arrived: sent ' || d.doubts || ' times without a known result'
                  || coalesce('; ' || d.last_error, '')
 FROM (SELECT notice_id, recipient FROM notice_deliveries
-      WHERE sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s AND doubts >= %(most)s
+      WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL AND next_try_at <= %(now)s
+        AND doubts >= %(most)s
       FOR UPDATE SKIP LOCKED) due
 WHERE d.notice_id = due.notice_id AND d.recipient = due.recipient
 RETURNING d.notice_id, d.recipient, d.last_error

@@ -219,7 +219,7 @@ WITH asked AS MATERIALIZED (
 SELECT why_not, count(*)::integer FROM judged GROUP BY why_not
 """
 
-_GIVEN_UP = "d.gave_up_at IS NOT NULL AND d.sent_at IS NULL"
+_GIVEN_UP = "d.channel = 'email' AND d.gave_up_at IS NOT NULL AND d.sent_at IS NULL"
 # For a digest: the deliveries that it contains.
 _OF_NOTICE = (
     "(d.notice_id = %(notice)s OR d.mail_id = %(notice)s) AND coalesce(d.recipient = %(recipient)s, TRUE)"

@@ -87,26 +87,37 @@ class TaskLine:
 
 
 _MAILS = """
-SELECT w.waiting, w.oldest, w.last_error, g.given_up, g.latest
+SELECT w.waiting, w.oldest, w.last_error, g.given_up, g.latest, h.waiting, g.dead, coalesce(o.names, '{}')
 FROM (SELECT count(DISTINCT d.notice_id) AS waiting, min(coalesce(d.owed_since, n.created_at)) AS oldest,
              (array_agg(d.last_error ORDER BY d.next_try_at DESC)
               FILTER (WHERE d.last_error IS NOT NULL))[1] AS last_error
       FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-      WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL) w,
-     (SELECT count(DISTINCT notice_id) AS given_up, max(gave_up_at) AS latest
-      FROM notice_deliveries WHERE gave_up_at IS NOT NULL) g
+      WHERE d.channel = 'email' AND d.sent_at IS NULL AND d.gave_up_at IS NULL) w,
+     (SELECT count(DISTINCT notice_id) FILTER (WHERE channel = 'email') AS given_up,
+             max(gave_up_at) FILTER (WHERE channel = 'email') AS latest,
+             count(DISTINCT notice_id) FILTER (WHERE channel = 'webhook') AS dead
+      FROM notice_deliveries WHERE gave_up_at IS NOT NULL) g,
+     (SELECT count(DISTINCT notice_id) AS waiting FROM notice_deliveries
+      WHERE channel = 'webhook' AND sent_at IS NULL AND gave_up_at IS NULL AND tries > 0) h,
+     (SELECT array_agg(name ORDER BY name) AS names FROM webhook_targets WHERE off_at IS NOT NULL) o
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Mails:
-    """Notices that someone has not received. oldest: since when the first one waits. last_error: why."""
+    """Notices that someone has not received. oldest: since when the first one waits. last_error: why.
+
+    webhooks_waiting: webhooks that a target has not accepted so far. webhooks_off: targets that answered 410.
+    """
 
     waiting: int
     oldest: datetime | None
     last_error: str | None
     given_up: int
     latest: datetime | None
+    webhooks_waiting: int
+    webhooks_dead: int
+    webhooks_off: Sequence[str]
 
 
 # A permanent failure and its notice are one transaction, so counting the notices counts the failures.
@@ -135,8 +146,10 @@ COUNTED = ("stuck", *SECTIONS)
 _COUNTERS = """
 {unread}
 SELECT {counts},
-       (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
-       (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL),
+       (SELECT count(DISTINCT notice_id) FROM notice_deliveries
+        WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL),
+       (SELECT count(DISTINCT notice_id) FROM notice_deliveries
+        WHERE channel = 'email' AND gave_up_at IS NOT NULL),
        clock_timestamp(), r.planned_at, r.started_at, r.finished_at, r.exit_code
 FROM (VALUES (1)) one (row)
 LEFT JOIN LATERAL (SELECT * FROM orchestrator_task_runs WHERE task = %(task)s AND started_at <= %(now)s

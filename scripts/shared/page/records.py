@@ -43,6 +43,8 @@ def page_number(text: str) -> int:
 NOTICE_STATES: Mapping[str, str] = {
     "waiting": "waiting",
     "given_up": "given up",
+    "webhooks_waiting": "webhooks waiting",
+    "webhooks_dead": "webhooks given up",
     "sent": "sent",
     "folded": "covered by a later one",
     "": "all",
@@ -51,8 +53,13 @@ NOTICE_STATES: Mapping[str, str] = {
 
 _STATE_SQL: Mapping[str, str] = {
     "waiting": """n.id IN (SELECT notice_id FROM notice_deliveries
-                           WHERE sent_at IS NULL AND gave_up_at IS NULL)""",
-    "given_up": "n.id IN (SELECT notice_id FROM notice_deliveries WHERE gave_up_at IS NOT NULL)",
+                           WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL)""",
+    "given_up": """n.id IN (SELECT notice_id FROM notice_deliveries
+                            WHERE channel = 'email' AND gave_up_at IS NOT NULL)""",
+    "webhooks_waiting": """n.id IN (SELECT notice_id FROM notice_deliveries
+                                    WHERE channel = 'webhook' AND sent_at IS NULL AND gave_up_at IS NULL)""",
+    "webhooks_dead": """n.id IN (SELECT notice_id FROM notice_deliveries
+                                 WHERE channel = 'webhook' AND gave_up_at IS NOT NULL)""",
     # A subquery for each notice, so that reading the newest ones is enough.
     "sent": """(SELECT TRUE FROM notice_deliveries x
                 WHERE x.notice_id = n.id AND x.sent_at IS NOT NULL LIMIT 1)""",
@@ -90,31 +97,39 @@ _TEXT = """(n.subject ILIKE %(q)s OR n.campaign_id = %(exact)s OR n.campaign_num
                        WHERE x.notice_id = n.id AND x.recipient ILIKE %(q)s))"""
 
 _NOTICE_COUNTS = """
-SELECT (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL),
-       (SELECT count(DISTINCT notice_id) FROM notice_deliveries WHERE gave_up_at IS NOT NULL)
+SELECT count(DISTINCT notice_id) FILTER (WHERE channel = 'email' AND gave_up_at IS NULL),
+       count(DISTINCT notice_id) FILTER (WHERE channel = 'email' AND gave_up_at IS NOT NULL),
+       count(DISTINCT notice_id) FILTER (WHERE channel = 'webhook' AND gave_up_at IS NULL),
+       count(DISTINCT notice_id) FILTER (WHERE channel = 'webhook' AND gave_up_at IS NOT NULL)
+FROM (SELECT notice_id, channel, gave_up_at FROM notice_deliveries
+      WHERE sent_at IS NULL AND gave_up_at IS NULL
+      UNION ALL
+      SELECT notice_id, channel, gave_up_at FROM notice_deliveries WHERE gave_up_at IS NOT NULL) d
 """
 
 _NOTICE = """
 SELECT n.id::text, n.kind, n.campaign_id, n.subject, n.body_text, n.created_at, n.folded_into::text, n.cycle,
-       n.attempt, coalesce(c.campaign_number, n.campaign_number), coalesce(c.campaign_name, n.campaign_name)
+       n.attempt, coalesce(c.campaign_number, n.campaign_number), coalesce(c.campaign_name, n.campaign_name),
+       n.body_html <> ''
 FROM notices n LEFT JOIN campaign_status c ON c.campaign_id = n.campaign_id AND n.campaign_id <> ''
 WHERE n.id = %(id)s
 """
 _ONE_NOTICE_COLUMNS = (
     *("id", "kind", "campaign_id", "subject", "body_text", "created_at", "folded_into", "cycle", "attempt"),
-    *("number", "name"),
+    *("number", "name", "has_html"),
 )
 
 # A digest goes to the recipients of the deliveries that name it.
 _DELIVERIES = """
 SELECT recipient, max(tries), max(sent_at), max(gave_up_at), min(next_try_at),
        (array_agg(last_error ORDER BY next_try_at DESC) FILTER (WHERE last_error IS NOT NULL))[1],
-       count(*), min(nullif(mail_id, notice_id)::text)
+       count(*), min(nullif(mail_id, notice_id)::text), max(channel), max(ticket)
 FROM notice_deliveries WHERE notice_id = %(id)s OR mail_id = %(id)s
 GROUP BY recipient ORDER BY recipient LIMIT 200
 """
 _DELIVERY_COLUMNS = (
     *("recipient", "tries", "sent_at", "gave_up_at", "next_try_at", "last_error", "carried", "mail_id"),
+    *("channel", "ticket"),
 )
 
 _NOTICE_HTML = "SELECT body_html FROM notices WHERE id = %(id)s"
@@ -133,8 +148,11 @@ class NoticeRecords:
         return _rows(self._database, sql, values, _NOTICE_COLUMNS, number)
 
     def counts(self) -> dict[str, int]:
-        """How many are waiting, and how many were given up for at least one recipient."""
-        return dict(zip(("waiting", "given_up"), self._database.row(_NOTICE_COUNTS), strict=True))
+        """How many are waiting, and how many were given up for at least one recipient: e-mails, then
+        webhooks.
+        """
+        names = ("waiting", "given_up", "webhooks_waiting", "webhooks_dead")
+        return dict(zip(names, self._database.row(_NOTICE_COUNTS), strict=True))
 
     def one(self, notice_id: UUID) -> dict[str, Any] | None:
         """A notice with its text, and `deliveries`: what became of it for each recipient."""

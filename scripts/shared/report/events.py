@@ -8,6 +8,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from shared.base.values import NoticeKind, UploadTotals
+from shared.base.webhooks import EventType
 from shared.notices.wording import assets_and_size, moment
 
 NOTICES: Mapping[str, str] = {
@@ -16,8 +17,9 @@ NOTICES: Mapping[str, str] = {
     NoticeKind.SUCCESS: "success notice",
     NoticeKind.ERROR: "error notice",
     "a1_to_a2_recovered": "recovery notice",
+    **{event: f"webhook {event}" for event in EventType},
 }
-"""What e-mails about a campaign are called."""
+"""What e-mails and webhooks about a campaign are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _undo(event: Event, zone: tzinfo) -> str:
 
 
 def _resend(event: Event, zone: tzinfo) -> str:
-    return _by(f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} will be sent again", event)
+    return _by(f"{_notice(event)} to {event.detail.get('recipient', '')} will be sent again", event)
 
 
 def _upload(event: Event, zone: tzinfo) -> str:
@@ -150,21 +152,20 @@ def _error_over(event: Event, zone: tzinfo) -> str:
 
 
 def _queued(event: Event, zone: tzinfo) -> str:
-    return f"e-mail queued: {event.detail.get('subject', '')}"
+    channel = "webhook" if event.detail.get("kind") in _WEBHOOKS else "e-mail"
+    return f"{channel} queued: {event.detail.get('subject', '')}"
 
 
 def _delivered(event: Event, zone: tzinfo) -> str:
-    return f"e-mail ({_notice(event)}) delivered to {event.detail.get('recipient', '')}"
+    return f"{_notice(event)} delivered to {event.detail.get('recipient', '')}"
 
 
 def _given_up(event: Event, zone: tzinfo) -> str:
-    return _because(
-        f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} given up", event.reason
-    )
+    return _because(f"{_notice(event)} to {event.detail.get('recipient', '')} given up", event.reason)
 
 
 def _folded(event: Event, zone: tzinfo) -> str:
-    return f"e-mail ({_notice(event)}) to {event.detail.get('recipient', '')} is covered by a later one"
+    return f"{_notice(event)} to {event.detail.get('recipient', '')} is covered by a later one"
 
 
 _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
@@ -186,9 +187,13 @@ _WORDS: Mapping[str, Callable[[Event, tzinfo], str]] = {
 }
 
 
+_WEBHOOKS = frozenset(EventType)
+
+
 def _notice(event: Event) -> str:
+    """`e-mail (retry notice)`, `webhook campaign.reset`."""
     kind: str = event.detail.get("kind", "")
-    return NOTICES.get(kind, kind)
+    return NOTICES[kind] if kind in _WEBHOOKS else f"e-mail ({NOTICES.get(kind, kind)})"
 
 
 def _by(what: str, event: Event) -> str:

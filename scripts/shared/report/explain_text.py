@@ -56,6 +56,9 @@ def _lines(explanation: Explanation, by: Installation) -> Iterator[str]:
     yield from _wrapped("", f"{HEADS.get(explanation.state, 'NOT TRIED')}: {explanation.state}{since}", 2)
     yield from _wrapped("  Why   ", explanation.why)
     yield from _attempts(explanation, by)
+    if explanation.facts.webhooks:
+        told = "; ".join(map(str, explanation.facts.webhooks))
+        yield from _wrapped("  Sent  ", f"webhooks: {told}")
     yield from _wrapped("  Rule  ", "; ".join(explanation.rule))
     steps = explanation.next
     yield from _listed(
@@ -174,6 +177,9 @@ def as_json(explanation: Explanation, by: Installation) -> str:
         "do": [{"text": deed.text, "command": deed.command} for deed in explanation.do],
         "notes": explanation.notes,
         "errors": [_error(error) for error in facts.errors],
+        "webhooks": [
+            {"target": one.target, "ticket": one.ticket, "state": one.state} for one in facts.webhooks
+        ],
         "last_reset": facts.last_reset and _act(facts.last_reset),
         "upload": facts.upload and _upload(facts.upload),
         "next_run": run and _run(run),

@@ -1,4 +1,4 @@
-"""Reads what the database knows about one campaign, for `explain`: in one snapshot, by four statements."""
+"""Reads what the database knows about one campaign, for `explain`: in one snapshot, by five statements."""
 
 from __future__ import annotations
 
@@ -71,6 +71,39 @@ CROSS JOIN LATERAL (SELECT id, kind, created_at, cycle, attempt, folded_into FRO
 LEFT JOIN notice_deliveries d ON d.notice_id = n.id
 GROUP BY n.id, n.kind, n.created_at, n.cycle, n.attempt, n.folded_into ORDER BY n.created_at
 """
+
+
+# What each webhook's target knows of the cycle.
+WEBHOOKS = """
+SELECT d.recipient, max(d.ticket), count(d.sent_at), count(d.gave_up_at), count(*)
+FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
+WHERE n.campaign_id = %(campaign_id)s AND d.channel = 'webhook'
+  AND n.cycle = (SELECT coalesce(a1_cycle, 1) FROM campaign_status WHERE campaign_id = %(campaign_id)s)
+GROUP BY d.recipient ORDER BY d.recipient
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookFact:
+    """What a webhook's target got about the cycle. ticket: the incident that it opened; None: it opens none,
+    or has not so far.
+    """
+
+    target: str
+    ticket: str | None
+    sent: int
+    given_up: int
+    messages: int
+
+    @property
+    def state(self) -> str:
+        """What became of its messages, in words."""
+        if self.given_up:
+            return "given up"
+        return "delivered" if self.sent == self.messages else "waiting"
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.ticket or self.state}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +213,7 @@ class CampaignFacts:
     taken_at: datetime | None = None
     error_mail: Mail | None = None
     success_mail: Mail | None = None
+    webhooks: tuple[WebhookFact, ...] = ()
     last_run: LastRun | None = None
 
     @property
@@ -199,6 +233,7 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         history = database.rows(EVENTS, {**asked, "limit": RECENT_EVENTS})
         events = without_undone(Event(*row) for row in history)
         mails = [Mail(*row) for row in database.rows(MAILS, {**asked, **kinds, "limit": SHOWN})]
+        webhooks = tuple(WebhookFact(*row) for row in database.rows(WEBHOOKS, asked))
     created_at, updated_at, a2_requested_at, lock_doubted_at, left_search_at, box_folder_id = found[12:18]
     status, upload, progress, last_run = found[:12], found[18:22], found[22:28], found[30:]
     holder, taken_at = found[28:30]
@@ -225,6 +260,7 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         taken_at=taken_at,
         error_mail=_mail(mails, NoticeKind.ERROR),
         success_mail=_mail(mails, NoticeKind.SUCCESS),
+        webhooks=webhooks,
         last_run=None if last_run[0] is None else LastRun(*last_run),
     )
 

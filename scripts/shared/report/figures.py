@@ -244,11 +244,16 @@ class TaskRuns:
 OUTBOX_BACKLOG = """
 SELECT count(*), min(coalesce(d.owed_since, n.created_at)),
        (SELECT count(*) FROM notice_deliveries
-        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts < %(doubts)s),
+        WHERE channel = 'email' AND gave_up_at >= %(since)s AND gave_up_at < %(until)s
+          AND doubts < %(doubts)s),
        (SELECT count(*) FROM notice_deliveries
-        WHERE gave_up_at >= %(since)s AND gave_up_at < %(until)s AND doubts >= %(doubts)s)
+        WHERE channel = 'email' AND gave_up_at >= %(since)s AND gave_up_at < %(until)s
+          AND doubts >= %(doubts)s),
+       (SELECT count(*) FROM notice_deliveries
+        WHERE channel = 'webhook' AND sent_at IS NULL AND gave_up_at IS NULL AND tries > 0),
+       (SELECT count(*) FROM notice_deliveries WHERE channel = 'webhook' AND gave_up_at IS NOT NULL)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
+WHERE d.channel = 'email' AND d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 """
 
 
@@ -256,13 +261,16 @@ WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL AND d.tries > 0
 class Backlog:
     """E-mails that the mail server did not accept: waiting, since when, and given up.
 
-    doubtful: given up, but they may have arrived.
+    doubtful: given up, but they may have arrived. webhooks_waiting: what a target has not accepted so far.
+    webhooks_dead: what is no longer tried, of any day: somebody may send it again.
     """
 
     waiting: int = 0
     oldest_at: datetime | None = None
     given_up: int = 0
     doubtful: int = 0
+    webhooks_waiting: int = 0
+    webhooks_dead: int = 0
 
 
 SNOOZED = """
@@ -373,6 +381,7 @@ class DayReport:
             or self.alerts
             or self.backlog.given_up
             or self.backlog.doubtful
+            or self.backlog.webhooks_dead
         )
 
     @property
@@ -384,6 +393,7 @@ class DayReport:
             or self.snoozed.total
             or self.failures_over.total
             or self.backlog.waiting
+            or self.backlog.webhooks_waiting
             or any(task.has_trouble for task in runs)
         )
 

@@ -101,18 +101,25 @@ def history(events: Sequence[Event], rules: Rules) -> str:
 
 
 def unsent(rows: Sequence[Row], rules: Rules) -> str:
-    """E-mails that someone has not received, and why."""
+    """E-mails and webhooks that someone has not received, and why. A webhook shows its id."""
     return _table(
         _UNSENT,
         [
             (
-                *(rules.at(row["created_at"]), row["recipient"], row["subject"], str(row["tries"])),
+                *(rules.at(row["created_at"]), *_what(row), str(row["tries"])),
                 "given up" if row["gave_up_at"] else rules.soon(row["next_try_at"]),
                 row["last_error"] or "",
             )
             for row in rows
         ],
     )
+
+
+def _what(row: Row) -> tuple[str, str]:
+    """To whom, and the subject."""
+    if row["channel"] == "webhook":
+        return f"webhook {row['recipient']}", f"{row['subject']} [{row['notice_id']}]"
+    return row["recipient"], row["subject"]
 
 
 def told(rows: Sequence[Row], rules: Rules) -> str:

@@ -35,8 +35,8 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 FILE_MODE = 0o644
 """The mode of METRICS_FILE, whatever the umask: node_exporter reads it as another user."""
 GIVEN_UP_WITHIN = timedelta(days=1)
-EMAIL = "email"
-"""The channel of every notice."""
+EMAIL, WEBHOOK = "email", "webhook"
+"""The channels of notices."""
 
 STATES = (
     State.DUE,
@@ -95,11 +95,15 @@ ORDER BY t.task
 """
 
 NOTICES = """
-SELECT coalesce(extract(epoch FROM %(now)s - (
-           SELECT min(coalesce(d.owed_since, n.created_at))
-           FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-           WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL))::double precision, 0),
-       (SELECT count(*) FROM notice_deliveries WHERE gave_up_at >= %(now)s - %(within)s)
+SELECT coalesce(extract(epoch FROM %(now)s - owed.mail)::double precision, 0),
+       coalesce(extract(epoch FROM %(now)s - owed.webhook)::double precision, 0),
+       (SELECT count(*) FROM notice_deliveries
+        WHERE channel = 'email' AND gave_up_at >= %(now)s - %(within)s),
+       (SELECT count(*) FROM notice_deliveries WHERE channel = 'webhook' AND gave_up_at IS NOT NULL)
+FROM (SELECT min(coalesce(d.owed_since, n.created_at)) FILTER (WHERE d.channel = 'email') AS mail,
+             min(coalesce(d.owed_since, n.created_at)) FILTER (WHERE d.channel = 'webhook') AS webhook
+      FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+      WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL) owed
 """
 
 
@@ -116,13 +120,16 @@ class TaskTimes:
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """The values of the metrics. campaigns: {state: how many}. given_up: e-mails, within GIVEN_UP_WITHIN."""
+    """The values of the metrics. campaigns: {state: how many}. oldest_pending_seconds: {channel: seconds}.
+    given_up: e-mails, within GIVEN_UP_WITHIN. webhooks_dead: those given up, as long as they are kept.
+    """
 
     campaigns: Mapping[State, int]
     near_failure: int
     tasks: tuple[TaskTimes, ...]
-    oldest_pending_seconds: float
+    oldest_pending_seconds: Mapping[str, float]
     given_up: int
+    webhooks_dead: int
     totals: Mapping[Total, int]
 
 
@@ -137,13 +144,14 @@ def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now:
     }
     counted = database.rows(CAMPAIGNS, values)
     counts = {state: count for state, count, _ in counted}
-    oldest_pending_seconds, given_up = database.row(NOTICES, values)
+    mail_seconds, webhook_seconds, given_up, webhooks_dead = database.row(NOTICES, values)
     return Standings(
         campaigns={state: counts.get(state.value, 0) for state in STATES},
         near_failure=sum(near_failure for *_, near_failure in counted),
         tasks=tuple(TaskTimes(*row) for row in database.rows(TASKS, values)),
-        oldest_pending_seconds=max(oldest_pending_seconds, 0.0),
+        oldest_pending_seconds={EMAIL: max(mail_seconds, 0.0), WEBHOOK: max(webhook_seconds, 0.0)},
         given_up=given_up,
+        webhooks_dead=webhooks_dead,
         totals=Totals(database).read(),
     )
 
@@ -177,7 +185,8 @@ class MetricsCollector(Collector):
             "How long the oldest undelivered notice has waited; 0 when there is none.",
             labels=["channel"],
         )
-        pending.add_metric([EMAIL], now.oldest_pending_seconds)
+        for channel, seconds in now.oldest_pending_seconds.items():
+            pending.add_metric([channel], seconds)
         yield pending
         given_up = GaugeMetricFamily(
             "a1_to_a2_notices_given_up",
@@ -186,6 +195,11 @@ class MetricsCollector(Collector):
         )
         given_up.add_metric([EMAIL], now.given_up)
         yield given_up
+        yield GaugeMetricFamily(
+            "a1_to_a2_webhooks_dead",
+            "Webhooks that were given up and have not been sent again, one for each target.",
+            now.webhooks_dead,
+        )
 
     def _tasks(self) -> Iterable[Metric]:
         success = GaugeMetricFamily(

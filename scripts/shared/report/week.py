@@ -90,10 +90,11 @@ TOLD_TO_NOBODY = """
 SELECT count(*) OVER (), n.subject, min(coalesce(d.owed_since, n.created_at)) AS since,
        bool_or(d.gave_up_at IS NULL),
        coalesce((array_agg(d.last_error) FILTER (WHERE d.last_error IS NOT NULL))[1], '')
-FROM (SELECT notice_id FROM notice_deliveries WHERE sent_at IS NULL AND gave_up_at IS NULL
+FROM (SELECT notice_id FROM notice_deliveries
+      WHERE channel = 'email' AND sent_at IS NULL AND gave_up_at IS NULL
       UNION
       SELECT notice_id FROM notice_deliveries
-      WHERE gave_up_at > %(now)s::timestamptz - %(look_back)s) looked_at
+      WHERE channel = 'email' AND gave_up_at > %(now)s::timestamptz - %(look_back)s) looked_at
 JOIN notices n ON n.id = looked_at.notice_id
 JOIN notice_deliveries d ON d.notice_id = n.id
 GROUP BY n.id

@@ -80,6 +80,8 @@ def _for_engineer(report: DayReport) -> str:
         todo.append(f"{tasks} {'task keeps' if tasks == 1 else 'tasks keep'} failing")
     if given_up := report.backlog.given_up + report.backlog.doubtful:
         todo.append(f"{given_up} {'e-mail was' if given_up == 1 else 'e-mails were'} given up")
+    if dead := report.backlog.webhooks_dead:
+        todo.append(f"{dead} {'webhook was' if dead == 1 else 'webhooks were'} given up")
     return "; ".join(todo)
 
 

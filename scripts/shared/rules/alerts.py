@@ -46,11 +46,11 @@ class TaskAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertNews:
-    """What one notice is about: failures that begin or continue, a run that writes nothing, or the end of all
-    announced failures.
+    """What one notice is about: failures that begin or continue, a run that writes nothing, the end of all
+    announced failures, or a webhook's target that accepts no more messages.
     """
 
-    kind: Literal["began", "reminder", "silent", "over"]
+    kind: Literal["began", "reminder", "silent", "over", "off"]
     task: str
     endings: tuple[str, ...]
     failures: int

@@ -38,6 +38,15 @@ DELETE FROM notices WHERE ctid = ANY (ARRAY(
     ORDER BY n.created_at LIMIT %(limit)s))
 """
 
+# Of a target that is no longer in the settings, or has been off: nobody waits for it any more.
+FORGOTTEN_WEBHOOKS = """
+UPDATE notice_deliveries d
+SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: no run knew this target')
+FROM notices n
+WHERE n.id = d.notice_id AND d.channel = 'webhook' AND d.sent_at IS NULL AND d.gave_up_at IS NULL
+  AND greatest(n.created_at, d.owed_since) < least(now(), %(now)s) - interval '5 days'
+"""
+
 TASK_RUNS = """
 DELETE FROM orchestrator_task_runs WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM orchestrator_task_runs WHERE started_at < least(now(), %(now)s) - %(kept)s
@@ -144,11 +153,13 @@ LIVES: Mapping[str, Life] = MappingProxyType(
 def prune(
     database: Database, now: datetime, *, clock: Callable[[], float] = time.monotonic
 ) -> dict[str, int]:
-    """Remove the old rows; returns {table: how many}. Raises DbError.
+    """Remove the old rows; returns {table: how many}. First gives up webhooks that nobody sends. Raises
+    DbError.
 
     Each statement is a transaction of its own: an interruption leaves nothing half done.
     """
     end = clock() + MOST_SECONDS
+    database.execute(FORGOTTEN_WEBHOOKS, {"now": now})
     removed = dict.fromkeys(LIVES, 0)
     for table, life in LIVES.items():
         bite = BITE

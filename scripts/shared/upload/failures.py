@@ -131,6 +131,19 @@ def _remember(failure: Failure) -> bool:
                 now=context.clock(),
             )
             Outbox(context.database).queue(notice)
+            if context.hooks:
+                context.hooks.erring(
+                    context.database,
+                    campaign,
+                    cycle=failure.retry.cycle,
+                    attempt=failure.retry.retry_count,
+                    kind=kind,
+                    message=error.message,
+                    hint=error.hint,
+                    began_at=lasting.began_at,
+                    is_reminder=lasting.is_reminder,
+                    now=context.clock(),
+                )
     if lasting.is_notice_due:
         context.on_notice()
     return lasting.is_young

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from shared.dam.client import DamClient
     from shared.upload.copier import Copier
     from shared.upload.transfer import CampaignTransfer
+    from shared.webhooks.hooks import Hooks
 
 logger = logging.getLogger("uploader")
 
@@ -70,7 +71,7 @@ class Context:
     run must stop. asking: limits how many campaigns ask the DAM at once; raises StoppedError when the run has
     ended. copier: for that database, made when the first files are copied. wait: waits for some seconds;
     raises StoppedError when the run must stop. transferring: gets the campaign's transfer while its files are
-    copied. on_notice: called when a notice has been queued.
+    copied. on_notice: called when a notice has been queued. hooks: None when the settings have no webhook.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class Context:
     transferring: Callable[[datetime], AbstractContextManager[None]]
     copier: Callable[[Database], Copier]
     on_notice: Callable[[], None]
+    hooks: Hooks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,16 @@ def _empty(
                 now=now,
             )
         Outbox(database).queue(notice)
+        if context.hooks and attempt.permanently_failed:
+            context.hooks.permanently_failed(
+                database,
+                campaign,
+                attempt=attempt.number,
+                max_attempts=attempt.max_attempts or limit,
+                cycle=attempt.cycle,
+                reason=reason,
+                now=now,
+            )
     context.on_notice()
     return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
 
@@ -332,6 +344,9 @@ def leave(
             return left
         failing_since = LastingErrors(database).clear(campaign.id)
         if is_gone or followed.a2_requested_at is None or campaign.status != dam.status_a2:
+            if context.hooks and failing_since and not followed.permanently_failed:
+                status = GONE if is_gone else campaign.status or ""
+                context.hooks.left(database, campaign, status, context.clock())
             return left
         troubles = Outbox(database).troubles(campaign.id)  # before this upload is on record
         database.act_as("", "upload", "its assets are in Box")
@@ -339,6 +354,8 @@ def leave(
         totals = Ledger(database).upload_totals(campaign.id)
         Ledger(database).record_campaign_upload(campaign.id, totals, context.run_id, began)
         told = _tell_arrival(context, campaign, followed, totals, troubles, failing_since)
+        if context.hooks:
+            context.hooks.recovered(database, campaign, totals, context.clock())
     for _ in range(told):
         context.on_notice()
     return Arrival(campaign, Outcome.UPLOADED, assets=totals.assets, size_bytes=totals.size_bytes)

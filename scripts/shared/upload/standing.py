@@ -49,7 +49,8 @@ SET status = %(status)s, a2_requested_at = NULL, left_search_at = NULL, updated_
 FROM (SELECT campaign_id, a2_requested_at FROM campaign_status
       WHERE campaign_id = %(campaign_id)s FOR UPDATE) before
 WHERE c.campaign_id = before.campaign_id
-RETURNING before.a2_requested_at, c.box_folder_id, coalesce(c.a1_cycle, 1), coalesce(c.a1_retry_count, 0)
+RETURNING before.a2_requested_at, c.box_folder_id, coalesce(c.a1_cycle, 1), coalesce(c.a1_retry_count, 0),
+          coalesce(c.a1_permanently_failed, FALSE)
 """
 
 REQUEST_A2 = """
@@ -68,6 +69,7 @@ class Followed:
     box_folder_id: str | None
     cycle: int
     attempts: int
+    permanently_failed: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shared.dam.client import DamClient
     from shared.upload.box_side import BoxSide
     from shared.upload.copier import Copier
+    from shared.webhooks.hooks import Hooks
 
 logger = logging.getLogger("uploader")
 
@@ -61,8 +62,11 @@ class Pass:
         progress: Progress,
         open_ledger: Callable[[], Database],
         deliver_beside: Callable[[], None] = lambda: None,
+        hooks: Hooks | None = None,
     ) -> None:
-        """deliver_beside: delivers notices while files are copied; never waits."""
+        """deliver_beside: delivers notices while files are copied; never waits. hooks: None when the settings
+        have no webhook.
+        """
         self._settings = settings
         self._open_ledger = open_ledger
         self._deliver_beside = deliver_beside
@@ -107,6 +111,7 @@ class Pass:
             transferring=self._transferring,
             copier=self._copier_for,
             on_notice=self._on_notice,
+            hooks=hooks,
         )
 
     def run(self, chosen: Sequence[str]) -> ExitCode:

@@ -29,8 +29,11 @@ def loaded(modules: str, among: str) -> list[str]:
 
 
 def test_idle_run__loads_only_what_it_needs() -> None:
-    idle = "shared.dam.client shared.database shared.notices.delivery shared.upload.uploader"
+    idle = (
+        "shared.dam.client shared.database shared.notices.delivery shared.upload.uploader shared.loop.teller"
+    )
     late = "box_sdk_gen jinja2 smtplib cryptography shared.box shared.report shared.upload.copier"
+    late += " shared.webhooks shared.upload.webhook_side"
     assert loaded(idle, late) == []
 
 

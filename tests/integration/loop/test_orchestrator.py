@@ -37,6 +37,8 @@ from shared.settings import OrchestratorSettings, load_orchestrator_settings
 from simulated_clock import SimulatedClock
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres
+from webhook_receivers import Receiver, receiving
+from webhook_stage import KEY
 
 ROME = ZoneInfo("Europe/Rome")
 MIGRATIONS = Path(__file__).resolve().parents[3] / "database" / "migrations"
@@ -697,6 +699,44 @@ def test_loop__hangup_reads_the_settings_again_or_keeps_them(
     told = capsys.readouterr().err
     assert "OFF_HOURS_END" in told
     assert "the old settings stay in use" in told
+
+
+# Webhooks
+
+
+def test_webhooks__get_the_news_of_tasks_and_a_dead_target_holds_nothing_up(stage: Stage) -> None:
+    state = stage.folder / "down"
+    state.touch()
+    body = f"import pathlib\nraise SystemExit(75 if pathlib.Path({str(state)!r}).exists() else 0)\n"
+    with receiving(Receiver()) as ops, receiving(Receiver(refusing=(503, {}))) as dead:
+        for name, receiver in (("OPS", ops), ("DEAD", dead)):
+            stage.variables |= {
+                f"WEBHOOK_{name}_URL": receiver.url, f"WEBHOOK_{name}_SECRET": KEY,
+                f"WEBHOOK_{name}_EVENTS": "task.*", "WEBHOOK_ALLOW_PRIVATE": "true",
+            }  # fmt: skip
+        stage.play(
+            stage.task(body), start="2026-01-28T10:00:00", end="2026-01-28T10:30:00",
+            events=[("2026-01-28T10:16:00", lambda _: state.unlink())],
+        )  # fmt: skip
+    assert ops.types == ["task.failing", "task.recovered"]
+    assert [subject.split(" - ")[0] for subject in stage.subjects] == ["🛑 Task Failing", "✅ Task Recovered"]
+    assert len(stage.runs()) == 10
+    assert dead.calls
+    assert stage.sql("SELECT DISTINCT recipient FROM notice_deliveries WHERE sent_at IS NULL") == [("dead",)]
+
+
+def test_webhooks__get_the_news_while_the_database_is_away(
+    own_server: EmbeddedPostgres, mail: MailSink, tmp_path: Path
+) -> None:
+    stage = Stage(own_server.url, mail, tmp_path)
+    own_server.stop()
+    with receiving(Receiver()) as ops:
+        stage.variables |= {
+            "WEBHOOK_OPS_URL": ops.url, "WEBHOOK_OPS_SECRET": KEY, "WEBHOOK_OPS_EVENTS": "*",
+            "WEBHOOK_ALLOW_PRIVATE": "true",
+        }  # fmt: skip
+        stage.play(stage.task("raise SystemExit(75)"), start="2026-01-28T10:00:00", end="2026-01-28T10:30:00")
+    assert ops.types == ["task.failing"]
 
 
 # Heartbeat

@@ -100,6 +100,11 @@ class Parsed(HTMLParser):
         return next(one for one in self.forms if wanted.items() <= one["fields"].items())
 
 
+def words(page: str) -> str:
+    """What a page says, without its tags."""
+    return " ".join(re.sub(r"<[^>]+>", "", page).split())
+
+
 def get(browser: Browser, path: str) -> str:
     answer = browser.get(path)
     assert answer.status_code == 200, f"{path}: {answer.status_code}\n{answer.text[:2000]}"
@@ -229,6 +234,43 @@ def test_hostile_text__is_escaped_on_every_page(installed: Installation) -> None
         ids = {urlsplit(one).path + "?" + urlsplit(one).query for one in Parsed(label).addresses}
         for address in (one for one in ids if re.match(r"/campaigns/.|/campaign\?", one)):
             get(browser, address)
+
+
+def test_webhooks__are_shown_with_their_incident_and_apart_from_mails(installed: Installation) -> None:
+    ((campaign, cycle),) = installed.sql(
+        "SELECT campaign_id, coalesce(a1_cycle, 1) FROM campaign_status LIMIT 1"
+    )
+    browser = installed.page.browser(OPERATOR)
+    mails = words(get(browser, "/"))
+    ids = [str(uuid4()), str(uuid4())]
+    for number, one in enumerate(ids):
+        installed.sql(
+            "INSERT INTO notices (id, kind, campaign_id, subject, body_text, body_html, created_at, cycle)"
+            " VALUES (%s, 'campaign.permanently_failed', %s, %s, '{}', '', now(), %s)",
+            *(one, campaign, f"hook {number}", cycle),
+        )
+    installed.sql(
+        "INSERT INTO notice_deliveries (notice_id, recipient, channel, next_try_at, sent_at, ticket)"
+        " VALUES (%s, 'sn', 'webhook', now(), now(), 'INC0000042')",
+        ids[0],
+    )
+    installed.sql(
+        "INSERT INTO notice_deliveries (notice_id, recipient, channel, next_try_at, gave_up_at, last_error)"
+        " VALUES (%s, 'ops', 'webhook', now(), now(), 'HTTP 400')",
+        ids[1],
+    )
+    installed.sql("INSERT INTO webhook_targets (name, begun_at, off_at) VALUES ('old', now(), now())")
+    assert "incident INC0000042" in words(get(browser, f"/campaigns/{campaign}"))
+    assert "incident INC0000042" in words(get(browser, f"/notices/{ids[0]}"))
+    dead = words(get(browser, "/notices?state=webhooks_dead"))
+    assert "hook 1" in dead
+    assert "hook 0" not in dead
+    assert "hook 1" not in words(get(browser, "/notices?state=given_up"))
+    start = words(get(browser, "/"))
+    assert "Webhooks: 1 given up" in start
+    assert "turned off by their own answer (410): old" in start
+    tile = "Do mails go out?"
+    assert start.partition(tile)[2][:40] == mails.partition(tile)[2][:40], "e-mails count as before"
 
 
 def test_message_html__is_shut_in(installed: Installation) -> None:

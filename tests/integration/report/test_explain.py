@@ -370,7 +370,7 @@ def test_facts__are_read_by_indexes(database: Database, reader: Database, sent_s
     facts = facts_of(reader, "c7", datetime.now(UTC))
     assert [len(attempt.mails) for attempt in facts.attempts] == [1]
     questions = [sql for sql in sent_statements if sql.lstrip().startswith("SELECT")]
-    assert len(questions) == 4
+    assert len(questions) == 5
     values = {
         "campaign_id": "c7", "now": datetime.now(UTC), "limit": 20, "error": "e", "success": "s",
         "attempts": ["a1_to_a2_no_assets_retry"],

@@ -124,12 +124,14 @@ def test_notices__by_the_oldest_that_is_owed_and_those_given_up_lately(database:
     add(2, 800, gave_up_at=NOW - HOUR)
     add(3, 9000, gave_up_at=NOW - 3 * DAY)
     told = read_standings(database, POLICY, "A1", NOW)
-    assert (told.oldest_pending_seconds, told.given_up) == (0, 1)
+    assert (told.oldest_pending_seconds, told.given_up) == ({"email": 0, "webhook": 0}, 1)
     add(4, 5)
-    assert read_standings(database, POLICY, "A1", NOW).oldest_pending_seconds == 300
+    assert read_standings(database, POLICY, "A1", NOW).oldest_pending_seconds["email"] == 300
     add(5, 2, owed_since=NOW - HOUR)
-    assert read_standings(database, POLICY, "A1", NOW).oldest_pending_seconds == 3600
-    assert read_standings(database, POLICY, "A1", NOW - DAY).oldest_pending_seconds == 0, "never below 0"
+    assert read_standings(database, POLICY, "A1", NOW).oldest_pending_seconds["email"] == 3600
+    assert read_standings(database, POLICY, "A1", NOW - DAY).oldest_pending_seconds["email"] == 0, (
+        "never below 0"
+    )
 
 
 # --- totals -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from shared.loop import memory
 from shared.notices import outbox
 from shared.upkeep.retention import BITE, LIVES, MOST_SECONDS, prune
 from shared.upload import ledger, standing
+from shared.webhooks import outbox as webhook_outbox
 from simulators.mail import MailSink
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
@@ -224,6 +225,23 @@ def test_report__removes_what_is_old_and_does_not_fail_with_it(
     assert len(mail.messages) == 1
 
 
+def test_webhooks__of_a_target_that_nobody_knows_any_more_are_given_up(database: Database) -> None:
+    for days in (4, 6):
+        database.execute(
+            """
+            WITH n AS (INSERT INTO notices VALUES (gen_random_uuid(), 'k', '', '', '', '', %(at)s)
+                       RETURNING id)
+            INSERT INTO notice_deliveries (notice_id, recipient, channel, next_try_at)
+            SELECT id, 'gone', 'webhook', %(at)s FROM n
+            """,
+            {"at": NOW - timedelta(days=days)},
+        )
+    prune(database, NOW)
+    assert database.rows("SELECT gave_up_at IS NOT NULL FROM notice_deliveries ORDER BY next_try_at") == [
+        (True,), (False,),
+    ]  # fmt: skip
+
+
 # --- what it costs, and what a run reads --------------------------------------------------------------------
 
 
@@ -264,7 +282,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
     values: dict[str, Any] = {
         "now": NOW, "limit": BITE, "status": "A1", "seen": ["c1", "c2"], "campaign_ids": ["c1", "c2"],
         "tasks": ["a1_to_a2"], "kinds": ["a1_to_a2_error"], "more_than": 20, "campaign_id": "c1",
-        "passed": ["00000000-0000-0000-0000-000000000001"],
+        "passed": ["00000000-0000-0000-0000-000000000001"], "target": "ops", "since": NOW,
     }  # fmt: skip
     of_a_run = {
         name: getattr(module, name)
@@ -273,6 +291,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
             (standing, ("LEFT_BEHIND",)),
             (ledger, ("STALE_UPLOADS", "UPLOADED_ASSETS", "UPLOAD_TOTALS")),
             (outbox, ("IS_NOTICE_DUE", "NEXT_MAIL", "CROWD")),
+            (webhook_outbox, ("NEXT_TIME", "NEXT_MESSAGE", "UNTOLD_ACTS")),
             (memory, ("LAST_TASK_RUNS",)),
         )
         for name in names
@@ -280,7 +299,7 @@ def test_cost__neither_a_run_nor_the_removal_reads_a_table_through(database: Dat
     plans = {name: plan_of(database, sql, values) for name, sql in of_a_run.items()}
     for table, life in LIVES.items():
         plans[f"removal from {table}"] = plan_of(database, life.removal, values | {"kept": life.kept})
-    small = ("orchestrator_task_alerts", "campaign_errors", "upload_sessions", "unnest")
+    small = ("orchestrator_task_alerts", "campaign_errors", "upload_sessions", "webhook_targets", "unnest")
     for name, plan in plans.items():
         scanned = [table for table in re.findall(r"Seq Scan on (\w+)", plan) if table not in small]
         assert scanned == [], f"{name}\n{plan}"

@@ -38,7 +38,8 @@ FOREIGN = {"node_textfile_mtime_seconds"}
 
 def standings(**changes: Any) -> Standings:
     values: dict[str, Any] = {
-        "campaigns": dict.fromkeys(STATES, 0), "near_failure": 0, "tasks": (), "oldest_pending_seconds": 0.0,
+        "campaigns": dict.fromkeys(STATES, 0), "near_failure": 0, "tasks": (),
+        "oldest_pending_seconds": {"email": 0.0, "webhook": 0.0}, "webhooks_dead": 0,
         "given_up": 0, "totals": {},
     }  # fmt: skip
     return Standings(**{**values, **changes})
@@ -48,7 +49,8 @@ FULL = standings(
     campaigns={state: number for number, state in enumerate(STATES)},
     near_failure=7,
     tasks=(TaskTimes("a1_to_a2", 1000.0, 900.5), TaskTimes('odd "task"\n', 5.0, None)),
-    oldest_pending_seconds=61.5,
+    oldest_pending_seconds={"email": 61.5, "webhook": 5.0},
+    webhooks_dead=2,
     given_up=2,
     totals={
         ATTEMPTS: 12, TRANSFERRED_BYTES: 10**13, BOX_THROTTLED: 3, task_run("a1_to_a2", 0): 40,
@@ -80,6 +82,7 @@ def test_text__has_the_names_that_alerts_and_dashboards_count_on() -> None:
         "a1_to_a2_campaigns_near_failure": (),
         "a1_to_a2_notices_given_up": ("channel",),
         "a1_to_a2_notices_oldest_pending_seconds": ("channel",),
+        "a1_to_a2_webhooks_dead": (),
         "a1_to_a2_task_last_run_timestamp_seconds": ("task",),
         "a1_to_a2_task_last_success_timestamp_seconds": ("task",),
         "a1_to_a2_task_runs_total": ("outcome", "task"),
