@@ -410,10 +410,10 @@ def test_limit__is_the_campaign_s_own(world: World) -> None:
     )
     near = json.loads(world.run(TOOL, "near-failure", "--json").stdout)
     assert [row["campaign_id"] for row in near] == [campaign]
-    assert "it has 2 attempts per cycle already" in world.run(TOOL, "limit", "C-1", "2").stdout
+    assert "it already has 2 attempts per cycle" in world.run(TOOL, "limit", "C-1", "2").stdout
     assert world.upload().outcomes == {campaign: "permanently_failed"}
     back = world.run(TOOL, "limit", "C-1", "default")
-    assert "to 3 attempts per cycle, as all campaigns have: nothing until it is reset" in back.stdout
+    assert "to 3 attempts per cycle, the same as all campaigns: nothing until it is reset" in back.stdout
     assert world.row(campaign)["a1_max_retries"] is None
     details = [row["detail"] for row in world.sql(EVENTS) if row["kind"] == "limit"]
     assert details == [{"max_retries": 2}, {"before": 2}]
@@ -475,7 +475,7 @@ def test_history__tells_what_happened_by_whom_and_why(world: World) -> None:
         "limit set to 5 by anna@host",
     ):
         assert words in text
-    starts = [words for words in ("attempt 1", "attempt 2", "attempt 3", "reset by", "limit 5")]
+    starts = [words for words in ("attempt 1", "attempt 2", "attempt 3", "reset by", "limit set to 5")]
     assert [text.index(words) for words in starts] == sorted(text.index(words) for words in starts)
     events = json.loads(world.run(TOOL, "history", campaign, "--json").stdout)
     assert list(events[0]) == ["at", "kind", "cycle", "actor", "source", "reason", "detail", "text"]
@@ -576,7 +576,7 @@ def test_chosen_campaign__that_is_elsewhere_or_nowhere_is_told_in_words(world: W
     there = world.dam.add_campaign("Summer", "C-1", status="A2")
     for chosen, exit_code, said in (
         (there, 0, "not_a1; it is in A2, so there is nothing to do"),
-        ("C-1", 4, "not_found; the DAM shows our user no such campaign. Is the id right?"),
+        ("C-1", 4, "not_found; our DAM user sees no campaign with this id. Check it"),
     ):
         run = world.upload("--campaign", chosen)
         assert run.exit_code == exit_code

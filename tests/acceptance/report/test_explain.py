@@ -35,7 +35,7 @@ def test_explain__follows_a_campaign_to_a2(world: World) -> None:
     assert world.upload().exit_code == 0
     code, text = explained(world.run(TOOL, "explain", "C-1"))
     assert code == 0
-    assert f'C-1 "Summer" {campaign} TRIED AGAIN: empty, since' in text
+    assert f'C-1 "Summer" {campaign} IN RETRY: empty, since' in text
     assert "to 1, delivered" in text
     assert "The DAM was not asked; --live asks it now." in text
 
@@ -56,7 +56,7 @@ def test_explain__follows_a_campaign_to_a2(world: World) -> None:
     assert code == 0
     assert "DONE: uploaded, since" in text
     assert "1 asset, 3 bytes are in Box" in text
-    assert "Note mail" in text
+    assert "Note e-mail" in text
 
 
 def counted(world: World) -> list[dict[str, Any]]:
