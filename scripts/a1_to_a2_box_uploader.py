@@ -150,14 +150,14 @@ def webhook_side(
 
 
 def begin(delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
-    """Deliver beside the transfers."""
+    """Deliver during the transfers."""
     delivery.begin()
     if webhooks is not None:
         webhooks.begin()
 
 
 def finish(database: "Database", delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
-    """Deliver what is left. Webhooks go out beside the e-mails; neither waits for the other."""
+    """Deliver what is left. Webhooks and e-mails go out at the same time; neither waits for the other."""
     if webhooks is not None:
         webhooks.owe_acts(database)
     delivery.finish(database)

@@ -846,7 +846,8 @@ def _check_webhook_url(
         reader.fault(name, "has a part behind #, which no server gets; remove it")
     elif parts.scheme == "http" and not allows_private:
         reader.fault(
-            name, "http would send it in clear; use https, or WEBHOOK_ALLOW_PRIVATE=true in a private network"
+            name,
+            "http would send it without encryption; use https, or WEBHOOK_ALLOW_PRIVATE=true in a private network",
         )
     elif kind == "jira" and not parse_qs(parts.query).get("project"):
         reader.fault(name, "names no project; write https://SITE.atlassian.net/?project=KEY&issuetype=NAME")

@@ -53,7 +53,7 @@ class WebhookSide:
         )
 
     def begin(self) -> None:
-        """Deliver what is due, beside the transfers. Never waits."""
+        """Start delivering what is due, during the transfers. Never waits."""
         self._delivery.begin()
 
     def owe_acts(self, database: Database) -> None:

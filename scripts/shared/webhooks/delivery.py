@@ -45,7 +45,7 @@ SHORT_WAIT: Final = timedelta(seconds=6)
 """At its end a round waits for what is due within so long: the first repeat."""
 LOOK_SECONDS: Final = 60.0
 QUIET_SECONDS: Final = 3.0
-"""Nothing new must come for so long before messages go out beside the transfers: many go as one."""
+"""During the transfers, messages go out when nothing new has come for this long: many then go as one."""
 END_SECONDS: Final = 60.0
 """So long the end of a run waits for its webhooks. What is not out then goes with the next run."""
 _OPENING_EVENTS = (EventType.PERMANENTLY_FAILED, EventType.ERRING)
@@ -171,7 +171,7 @@ class TargetDelivery:
         return True
 
     def _send(self, due: DueMessage) -> bool:
-        """Send a claimed message and note what became of it; False: the target takes no more now."""
+        """Send a claimed message and record the result; False: send nothing more to the target now."""
         self.database.ensure_alive()
         try:
             ticket = self._call(due)
@@ -247,7 +247,7 @@ class TargetDelivery:
 
 @dataclass
 class WebhookDelivery:
-    """A run's webhooks: beside its transfers from `begin` on, and at its end. Each target has a thread.
+    """Delivers a run's webhooks: during its transfers, from `begin` on, and at its end. A thread per target.
 
     open_database: a connection that the threads share.
     """

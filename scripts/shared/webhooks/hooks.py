@@ -111,7 +111,7 @@ class Hooks:
         return self._queue(database, EventType.RECOVERED, about, reason, now, since=instant(since), **facts)
 
     def task_news(self, database: Database, news: AlertNews, now: datetime) -> bool:
-        """What the loop tells of a task by e-mail as well."""
+        """Queue what the loop also reports about a task by e-mail."""
         return WebhookOutbox(database).queue(self.message_of(news, now), self.settings.targets)
 
     def message_of(self, news: AlertNews, now: datetime) -> Message:

@@ -1,4 +1,4 @@
-"""The outbox's rows of webhooks: what is owed to which target, each try's end, which incident is open.
+"""The outbox's rows of webhooks: what each target must receive, each try's result, which incident is open.
 
 A message is a row of `notices`, queued in the transaction of what it reports, with a delivery for each
 target. Messages of one dedup key go to a target in their order: the next one waits until the one before is
@@ -184,7 +184,7 @@ UPDATE webhook_targets SET off_at = NULL, off_why = NULL, wait_until = NULL
 WHERE name = %(target)s AND (off_at IS NOT NULL OR wait_until IS NOT NULL)
 """
 
-# What a target that is off has not got in time.
+# What a target that is turned off has not received in time.
 EXPIRE = _filled("""
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: the target is turned off')
@@ -296,7 +296,7 @@ class KnownTarget:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What a person, or the product itself, did to a campaign. message_id: the same whoever reads it."""
+    """What a person, or the product itself, did to a campaign. message_id: the same at each reading."""
 
     message_id: str
     kind: str
@@ -510,7 +510,7 @@ class WebhookOutbox:
         self._database.execute(FAILED, values)
 
     def wait(self, target: str, until: datetime) -> None:
-        """The target asked to be left alone until then."""
+        """Send nothing to the target until then: it asked for that."""
         self._database.execute(WAIT, {"target": target, "until": until})
 
     def turn_off(self, target: str, why: str, now: datetime) -> bool:
@@ -545,7 +545,7 @@ class WebhookOutbox:
         return Ticket(*rows[0]) if rows else None
 
     def is_closed(self, target: str, ticket: Ticket) -> bool:
-        """Whether the target was told that an incident is over."""
+        """Whether the target has received the end of an incident."""
         values = {"target": target, "ticket": ticket.key, "closing": _CLOSING, "since": ticket.since}
         return bool(self._database.row(IS_CLOSED, values)[0])
 

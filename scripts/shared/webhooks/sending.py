@@ -49,7 +49,7 @@ _METADATA = tuple(
         ("fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "192.0.0.192/32"),
     )
 )
-"""Where clouds answer a machine's own credentials, beside 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
+"""Where clouds give a machine its own credentials, besides 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -129,7 +129,7 @@ class Receiver:
     def _judge(self, address: Address, scheme: str) -> None:
         reason = refusal_of(address, allows_private=self.allows_private)
         if not reason and scheme == "http" and _inner(address).is_global:
-            reason = "http to a public address would be sent in clear; use https"
+            reason = "http to a public address would not be encrypted; use https"
         if reason:
             raise WebhookError(
                 f"its host's address is refused: {reason}", kind="address_refused", retryable=True
