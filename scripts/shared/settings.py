@@ -847,7 +847,8 @@ def _check_webhook_url(
     elif parts.scheme == "http" and not allows_private:
         reader.fault(
             name,
-            "http would send it without encryption; use https, or WEBHOOK_ALLOW_PRIVATE=true in a private network",
+            "http would send it without encryption; use https, or in a private network set"
+            " WEBHOOK_ALLOW_PRIVATE=true",
         )
     elif kind == "jira" and not parse_qs(parts.query).get("project"):
         reader.fault(name, "names no project; write https://SITE.atlassian.net/?project=KEY&issuetype=NAME")
