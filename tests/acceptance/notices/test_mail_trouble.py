@@ -92,7 +92,7 @@ def test_mail_late__fails_one_run_and_withholds_the_success(world: World) -> Non
     late = world.upload()
     assert late.exit_code == 2
     (line,) = [line for line in late.stderr.splitlines() if " ERROR " in line]
-    for words in ("1 notices have waited for more than an hour", "since 20", "451 greylisted", "mend"):
+    for words in ("1 notices have waited for more than an hour", "since 20", "451 greylisted", "fix"):
         assert words in line
     with watchman() as (url, pings):
         variables = {"OFF_HOURS_ENABLED": "false", "HEARTBEAT_URL": url}
