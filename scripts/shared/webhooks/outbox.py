@@ -78,15 +78,9 @@ _DUE = """{owed}
        OR (d.tries = 0 AND d.next_try_at > %(now)s::timestamptz + interval '65 minutes'))"""
 
 
-# Owed, and held by nobody else's transaction, which is not waited for.
-_FREE = """{owed} AND d.notice_id IN (SELECT o.notice_id FROM notice_deliveries o
-    WHERE o.channel = 'webhook' AND o.recipient = %(target)s AND o.sent_at IS NULL AND o.gave_up_at IS NULL
-    FOR UPDATE SKIP LOCKED)"""
-
-
 def _filled(statement: str) -> str:
     """A statement with its conditions."""
-    return statement.replace("{due}", _DUE).replace("{free}", _FREE).replace("{owed}", _OWED)
+    return statement.replace("{due}", _DUE).replace("{owed}", _OWED)
 
 
 # When this target is to be called next: NULL for never.
@@ -146,9 +140,10 @@ UPDATE notice_deliveries d
 SET tries = d.tries + 1, doubts = coalesce(d.doubts, 0) + 1,
     next_try_at = %(now)s + (%(pauses)s)[least(d.tries + 1, cardinality(%(pauses)s))]
 FROM notices n
-WHERE n.id = d.notice_id AND {owed} AND d.notice_id IN (
+WHERE n.id = d.notice_id AND {owed} AND d.notice_id = ANY(ARRAY(
     SELECT o.notice_id FROM notice_deliveries o
-    WHERE coalesce(o.mail_id, o.notice_id) = %(id)s AND o.recipient = %(target)s FOR UPDATE SKIP LOCKED)
+    WHERE (o.notice_id = %(id)s AND o.mail_id IS NULL OR o.mail_id = %(id)s) AND o.recipient = %(target)s
+    FOR UPDATE SKIP LOCKED))
 RETURNING d.tries, greatest(n.created_at, d.owed_since), d.notice_id::text
 """)
 
@@ -188,50 +183,64 @@ WHERE name = %(target)s AND (off_at IS NOT NULL OR wait_until IS NOT NULL)
 EXPIRE = _filled("""
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: the target is turned off')
-FROM notices n
-WHERE n.id = d.notice_id AND {free} AND greatest(n.created_at, d.owed_since) < %(before)s
+WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE {owed} AND greatest(n.created_at, d.owed_since) < %(before)s FOR UPDATE OF d SKIP LOCKED))
 """)
 
 # An incident that would open although it is over is not opened at all.
 SKIP_OVER = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = 'over before it was sent'
-FROM notices n
-WHERE n.id = d.notice_id AND {free} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
-  AND EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
-                AND c.created_at >= n.created_at)
+WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+      AND EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
+                    AND c.created_at >= n.created_at OFFSET 0)
+    FOR UPDATE OF d SKIP LOCKED))
 """)
 
 # A reminder of what has an incident is not a second one.
 SKIP_REMINDERS = _filled("""
-UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL, ticket = o.ticket
-FROM notices n CROSS JOIN LATERAL (
-    SELECT x.ticket, m.created_at FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
-    WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = %(target)s
-      AND x.channel = 'webhook' AND x.ticket IS NOT NULL
-    ORDER BY m.created_at DESC LIMIT 1) o
-WHERE n.id = d.notice_id AND {free} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
-  AND (n.body_text::jsonb #>> '{data,is_reminder}')::boolean
-  AND NOT EXISTS (SELECT FROM notices c WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
-                    AND c.created_at >= o.created_at)
+UPDATE notice_deliveries d
+SET sent_at = %(now)s, last_error = NULL,
+    ticket = (SELECT x.ticket FROM notices n JOIN notices m ON m.dedup_key = n.dedup_key
+              JOIN notice_deliveries x ON x.notice_id = m.id
+              WHERE n.id = d.notice_id AND m.kind = ANY(%(opening)s) AND x.recipient = %(target)s
+                AND x.channel = 'webhook' AND x.ticket IS NOT NULL
+              ORDER BY m.created_at DESC LIMIT 1)
+WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+      AND (n.body_text::jsonb #>> '{data,is_reminder}')::boolean
+      AND EXISTS (SELECT FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
+                  WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = %(target)s
+                    AND x.channel = 'webhook' AND x.ticket IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM notices c
+                                    WHERE c.dedup_key = n.dedup_key AND c.kind = ANY(%(closing)s)
+                                      AND c.created_at >= m.created_at) OFFSET 0)
+    FOR UPDATE OF d SKIP LOCKED))
 """)
 
 # What closes an incident where the target has none of that key: none was opened, or one for many, which the
 # last message of these closes.
 SKIP_CLOSING = _filled("""
-WITH closing AS (
-    SELECT d.notice_id, o.notice_id AS opening, o.mail_id,
-           row_number() OVER (PARTITION BY o.mail_id ORDER BY n.created_at DESC, n.id DESC) AS place
-    FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
-    LEFT JOIN LATERAL (
-        SELECT x.notice_id, x.mail_id FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
-        WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = d.recipient
-          AND x.channel = 'webhook' AND (x.ticket IS NOT NULL OR x.sent_at IS NULL AND x.gave_up_at IS NULL)
-        ORDER BY m.created_at DESC LIMIT 1) o ON TRUE
-    WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(closing)s))
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL
-FROM closing c
-WHERE d.notice_id = c.notice_id AND {free}
-  AND (c.opening IS NULL OR c.mail_id IS NOT NULL AND c.place > 1)
+WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
+    SELECT d.notice_id FROM notice_deliveries d
+    WHERE {owed} AND d.notice_id = ANY(ARRAY(
+        SELECT c.notice_id FROM (
+            SELECT d.notice_id, o.notice_id AS opening, o.mail_id,
+                   row_number() OVER (PARTITION BY o.mail_id ORDER BY n.created_at DESC, n.id DESC) AS place
+            FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+            LEFT JOIN LATERAL (
+                SELECT x.notice_id, x.mail_id FROM notices m JOIN notice_deliveries x ON x.notice_id = m.id
+                WHERE m.dedup_key = n.dedup_key AND m.kind = ANY(%(opening)s) AND x.recipient = %(target)s
+                  AND x.channel = 'webhook'
+                  AND (x.ticket IS NOT NULL OR x.sent_at IS NULL AND x.gave_up_at IS NULL)
+                ORDER BY m.created_at DESC LIMIT 1) o ON TRUE
+            WHERE {owed} AND d.mail_id IS NULL AND d.doubts = 0 AND n.kind = ANY(%(closing)s)) c
+        WHERE c.opening IS NULL OR c.mail_id IS NOT NULL AND c.place > 1))
+    FOR UPDATE OF d SKIP LOCKED))
 """)
 
 # The incident that a key opened last, and the common message that opened it, if one did.
@@ -267,8 +276,9 @@ GROUP BY d.ticket HAVING min(d.sent_at) > %(now)s::timestamptz - interval '1 hou
 
 HOLD_BACK = _filled("""
 UPDATE notice_deliveries d SET next_try_at = %(until)s, last_error = %(why)s
-FROM notices n
-WHERE n.id = d.notice_id AND {free} AND d.doubts = 0 AND n.kind = ANY(%(opening)s)
+WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
+    SELECT d.notice_id FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
+    WHERE {owed} AND d.doubts = 0 AND n.kind = ANY(%(opening)s) FOR UPDATE OF d SKIP LOCKED))
 """)
 
 REDELIVER = """
