@@ -189,7 +189,7 @@ def test_port__that_is_taken_is_told_by_its_variable(launcher: Launcher) -> None
     assert "Traceback" not in done.stderr
     elsewhere = launcher.run(ADMIN_LISTEN="192.0.2.1:8080")
     assert elsewhere.exit_code == 2
-    assert "192.0.2.1:8080 is no address of this machine" in elsewhere.stderr
+    assert "192.0.2.1:8080 is not an address of this machine" in elsewhere.stderr
 
 
 def test_check__says_what_is_wrong(launcher: Launcher, empty_database_url: str) -> None:
