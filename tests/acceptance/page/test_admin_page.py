@@ -205,7 +205,7 @@ def test_check__says_what_is_wrong(launcher: Launcher, empty_database_url: str) 
     for arguments in (["--check"], []):
         faulty = launcher.run(*arguments)
         assert faulty.exit_code == 2
-        assert f"{launcher.users_file}: line 1: the hash of anna is none that" in faulty.stderr
+        assert f"{launcher.users_file}: line 1: the hash of anna is not one that" in faulty.stderr
         assert "secret" not in faulty.stderr
 
 

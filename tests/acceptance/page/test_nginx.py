@@ -239,7 +239,7 @@ def test_nginx__names_the_person_whom_the_oidc_proxy_knows(database_url: str, tm
         reader = site.browser(_oauth2_proxy=READER)
         for forged in ({}, {"X__Remote__User": OPERATOR}, {"X_Remote_User": OPERATOR}):
             shown = reader.ask("/", **forged).text
-            assert f'{READER}</span> <span class="soft">(may read)' in shown
+            assert f'{READER}</span> <span class="soft">(read only)' in shown
             assert OPERATOR not in shown
         nobody = site.browser(_oauth2_proxy="nobody").ask("/", X__Remote__User=OPERATOR)
         assert (nobody.status, "The page does not know who you are" in nobody.text) == (403, True)
