@@ -59,12 +59,12 @@ OLD = {
     "short_columns": Old(
         "CREATE TABLE campaign_status (campaign_id VARCHAR(40) PRIMARY KEY, campaign_number VARCHAR(10),"
         " campaign_name VARCHAR(50), status CHAR(2), a1_failure_reason VARCHAR(5))",
-        "fault  campaign_status.campaign_name is character varying(50); its values need 255",
+        "fault  campaign_status.campaign_name is character varying(50); its values need at least 255 characters",
     ),
     "short_column_under_a_view": Old(
         TABLE + "campaign_id TEXT PRIMARY KEY)",
         "fault  campaign_status.campaign_name is character varying(50)",
-        "cure: drop the view names before",
+        "cure: drop the view names first",
         "DROP VIEW names; ALTER TABLE campaign_status ALTER COLUMN campaign_name TYPE text",
         more="ALTER TABLE campaign_status ALTER campaign_name TYPE VARCHAR(50);"
         "CREATE VIEW names AS SELECT campaign_name FROM campaign_status",
@@ -80,7 +80,7 @@ OLD = {
         "CREATE TABLE campaign_status (campaign_id TEXT PRIMARY KEY, campaign_number TEXT, status TEXT,"
         " campaign_name VARCHAR(50), label TEXT GENERATED ALWAYS AS (campaign_name || '!') STORED)",
         "fault  campaign_status.campaign_name is character varying(50)",
-        "cure: drop the generated column label before",
+        "cure: drop the generated column label first",
         "ALTER TABLE campaign_status DROP COLUMN label, ALTER COLUMN campaign_name TYPE text",
     ),
     "times_without_zone": Old(

@@ -170,7 +170,7 @@ def test_receipt__of_somebody_else_is_left_alone(world: World) -> None:
     (theirs,) = [file.id for file in world.box.files() if file.name == "_manifest.json"]
     verified = world.run("a1_to_a2_box_uploader.py", "--verify", campaign, "--json")
     assert verified.report["differences"] == [
-        f"Box also holds _manifest.json (file {theirs}), which was not put there by us"
+        f"Box also contains _manifest.json (file {theirs}), which was not put there by us"
     ]
 
 
