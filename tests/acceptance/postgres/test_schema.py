@@ -59,7 +59,7 @@ OLD = {
     "short_columns": Old(
         "CREATE TABLE campaign_status (campaign_id VARCHAR(40) PRIMARY KEY, campaign_number VARCHAR(10),"
         " campaign_name VARCHAR(50), status CHAR(2), a1_failure_reason VARCHAR(5))",
-        "fault  campaign_status.campaign_name is character varying(50); its values need at least 255 characters",
+        "fault  campaign_status.campaign_name is character varying(50); its values need at least 255",
     ),
     "short_column_under_a_view": Old(
         TABLE + "campaign_id TEXT PRIMARY KEY)",
