@@ -690,7 +690,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def test_webhook(arguments: argparse.Namespace) -> int:
-    """Send a test past the outbox. One that arrives turns on a target that had answered 410."""
+    """Send a test without the outbox. If it arrives, it turns on a target that had answered 410."""
     from shared.webhooks.delivery import hand_over
     from shared.webhooks.hooks import Hooks
     from shared.webhooks.outbox import WebhookOutbox
@@ -701,7 +701,7 @@ def test_webhook(arguments: argparse.Namespace) -> int:
     target = targets.get(arguments.name.lower())
     if target is None:
         known = ", ".join(sorted(targets)) or "none"
-        raise ConfigError(f"no webhook {arguments.name!r} is in the settings; there: {known}")
+        raise ConfigError(f"no webhook {arguments.name!r} is in the settings; they name: {known}")
     now = datetime.now(UTC)
     message = Hooks(settings.webhooks, settings.links).trial(target.name, now)
     ticket = hand_over(message, target, settings.webhooks, now)
@@ -711,24 +711,25 @@ def test_webhook(arguments: argparse.Namespace) -> int:
         _say_json([{"target": target.name, "id": message.id, "ticket": ticket}])
     else:
         incident = f", incident {ticket} opened and closed" if ticket else ""
-        say(f"{target.name} took the test {message.id}{incident}\n")
+        say(f"{target.name} accepted the test {message.id}{incident}\n")
     return ExitCode.OK
 
 
 def redeliver(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    """Let a message of a webhook go out again with the next run, under its id."""
+    """Let the next run send a webhook's message again, under its id."""
     from shared.webhooks.outbox import WebhookOutbox
 
     count = WebhookOutbox(database).redeliver(arguments.id)
     if not count:
         logger.error(
-            "no webhook message %s was sent or given up; which are: a1_retry.py unsent", arguments.id
+            "no webhook message %s was sent or given up; to list those given up: a1_retry.py unsent",
+            arguments.id,
         )
     if arguments.json:
         _say_json([{"id": arguments.id, "deliveries": count}])
     elif count:
-        owed = "1 delivery is" if count == 1 else f"{count} deliveries are"
-        say(f"{owed} owed again; the next run sends {arguments.id}\n")
+        due = "1 delivery is" if count == 1 else f"{count} deliveries are"
+        say(f"{due} due again; the next run sends {arguments.id}\n")
     return ExitCode.OK if count else ExitCode.SOME_FAILED
 
 

@@ -46,7 +46,7 @@ OUR_PREFIXES = (
     "WEBHOOK_",
 )
 WEBHOOK_VARIABLES = ("WEBHOOK_NAME_URL", "WEBHOOK_NAME_SECRET", "WEBHOOK_NAME_KIND", "WEBHOOK_NAME_EVENTS")
-"""Of each webhook target, whose name is in the place of NAME."""
+"""Of each webhook target, whose name replaces NAME."""
 _OF_WEBHOOK = re.compile(r"WEBHOOK_([A-Z0-9_]{1,40})_(?:(URL|SECRET)(?:_FILE)?|(KIND|EVENTS))")
 SMTP_PORTS: dict[Literal["starttls", "tls", "none"], int] = {"starttls": 587, "tls": 465, "none": 25}
 
@@ -839,11 +839,11 @@ def _check_webhook_url(
     if not url:
         reader.fault(name, f"missing, {expected}")
     elif not is_address or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", url):
-        reader.fault(name, f"{expected}, such as https://example.com/hook, in plain ASCII and without blanks")
+        reader.fault(name, f"{expected}, such as https://example.com/hook, in plain ASCII and without spaces")
     elif "@" in parts.netloc:
-        reader.fault(name, "must not carry a user name or password; give them in the variable _SECRET")
+        reader.fault(name, "must not contain a user name or password; give them in the variable _SECRET")
     elif parts.fragment:
-        reader.fault(name, "has a part behind #, which no server gets; remove it")
+        reader.fault(name, "has a part after #, which is never sent to a server; remove it")
     elif parts.scheme == "http" and not allows_private:
         reader.fault(
             name,
@@ -870,7 +870,7 @@ def _fault_of_webhook_secret(kind: WebhookKind, secrets: tuple[str, ...]) -> str
         return "expected user:password; for Jira the e-mail address and an API token"
     if kind == "standard" and (len(secrets) > 2 or not all(map(_is_signing_key, secrets))):
         return (
-            "expected whsec_ and 24 to 64 bytes in base64, or two of them with a blank between, the new one"
+            "expected whsec_ and 24 to 64 bytes in base64, or two of them with a space between, the new one"
             " first; make one:  echo whsec_$(openssl rand -base64 32)"
         )
     return ""

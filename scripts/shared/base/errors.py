@@ -206,7 +206,7 @@ class NotifyError(AppError):
 
 
 class WebhookError(AppError):
-    """A webhook's receiver did not take a message; the message stays in the outbox. Its text has no address.
+    """A webhook's receiver did not accept a message, which stays in the outbox. The error names no address.
 
     retry_after: how many seconds the receiver asks us to wait; None: it did not ask.
     may_have_arrived: the message was sent, and its answer did not come.

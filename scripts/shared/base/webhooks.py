@@ -1,4 +1,4 @@
-"""Webhook targets: what the settings say of each, and which events there are. Pure values."""
+"""Defines webhook targets, as the settings describe them, and the types of events. Pure values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 WebhookKind = Literal["standard", "pagerduty", "slack", "teams", "jira", "servicenow"]
 KINDS: tuple[WebhookKind, ...] = ("standard", "pagerduty", "slack", "teams", "jira", "servicenow")
 INCIDENT_KINDS: tuple[WebhookKind, ...] = ("pagerduty", "jira", "servicenow")
-"""Kinds that open an incident and close it. The others get one message for each event."""
+"""These kinds open and close an incident. The others get a message for each event."""
 
 
 class EventType(StrEnum):
@@ -29,15 +29,16 @@ class EventType(StrEnum):
 OPENING = (EventType.PERMANENTLY_FAILED, EventType.ERRING, EventType.TASK_FAILING)
 """Events that open an incident."""
 CLOSING = (EventType.RECOVERED, EventType.RESET, EventType.TASK_RECOVERED)
-"""Events that close it."""
+"""Events that close an incident."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookTarget:
     """One receiver. name: in lower case; the recipient of its deliveries. events: patterns of event types.
 
-    secrets: `standard`: one key, two during a change, the new one first. `pagerduty`: the routing key.
-    `jira`, `servicenow`: `user:password`. Others: none, their address is the secret.
+    secrets: for `standard` one key, or during a change two, the new one first; for `pagerduty` the routing
+    key; for `jira` and `servicenow` `user:password`; for the others nothing, because their address is the
+    secret.
     """
 
     name: str
@@ -48,7 +49,7 @@ class WebhookTarget:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """What no text may show: the address, its path alone, the secrets and their parts."""
+        """What no text may show: the address, its path, the secrets and their parts."""
         place = "/" + self.url.partition("//")[2].partition("/")[2]
         parts = (part for one in self.secrets for part in (one.removeprefix("whsec_"), one.partition(":")[2]))
         return tuple(filter(None, (self.url, place if len(place) > 12 else "", *self.secrets, *parts)))
@@ -58,7 +59,7 @@ class WebhookTarget:
         return self.kind in INCIDENT_KINDS
 
     def wants(self, event: EventType) -> bool:
-        """Whether the target gets this event. An incident is not changed by a snooze."""
+        """Whether the target gets this event. A snooze does not change an incident."""
         if event is EventType.TEST:
             return True
         is_of_use = not self.opens_incidents or event in (*OPENING, *CLOSING)
@@ -67,8 +68,8 @@ class WebhookTarget:
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """All receivers. installation: the beginning of each dedup key. allows_private: private addresses, and
-    http to them.
+    """All receivers. installation: the beginning of each dedup key. allows_private: whether private
+    addresses, and http to them, are allowed.
     """
 
     targets: tuple[WebhookTarget, ...] = ()

@@ -1,7 +1,7 @@
-"""The loop's webhooks: news of its tasks, and whatever the outbox owes when a task has ended.
+"""Sends the loop's webhooks: news about its tasks, and what is due in the outbox when a task has ended.
 
-Each target has a messenger of its own, which tries again each minute while something is owed: a target in
-trouble delays nobody else, and no e-mail.
+Each target has its own messenger, which tries again each minute while a message is due: a failing target
+delays no other target, and no e-mail.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("orchestrator")
 
 SOON = timedelta(hours=1)
-"""What is due within so long is waited for, by a look each minute."""
+"""The messenger waits for messages that are due within this time, and asks each minute."""
 
 
 class Webhooks:
-    """Does nothing, and loads nothing, while no target is in the settings."""
+    """Does nothing, and loads nothing, if no target is in the settings."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._messengers: dict[str, Messenger] = {}
 
     def close(self, seconds: float) -> None:
-        """Try what waits once more, for so long at most."""
+        """Try the waiting messages once more, for at most this long."""
         end_at = time.monotonic() + seconds
         for messenger in self._messengers.values():
             messenger.close(0)
@@ -45,7 +45,7 @@ class Webhooks:
             messenger.join(max(0.0, end_at - time.monotonic()))
 
     def queueing(self, news: AlertNews, now: datetime) -> Callable[[Database], object]:
-        """What puts news of a task into the outbox, in the transaction of its e-mail."""
+        """A function that queues news about a task, for the transaction that queues its e-mail."""
         settings = self._context.settings
         if not settings.webhooks.targets:
             return lambda _: None
@@ -54,17 +54,17 @@ class Webhooks:
         return lambda database: Hooks(settings.webhooks, settings.links).task_news(database, news, now)
 
     def deliver(self) -> None:
-        """Send each target what it is owed. Never waits."""
+        """Send each target what is due. Never waits."""
         for target in self._context.settings.webhooks.targets:
             self._messenger(target).send(partial(self._deliver_to, target), key="outbox")
 
     def send_directly(self, news: AlertNews, now: datetime) -> None:
-        """Send news of a task past the outbox, while the database is away. Never waits."""
+        """Send news about a task without the outbox, while the database is out of reach. Never waits."""
         for target in self._context.settings.webhooks.targets:
             self._messenger(target).send(partial(self._hand_over, target, news, now))
 
     def take_directly(self, news: AlertNews, now: datetime) -> bool:
-        """Send news past the outbox and wait for it; whether a target took it."""
+        """Send news about a task without the outbox, and wait. Returns whether a target accepted them."""
         is_taken = False
         for target in self._context.settings.webhooks.targets:
             try:
@@ -79,7 +79,7 @@ class Webhooks:
         return self._messengers.setdefault(target.name, Messenger())
 
     def _deliver_to(self, target: WebhookTarget) -> bool:
-        """Whether nothing is due soon."""
+        """Send the target what is due. Returns whether nothing more is due soon."""
         from shared.webhooks.delivery import TargetDelivery, deliver_patiently
 
         context = self._context

@@ -4,10 +4,10 @@ A file is plain SQL that `psql -f` applies too. The runner does the same with mo
 be full of rows and in use:
 
 - Each statement is a transaction of its own, as in psql, so that its lock ends with it. A file may be
-interrupted between any two and applied again: no statement changes anything the second time. - An index is
-built CONCURRENTLY. When that is interrupted, an unusable index remains, and is built again. - The runner
-waits for a lock for at most LOCK_PATIENCE, then lets others proceed and tries again: while a statement waits
-for a lock, everybody else waits behind it. The lock_timeout in a file is for psql.
+  interrupted between any two and applied again: no statement changes anything the second time.
+- An index is built CONCURRENTLY. When that is interrupted, an unusable index remains, and is built again.
+- The runner waits for a lock for at most LOCK_PATIENCE, then lets others proceed and tries again: while a
+  statement waits for a lock, everybody else waits behind it. The lock_timeout in a file is for psql.
 """
 
 from __future__ import annotations

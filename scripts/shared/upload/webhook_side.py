@@ -1,6 +1,6 @@
-"""A run's webhooks: what it owes them, and their delivery. Loaded only where a target is in the settings.
+"""Queues and delivers a run's webhooks. A run loads this only if a target is in the settings.
 
-Whatever goes wrong here is logged: webhooks change neither how a run ends nor what its e-mails do.
+An error here is only logged: webhooks change neither how a run ends nor what its e-mails do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger("uploader")
 
 
 class WebhookSide:
-    """hooks: for what the run reports. open_database: a connection of the threads' own."""
+    """hooks: queues what the run reports. open_database: opens a connection for the delivery's threads."""
 
     def __init__(
         self,
@@ -53,17 +53,17 @@ class WebhookSide:
         )
 
     def begin(self) -> None:
-        """Start delivering what is due, during the transfers. Never waits."""
+        """Start to deliver what is due, during the transfers. Never waits."""
         self._delivery.begin()
 
     def owe_acts(self, database: Database) -> None:
-        """Queue what people did to campaigns since the last run, and begin to deliver at once."""
+        """Queue what people did to campaigns since the last run, and start to deliver it at once."""
         with _only_logged():
             self.hooks.owe_acts(database, self._clock())
             self._delivery.begin_due(database)
 
     def finish(self, database: Database, mail_faults: Sequence[str]) -> None:
-        """Report e-mails that do not go out, deliver the remainder, and wait for it."""
+        """Report e-mails that do not go out, deliver the rest, and wait for that."""
         with _only_logged():
             now = self._clock()
             if mail_faults or not Outbox(database).is_late(now - LATE_NOTICE):

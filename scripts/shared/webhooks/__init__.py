@@ -1,6 +1,6 @@
 """Webhooks: the outbox's second channel, to the team's own systems.
 
-For others: `hooks.Hooks` queues what happened, in the transaction of what it reports; `delivery` sends what
-is due, each target for itself. `outbox` has the SQL, `payloads` what is said, `kinds` how each kind of target
-is called, `sending` the call and its guards.
+For others: `hooks.Hooks` queues a message in the transaction of what it reports; `delivery` sends the
+messages that are due, to each target separately. `outbox` has the SQL, `payloads` writes the messages,
+`kinds` calls each kind of target, `sending` makes a call and limits what it can reach and cost.
 """

@@ -1,7 +1,7 @@
-"""The webhooks' way out: each target is served by itself, in a thread of its own, by one process at a time.
+"""Delivers webhooks: to each target separately, in a thread of its own, and from one process at a time.
 
-Claim, commit, send, settle, as for e-mails: a killed process's message goes out again under the same
-`webhook-id`. A target in trouble ends its own round, and nobody else's.
+A message is claimed, committed, sent and settled, as e-mails are: after a kill it goes out again under the
+same `webhook-id`. A failing target ends its own round and no other.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ PAUSES: Final = (
     *(timedelta(seconds=5), timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=2)),
     *(timedelta(hours=5), timedelta(hours=10), timedelta(hours=24)),
 )
-"""Until the next try, after one, two, … tries; the last one repeats."""
+"""How long the next try waits, after one, two, … tries; the last value repeats."""
 GIVE_UP_AFTER: Final = timedelta(hours=72)
 LONGEST_WAIT: Final = timedelta(hours=24)
-"""The longest pause that a `Retry-After` can ask for."""
+"""The longest pause that a `Retry-After` can cause."""
 CROWD: Final = 20
-"""So many messages of a type still go to a target one by one; more go as one."""
+"""Up to this many messages of a type go to a target one by one; more go as one."""
 INCIDENTS_AN_HOUR: Final = 20
-"""So many new incidents a target gets in an hour; what comes on top is held back, and then goes as one."""
+"""A target gets this many new incidents per hour. Further ones are held back, and then go as one."""
 SHORT_WAIT: Final = timedelta(seconds=6)
-"""At its end a round waits for what is due within so long: the first repeat."""
+"""At its end, a round waits for messages that are due within this time: the first repeat."""
 LOOK_SECONDS: Final = 60.0
 QUIET_SECONDS: Final = 3.0
-"""During the transfers, messages go out when nothing new has come for this long: many then go as one."""
+"""During the transfers, messages go out when no new one has come for this long. Many can then go as one."""
 END_SECONDS: Final = 60.0
-"""So long the end of a run waits for its webhooks. What is not out then goes with the next run."""
+"""The end of a run waits this long for its webhooks. The next run sends the rest."""
 _OPENING_EVENTS = (EventType.PERMANENTLY_FAILED, EventType.ERRING)
 _CAMPAIGN_EVENTS = (*_OPENING_EVENTS, EventType.RECOVERED, EventType.RESET, EventType.SNOOZED)
 
 ComposeOff = Callable[[str, datetime], Notice]
-"""The e-mail that says that a target, by its name, is turned off."""
+"""Makes the e-mail that says that the target with this name is turned off."""
 
 
 @dataclass
 class TargetDelivery:
-    """What one target is owed, given a `Database`, which several threads may share.
+    """Delivers what is due to one target. Several threads may share the database.
 
-    link: where people see what failed, for a message about many. compose_off: see ComposeOff.
+    link: where people see the failed campaigns; for a message about many. compose_off: see ComposeOff.
     """
 
     database: Database
@@ -69,9 +69,9 @@ class TargetDelivery:
     compose_off: ComposeOff
     link: str = ""
     is_in_trouble: bool = False
-    """Whether the target's own trouble ended the last round."""
+    """Whether the target's failure ended the last round."""
     passed: set[str] = field(default_factory=set)
-    """Messages that are not looked at again in this round."""
+    """The ids of messages that this round does not try again."""
 
     def __post_init__(self) -> None:
         self._outbox = WebhookOutbox(self.database)
@@ -79,7 +79,7 @@ class TargetDelivery:
         self._secrets = spellings(self._receiver.secrets)
 
     def deliver(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Send what is due. The first trouble with the target ends it. Raises DbError."""
+        """Send what is due, until the target fails. Raises DbError."""
         name, self.is_in_trouble = self.target.name, False
         with self._outbox.lock(name) as is_ours:
             if not is_ours:
@@ -95,7 +95,7 @@ class TargetDelivery:
                 pass
 
     def seconds_to_repeat(self) -> float | None:
-        """Seconds until something is due; None when that is far away, or nothing is owed."""
+        """Seconds until a message is due; None when that is later than SHORT_WAIT, or no message waits."""
         now = self.clock()
         at = self._outbox.next_time(self.target.name, now)
         if at is None or at - now > SHORT_WAIT:
@@ -103,7 +103,7 @@ class TargetDelivery:
         return max(0.0, (at - now).total_seconds())
 
     def is_owed_within(self, span: timedelta) -> bool:
-        """Whether something is due within this time."""
+        """Whether a message is due within this time."""
         now = self.clock()
         at = self._outbox.next_time(self.target.name, now)
         return at is not None and at <= now + span
@@ -126,11 +126,11 @@ class TargetDelivery:
         return self._send(due)
 
     def _gathered(self, now: datetime) -> str | None:
-        """The common message that many of a type go in, if there are so many; the first one, where they do
-        not fit into one.
+        """The id of the common message for many of a type; of the first one, if they do not fit into one.
+        None when there are too few.
         """
         name = self.target.name
-        # What closes incidents goes one by one: each closes its own.
+        # Messages that close incidents go one by one: each closes its own.
         events = _OPENING_EVENTS if self.target.opens_incidents else _CAMPAIGN_EVENTS
         found = self._outbox.crowd(name, events, now, more_than=CROWD)
         if found is None:
@@ -158,7 +158,7 @@ class TargetDelivery:
         return made[0] if made else None
 
     def _is_held_back(self, now: datetime) -> bool:
-        """Whether no incident may be opened now: what would open one waits until it may."""
+        """Whether no incident may be opened now. If so, messages that would open one wait until then."""
         opened = self._outbox.opened_within_hour(self.target.name, now)
         if len(opened) < INCIDENTS_AN_HOUR:
             return False
@@ -179,14 +179,14 @@ class TargetDelivery:
             return self._fail(due, exc)
         except AppError:  # the database
             raise
-        except Exception as exc:  # a hostile answer must cost one delivery
+        except Exception as exc:  # a hostile answer must cost only this delivery
             logger.exception("webhook %s: a bug in message %s", self.target.name, due.id)
             return self._fail(due, WebhookError(f"a bug: {type(exc).__name__}", kind="bug", retryable=True))
         self._outbox.record_sent(self.target.name, due, ticket, self.clock())
         return True
 
     def _call(self, due: DueMessage) -> str | None:
-        """Call the target; the incident that this opened or closed."""
+        """Call the target. Returns the key of the message's incident, None if it has none."""
         name, outbox = self.target.name, self._outbox
         if not self.target.opens_incidents:
             send_message(due, self.target, self._receiver, self.clock())
@@ -194,7 +194,7 @@ class TargetDelivery:
         ticket = outbox.ticket(name, due.dedup_key)
         is_open = ticket is not None and not outbox.is_closed(name, ticket)
         if ticket is not None and is_open and due.payload["data"].get("is_reminder"):
-            return ticket.key  # also where somebody has closed it: a reminder is not a second incident
+            return ticket.key  # also if somebody has closed it: a reminder opens no second incident
         if opens(due.event):
             return hand_over_incident(due, incidents_of(self.target, self._receiver))
         if ticket is None or (ticket.mail_id and outbox.has_open(name, ticket.mail_id)):
@@ -204,7 +204,7 @@ class TargetDelivery:
         return ticket.key
 
     def _fail(self, due: DueMessage, exc: WebhookError) -> bool:
-        """Note a failed try; whether others may still be sent to the target."""
+        """Record a failed try. Returns whether other messages may still be sent to the target."""
         now, name = self.clock(), self.target.name
         pause = PAUSES[min(due.tries, len(PAUSES)) - 1]
         if exc.retry_after is not None:
@@ -224,9 +224,9 @@ class TargetDelivery:
         self.passed.add(due.id)
         logger.log(
             logging.ERROR if is_dead else logging.WARNING,
-            "webhook %s did not take %s (%s): %s; %s",
+            "webhook %s did not accept %s (%s): %s; %s",
             name, due.id, due.event.value, exc,
-            "given up" if is_dead else f"tried again in {pause}",
+            "given up" if is_dead else f"the next try is in {pause}",
             extra={"action": "webhook_failed"},
         )  # fmt: skip
         if exc.kind == "gone":
@@ -237,7 +237,7 @@ class TargetDelivery:
         return not exc.retryable
 
     def _turn_off(self, why: str, now: datetime) -> None:
-        """It answered 410: it gets nothing more, and somebody gets one e-mail about that."""
+        """Turn off the target, which answered 410: it gets no more messages, and one e-mail reports that."""
         name = self.target.name
         with self.database.transaction():
             if self._outbox.turn_off(name, one_line(redact(why, self._secrets), 200), now):
@@ -247,9 +247,9 @@ class TargetDelivery:
 
 @dataclass
 class WebhookDelivery:
-    """Delivers a run's webhooks: during its transfers, from `begin` on, and at its end. A thread per target.
+    """Delivers a run's webhooks, in one thread per target: from `begin` on, and at the end of the run.
 
-    open_database: a connection that the threads share.
+    open_database: opens the connection that the threads share.
     """
 
     open_database: Callable[[], Database]
@@ -262,18 +262,18 @@ class WebhookDelivery:
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def begin(self) -> None:
-        """Deliver what is due, soon and from then on whatever becomes due. Never waits."""
+        """Start to deliver what is due now, and what becomes due later. Never waits."""
         self._start([target.name for target in self.settings.targets])
 
     def begin_due(self, database: Database) -> None:
-        """Begin to deliver to the targets for which something is due. Raises DbError."""
+        """Start to deliver to the targets for which a message is due. Raises DbError."""
         outbox, now = WebhookOutbox(database), self.clock()
         names = [target.name for target in self.settings.targets]
         times = {name: outbox.next_time(name, now) for name in names if name not in self._workers}
         self._start([name for name, at in times.items() if at is not None and at <= now])
 
     def finish(self, database: Database) -> None:
-        """Deliver the remainder; wait for it for END_SECONDS at most. Raises DbError."""
+        """Deliver the rest, and wait for that for END_SECONDS at most. Raises DbError."""
         self.begin_due(database)
         end_at = time.monotonic() + END_SECONDS
         for worker in self._workers.values():
@@ -330,7 +330,7 @@ class _Worker:
             )
             while True:
                 self._wait_for_quiet()
-                is_last = self._is_over  # asked before the round, which then has all there is
+                is_last = self._is_over  # read before the round, which then sends everything
                 deliver_patiently(delivery)
                 if is_last or (self._is_over and delivery.is_in_trouble):
                     break
@@ -342,7 +342,7 @@ class _Worker:
             logger.exception("webhook %s: a bug; it waits for the next run", self._target.name)
 
     def _wait_for_quiet(self) -> None:
-        """Let messages that come one after the other gather."""
+        """Wait until no new message has come for QUIET_SECONDS."""
         give_up_at = time.monotonic() + LOOK_SECONDS
         while self._wake.is_set() and not self._is_over and time.monotonic() < give_up_at:
             self._wake.clear()
@@ -350,7 +350,7 @@ class _Worker:
 
 
 def deliver_patiently(delivery: TargetDelivery, pause: Callable[[float], None] = time.sleep) -> None:
-    """A round, and the first repeat of what failed in it. Raises DbError."""
+    """Do a round, and repeat once what failed in it. Raises DbError."""
     delivery.passed.clear()
     delivery.deliver()
     if delivery.passed and (seconds := delivery.seconds_to_repeat()) is not None:
@@ -362,8 +362,8 @@ def deliver_patiently(delivery: TargetDelivery, pause: Callable[[float], None] =
 def hand_over(
     message: Message, target: WebhookTarget, settings: WebhookSettings, now: datetime
 ) -> str | None:
-    """Send a message past the outbox, if the target wants it; the incident that it opened. Raises
-    WebhookError.
+    """Send a message without the outbox, if the target wants it. Returns the key of the incident that it
+    opened. Raises WebhookError.
     """
     if not target.wants(message.event):
         return None
@@ -379,7 +379,7 @@ def hand_over(
 
 
 def hand_over_incident(due: DueMessage, incidents: Incidents) -> str:
-    """Open an incident, or close it, or both for a test; its key, as far as it is known."""
+    """Open an incident, or close it; for a test, both. Returns its key, "" when it is not known."""
     ticket = incidents.open(due) if opens(due.event) else ""
     if not opens(due.event) or due.event is EventType.TEST:
         incidents.close(ticket, due, due.dedup_key)

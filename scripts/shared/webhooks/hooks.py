@@ -1,8 +1,8 @@
-"""What happened becomes a message for the targets: queued in the transaction of what it reports.
+"""Queues messages for the targets, each in the transaction of what it reports.
 
-What people do to a campaign (reset, snooze, undo) may be plain SQL, which no program of ours sees. The
-triggers write an event of it; `owe_acts` finds the events that have no message yet. A message's id comes from
-its event's, so that none is made twice.
+People can also reset, snooze or undo by plain SQL, which our programs do not see. The triggers write an event
+of each act, and `owe_acts` finds the events without a message. The id of a message comes from the id of its
+event, so that no event gets two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAILS = "e-mails"
 class Hooks:
     """Queues messages for the targets of these settings. Every method raises DbError.
 
-    links: of this installation, for people to open.
+    links: addresses on this installation's page.
     """
 
     settings: WebhookSettings
@@ -56,8 +56,8 @@ class Hooks:
         reason: str,
         now: datetime,
     ) -> bool:
-        """The last attempt of a cycle was counted, in this transaction. As what follows: whether a message is
-        queued.
+        """This transaction has counted the last attempt of a cycle. Returns whether a message was queued, as
+        the methods below do.
         """
         about = About(campaign.id, campaign.number, campaign.name, cycle, attempt)
         return self._queue(
@@ -78,7 +78,7 @@ class Hooks:
         is_reminder: bool,
         now: datetime,
     ) -> bool:
-        """A campaign fails with an error, and the error notice of it is due."""
+        """A campaign fails with an error, and its error notice is due."""
         about = About(campaign.id, campaign.number, campaign.name, cycle, attempt)
         return self._queue(
             database,
@@ -93,14 +93,14 @@ class Hooks:
         )
 
     def recovered(self, database: Database, campaign: Campaign, totals: UploadTotals, now: datetime) -> bool:
-        """A campaign is at A2. Nothing when none of its troubles was reported, or all are over."""
+        """A campaign was set to A2. Queues nothing unless a failure of it was reported and is not over."""
         return self._over(
-            database, campaign, "it is at A2", now, assets=totals.assets, bytes=totals.size_bytes
+            database, campaign, "it is in A2", now, assets=totals.assets, bytes=totals.size_bytes
         )
 
     def left(self, database: Database, campaign: Campaign, status: str, now: datetime) -> bool:
-        """A campaign that failed with an error has left A1 by another hand: the error is over with that."""
-        return self._over(database, campaign, f"it has left A1 and is at {status}", now)
+        """Somebody else set another status of a campaign that failed with an error, which ends the error."""
+        return self._over(database, campaign, f"it has left A1 and is in {status}", now)
 
     def _over(self, database: Database, campaign: Campaign, reason: str, now: datetime, **facts: int) -> bool:
         found = WebhookOutbox(database).open_of_campaign(campaign.id)
@@ -115,7 +115,7 @@ class Hooks:
         return WebhookOutbox(database).queue(self.message_of(news, now), self.settings.targets)
 
     def message_of(self, news: AlertNews, now: datetime) -> Message:
-        """The message about a task, for a time without a database as well."""
+        """The message about a task. Needs no database."""
         event = EventType.TASK_RECOVERED if news.kind == "over" else EventType.TASK_FAILING
         return task_event(
             event,
@@ -131,8 +131,8 @@ class Hooks:
         )
 
     def mail_faults(self, database: Database, faults: Sequence[str], now: datetime) -> bool:
-        """No e-mail goes out, for these reasons, or all do: this says so another way, when it begins, once a
-        day, and when it is over.
+        """Queue a message when e-mails begin to fail for these reasons, once a day while they fail, and when
+        they go out again. faults: empty when all e-mails go out.
         """
         outbox = WebhookOutbox(database)
         key = dedup_key(self.settings.installation, "task", MAILS)
@@ -156,8 +156,8 @@ class Hooks:
             return outbox.queue(message, self.settings.targets)
 
     def owe_acts(self, database: Database, now: datetime) -> int:
-        """Queue what people did to campaigns and no message reports; how many acts. A target gets what
-        happened since it is in the settings.
+        """Queue a message for each act that has none, and return how many. A target gets the acts since a run
+        first saw it in the settings.
         """
         outbox = WebhookOutbox(database)
         known = outbox.known_targets([target.name for target in self.settings.targets], now)
@@ -175,7 +175,7 @@ class Hooks:
         return sum(queued)
 
     def trial(self, target: str, now: datetime) -> Message:
-        """What a test of a target sends."""
+        """The message that tests a target."""
         return trial_event(target, message_id=str(uuid4()), installation=self.settings.installation, now=now)
 
     def _message_of_act(self, act: Act, now: datetime) -> Message:
@@ -223,4 +223,4 @@ _EVENT_OF_ACT = {
     "snooze": EventType.SNOOZED,
     "undo": EventType.PERMANENTLY_FAILED,
 }
-"""An undone reset makes the campaign permanently failed again, in the cycle that was."""
+"""Undoing a reset makes the campaign permanently failed again, in the cycle before the reset."""

@@ -1,8 +1,8 @@
-"""How each kind of target is called: payload templates over the same messages, and what an answer means.
+"""Calls each kind of target: writes the same message in the form of the kind, and reads the answer.
 
-`standard`, `slack` and `teams` get each message. `pagerduty`, `jira` and `servicenow` get one incident for a
-dedup key: `open` finds the one that is there before it makes one, so that repeating it is harmless, and
-returns its key; `close` ends it, and is content with one that is over or gone.
+`standard`, `slack` and `teams` get each message. `pagerduty`, `jira` and `servicenow` get one incident per
+dedup key. `open` looks for an open incident before it makes one, so that it may be repeated, and returns its
+key. `close` ends the incident, and does nothing if it is already closed or deleted.
 
 Sources: PagerDuty Events API v2; Jira Cloud REST v3 (search/jql, issue, transitions, comment); ServiceNow
 Table API (incident); Slack incoming webhooks; Teams workflow "when a Teams webhook request is received".
@@ -28,7 +28,7 @@ from shared.webhooks.signature import signed_headers
 
 JSON: Final = {"Content-Type": "application/json"}
 MOST_LISTED: Final = 100
-"""So many campaigns are listed in an incident about many, or in a message."""
+"""An incident about many campaigns lists this many at most."""
 
 
 def send_message(due: DueMessage, target: WebhookTarget, receiver: Receiver, at: datetime) -> None:
@@ -43,7 +43,7 @@ def send_message(due: DueMessage, target: WebhookTarget, receiver: Receiver, at:
 
 
 def slack_message(due: DueMessage) -> dict[str, Any]:
-    """A message whose text can neither link nor mention anybody by itself."""
+    """A Slack message. Text from outside can add no link to it, and can notify nobody."""
     title, *lines = (
         line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in said(due, 30)
     )
@@ -55,7 +55,7 @@ def slack_message(due: DueMessage) -> dict[str, Any]:
 
 
 def teams_message(due: DueMessage) -> dict[str, Any]:
-    """An adaptive card of text runs, which Teams shows as they are."""
+    """An adaptive card of text runs, whose text Teams shows unchanged."""
     title, *lines = said(due, 30)
     rows = [(title, {"weight": "bolder", "size": "medium"}), *((line, {}) for line in lines)]
     card = {
@@ -76,7 +76,7 @@ def teams_message(due: DueMessage) -> dict[str, Any]:
 
 
 def said(due: DueMessage, most: int = MOST_LISTED) -> list[str]:
-    """A message in lines for people, its title first. most: campaigns of one about many."""
+    """A message as lines for people, the title first. most: how many campaigns it lists."""
     payload = due.payload
     data = payload["data"]
     lines = [due.title, *filter(None, [data.get("reason")])]
@@ -98,14 +98,14 @@ def said(due: DueMessage, most: int = MOST_LISTED) -> list[str]:
 
 
 class Incidents(Protocol):
-    """A system in which an incident is opened and closed. Both raise WebhookError, and may be repeated."""
+    """A system that has incidents. Both methods may be repeated, and raise WebhookError."""
 
     def open(self, due: DueMessage) -> str:
-        """Open one for the message's dedup key, unless one is open; its key for people."""
+        """Open an incident for the message's dedup key, unless one is open. Returns its key for people."""
         ...
 
     def close(self, ticket: str, due: DueMessage, dedup_key: str) -> None:
-        """Close the one that was opened by this dedup key. ticket: its key, "" when it is not known."""
+        """Close the incident of this dedup key. ticket: its key for people, "" when it is not known."""
         ...
 
 
@@ -123,7 +123,7 @@ def incidents_of(target: WebhookTarget, receiver: Receiver) -> Incidents:
 
 @dataclass(frozen=True, slots=True)
 class PagerDuty:
-    """Events API v2. PagerDuty itself keeps one incident a dedup key. The answer to both is 202."""
+    """Events API v2. PagerDuty itself keeps one incident per dedup key. It answers every call with 202."""
 
     target: WebhookTarget
     receiver: Receiver
@@ -160,7 +160,7 @@ class PagerDuty:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A REST API below one address. headers: with the login."""
+    """A REST API. base: its address. headers: of each call, with the login."""
 
     base: str
     headers: Mapping[str, str]
@@ -173,8 +173,8 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Jira:
-    """Jira Cloud. An issue carries the dedup key as a label. options: of the URL: project, issuetype, and
-    close: the name of the transition that closes; without it the first one to a status that means done.
+    """Jira Cloud. The dedup key is a label of the issue. options: the URL's parameters: project, issuetype,
+    and close, which names the transition that closes; without it, the first one to a status that means done.
     """
 
     site: Site
@@ -228,8 +228,8 @@ class Jira:
 
 @dataclass(frozen=True, slots=True)
 class ServiceNow:
-    """An incident carries the dedup key as correlation_id. options: further fields of the incident, and
-    close_code. Resolved (6), closed (7) and cancelled (8) count as over.
+    """ServiceNow. The dedup key is the incident's correlation_id. options: the URL's parameters: further
+    fields of the incident, and close_code. It is closed when it is resolved (6), closed (7) or cancelled (8).
     """
 
     site: Site
@@ -264,7 +264,7 @@ class ServiceNow:
         )
 
     def _find(self, dedup_key: str) -> dict[str, Any] | None:
-        """The incident of a dedup key that is not over."""
+        """The open incident of a dedup key; None when there is none."""
         query = {
             "sysparm_query": f"correlation_id={dedup_key}^stateNOT IN6,7,8",
             "sysparm_fields": "sys_id,number",
@@ -274,19 +274,19 @@ class ServiceNow:
 
 
 def opens(event: EventType) -> bool:
-    """Whether an event opens an incident, else it closes one. A test does both."""
+    """Whether an event opens an incident. All others close one; a test does both."""
     return event in OPENING or event is EventType.TEST
 
 
 def _first(answer: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     found = answer.get(name)
     if not isinstance(found, list):
-        raise WebhookError(f"the answer has no list {name!r}", kind="answer_unfit", retryable=True)
+        raise WebhookError(f"the answer has no list named {name!r}", kind="answer_unfit", retryable=True)
     return found[0] if found and isinstance(found[0], dict) else None
 
 
 def _text(found: object, name: str, system: str) -> str:
-    """A key that the system gave: short, on one line."""
+    """A key from the system's answer, on one line and not too long."""
     value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, str) or not value.strip():
         raise WebhookError(f"the answer of {system} has no {name!r}", kind="answer_unfit", retryable=True)
@@ -303,7 +303,7 @@ def _quoted(text: str) -> str:
 
 
 def _document(lines: Sequence[str]) -> dict[str, Any]:
-    """Lines as Jira's document format (ADF): one paragraph each."""
+    """The lines in Jira's document format (ADF), each as a paragraph."""
     paragraphs = [
         {"type": "paragraph", "content": [{"type": "text", "text": line}]} for line in lines if line
     ]

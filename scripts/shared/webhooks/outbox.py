@@ -1,8 +1,8 @@
-"""The outbox's rows of webhooks: what each target must receive, each try's result, which incident is open.
+"""Keeps webhooks in the outbox: which message is due to which target, each try's result, the open incidents.
 
 A message is a row of `notices`, queued in the transaction of what it reports, with a delivery for each
-target. Messages of one dedup key go to a target in their order: the next one waits until the one before is
-sent or given up. Many of a kind go as one (`mail_id` names it), as e-mails do.
+target. Messages of one dedup key go to a target in their order: each one waits until the one before is
+sent or given up. Many of a type go as one, which `mail_id` names, as e-mails do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INSERT INTO notice_deliveries (notice_id, recipient, channel, next_try_at)
 SELECT %(id)s, target, 'webhook', %(created_at)s FROM unnest(%(targets)s) AS target
 """
 
-# The attempts of a cycle; the trigger has written the one of this transaction.
+# The latest attempts of a cycle. The trigger has already written the one of this transaction.
 ATTEMPTS = """
 SELECT coalesce((detail ->> 'attempt')::integer, 0), at, reason
 FROM (SELECT id, at, reason, detail FROM campaign_events
@@ -48,7 +48,7 @@ FROM (SELECT id, at, reason, detail FROM campaign_events
 ORDER BY id
 """
 
-# What was reported and is not over, with the cycle it was reported in; the latest.
+# The latest report of a failure that is not over: its cycle, and when.
 OPEN_OF = """
 SELECT coalesce(n.cycle, 0), n.created_at FROM notices n
 WHERE n.{column} = %(value)s AND n.kind = ANY(%(opening)s)
@@ -57,8 +57,8 @@ WHERE n.{column} = %(value)s AND n.kind = ANY(%(opening)s)
 ORDER BY n.created_at DESC LIMIT 1
 """
 
-# What people did, of the last days, that is not in the outbox: its id there comes from the event's. A
-# transaction that ends long after its event is found as well.
+# The acts of the last days that have no message in the outbox. A message's id comes from its event's id, so
+# that this also finds an act whose transaction ended long after the event.
 UNTOLD_ACTS = """
 SELECT md5('campaign_events/' || e.id)::uuid::text, e.kind, e.at, e.actor, e.source, e.reason, e.detail,
        e.campaign_id, coalesce(c.campaign_number, ''), coalesce(c.campaign_name, ''), coalesce(e.cycle, 1)
@@ -71,7 +71,8 @@ WHERE e.source <> 'upload' AND (e.kind <> 'undo' OR (e.detail ->> 'permanently_f
 ORDER BY e.id
 """
 
-# Owed; and owed with its time come: a time further away than any pause comes from a clock that ran ahead.
+# Undelivered; and undelivered with its time come. A time that is further away than any pause was written by a
+# clock that was ahead.
 _OWED = "d.channel = 'webhook' AND d.recipient = %(target)s AND d.sent_at IS NULL AND d.gave_up_at IS NULL"
 _DUE = """{owed}
   AND (d.next_try_at <= %(now)s OR d.next_try_at > %(now)s::timestamptz + interval '25 hours'
@@ -79,11 +80,11 @@ _DUE = """{owed}
 
 
 def _filled(statement: str) -> str:
-    """A statement with its conditions."""
+    """The statement with these conditions in it."""
     return statement.replace("{due}", _DUE).replace("{owed}", _OWED)
 
 
-# When this target is to be called next: NULL for never.
+# When to call this target next; NULL: never.
 NEXT_TIME = _filled("""
 SELECT min(CASE WHEN d.next_try_at > %(now)s::timestamptz + interval '25 hours' THEN %(now)s
                 WHEN t.wait_until > %(now)s::timestamptz + interval '25 hours' THEN d.next_try_at
@@ -110,7 +111,7 @@ WHERE {due} AND coalesce(d.mail_id, d.notice_id) <> ALL(%(passed)s::uuid[])
 ORDER BY is_begun DESC, n.created_at, n.id LIMIT 1
 """)
 
-# A kind of which the target is owed more than so many, or several that the limit has held back.
+# A type of which more than this many messages wait for the target, or several that the limit has held back.
 CROWD = _filled("""
 SELECT n.kind, bool_or(d.last_error LIKE %(held)s)
 FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
@@ -134,7 +135,7 @@ UPDATE notice_deliveries SET mail_id = %(id)s, next_try_at = least(next_try_at, 
 WHERE notice_id = ANY(%(gathered)s::uuid[]) AND recipient = %(target)s AND channel = 'webhook'
 """
 
-# Before a call: it counts as tried, and as perhaps arrived, until its end is noted.
+# Before a call. The message counts as tried, and as perhaps arrived, until the result is recorded.
 CLAIM = _filled("""
 UPDATE notice_deliveries d
 SET tries = d.tries + 1, doubts = coalesce(d.doubts, 0) + 1,
@@ -179,7 +180,7 @@ UPDATE webhook_targets SET off_at = NULL, off_why = NULL, wait_until = NULL
 WHERE name = %(target)s AND (off_at IS NOT NULL OR wait_until IS NOT NULL)
 """
 
-# What a target that is turned off has not received in time.
+# Messages that a target did not receive in time, because it is turned off.
 EXPIRE = _filled("""
 UPDATE notice_deliveries d
 SET gave_up_at = %(now)s, last_error = coalesce(d.last_error, 'not tried: the target is turned off')
@@ -188,7 +189,7 @@ WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
     WHERE {owed} AND greatest(n.created_at, d.owed_since) < %(before)s FOR UPDATE OF d SKIP LOCKED))
 """)
 
-# An incident that would open although it is over is not opened at all.
+# A failure that is already over opens no incident.
 SKIP_OVER = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = 'over before it was sent'
 WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
@@ -199,7 +200,7 @@ WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
     FOR UPDATE OF d SKIP LOCKED))
 """)
 
-# A reminder of what has an incident is not a second one.
+# A reminder of a failure that already has an incident opens no second one.
 SKIP_REMINDERS = _filled("""
 UPDATE notice_deliveries d
 SET sent_at = %(now)s, last_error = NULL,
@@ -221,8 +222,8 @@ WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
     FOR UPDATE OF d SKIP LOCKED))
 """)
 
-# What closes an incident where the target has none of that key: none was opened, or one for many, which the
-# last message of these closes.
+# Messages that would close an incident, but the target has none of that key: either none was opened, or one
+# for many campaigns. The latest of the messages for that one closes it.
 SKIP_CLOSING = _filled("""
 UPDATE notice_deliveries d SET sent_at = %(now)s, last_error = NULL
 WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
@@ -243,7 +244,7 @@ WHERE d.recipient = %(target)s AND d.notice_id = ANY(ARRAY(
     FOR UPDATE OF d SKIP LOCKED))
 """)
 
-# The incident that a key opened last, and the common message that opened it, if one did.
+# The latest incident that a key opened, and the common message that opened it, if one did.
 TICKET = """
 SELECT d.ticket, d.mail_id::text, n.created_at, coalesce(m.dedup_key, n.dedup_key)
 FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id LEFT JOIN notices m ON m.id = d.mail_id
@@ -258,7 +259,7 @@ SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice
                  AND d.sent_at IS NOT NULL AND n.kind = ANY(%(closing)s) AND n.created_at >= %(since)s)
 """
 
-# Of the campaigns of a common message: whether one is not over.
+# Whether a failure in a common message is not over.
 HAS_OPEN = """
 SELECT EXISTS (SELECT FROM notice_deliveries d JOIN notices n ON n.id = d.notice_id
                WHERE d.mail_id = %(id)s AND d.recipient = %(target)s
@@ -290,14 +291,14 @@ WHERE channel = 'webhook' AND (notice_id = %(id)s OR mail_id = %(id)s)
 
 _OPENING, _CLOSING = [event.value for event in OPENING], [event.value for event in CLOSING]
 HELD_BACK = "held back"
-"""How the error of a message begins that the limit on new incidents keeps waiting."""
+"""The stored error of a message begins with this while the limit on new incidents holds it back."""
 LOOK_BACK = timedelta(days=7)
-"""An act of people that no run has reported for so long is not reported any more."""
+"""An act that no run has reported within this time is no longer reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownTarget:
-    """begun_at: since when it gets messages. is_off: it answered 410."""
+    """A target that a run has seen. begun_at: since when it gets messages. is_off: it answered 410."""
 
     name: str
     begun_at: datetime
@@ -306,7 +307,7 @@ class KnownTarget:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What a person, or the product itself, did to a campaign. message_id: the same at each reading."""
+    """What a person, or the product itself, did to a campaign. message_id: the same each time it is read."""
 
     message_id: str
     kind: str
@@ -320,8 +321,8 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class DueMessage:
-    """A message that is ours to send. tries: this one included. since: when it was queued, or owed again.
-    carried: the ids of the messages that go with it, its own if it goes alone.
+    """A message that this process sends. tries: with this one. since: when it was queued, or queued again.
+    carried: the ids of the messages that it contains; only its own, unless it is a common message.
     """
 
     id: str
@@ -342,7 +343,7 @@ class DueMessage:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An incident that a target opened. mail_id: of the common message that opened it, None: its own did.
+    """An incident of a target. mail_id: of the common message that opened it; None: a message of its own did.
     dedup_key: of the message that opened it.
     """
 
@@ -359,7 +360,7 @@ class WebhookOutbox:
         self._database = database
 
     def known_targets(self, names: Sequence[str], now: datetime) -> dict[str, KnownTarget]:
-        """What is remembered of these targets; a new one begins now."""
+        """What is stored about these targets. A new one gets messages from now on."""
         values = {"names": list(names), "now": now}
         rows = self._database.rows(KNOWN_TARGETS, values)
         if len(rows) < len(names):
@@ -368,7 +369,7 @@ class WebhookOutbox:
         return {row[0]: KnownTarget(*row) for row in rows}
 
     def queue(self, message: Message, targets: Sequence[WebhookTarget]) -> bool:
-        """Put a message into the outbox for those of the targets that want it; whether it was new."""
+        """Queue a message for those of the targets that want it. Returns whether it was new."""
         wanting = [target.name for target in targets if target.wants(message.event)]
         if not wanting or not self._store(message):
             return False
@@ -399,11 +400,11 @@ class WebhookOutbox:
         return [AttemptLine(*row) for row in self._database.rows(ATTEMPTS, values)]
 
     def open_of_campaign(self, campaign_id: str) -> tuple[int, datetime] | None:
-        """In which cycle a campaign's trouble was last reported that is not over, and when; None: all is."""
+        """The cycle and time of the latest report of a campaign's failure that is not over; None: all are."""
         return self._open_of("campaign_id", campaign_id)
 
     def open_since(self, dedup_key: str) -> datetime | None:
-        """When what is not over was last reported by this key; None when it is over."""
+        """When the failure of this key was last reported; None when it is over."""
         found = self._open_of("dedup_key", dedup_key)
         return None if found is None else found[1]
 
@@ -413,7 +414,7 @@ class WebhookOutbox:
         return rows[0] if rows else None
 
     def untold_acts(self, since: datetime) -> list[Act]:
-        """Resets, snoozes, and undone resets since then that are not in the outbox."""
+        """The resets, snoozes and undone resets since then that have no message in the outbox."""
         rows = self._database.rows(UNTOLD_ACTS, {"since": since})
         return [
             Act(message_id, kind, at, actor, source, reason, detail, About(*of))
@@ -424,8 +425,8 @@ class WebhookOutbox:
 
     @contextmanager
     def lock(self, target: str) -> Iterator[bool]:
-        """Be the one who calls a target; False when another process is. Ends with this connection at the
-        latest.
+        """Lock a target, so that only this process calls it. Yields False when another process has the lock.
+        The lock ends with this connection at the latest.
         """
         is_ours = self._database.try_lock(WEBHOOK_LOCK_CLASS, target)
         try:
@@ -435,18 +436,20 @@ class WebhookOutbox:
                 self._database.unlock(WEBHOOK_LOCK_CLASS, target)
 
     def next_time(self, target: str, now: datetime) -> datetime | None:
-        """When the target is to be called next; None when nothing is owed, or it is off."""
+        """When to call the target next; None when no message waits, or the target is turned off."""
         found: datetime | None = self._database.row(NEXT_TIME, {"target": target, "now": now})[0]
         return found
 
     def is_ready(self, target: str, now: datetime) -> bool:
-        """Whether the target may be called: it is on, and has not asked for a pause."""
+        """Whether the target may be called: it is not turned off, and has not asked for a pause."""
         return bool(self._database.row(IS_READY, {"target": target, "now": now})[0])
 
     def next_message(
         self, target: str, now: datetime, passed: Collection[str]
     ) -> tuple[str, EventType, bool] | None:
-        """The id of the message that goes out next, its type, and whether it was begun before."""
+        """The id of the message that goes out next, its type, and whether it is begun: a common message, or
+        one that a try may have sent.
+        """
         values = {"target": target, "now": now, "passed": list(passed)}
         rows = self._database.rows(NEXT_MESSAGE, values)
         return (rows[0][0], EventType(rows[0][1]), rows[0][2]) if rows else None
@@ -454,7 +457,9 @@ class WebhookOutbox:
     def crowd(
         self, target: str, kinds: Sequence[EventType], now: datetime, *, more_than: int
     ) -> tuple[EventType, bool] | None:
-        """A type of which more than so many are owed, and whether the limit has held some of them back."""
+        """A type that now goes as one message: more than this many wait, or the limit has held several back.
+        And whether the limit has done so.
+        """
         values = {
             "target": target, "now": now, "kinds": [kind.value for kind in kinds], "more_than": more_than,
             "held": f"{HELD_BACK}%",
@@ -463,12 +468,12 @@ class WebhookOutbox:
         return (EventType(rows[0][0]), rows[0][1] or False) if rows else None
 
     def crowd_lines(self, target: str, kind: EventType) -> list[CrowdLine]:
-        """All that is owed of a type, held until the end of the transaction."""
+        """All undelivered messages of a type, locked until the end of the transaction."""
         rows = self._database.rows(CROWD_LINES, {"target": target, "kind": kind.value})
         return [CrowdLine(row[0], About(*row[1:6]), row[6], row[7]) for row in rows]
 
     def gather(self, target: str, common: Message, lines: Sequence[CrowdLine], now: datetime) -> None:
-        """Let these go in the common message, and not alone; in the transaction of `crowd_lines`."""
+        """Send these only within the common message. Belongs in the transaction of `crowd_lines`."""
         self._store(common)
         values = {
             "id": common.id,
@@ -481,7 +486,7 @@ class WebhookOutbox:
     def claim(
         self, target: str, message_id: str, now: datetime, pauses: Sequence[timedelta]
     ) -> DueMessage | None:
-        """A message, which from now on counts as tried. None: it is not owed any more."""
+        """Count a message as tried, and return it; None when it is no longer due."""
         values = {"target": target, "id": message_id, "now": now, "pauses": list(pauses)}
         with self._database.transaction():
             claimed = self._database.rows(CLAIM, values)
@@ -520,47 +525,47 @@ class WebhookOutbox:
         self._database.execute(FAILED, values)
 
     def wait(self, target: str, until: datetime) -> None:
-        """Send nothing to the target until then: it asked for that."""
+        """Send nothing to the target until then, as it asked."""
         self._database.execute(WAIT, {"target": target, "until": until})
 
     def turn_off(self, target: str, why: str, now: datetime) -> bool:
-        """The target gets nothing more until `turn_on`; whether that is new."""
+        """Send the target nothing until `turn_on`. Returns whether it was on."""
         return self._database.execute(TURN_OFF, {"target": target, "why": why, "now": now}) == 1
 
     def turn_on(self, target: str) -> bool:
-        """The target gets messages again; whether it was off, or waiting."""
+        """Send the target messages again. Returns whether it was off, or had asked for a pause."""
         return self._database.execute(TURN_ON, {"target": target}) == 1
 
     def expire(self, target: str, before: datetime, now: datetime) -> int:
-        """Give up what was queued before then; how many."""
+        """Give up the messages that were queued before then. Returns how many."""
         return self._database.execute(EXPIRE, {"target": target, "before": before, "now": now})
 
     def redeliver(self, message_id: str) -> int:
-        """Let a message that was sent or given up go out again, under its id; to how many targets."""
+        """Queue a message again that was sent or given up, under its id. Returns for how many targets."""
         return self._database.execute(REDELIVER, {"id": message_id})
 
     # Incidents
 
     def skip_needless(self, target: str, now: datetime) -> None:
-        """Do not open what is over by now, or is open, and do not close what was not opened."""
+        """Skip messages whose incident is over, is already open, or was never opened."""
         values = {"target": target, "now": now, "opening": _OPENING, "closing": _CLOSING}
         self._database.execute(SKIP_OVER, values)
         self._database.execute(SKIP_REMINDERS, values)
         self._database.execute(SKIP_CLOSING, values)
 
     def ticket(self, target: str, dedup_key: str) -> Ticket | None:
-        """The incident that this key opened last."""
+        """The latest incident that this key opened."""
         values = {"target": target, "dedup_key": dedup_key, "opening": _OPENING}
         rows = self._database.rows(TICKET, values)
         return Ticket(*rows[0]) if rows else None
 
     def is_closed(self, target: str, ticket: Ticket) -> bool:
-        """Whether the target has received the end of an incident."""
+        """Whether the target has received a message that closed the incident."""
         values = {"target": target, "ticket": ticket.key, "closing": _CLOSING, "since": ticket.since}
         return bool(self._database.row(IS_CLOSED, values)[0])
 
     def has_open(self, target: str, mail_id: str) -> bool:
-        """Whether a campaign of a common incident is not over."""
+        """Whether a campaign of a common incident still fails."""
         values = {"target": target, "id": mail_id, "closing": _CLOSING}
         return bool(self._database.row(HAS_OPEN, values)[0])
 
@@ -569,6 +574,6 @@ class WebhookOutbox:
         return [row[0] for row in self._database.rows(OPENED, {"target": target, "now": now})]
 
     def hold_back(self, target: str, until: datetime, why: str) -> None:
-        """Let what would open an incident wait until then."""
+        """Let messages that would open an incident wait until then."""
         values = {"target": target, "until": until, "why": f"{HELD_BACK}: {why}", "opening": _OPENING}
         self._database.execute(HOLD_BACK, values)

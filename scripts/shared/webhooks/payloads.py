@@ -1,7 +1,7 @@
-"""What a webhook says: the `standard` payload, from which all kinds are made. Pure.
+"""Writes the messages of webhooks: the `standard` payload, from which each kind of target gets its own. Pure.
 
-The contract is MARKDOWN_DOCS/WEBHOOKS.md. Text from outside is made one line and cut, so that no payload
-reaches MOST_BYTES.
+MARKDOWN_DOCS/WEBHOOKS.md is the contract. Text from outside is cut to one short line, so that each payload
+stays below MOST_BYTES.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from shared.base.webhooks import EventType
 from shared.notices.wording import one_line
 
 MOST_BYTES: Final = 20_000
-"""A payload is shorter."""
+"""A payload is shorter than this."""
 MOST_ATTEMPTS: Final = 20
-"""The latest attempts are listed."""
+"""A payload lists the latest attempts, this many."""
 _LONGEST_TEXT: Final = 500
 _LONGEST_NAME: Final = 200
 
@@ -40,7 +40,7 @@ TITLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The campaign that a message is about. attempt: how many are spent."""
+    """The campaign that a message is about. attempt: how many attempts are spent."""
 
     id: str
     number: str
@@ -55,8 +55,8 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event, as it is stored and sent. body: the payload, JSON of less than MOST_BYTES. about: None for
-    what is about no single campaign.
+    """One message, as it is stored and sent. body: the payload as JSON, below MOST_BYTES. about: None for a
+    message that is not about a single campaign.
     """
 
     id: str
@@ -80,7 +80,7 @@ class AttemptLine:
 
 @dataclass(frozen=True, slots=True)
 class CrowdLine:
-    """One of many events of a kind. notice_id: of its own message, which goes out in the common one."""
+    """One of many events of a type. notice_id: of its own message, which goes out within the common one."""
 
     notice_id: str
     about: About
@@ -89,7 +89,7 @@ class CrowdLine:
 
 
 def dedup_key(installation: str, *parts: str | int) -> str:
-    """`installation:campaign_id:cycle`, or `installation:task:NAME`: short, and in safe letters."""
+    """`installation:campaign_id:cycle` or `installation:task:NAME`: short, and of safe characters only."""
     texts = (str(part) for part in parts)
     safe = (text if _SAFE_ID.fullmatch(text) else sha256(text.encode("utf-8", "replace")).hexdigest()[:40]
             for text in texts)  # fmt: skip
@@ -97,7 +97,7 @@ def dedup_key(installation: str, *parts: str | int) -> str:
 
 
 def instant(at: datetime) -> str:
-    """A time as payloads have it: `2026-11-30T09:15:00Z`."""
+    """A time as payloads write it: `2026-11-30T09:15:00Z`."""
     return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -113,7 +113,7 @@ def campaign_event(
     attempts: Sequence[AttemptLine] = (),
     **facts: str | int | bool | None,
 ) -> Message:
-    """What happened to a campaign. facts: further members of `data`, of this type of event."""
+    """A message about a campaign. facts: further members of `data`, for this type of event."""
     key, reason = dedup_key(installation, about.id, about.cycle), one_line(reason, _LONGEST_TEXT)
     data = {
         "installation": installation,
@@ -143,7 +143,7 @@ def task_event(
     now: datetime,
     **facts: str | int | bool | None,
 ) -> Message:
-    """A task of the loop keeps failing, or works again."""
+    """A message about a task of the loop, which keeps failing or works again. facts: as for a campaign."""
     key, reason = dedup_key(installation, "task", task), one_line(reason, _LONGEST_TEXT)
     data = {
         "installation": installation,
@@ -158,8 +158,8 @@ def task_event(
 
 
 def trial_event(target: str, *, message_id: str, installation: str, now: datetime) -> Message:
-    """What `a1_retry.py webhook test NAME` sends."""
-    key, reason = dedup_key(installation, "test", target, message_id), "somebody tests this webhook"
+    """The message that `a1_retry.py webhook test NAME` sends."""
+    key, reason = dedup_key(installation, "test", target, message_id), "somebody is testing this webhook"
     data = {"installation": installation, "dedup_key": key, "reason": reason, "target": target}
     title = TITLES[EventType.TEST].format(target)
     return Message(
@@ -178,8 +178,8 @@ def crowd_event(
     now: datetime,
     most_bytes: int | None,
 ) -> tuple[Message, int]:
-    """Many events of a kind as one message, and how many of them it has, from the first: as many as fit into
-    most_bytes, at least one.
+    """One message about many events of a type, and how many of the lines it contains: as many as fit into
+    most_bytes, at least one, from the first.
     """
     key = dedup_key(installation, "many", message_id)
     count = len(lines)
@@ -227,7 +227,7 @@ def _plain(facts: dict[str, str | int | bool | None]) -> dict[str, str | int | b
 def _body(
     event: EventType, data: dict[str, Any], now: datetime, *, most_bytes: int | None = MOST_BYTES
 ) -> str:
-    """The payload. The oldest attempts are left out where it would be too long."""
+    """The payload, without the oldest attempts if it would be too long."""
     while True:
         body = json.dumps(
             {"type": event.value, "timestamp": instant(now), "data": data},

@@ -1,10 +1,10 @@
-"""One call to a webhook's receiver: by a judged address, within bounds, and no redirect is followed.
+"""Calls a webhook's receiver: only at an address that may be called, within limits, and without redirects.
 
-The host's name is resolved here, each address is judged, and the connection goes to that very address: a
-name that shows another address a moment later (DNS rebinding) changes nothing. TLS still checks the name.
+This module resolves the host's name, checks each address, and connects to a checked address. So it does not
+matter if the name shows another address a moment later (DNS rebinding). TLS still verifies the name.
 
-Where HTTPS_PROXY names a proxy, the proxy resolves the name and connects. Then only an address that is
-written in the URL can be judged.
+Where HTTPS_PROXY names a proxy, the proxy resolves the name and connects. Then this module can only check an
+address that the URL itself contains.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from shared.http.trust import default_context
 from shared.notices.wording import one_line
 
 SILENCE_SECONDS: Final = 10.0
-"""The longest silence, also while connecting."""
+"""The longest time without a byte, also while connecting."""
 DEADLINE_SECONDS: Final = 20.0
-"""After so long the answer must be there, however it comes."""
+"""The whole answer must be here within this time."""
 ANSWER_LIMIT: Final = 256 * 1024
-"""Bytes of an answer that is read."""
+"""The longest answer that is read, in bytes."""
 EXCERPT_LIMIT: Final = 4096
 MOST_ADDRESSES: Final = 3
-"""So many addresses of a host are tried."""
+"""This many addresses of a host are tried."""
 
 _METADATA = tuple(
     map(
@@ -49,7 +49,7 @@ _METADATA = tuple(
         ("fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "192.0.0.192/32"),
     )
 )
-"""Where clouds give a machine its own credentials, besides 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
+"""Here clouds give a machine its credentials, in addition to 169.254.0.0/16: AWS, Google, Alibaba, Oracle."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -57,8 +57,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """How a target is called. allows_private: private addresses, and http to them. secrets: what no error may
-    show. trust: the context for TLS; None: the system's authorities.
+    """Calls a target. allows_private: whether private addresses, and http to them, are allowed. secrets:
+    texts that no error may show. trust: the context for TLS; None: the system's authorities.
     """
 
     allows_private: bool
@@ -68,8 +68,8 @@ class Receiver:
     def call(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"", *, is_read: bool = False
     ) -> dict[str, Any]:
-        """Send, and return the JSON object of the answer; {} unless is_read. Raises WebhookError for all but
-        a 2xx.
+        """Send a request. Returns the JSON object of the answer if is_read, else {}. Raises WebhookError
+        unless the answer is a 2xx.
         """
         try:
             with self._reply(method, url, headers, body) as reply:
@@ -106,13 +106,13 @@ class Receiver:
         )
 
     def _addresses(self, parts: SplitResult) -> list[str]:
-        """The host's addresses that may be called."""
+        """The addresses of the host that may be called. Raises WebhookError when none may."""
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
             raise WebhookError(
-                "its host's name cannot be resolved", kind="out_of_reach", retryable=True
+                "the name of its host cannot be resolved", kind="out_of_reach", retryable=True
             ) from exc
         allowed: list[str] = []
         refusal: WebhookError | None = None
@@ -132,11 +132,11 @@ class Receiver:
             reason = "http to a public address would not be encrypted; use https"
         if reason:
             raise WebhookError(
-                f"its host's address is refused: {reason}", kind="address_refused", retryable=True
+                f"the address of its host is not allowed: {reason}", kind="address_refused", retryable=True
             )
 
     def _refusal(self, reply: Reply) -> WebhookError:
-        """What an answer that is not 2xx means, with the beginning of its text."""
+        """The error for an answer that is not 2xx, with the beginning of the answer's text."""
         status = reply.status
         try:
             text = reply.read(EXCERPT_LIMIT).decode("utf-8", "replace")
@@ -158,7 +158,7 @@ class Receiver:
         if isinstance(reason, ssl.SSLCertVerificationError):
             text = f"its certificate is not trusted: {one_line(reason.verify_message, 150)}"
         elif isinstance(exc, UnfitError):
-            text = "the answer cannot be read: too long, or packed"
+            text = "the answer cannot be read: it is too long, or compressed"
         elif isinstance(reason, TimeoutError):
             text = "it did not answer in time"
         else:
@@ -175,7 +175,7 @@ def _first_answer(
     ask: Callable[[HTTPConnectionPool], Reply],
     trust: ssl.SSLContext | None,
 ) -> Reply:
-    """Ask at the first of these addresses to which a connection can be made. Raises NoAnswerError."""
+    """The answer from the first of these addresses that accepts a connection. Raises NoAnswerError."""
     end_at = time.monotonic() + DEADLINE_SECONDS
     for number, address in enumerate(addresses, 1):
         try:
@@ -193,7 +193,7 @@ def _first_answer(
 def _pool(
     parts: SplitResult, address: str, end_at: float, trust: ssl.SSLContext | None
 ) -> HTTPConnectionPool:
-    """A connection to one address, which must show a certificate for the host's name."""
+    """Connects to one address, which must show a certificate for the host's name."""
     options: dict[str, Any] = {**OPTIONS, "timeout": SILENCE_SECONDS, "maxsize": 1}
     host, is_tls = parts.hostname or "", parts.scheme == "https"
     if is_tls:
@@ -218,21 +218,21 @@ def _pool(
 
 
 def refusal_of(address: Address, *, allows_private: bool) -> str:
-    """Why no webhook goes to this address; "" when one may."""
+    """Why no webhook may go to this address; "" when one may."""
     inner = _inner(address)
     if inner.is_link_local or any(
         inner in network for network in _METADATA if network.version == inner.version
     ):
-        return "it is link-local, or a cloud's metadata service"
+        return "it is link-local, or the metadata service of a cloud"
     if inner.is_multicast or inner.is_unspecified or (inner.is_reserved and not inner.is_private):
-        return "it is no host's address"
+        return "it is not the address of a host"
     if not inner.is_global and not allows_private:
         return "it is private; WEBHOOK_ALLOW_PRIVATE=true allows that"
     return ""
 
 
 def _inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for (mapped, NAT64, 6to4), else the address."""
+    """The IPv4 address that an IPv6 address contains (mapped, NAT64, 6to4), else the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -245,7 +245,7 @@ def _inner(address: Address) -> Address:
 
 
 def _literal(host: str) -> list[Address]:
-    """The address that a URL names itself; nothing for a name."""
+    """The address, if the URL's host is one; an empty list for a name."""
     try:
         return [ipaddress.ip_address(host)]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Signing as Standard Webhooks say (https://www.standardwebhooks.com, "symmetric signatures"). Pure."""
+"""Signs messages by Standard Webhooks (https://www.standardwebhooks.com, "symmetric signatures"). Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import datetime
 
 
 def signed_headers(message_id: str, at: datetime, body: bytes, secrets: Sequence[str]) -> dict[str, str]:
-    """The three headers of a signed message. secrets: `whsec_` and base64; each gives a signature, so that a
-    receiver verifies by the old key or the new one.
+    """The three headers of a signed message. secrets: each is `whsec_` and base64, and makes a signature, so
+    that a receiver can verify the message with the old key or the new one.
     """
     timestamp = str(int(at.timestamp()))
     content = f"{message_id}.{timestamp}.".encode() + body

@@ -143,7 +143,7 @@ def test_test_command__reaches_the_target_and_turns_it_on(world: World, ops: Rec
     assert "HTTP 403" in refused.stderr
     unknown = world.run("a1_retry.py", "webhook", "test", "nobody")
     assert unknown.exit_code == 2
-    assert "there: ops" in unknown.stderr
+    assert "they name: ops" in unknown.stderr
     assert not [run for run in (done, refused, unknown) if HOOK in run.stderr + run.stdout]
 
 

@@ -268,7 +268,7 @@ def test_webhooks__are_shown_with_their_incident_and_apart_from_mails(installed:
     assert "hook 1" not in words(get(browser, "/notices?state=given_up"))
     start = words(get(browser, "/"))
     assert "Webhooks: 1 given up" in start
-    assert "turned off by their own answer (410): old" in start
+    assert "turned off, because they answered 410: old" in start
     tile = "Do mails go out?"
     assert start.partition(tile)[2][:40] == mails.partition(tile)[2][:40], "e-mails count as before"
 
