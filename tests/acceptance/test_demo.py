@@ -175,7 +175,7 @@ def check_page(output: Path) -> None:
     assert [link for _, link in told[1:]] == [f"mails/{number:04d}" for number in range(1, 25)]
     assert len(re.findall(r'<details class="act"><summary><h3>[A-Z]', story)) == 7
     assert "a1_to_a2      55 runs" in story, "what --explain answered"
-    assert "SNOOZED: snoozed, since" in story, "what a1_retry.py explain answered"
+    assert "ATTEMPTS ON HOLD: snoozed, since" in story, "what a1_retry.py explain answered"
 
 
 @pytest.mark.timeout(300)

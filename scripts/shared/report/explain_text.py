@@ -31,15 +31,15 @@ HEADS = {
     State.NEVER_SEEN: "UNKNOWN",
     State.DUE: "TO BE TRIED",
     State.EMPTY: "IN RETRY",
-    State.WAITING: "IN RETRY, WAITING",
-    State.SNOOZED: "SNOOZED",
+    State.WAITING: "IN RETRY",
+    State.SNOOZED: "ATTEMPTS ON HOLD",
     State.PERMANENTLY_FAILED: "SKIPPED",
     State.ERRING: "FAILING",
     State.UPLOADING: "IN PROGRESS",
     State.UPLOADED: "DONE",
     State.LOCK_DOUBTFUL: "DONE",
 }
-"""The words before the code; for all other states: not tried."""
+"""The words before the code, which they never repeat; for all other states: not tried."""
 PLACES = {"page": "Page", "dam": "DAM", "box": "Box"}
 """Where people can open a campaign, by the keys of the JSON."""
 

@@ -14,7 +14,7 @@ from shared.base.commands import Commands
 from shared.base.links import Links
 from shared.base.values import Asset, Campaign, DamFolder, MasterAssets, RetryStatus
 from shared.report.explain import Coming, Installation, Live, explain, state_of
-from shared.report.explain_text import WIDTH, as_json, as_text
+from shared.report.explain_text import HEADS, WIDTH, as_json, as_text
 from shared.report.facts import (
     Act,
     AttemptFact,
@@ -146,7 +146,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
     State.WAITING: (
         facts(in_a1(2, "30 10:15"), attempts=attempts("30 10:12", "30 10:15")),
         """
-        IN RETRY, WAITING: waiting, since Mon 2026-11-30 10:15 CET
+        IN RETRY: waiting, since Mon 2026-11-30 10:15 CET
           Why   the folder "Master Assets" contains no usable files; 2 of 3 attempts are spent (cycle 1);
                 the next attempt does not count before Mon 2026-11-30 10:25 CET
                  1  Mon 2026-11-30 10:12 CET  empty                  e-mail a81f0100 to 3, delivered
@@ -162,7 +162,7 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
             last_snooze=Act(at("30 10:13"), "anna", "a1_retry.py", "the agency delivers at noon"),
         ),
         """
-        SNOOZED: snoozed, since Mon 2026-11-30 10:13 CET
+        ATTEMPTS ON HOLD: snoozed, since Mon 2026-11-30 10:13 CET
           Why   files are promised: until Mon 2026-11-30 12:00 CET no look counts as an attempt; 1 of 3
                 attempts are spent
           Next  Mon 2026-11-30 10:18 CET  the next run looks again, and uploads what it finds
@@ -255,6 +255,11 @@ CASES: dict[State, tuple[CampaignFacts, str]] = {
 
 def test_states__are_all_shown_here() -> None:
     assert set(CASES) == set(State)
+
+
+@pytest.mark.parametrize(("state", "words"), HEADS.items())
+def test_head__does_not_repeat_the_code_behind_it(state: State, words: str) -> None:
+    assert state.value.replace("_", " ") not in words.lower()
 
 
 @pytest.mark.parametrize("state", CASES)
