@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fastjsonschema
@@ -27,14 +26,6 @@ TEXT = (Path(__file__).resolve().parents[3] / "MARKDOWN_DOCS" / "WEBHOOKS.md").r
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    made = Stage(database_url)
-    with made.resources:
-        yield made
-    made.database.close()
 
 
 def tell_everything(stage: Stage) -> None:

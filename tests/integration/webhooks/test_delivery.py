@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -21,15 +20,6 @@ from shared.webhooks.outbox import WebhookOutbox
 from shared.webhooks.payloads import MOST_BYTES
 from webhook_receivers import Receiver
 from webhook_stage import EMPTY, HOUR, KEY, MINUTE, NOW, OLD, SECOND, Stage, campaign
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    made = Stage(database_url)
-    with made.resources:
-        yield made
-    made.database.close()
-
 
 # --- what is sent -------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,14 +17,6 @@ from webhook_receivers import Jira, PagerDuty, Receiver, ServiceNow, Slack, Team
 from webhook_stage import MINUTE, SECOND, Stage, campaign
 
 INCIDENT_KINDS = ("pagerduty", "jira", "servicenow")
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    made = Stage(database_url)
-    with made.resources:
-        yield made
-    made.database.close()
 
 
 def add(stage: Stage, kind: str) -> Any:

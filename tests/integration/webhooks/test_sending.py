@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -200,14 +200,6 @@ HOSTILE: dict[str, tuple[str, Callable[[socket.socket], None], bool]] = {
     "taken, with an endless body": ("http", says(HEAD + b"\r\n", *[b"x" * 65536] * 400), True),
     "taken, with a slow body": ("http", says(HEAD + b"\r\n", *[b"x"] * 40, pause=0.1), True),
 }  # fmt: skip
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    made = Stage(database_url)
-    with made.resources:
-        yield made
-    made.database.close()
 
 
 @pytest.mark.parametrize("what", HOSTILE)
