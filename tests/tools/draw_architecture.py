@@ -17,10 +17,12 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "MARKDOWN_DOCS"
-WIDTH, HEIGHT = 1000, 1080
+WIDTH, HEIGHT = 1240, 1020
 PAGE = """<!doctype html><meta charset="utf-8"><body style="margin: 16px; background: white">
 <pre class="mermaid">{picture}</pre><script>{mermaid}</script>
-<script>mermaid.initialize({{startOnLoad: true, theme: "neutral"}})</script>"""
+<script>
+    mermaid.initialize({{startOnLoad: true, theme: "neutral", flowchart: {{wrappingWidth: 400}}}})
+</script>"""
 
 
 def draw(mermaid: Path) -> None:
