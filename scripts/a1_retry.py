@@ -28,6 +28,7 @@ from shared.base.logs import configure_logging
 from shared.base.redaction import escape_json, escape_line
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.base.tables import WIDTH, wrapped
+from shared.base.text import replace_unstorable
 from shared.base.values import GONE
 from shared.database import Database
 from shared.report import listing
@@ -576,11 +577,6 @@ def _user_name() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _text(argument: str) -> str:
-    """An argument that PostgreSQL accepts: bytes that are not UTF-8 become U+FFFD, which matches nothing."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", argument)
-
-
 def _message_id(argument: str) -> str:
     """The id of an e-mail or a webhook, as PostgreSQL writes it."""
     if not re.fullmatch("[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", argument.lower()):
@@ -613,9 +609,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     common.add_argument("--json", action="store_true", help="print a JSON list instead of text")
     acting = argparse.ArgumentParser(add_help=False)
     acting.add_argument(
-        "--by", type=_text, default=_user_name(), metavar="NAME", help="who acts; default: you"
+        "--by", type=replace_unstorable, default=_user_name(), metavar="NAME", help="who acts; default: you"
     )
-    acting.add_argument("--reason", type=_text, default="", metavar="TEXT", help="why; shown in the history")
+    acting.add_argument(
+        "--reason", type=replace_unstorable, default="", metavar="TEXT", help="why; shown in the history"
+    )
     parser.set_defaults(alone=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -627,7 +625,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         return command
 
     a_campaign: dict[str, Any] = {
-        "type": _text, "metavar": "C", "help": "an id, a number, or the beginning of a name",
+        "type": replace_unstorable, "metavar": "C", "help": "an id, a number, or the beginning of a name",
     }  # fmt: skip
     status = add("status", show_status, "campaigns that are in retry or stuck, or the ones you name")
     status.add_argument("campaign_ids", nargs="*", **a_campaign)
@@ -653,7 +651,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     later.add_argument("campaign_ids", nargs="+", **a_campaign)
     later.add_argument(
         "--until",
-        type=_text,
+        type=replace_unstorable,
         required=True,
         metavar="TIME",
         help="such as 2026-12-07T08:00, at most 90 days ahead",
@@ -671,7 +669,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     hook = commands.add_parser("webhook", help="test a webhook's target, or send a message again")
     hooks = hook.add_subparsers(required=True, metavar="COMMAND")
     test = hooks.add_parser("test", parents=[common], help="send a test to a target, which turns it on again")
-    test.add_argument("name", type=_text, metavar="NAME")
+    test.add_argument("name", type=replace_unstorable, metavar="NAME")
     test.set_defaults(alone=test_webhook)
     resend = hooks.add_parser("redeliver", parents=[common], help="let a message go out again, by its id")
     resend.add_argument("id", type=_message_id, metavar="ID")
@@ -680,7 +678,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "page-user", parents=[by_file], help="add, change or remove a user of the operator's page"
     )
     user.set_defaults(alone=page_user)
-    user.add_argument("name", type=_text, metavar="NAME")
+    user.add_argument("name", type=replace_unstorable, metavar="NAME")
     user.add_argument("--file", metavar="FILE", help="default: ADMIN_USERS_FILE")
     user.add_argument("--remove", action="store_true", help="remove the user")
     return parser.parse_args(argv)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.base.errors import BoxError
 from shared.base.redaction import redact, spellings
+from shared.base.text import replace_unstorable
 from shared.http.guards import within
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ from a call whose answer was lost, and an answer may be wrong.
 """
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
@@ -198,7 +198,7 @@ def safe_id(value: object) -> str | None:
 
 def storable(value: object) -> str:
     """Text from Box that can be stored anywhere: no NUL, no half characters."""
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)[:LONGEST_TEXT])
+    return replace_unstorable(str(value)[:LONGEST_TEXT])
 
 
 def _slug(value: object) -> str:

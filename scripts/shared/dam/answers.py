@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from shared.base.errors import DamError
+from shared.base.text import replace_unstorable
 from shared.base.values import Asset, DamFolder
 from shared.http.guards import within
 
@@ -36,7 +37,6 @@ MOST_ITEMS = 250_000
 
 _ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")  # an id of dots only would change the path
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def clean_text(value: object) -> str:
@@ -47,8 +47,7 @@ def clean_text(value: object) -> str:
 
 
 def _storable(text: str, limit: int) -> str:
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return replace_unstorable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def is_safe_id(value: object) -> bool:
@@ -214,7 +213,7 @@ def asset_of(item: Mapping[str, Any], folder: DamFolder) -> Asset:
 def _revision_of(item: Mapping[str, Any], size: int) -> str:
     """A value that changes with the file; a very long one is replaced by its digest."""
     text = f"{item.get('version', '')}/{item.get('date_last_updated', '')}"
-    if len(text) > LONGEST_CODE or _UNSTORABLE.search(text):
+    if len(text) > LONGEST_CODE or replace_unstorable(text) != text:
         text = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{text}/{size}"
 

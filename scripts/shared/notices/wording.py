@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.base.queries import query
+from shared.base.text import replace_unstorable
 from shared.base.values import Notice, NoticeKind, Origin, Overtaken, UploadTotals
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ _INVISIBLE: Final = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
-_LONE_SURROGATES: Final = re.compile("[\ud800-\udfff]")
-
 
 def one_line(text: str, limit: int = 500) -> str:
     """Make text from outside safe to stand in a header or a line: it can neither end it nor reorder it.
@@ -38,7 +37,7 @@ def one_line(text: str, limit: int = 500) -> str:
     U+FFFD; more than `limit` characters are cut with an ellipsis. Ordinary text stays as it is.
     """
     pieces = _CONTROLS.split(_INVISIBLE.sub("", text))
-    line = _LONE_SURROGATES.sub("\ufffd", " ".join(piece.strip() for piece in pieces if piece.strip()))
+    line = replace_unstorable(" ".join(piece.strip() for piece in pieces if piece.strip()))
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from shared.base.errors import ConfigError
+from shared.base.text import replace_unstorable
 from shared.base.values import GONE
 from shared.database import Database
 from shared.page.filters import CAMPAIGNS, UNREAD, Filter
@@ -403,7 +403,7 @@ class Acts:
             values = targets.values(self.now, self.policy, self.status_a1)
             ids = [row[0] for row in self.database.rows(sql, values)]
         else:
-            ids = [_text(one) for one in dict.fromkeys(targets)]
+            ids = [replace_unstorable(one) for one in dict.fromkeys(targets)]
         counted: Counter[str | None] = Counter({TOO_MANY: max(0, len(ids) - MOST_AT_ONCE)})
         held = self._hold(request, ids[:MOST_AT_ONCE])
         counted.update(why for _, why in held if why is not None)
@@ -504,10 +504,8 @@ def _digest(what: object) -> str:
 
 def _clean(asked: Asked) -> Asked:
     return replace(
-        asked, person=_text(asked.person), peer=_text(asked.peer), reason=_text(asked.reason)[:MOST_REASON]
+        asked,
+        person=replace_unstorable(asked.person),
+        peer=replace_unstorable(asked.peer),
+        reason=replace_unstorable(asked.reason)[:MOST_REASON],
     )
-
-
-def _text(text: str) -> str:
-    """A text without what PostgreSQL refuses."""
-    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)

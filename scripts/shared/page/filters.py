@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
+from shared.base.text import replace_unstorable
 from shared.base.values import GONE
 from shared.report.week import LASTING
 from shared.rules.retry import RetryPolicy
@@ -103,7 +104,7 @@ class Filter:
         state = args.get("state", "")
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(filter(None, STATES))}, or empty for all")
-        q = re.sub("[\0\ud800-\udfff]", "\ufffd", args.get("q", "").strip())
+        q = replace_unstorable(args.get("q", "").strip())
         if len(q) > MOST_LETTERS:
             raise ValueError(f"q must have at most {MOST_LETTERS} letters")
         return cls(state, q, _days(args.get("older", "").strip()))
