@@ -92,6 +92,8 @@ class MailSink:
         self.security: Security = security
         self.username = username
         self.messages: list[Received] = []
+        self.connections = 0
+        """How many were opened so far."""
         self.refuse_login = False
         self.delay_seconds = 0.0
         self.drop_after_data = False
@@ -208,6 +210,7 @@ class MailSink:
             auth_require_tls=starttls,
             authenticator=self._authenticate,
         )
+        self.connections += 1
         self._sessions.add(session)
         return session
 

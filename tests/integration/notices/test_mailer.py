@@ -149,13 +149,10 @@ def test_send__plain_and_read_back_exactly(sink: MailSink, mailer: Mailer) -> No
 
 
 def test_send__one_connection_for_all(sink: MailSink, mailer: Mailer) -> None:
-    assert mailer._smtp is None
-    mailer.send(notice())
-    connection = mailer._smtp
-    for _ in range(4):
+    assert sink.connections == 0
+    for _ in range(5):
         mailer.send(notice())
-    assert connection is not None
-    assert mailer._smtp is connection
+    assert sink.connections == 1
     assert len(sink.messages) == 5
 
 
@@ -413,9 +410,10 @@ def test_trouble__next_send_opens_a_new_connection(sink: MailSink, mailer: Maile
     with pytest.raises(NotifyError) as caught:
         mailer.send(notice())
     assert caught.value.retryable
-    assert mailer._smtp is None
+    assert sink.connections == 1
     sink.reset()
     assert mailer.send(notice()).accepted
+    assert sink.connections == 2
 
 
 def test_server__password_is_not_shown() -> None:

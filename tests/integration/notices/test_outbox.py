@@ -292,7 +292,7 @@ def test_answer_lost__and_then_refused_keeps_its_message_id(stage: Stage, count:
     stage.sink.drop_after_data = False
     stage.sink.refuse_all(451, "greylisted")
     stage.deliver(NOW + 3 * MINUTE)
-    stage.sink._refused_stages.clear()
+    stage.sink.relent()
     stage.queue(NoticeKind.RETRY, 40, first=100, at=NOW + 5 * MINUTE)
     stage.deliver(NOW + 6 * MINUTE)
     first = stage.sink.messages[0]

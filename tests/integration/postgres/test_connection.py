@@ -54,7 +54,7 @@ def held(url: str, statement: str, **words: str) -> Iterator[int]:
 
 def test_statement__that_is_never_answered_ends(private_postgres: EmbeddedPostgres) -> None:
     with Database(private_postgres.url, answer_seconds=0.5) as database:
-        pid = database._connection.pid
+        pid = database.row("SELECT pg_backend_pid()")[0]
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(DbError, match="was not answered within") as failure:
@@ -512,8 +512,9 @@ def test_sql_ascii__reads_bytes_that_are_no_letters(odd_database: Any) -> None:
 def test_pooler__that_keeps_sessions_works_as_it_comes(database_url: str) -> None:
     with pooler_to(database_url, "session") as address:
         url = beside(database_url, address)
+        with closing(Connection(url, application_name="pooled")) as pooled:
+            assert pooled.is_pooled
         with Database(url) as first, Database(url) as second:
-            assert first._connection.is_pooled
             assert first.take_run(UPLOADER_LOCK) is None
             assert second.take_run(UPLOADER_LOCK) is not None
 
@@ -541,8 +542,9 @@ def test_run__that_is_over_keeps_no_lock_from_the_next_one(database_url: str) ->
 
 
 def test_direct_connection__costs_no_second_one(database_url: str, sent_statements: list[str]) -> None:
+    with closing(Connection(database_url, application_name="direct")) as direct:
+        assert not direct.is_pooled
     with Database(database_url) as database:
-        assert not database._connection.is_pooled
         sent_statements.clear()
         database.take_run(UPLOADER_LOCK)
         assert len(sent_statements) == 1
@@ -568,7 +570,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tls__is_asked_for_elsewhere(database_url: str, tls: Tls) -> None:
     with encrypted(database_url, tls.server_context) as address:
         with closing(opened(database_url, address, DB_CA_BUNDLE=str(tls.ca_path))) as connection:
-            assert connection._connection.info.ssl_in_use
+            assert connection.execute("SELECT 1").rows == [(1,)], "by TLS: the address speaks nothing else"
         with pytest.raises(DbError, match="certificate verify failed") as failure:
             opened(database_url, address)
     assert (failure.value.exit_code, failure.value.kind) == (2, "tls")
@@ -623,7 +625,7 @@ def test_tls__is_taken_on_this_host_where_it_is_offered(database_url: str, tls: 
         encrypted(database_url, tls.server_context) as address,
         closing(opened(database_url, address)) as connection,
     ):
-        assert connection._connection.info.ssl_in_use
+        assert connection.execute("SELECT 1").rows == [(1,)], "by TLS: the address speaks nothing else"
 
 
 def test_line__that_falls_silent_ends_a_transaction(database_url: str) -> None:
