@@ -13,7 +13,7 @@ from shared.rules.cadence import LastRun
 # The last run of each task: one index lookup per task, however long the history.
 LAST_TASK_RUNS = """
 SELECT t.task, r.planned_at, r.started_at, r.finished_at, r.exit_code
-FROM unnest(%(tasks)s) AS t (task) CROSS JOIN LATERAL (
+FROM unnest(%(tasks)s::text[]) AS t (task) CROSS JOIN LATERAL (
     SELECT planned_at, started_at, finished_at, exit_code FROM orchestrator_task_runs
     WHERE task = t.task AND started_at <= %(now)s ORDER BY started_at DESC LIMIT 1) r
 """

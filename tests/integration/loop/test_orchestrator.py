@@ -646,7 +646,7 @@ def test_loop__hangup_takes_the_new_rules_of_a_time_zone(stage: Stage) -> None:
     assert stage.runs() == ["Wed 22:00", "Wed 22:31", "Wed 22:34", "Wed 22:37"]
 
 
-def test_loop__hangup_changes_the_table(stage: Stage) -> None:
+def test_loop__hangup_changes_the_table(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """A task that comes, one whose time moves, one that goes: as the settings say."""
     tables = {
         "false": (stage.task(),),
@@ -678,6 +678,7 @@ def test_loop__hangup_changes_the_table(stage: Stage) -> None:
     assert stage.runs("digest") == ["Wed 10:20"]
     assert stage.runs("report")[-1] == "Wed 10:28"
     assert stage.runs()[-1] == "Wed 10:39"
+    assert "the database is away" not in capsys.readouterr().err
 
 
 def test_loop__hangup_reads_the_settings_again_or_keeps_them(
