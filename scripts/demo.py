@@ -1,10 +1,10 @@
-"""The whole job on this machine: a real PostgreSQL, stand-ins for the other systems, and a story.
+"""Shows the whole job on this machine: a real PostgreSQL, stand-ins for the other systems, and a story.
 
 Plays the three scenarios of the product through the real scripts, checks every claim, and leaves the e-mails
 and files in demo-output/. Ends with 1, saying what was expected, when the product misbehaves.
 """
 
-import shared.base.prerequisites  # noqa: F401 - first: it tells of an old Python in one line
+import shared.base.prerequisites  # noqa: F401 - first: it reports an old Python in one line
 
 # isort: split
 import argparse
@@ -63,11 +63,11 @@ KINDS = {
 
 
 class CannotStartError(Exception):
-    """The demo cannot be played as asked for; the text says why."""
+    """The demo cannot run with these options; the text says why."""
 
 
 class StoppedError(BaseException):
-    """A signal asked us to end. Not an Exception, so that nothing on the way takes it for a failure."""
+    """A signal asked us to end. Not an Exception, so that no handler takes it for a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -273,7 +273,7 @@ def play(arguments: argparse.Namespace, narrator: Narrator) -> int:
                 return serve(demo)
             return tell(demo, started, keep=arguments.keep)
         finally:
-            ignore_signals()  # from here on things are being ended, and that is not to be broken off
+            ignore_signals()  # from here on everything is being ended, which nothing may interrupt
 
 
 def serve(demo: Demo) -> int:
@@ -287,7 +287,7 @@ def serve(demo: Demo) -> int:
 
 
 def stay_until_stopped(demo: Demo) -> int:
-    """`stay`; a signal ends it, which is what it is for."""
+    """`stay`, until a signal ends it."""
     try:
         stay(demo)
     except StoppedError:
@@ -319,7 +319,7 @@ def tell(demo: Demo, started: float, *, keep: bool) -> int:
 
 
 def stop(number: int, _: object) -> NoReturn:
-    """A signal: end everything in order, on the way that an exception takes."""
+    """End everything in order, as an exception does."""
     ignore_signals()
     raise StoppedError(number)
 
@@ -332,13 +332,13 @@ def obey_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """A second Ctrl-C must not break off the end that the first one began."""
+    """Ignore a second Ctrl-C, which must not interrupt the end that the first one began."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: all as promised. 1: the product misbehaved. 2: it cannot be played like this. 128 + n: a signal."""
+    """0: all as promised. 1: the product misbehaved. 2: it cannot run like this. 128 + n: a signal."""
     arguments = parse_arguments(argv)
     obey_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as exc:
         print(f"\nStopped by {signal.Signals(exc.number).name}; everything has been ended.", file=sys.stderr)
         return 128 + exc.number
-    except BrokenPipeError:  # nobody reads on, as after `| head`
+    except BrokenPipeError:  # nobody reads the rest, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -98,7 +98,7 @@ class OperatorsPage:
             return False
 
     def read(self, address: str) -> str:
-        """A page, after the log-in form where it is asked for."""
+        """A page, after the log-in form if the page asks for it."""
         answer = self._browser.get(address, timeout=ANSWER_SECONDS)
         if "/login" in answer.url:
             who = {"name": PAGE_OPERATOR, "password": self.password}

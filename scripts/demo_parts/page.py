@@ -40,7 +40,7 @@ class Act:
 
     @property
     def result(self) -> str:
-        """What the act has shown, in a sentence or two; "" when it broke off."""
+        """What the act has shown, in a sentence or two; "" when it did not finish."""
         return next((line.text for line in reversed(self.lines) if line.label == "✓"), "")
 
 
@@ -94,7 +94,7 @@ class Page:
 
 
 def write_page(output: Path, page: Page) -> None:
-    """Write index.html into the demo's folder, beside `mails/`, `box/`, `runs/` and `database/`."""
+    """Write index.html into the demo's folder, next to `mails/`, `box/`, `runs/` and `database/`."""
     body = "".join(
         (
             _head(page),
@@ -132,7 +132,7 @@ def _head(page: Page) -> str:
 <h1>From A1 to A2</h1>
 <p class="lead">When a marketing campaign is set to A1, its master assets are copied from the DAM to the
 agency’s Box folder, every byte is checked, and the campaign is set to A2. This page shows what happens when
-the files come late, when they never come, and when the campaign should not have been at A1. The scripts and
+the files come late, when they never come, and when the campaign should not have been in A1. The scripts and
 PostgreSQL are real; the DAM, Box and the mail server are stand-ins. All of it ran on this machine.</p>
 {verdict}
 <dl class="figures">{cards}</dl>

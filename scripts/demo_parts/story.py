@@ -1,4 +1,4 @@
-"""The demo's story: three campaigns that meet three fates, and a check of every claim on the way."""
+"""Tells the demo's story: what happens to its campaigns, with a check of every claim."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ALL_ROWS = (
 
 
 class UnexpectedError(Exception):
-    """The product did something else than it promises; the text says what was expected and what came."""
+    """The product did not do what it promises; the text says what was expected and what happened."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Narrator:
         _put("\n" + self._paint("1", title))
 
     def say(self, label: str, text: str, link: str = "") -> None:
-        """One event: whose it is, and what happened. link: see `Line`."""
+        """One event: where, and what happened. link: see `Line`."""
         self.acts[-1].lines.append(Line(label, text, link))
         colour = {"✓": "32", "✗": "31;1"}.get(label, "36")
         start = f"  {self._paint(colour, label)}" + " " * (GUTTER - 2 - len(label))
@@ -74,7 +74,7 @@ class Narrator:
             start = " " * GUTTER
 
     def quote(self, text: str) -> None:
-        """What is typed, or copied, word for word."""
+        """What people type or copy, word for word."""
         self.acts[-1].lines.append(Line("code", text))
         self.show(textwrap.wrap(text, WIDTH - GUTTER, break_on_hyphens=False))
 
@@ -189,7 +189,7 @@ class Demo:
         self.in_dam(campaign, "A2")
         self.run({}, [])
         self.tell.say(
-            "✓", f"{campaign.number} is at A2, its counter is back at 0, and the next run has nothing to do."
+            "✓", f"{campaign.number} is in A2, its counter is back at 0, and the next run has nothing to do."
         )
 
     def files_never_come(self) -> None:
@@ -214,7 +214,7 @@ class Demo:
 
         late = self.world.deliver(cafe.id, few_files("Cafe Creme"))
         self.tell.say(
-            "dam", f"{len(late)} files for {cafe.number} arrive after all. Nobody has reset anything yet."
+            "dam", f"{len(late)} files for {cafe.number} arrive after all. Nobody has reset it yet."
         )
         self.world.dam.clear_requests()
         for _ in range(2):
@@ -247,7 +247,7 @@ class Demo:
         )
 
     def reset_by_sql(self, campaign: Campaign) -> None:
-        """As somebody does who copies the statement out of the e-mail."""
+        """As a person who copies the statement from the e-mail."""
         text = self.permanent_mail(campaign)
         statement = self.line_of(text, r"UPDATE campaign_status SET .*;")
         self.tell.say("you", f"reset {campaign.number} with psql, using the SQL from its e-mail:")
@@ -256,7 +256,7 @@ class Demo:
         self.row(campaign, "A1", 0, is_failed=False, is_told=False)
 
     def reset_by_tool(self, campaign: Campaign) -> None:
-        """As somebody does who copies the command out of the e-mail."""
+        """As a person who copies the command from the e-mail."""
         text = self.permanent_mail(campaign)
         command = self.line_of(text, rf".*{re.escape(str(SCRIPTS / RETRY_TOOL))} reset .*")
         self.tell.say("you", f"reset {campaign.number} with the tool, using the command from its e-mail:")
@@ -268,7 +268,7 @@ class Demo:
         self.row(campaign, "A1", 0, is_failed=False, is_told=False)
 
     def status_was_wrong(self) -> None:
-        self.tell.act("ACT 3, WRONG STATUS: the campaign was not meant to be at A1")
+        self.tell.act("ACT 3, WRONG STATUS: the campaign was not meant to be in A1")
         campaign = self.campaign("C-3001", "Autumn Outlet")
         self.tell.say("dam", f"{campaign} is set to A1, by mistake. Its Master Assets folder is empty.")
         self.run({campaign: ("empty", 1)}, [retry_subject(campaign, 1)])
@@ -298,7 +298,7 @@ class Demo:
         off_slot = [
             run["at"] for run in runs if run["rule"] == "off_hours" and run["at"][14:16] not in ("00", "30")
         ]
-        self.expect("off-hours runs beside minutes 0 and 30", [], off_slot)
+        self.expect("off-hours runs at other minutes than 0 and 30", [], off_slot)
         self.tell.say(
             "✓", "Off-hours the uploader runs once an hour instead of 20 times an hour. The report comes at"
             " 19:00 on all three days."
@@ -310,7 +310,7 @@ class Demo:
         self.report()
         self.tell.say("you", "let the orchestrator start what is due now, as cron does every minute:")
         self.tell.quote(f"python scripts/{ORCHESTRATOR} --once")
-        # Whatever the time of day is here, the demo's office is open.
+        # At any time of day, the demo runs in office hours.
         done = self.world.run_script(ORCHESTRATOR, "--once", OFF_HOURS_ENABLED="false", DIGEST_DAY="none")
         (self.world.output / "runs" / "once.log").write_text(done.stderr, encoding="utf-8")
         self.expect(f"--once ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
@@ -328,7 +328,7 @@ class Demo:
 
     def files_are_promised(self) -> None:
         self.tell.act(
-            "ACT 5, PEOPLE: files are promised, and somebody asks why the campaign is not at A2 yet"
+            "ACT 5, PEOPLE: files are promised, and somebody asks why the campaign is not in A2 yet"
         )
         campaign = self.campaign("C-5001", "Promised Launch")
         self.tell.say("dam", f"{campaign} is set to A1; its Master Assets folder is empty.")
@@ -409,7 +409,7 @@ class Demo:
         return done.stdout
 
     def report(self) -> None:
-        """The daily report, whatever the time of day."""
+        """The daily report, at any time of day."""
         done = self.world.run_script(REPORT)
         self.expect(f"{REPORT} ends well {done.stderr.strip()}".strip(), 0, done.exit_code)
         mails = self.tell_mails()
@@ -418,17 +418,17 @@ class Demo:
         self.expect("a second report of the day", (0, []), (again.exit_code, self.collect_mails()))
 
     def look_back(self) -> None:
-        """What must hold over the whole story."""
+        """What must be true of the whole story."""
         world = self.world
         self.snapshot("At the end")
         self.expect("no e-mail is left in the outbox", [], world.query("outbox"))
         self.expect("no upload is left half done in Box", [], world.box.open_sessions())
         held = [file for file in world.box.files() if file.name != "_manifest.json"]
-        self.expect("Box holds what was verified, nothing else", len(self.files), len(held))
+        self.expect("Box contains what was verified, and nothing else", len(self.files), len(held))
         names = {call.client_certificate for call in world.dam.requests}
         self.expect("every call to the DAM showed the certificate", {"a1-to-a2 demo"}, names)
         self.expect(
-            "a campaign at A10 has no row", [], world.query("status_one", campaign_id=self.bystander.id)
+            "a campaign in A10 has no row", [], world.query("status_one", campaign_id=self.bystander.id)
         )
         self.in_dam(self.bystander, "A10")
         text = world.env_file.read_text(encoding="utf-8")
@@ -440,7 +440,7 @@ class Demo:
             and path.is_file()
             and any(secret in path.read_text(encoding="utf-8", errors="replace") for secret in secrets)
         ]
-        self.expect("no log and no e-mail holds a password", [], leaks)
+        self.expect("no log and no e-mail contains a password", [], leaks)
 
     # --- what happens in them ---
 
@@ -463,7 +463,7 @@ class Demo:
                 self.tell.say(label, f"{campaign.number}: {in_words(entries[campaign.id])}")
                 label = ""
         if not outcomes:
-            self.tell.say(label, "No campaign is at A1: nothing to do.")
+            self.tell.say(label, "No campaign is in A1: nothing to do.")
         received = self.tell_mails()
         nothing = "" if received else "No e-mail. "
         self.tell.say("", f"{nothing}Exit code {done.exit_code}, {done.seconds:.1f} s.")
@@ -483,7 +483,7 @@ class Demo:
         self.expect(f"notices that {where} reports", notices, done.report.get("notices"))
 
     def tell_mails(self) -> list[Mail]:
-        """The e-mails that have come since the last time, told as part of the story."""
+        """The e-mails that have come since the last time, as part of the story."""
         received = self.collect_mails()
         for mail in received:
             self.tell.say("inbox", mail.subject, mail.file)
@@ -648,7 +648,7 @@ def in_words(entry: Mapping[str, object]) -> str:
         "skipped_permanently_failed": "permanently failed, skipped",
         "uploaded": f"{entry['assets']} files, {human_size(size) if isinstance(size, int) else size},"
         " copied to Box and checked; set to A2",
-        "not_a1": "no longer at A1, skipped",
+        "not_a1": "no longer in A1, skipped",
         "failed": f"failed: {entry['error']}",
     }
     return words.get(str(entry["outcome"]), str(entry["outcome"]))

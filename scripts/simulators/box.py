@@ -209,7 +209,7 @@ class BoxSimulator:
         self._accounts.expire_tokens()
 
     def jwt_config(self) -> dict[str, Any]:
-        """The JSON that Box's developer console hands out for JWT: boxAppSettings, enterpriseID."""
+        """The JSON that Box's developer console gives for JWT: boxAppSettings, enterpriseID."""
         return self._accounts.jwt_config()
 
     # --- world
@@ -339,11 +339,11 @@ class BoxSimulator:
         """Make requests go wrong whose `METHOD /path?query` the expression finds; the first fault wins.
 
         status, code, body: answer this instead (a dict goes out as JSON, anything else as an HTML page);
-        without a body, in the error shape of the path. `effect`: the request takes effect all the same.
-        retry_after: seconds, or a header value to be sent as it is. times, skip: how many to meet, after how
-        many. drop: close the connection "before" the effect or "after" it, without an answer. delay: wait so
-        many seconds first; alone, the request then goes on as usual. truncate: only so many bytes of the
-        answer's body, Content-Length whole.
+        without a body, in the error shape of the path. `effect`: the request takes effect anyway.
+        retry_after: seconds, or a header value, sent unchanged. times, skip: how many to meet, after how
+        many. drop: close the connection "before" the effect or "after" it, without an answer. delay: wait
+        this many seconds first; with nothing else, the request then continues as usual. truncate: only this
+        many bytes of the answer's body, Content-Length whole.
         """
         return self._faults.add(
             Fault(

@@ -69,7 +69,7 @@ class Fault:
 
     @property
     def answers(self) -> bool:
-        """Whether the fault puts an answer of its own in the place of the API's."""
+        """Whether the fault puts its own answer instead of the API's."""
         return self.status is not None or self.body is not None
 
 
@@ -194,7 +194,7 @@ class Accounts:
     # --- JWT
 
     def jwt_config(self) -> dict[str, Any]:
-        """The settings as Box's developer console hands them out; the key pair is made when first asked."""
+        """The settings as Box's developer console gives them; the key pair is made at the first call."""
         with self._lock:
             if self._jwt_config is None:
                 passphrase = secrets.token_hex(16)

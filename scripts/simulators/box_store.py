@@ -35,7 +35,7 @@ class Options:
     nfkc_names: names are compared after Unicode NFKC; strict_names: `< > : | ? *` are refused too.
     calls_per_minute, uploads_per_minute: above them 429 with Retry-After; None means no limit. Box's own
         are 1,000 and 240 a user.
-    retry_after_as_date: the 429s of these limits carry an HTTP date in place of seconds.
+    retry_after_as_date: the 429s of these limits carry an HTTP date instead of seconds.
     upload_delay: how long each file and each part takes to be stored.
     commit_202: the first N commits of each session answer 202 with `Retry-After: 0`.
     parts_mismatch_once: the first judged commit of each session answers 400 `parts_mismatch`.

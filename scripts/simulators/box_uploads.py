@@ -257,7 +257,7 @@ class UploadSession:
                 raise RefusedError(400, "digest_mismatch", "File digest was incorrect")
 
     def finish(self) -> Content:
-        """The whole file's content; the session takes nothing more."""
+        """The whole file's content; the session accepts no more parts."""
         with self._lock:
             self._closed = True
             return self._whole.finish()

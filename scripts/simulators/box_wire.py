@@ -129,7 +129,7 @@ class Call:
 
 @dataclass
 class Answer:
-    """What is sent back. `close` ends the connection after it; `cut`: so much of the body, then the end."""
+    """What is sent back. `close` ends the connection after it; `cut`: this much of the body, then the end."""
 
     status: int
     body: bytes = b""
@@ -163,7 +163,7 @@ App = Callable[[Call], Answer | None]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads requests off one connection and hands them to the server's app."""
+    """Reads requests from one connection and gives them to the server's app."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -285,7 +285,7 @@ class Server(ThreadingHTTPServer):
 
 @dataclass(frozen=True)
 class FormPart:
-    """One part of a multipart form; `blocks` must be read before the next part is asked for."""
+    """One part of a multipart form; `blocks` must be read before the next part."""
 
     name: str
     is_file: bool

@@ -84,8 +84,8 @@ class DamSimulator:
     ) -> None:
         """Port 0 takes a free one and keeps it over stop() and start(). `token_lifetime` is in seconds.
 
-        A client certificate is asked for in the TLS handshake, as a proxy in front of OTMM would: the context
-        must then know the CA.
+        The TLS handshake asks for a client certificate, as a proxy in front of OTMM would: the context must
+        then know the CA.
         """
         if require_client_certificate:
             if ssl_context is None:
@@ -271,7 +271,7 @@ class DamSimulator:
         self._store.reindex()
 
     def lock_state(self, item_id: str) -> str | None:
-        """Login name of whoever has locked the item."""
+        """Login name of the user who has locked the item."""
         return self._store.item(item_id).locked_by
 
     def lock(self, item_id: str, by: str = "somebody") -> None:
@@ -281,7 +281,7 @@ class DamSimulator:
             self._store.lock(item_id, by)
 
     def unlock(self, item_id: str) -> None:
-        """Release, whoever holds it."""
+        """Release the lock, also another user's."""
         with self._store.guard:
             self._store.item(item_id).locked_by = None
 
@@ -471,7 +471,7 @@ def environment(sim: DamSimulator) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs until SIGINT or SIGTERM; 2 when the address cannot be had."""
+    """Runs until SIGINT or SIGTERM; 2 when the address is not available."""
     parser = argparse.ArgumentParser(description="OTMM simulator", allow_abbrev=False)
     parser.add_argument("--port", type=int, default=8081, help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")

@@ -104,7 +104,7 @@ class Sessions:
         return self.issue(account.username, is_session=True)
 
     def issue(self, login: str, *, is_session: bool) -> Ticket:
-        """A log-in for whoever it is."""
+        """A log-in for this user."""
         lifetime = self._account.token_lifetime
         with self._guard:
             self._made += 1

@@ -72,7 +72,7 @@ def is_true(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """What a request asks to be loaded beside the plain attributes. `fields` None: all of them."""
+    """What a request asks to be loaded in addition to the plain attributes. `fields` None: all of them."""
 
     metadata: bool = False
     fields: frozenset[str] | None = None

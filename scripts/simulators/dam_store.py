@@ -99,7 +99,7 @@ class Options:
     search_contains: bool = True
     """CHAR.CONTAINS hits substrings (A1 finds A10). False: it hits equal values only."""
     index_lag: bool = False
-    """Search goes on answering what it last indexed, until `reindex()`."""
+    """Search continues to answer what it last indexed, until `reindex()`."""
     max_page_size: int | None = 200
     """The longest page, whatever `limit` says (200 is the longest seen in pyxecm otmm.py). None: no cap."""
     default_page_size: int | None = 25
@@ -134,7 +134,7 @@ class Options:
     html_login_on_expired: bool = False
     """No valid login: 302 to a log-in page (200, HTML) instead of 401."""
     login_page_on_expired: bool = False
-    """No valid login: the log-in page itself, with 200, in place of whatever was asked for."""
+    """No valid login: every request gets the log-in page itself, with 200."""
     contents_redirect: str = ""
     """An address that /contents answers with by a 302, as with an object store."""
     accept_ranges: bool = False

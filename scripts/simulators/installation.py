@@ -57,7 +57,7 @@ _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LD_LIBRARY_PATH")
 
 @dataclass(frozen=True)
 class Source:
-    """A file in the DAM: where it lies below Master Assets, and what it really holds."""
+    """A file in the DAM: where it is below Master Assets, and what it really contains."""
 
     asset_id: str
     file: SampleFile

@@ -1,6 +1,6 @@
 """A mail server that keeps what it is sent, for the demo and the tests.
 
-It speaks real SMTP (plain, STARTTLS, TLS, AUTH) and can be told to refuse. By hand:
+It speaks real SMTP (plain, STARTTLS, TLS, AUTH) and refuses mails on demand. By hand:
 
     python scripts/simulators/mail.py --port 8025 --mailbox demo-output/mailbox
 """
@@ -59,15 +59,15 @@ class MailSink:
     `port=0` takes a free port. `security` is "none", "starttls" (nothing goes without it) or "tls" (from the
     first byte); the latter two need a server `ssl_context`. With `username` and `password`, nothing is
     accepted before a login; without them AUTH is not offered. With `mailbox`, each accepted mail is also
-    written to `NNNN.eml` there, under headers that tell its envelope.
+    written to `NNNN.eml` there, under headers that show its envelope.
 
-    The switches may be changed at any time and hold from the next command on:
+    The switches may be changed at any time and take effect with the next command:
 
     - `refuse(recipient, code, text)`: this recipient only;
     - `refuse_all(code, text)`: every mail;
     - `refuse_login = True`: every login, with 535;
-    - `delay_seconds = 4.0`: so long until the answer to a mail's content;
-    - `drop_after_data = True`: the mail is kept, then the connection breaks before the sender is told;
+    - `delay_seconds = 4.0`: how long the answer to a mail's content takes;
+    - `drop_after_data = True`: the mail is kept, then the connection breaks before the sender gets an answer;
     - `relent()`: undo all of these; `reset()`: forget the mails too.
     """
 
@@ -340,7 +340,7 @@ def _parse(raw: bytes) -> EmailMessage:
 
 
 def _write_mail(target: Path, received: Received) -> None:
-    """Write the mail below headers that tell its envelope; the file appears whole or not at all."""
+    """Write the mail below headers that show its envelope; the file appears whole or not at all."""
     envelope = {
         "X-Envelope-From": received.envelope_from,
         "X-Envelope-To": ", ".join(received.envelope_to),

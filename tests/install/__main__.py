@@ -57,7 +57,7 @@ class Outside:
         return identity
 
     def is_in_box(self, campaign_id: str, name: str, *files: str) -> bool:
-        """Whether the campaign is at A2, and the files are in its folder in Box."""
+        """Whether the campaign is in A2, and the files are in its folder in Box."""
         paths = [file.path for file in self.parts.box.files()]
         found = [any(name in path and path.endswith(f"/{file}") for path in paths) for file in files]
         return all(found) and self.parts.dam.status(campaign_id) == "A2"

@@ -13,7 +13,7 @@ CAMPAIGN_ID, FOLDER_ID = "{campaign_id}", "{folder_id}"
 class Links:
     """The web addresses of this installation's DAM, Box and page; "" for one that is not set.
 
-    dam, box: with CAMPAIGN_ID or FOLDER_ID in the place of the id. page: without a trailing slash.
+    dam, box: with CAMPAIGN_ID or FOLDER_ID where the id goes. page: without a trailing slash.
     """
 
     dam: str = ""

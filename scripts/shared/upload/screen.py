@@ -239,7 +239,7 @@ class Screen:
         return max(0.0, (after - before) / (now - began))
 
     def _draw(self, line: str) -> None:
-        """Show this live line in place of the last one; "": none."""
+        """Show this live line instead of the last one; "": none."""
         if not self._can_redraw or not self._is_in_front():
             line = ""
         with self._lock:
