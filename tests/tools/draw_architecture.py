@@ -3,7 +3,7 @@
     npm pack mermaid && tar xzf mermaid-*.tgz package/dist/mermaid.min.js
     python tests/tools/draw_architecture.py package/dist/mermaid.min.js
 
-Needs Chromium, by the name `chromium` or in the variable CHROMIUM.
+Needs fonts-liberation, and Chromium by the name `chromium` or in the variable CHROMIUM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "MARKDOWN_DOCS"
-WIDTH, HEIGHT = 1240, 1020
+WIDTH, HEIGHT = 1240, 1090
 PAGE = """<!doctype html><meta charset="utf-8"><body style="margin: 16px; background: white">
 <pre class="mermaid">{picture}</pre><script>{mermaid}</script>
 <script>

@@ -1,6 +1,6 @@
 """Render the e-mails with sample data into MARKDOWN_DOCS/images/. Run by hand:
 
-    pip install playwright; apt-get install chromium fonts-noto-color-emoji
+    pip install playwright; apt-get install chromium fonts-liberation fonts-noto-color-emoji
     PYTHONPATH=scripts python tests/tools/screenshot_mails.py
 
 Takes each mail at desktop (680 px) and phone (360 px) width. `--look DIR` writes into DIR instead, for the
@@ -150,7 +150,8 @@ def alert(kind: Literal["began", "silent", "over"]) -> Notice:
     """Of a task at each point of its trouble."""
     ending = SILENCE if kind == "silent" else "exit code 75"
     said = (
-        "2026-11-23T12:59:57.001Z INFO run=5b0c9f3a7d21 uploader: 14 campaigns are at A1",
+        "2026-11-23T12:59:57.001Z INFO run=5b0c9f3a7d21 uploader: 14 campaigns in A1, 2 of them"
+        " permanently failed",
         "2026-11-23T12:59:58.123Z ERROR run=5b0c9f3a7d21 uploader: search: dam.example.com is out of reach"
         " (no answer within 60 s): the DAM did not answer",
     )

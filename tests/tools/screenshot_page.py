@@ -1,6 +1,6 @@
 """Take pictures of the operator's page with sample data into MARKDOWN_DOCS/images/. Run by hand:
 
-    apt-get install chromium
+    apt-get install chromium fonts-liberation fonts-noto-color-emoji
     PYTHONPATH=scripts:tests python tests/tools/screenshot_page.py
 
 `--all DIR` takes every page at 390, 1024 and 1600 pixels in both colour schemes into DIR instead, and asks
