@@ -138,7 +138,7 @@ class TargetDelivery:
         event, is_held = found
         reason = f"many at once: {event.value}"
         if is_held:
-            reason += f"; they were held back by the limit of {INCIDENTS_AN_HOUR} new incidents an hour"
+            reason += f"; they were held back by the limit of {INCIDENTS_AN_HOUR} new incidents per hour"
         with self.database.transaction():
             lines, made = self._outbox.crowd_lines(name, event), []
             while lines:
@@ -162,7 +162,7 @@ class TargetDelivery:
         opened = self._outbox.opened_within_hour(self.target.name, now)
         if len(opened) < INCIDENTS_AN_HOUR:
             return False
-        why = f"{INCIDENTS_AN_HOUR} new incidents an hour, at most"
+        why = f"at most {INCIDENTS_AN_HOUR} new incidents per hour"
         self._outbox.hold_back(self.target.name, opened[-INCIDENTS_AN_HOUR] + timedelta(hours=1), why)
         logger.warning(
             "webhook %s: new incidents are held back: %s", self.target.name, why,

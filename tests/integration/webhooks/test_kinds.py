@@ -186,7 +186,7 @@ def test_limit__holds_back_new_incidents_and_then_tells_of_them_in_one(stage: St
         stage.deliver()
     assert opened(receiver) == (INCIDENTS_AN_HOUR, INCIDENTS_AN_HOUR)
     held = stage.database.rows("SELECT DISTINCT last_error FROM notice_deliveries WHERE sent_at IS NULL")
-    assert held == [("held back: 20 new incidents an hour, at most",)]
+    assert held == [("held back: at most 20 new incidents per hour",)]
     step(stage, 61 * MINUTE)
     stage.deliver()
     assert len(receiver.incidents) == INCIDENTS_AN_HOUR + 1
