@@ -1,12 +1,12 @@
--- The outbox has two channels: e-mail and webhooks. A webhook's message is a row of notices. Its kind is the type of the
--- payload (campaign.permanently_failed, ...), its body_text is the payload as JSON, and it has one delivery per target.
---   notice_deliveries.channel   email or webhook; for a webhook, recipient is the target's name
+-- The outbox has two channels: e-mail and webhooks. A webhook's message is a row of notices, of the kind that its payload
+-- names (campaign.permanently_failed, ...), with one delivery a target; body_text is the payload as JSON.
+--   notice_deliveries.channel   email, or webhook: then recipient is the target's name
 --   notice_deliveries.ticket    the incident that the target opened or closed for it (INC0012345, OPS-12, a dedup key)
 --   notices.dedup_key           of a webhook's message: installation, campaign and cycle, or installation and task
---   webhook_targets             one row per target that a run has seen in the settings. begun_at: since when; the target gets
---                               no earlier events. wait_until: the target asked by Retry-After for no call before that time.
---                               off_at, off_why: the target answered 410, and gets nothing until a test reaches it
--- And an index over the acts of people that webhooks report.
+--   webhook_targets             one row a target that a run has seen in the settings. begun_at: since when; what happened
+--                               before is not reported. wait_until: no call before, as it asked by Retry-After.
+--                               off_at, off_why: it answered 410, and gets nothing until a test reaches it
+-- And an index over the acts of people that webhooks report, from their newest end.
 
 SET lock_timeout = '5s';
 
@@ -37,7 +37,7 @@ CREATE INDEX IF NOT EXISTS notice_deliveries_ticket_idx ON notice_deliveries (re
     WHERE ticket IS NOT NULL;
 CREATE INDEX IF NOT EXISTS campaign_events_told_idx ON campaign_events (at) WHERE kind IN ('reset', 'snooze', 'undo');
 
--- A role that may write what runs write (roles.sql granted that before this table existed) may also write the targets.
+-- A role that writes what runs write (roles.sql granted it that before this table existed) also keeps the targets.
 DO $$
 DECLARE
     writer oid;
