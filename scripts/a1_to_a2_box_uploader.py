@@ -87,6 +87,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         from shared.database import Database
         from shared.notices.delivery import Delivery
         from shared.notifier import Mailer
+        from shared.upkeep.schema import Schema
         from shared.upload.uploader import Pass
 
         database = resources.enter_context(
@@ -97,7 +98,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
                 is_stopping=stop.is_set,
             )
         )
-        database.ensure_migrated(settings.commands)
+        Schema(database).ensure_migrated(settings.commands)
         if arguments.verify is None and not arguments.dry_run:
             take_lock(database)
         connecting.join()

@@ -19,6 +19,7 @@ from shared.database import Database
 from shared.loop.service_manager import ServiceManager
 from shared.page.users import read_users
 from shared.settings import PageSettings, load_page_settings, read_environment
+from shared.upkeep.schema import Schema
 
 logger = logging.getLogger("page")
 
@@ -34,7 +35,7 @@ def check(settings: PageSettings) -> int:
     _check_users(settings)
     name = "a1_to_a2 page check"
     with Database(settings.database.dsn, application_name=name) as database:
-        pending = database.pending_migrations()
+        pending = Schema(database).pending()
     if pending:
         raise ConfigError(settings.commands.lacks(pending))
     say("database: ok\n")

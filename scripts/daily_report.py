@@ -30,6 +30,7 @@ from shared.report.week import WeekFigures
 from shared.rules.cadence import A1_TO_A2_INTERVAL_MINUTES, next_run
 from shared.settings import ReportSettings, load_report_settings, read_environment, source_of
 from shared.upkeep.retention import prune
+from shared.upkeep.schema import Schema
 
 logger = logging.getLogger("report")
 
@@ -140,7 +141,7 @@ def run(arguments: argparse.Namespace, run_id: str, now: datetime) -> int:
     )
     name = f"a1_to_a2 daily report {run_id}"
     with Database(settings.database.dsn, settings.retry.max_retries, application_name=name) as database:
-        database.ensure_migrated(settings.commands)
+        Schema(database).ensure_migrated(settings.commands)
         if arguments.dry_run:
             say(preview(database, settings, composer, arguments, chosen, now).text)
             return ExitCode.OK

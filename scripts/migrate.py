@@ -12,9 +12,10 @@ from pathlib import Path
 from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say
-from shared.database import MIGRATION_LOCK, Database, Difference, migration_files, readiness
+from shared.database import MIGRATION_LOCK, Database
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
 from shared.upkeep.migrator import Migrator
+from shared.upkeep.schema import Difference, Schema, migration_files, readiness
 
 logger = logging.getLogger("migrate")
 
@@ -27,7 +28,7 @@ def show_status(database: Database, settings: OperatorSettings) -> int:
     found = _differences(database, settings)
     for difference in found:
         say(f"{difference}\n")
-    pending = database.pending_migrations()
+    pending = Schema(database).pending()
     for path in migration_files():
         say(f"{'pending' if path in pending else 'applied'}  {path.name}\n")
     say(f"{len(pending)} pending\n")
@@ -37,7 +38,7 @@ def show_status(database: Database, settings: OperatorSettings) -> int:
 
 
 def _differences(database: Database, settings: OperatorSettings) -> list[Difference]:
-    return database.differences(status_a1=settings.status_a1, status_a2=settings.status_a2)
+    return Schema(database).differences(status_a1=settings.status_a1, status_a2=settings.status_a2)
 
 
 def apply_pending(database: Database, settings: OperatorSettings) -> int:
@@ -49,7 +50,7 @@ def apply_pending(database: Database, settings: OperatorSettings) -> int:
     if holder is not None:
         logger.warning("another process is applying migrations: %s", holder)
         return ExitCode.TRY_LATER
-    applied, migrator = database.applied_migrations(), Migrator(database)
+    applied, migrator = Schema(database).applied(), Migrator(database)
     digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in migration_files()}
     _refuse_edited(digests, applied)
     if not applied and migrator.encoding != "UTF8":

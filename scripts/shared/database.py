@@ -11,18 +11,15 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from shared.base.commands import Commands, here
-from shared.base.errors import ConfigError, DbError, ExitCode, LockLostError, out_of_reach
+from shared.base.errors import ConfigError, DbError, LockLostError, out_of_reach
 from shared.base.queries import defaults, query
-from shared.base.redaction import escape_line
 from shared.base.values import Attempt, RetryStatus
 from shared.postgres.connection import ANSWER_SECONDS, Answer, Connection
 from shared.postgres.fence import TAKE_CAMPAIGN, TAKE_RUN, Fence
@@ -30,7 +27,6 @@ from shared.rules.retry import DEFAULT_MAX_RETRIES
 
 logger = logging.getLogger(__name__)
 
-DATABASE_FOLDER = Path(__file__).resolve().parents[2] / "database"
 STALE_ANSWER_SECONDS = 0.1
 """When the answer about who has the run took longer than this, we ask again, a few times."""
 STALE_ANSWERS = 3
@@ -59,17 +55,6 @@ SELECT a.application_name, a.pid, a.usename, coalesce(host(a.client_addr), 'loca
 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = %(lock)s AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-
-APPLIED_MIGRATIONS = "SELECT name, sha256 FROM schema_migrations"
-
-# Where the migrations are recorded when this session does not see them.
-MIGRATIONS_ELSEWHERE = """
-SELECT s.nspname, has_schema_privilege(s.oid, 'USAGE')
-FROM pg_namespace s JOIN pg_class c ON c.relnamespace = s.oid
-WHERE c.relname = 'schema_migrations' AND to_regclass('schema_migrations') IS NULL
-  AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ('name', 'sha256')) = 2
-ORDER BY s.nspname LIMIT 1
 """
 
 # The retry state of many campaigns at once; the columns may contain NULLs from before 003.
@@ -114,18 +99,6 @@ SELECT set_config('a1_to_a2.actor', %(actor)s, TRUE), set_config('a1_to_a2.sourc
 UNLOCK_ALL = "SELECT pg_advisory_unlock_all()"
 
 UNLOCK = "SELECT pg_advisory_unlock(%(lock_class)s, %(lock)s)"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One difference between the database and what we need. severity: 'fault', 'passing' or 'warning'."""
-
-    severity: str
-    what: str
-    cure: str
-
-    def __str__(self) -> str:
-        return escape_line(f"{self.severity}  {self.what}; cure: {self.cure}")
 
 
 class Database:
@@ -229,7 +202,7 @@ class Database:
                 raise
             self._connection.is_in_transaction = False
 
-    # Single run, migrations
+    # Single run
 
     def lock_or_holder(self, lock: int, *, is_shared: bool = False) -> str | None:
         """Take an advisory lock until this connection ends. None: it is ours; else who has it."""
@@ -326,36 +299,6 @@ class Database:
                 " database, or connect to PostgreSQL itself"
             )
 
-    def applied_migrations(self) -> dict[str, str | None]:
-        """{name: SHA-256, or None when psql applied it}; empty for a database without migrations."""
-        try:
-            return dict(self.rows(APPLIED_MIGRATIONS))
-        except DbError as exc:
-            if sqlstate(exc) == "42P01":
-                return {}
-            raise
-
-    def pending_migrations(self) -> list[Path]:
-        """The migration files that this database lacks, in order. Raises DbError when the record of
-        migrations is in a schema that this session cannot see.
-        """
-        applied = self.applied_migrations()
-        if not applied:
-            for schema, is_usable in self.rows(MIGRATIONS_ELSEWHERE):
-                raise DbError(
-                    f"PostgreSQL: the product's tables are in the schema {schema}, "
-                    + ("which is not on the search_path" if is_usable else "which this role may not use"),
-                    kind="schema_differs" if is_usable else "no_right",
-                    hint=f"see: {here().run('orchestrator-prod.py', '--check')}",
-                )
-        return [path for path in migration_files() if path.stem not in applied]
-
-    def ensure_migrated(self, commands: Commands) -> None:
-        """Raise ConfigError, with the command to run, when migrations are pending; otherwise as above."""
-        pending = self.pending_migrations()
-        if pending:
-            raise ConfigError(commands.lacks(pending))
-
     # Retry state
 
     def get_a1_retry_status(self, campaign_id: str) -> RetryStatus:
@@ -413,19 +356,12 @@ class Database:
         """
         self.row(ACT_AS, {"actor": actor, "source": source, "reason": reason})
 
-    # Operators
-
-    def differences(self, *, status_a1: str, status_a2: str) -> list[Difference]:
-        """How this database differs from what the product needs, faults first."""
-        values = {"status_a1": status_a1, "status_a2": status_a2, "max_retries": str(self.max_retries)}
-        return [Difference(*row) for row in self.run_query("preflight", values)[1]]
+    # Asking
 
     def run_query(self, name: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run `database/queries/NAME.sql`, which psql can run too; returns column names and rows."""
         answer = self._answer(query(name), {**defaults(name), **values})
         return answer.columns, answer.rows
-
-    # Asking
 
     def row(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...]:
         """The first row of a statement that always has one."""
@@ -472,19 +408,6 @@ def _who(holders: Sequence[tuple[Any, ...]]) -> str:
 def _named(lock_class: int, name: str) -> dict[str, int]:
     """The keys of a lock that has a name."""
     return {"lock_class": lock_class, "lock": zlib.crc32(name.encode()) >> 1}
-
-
-def readiness(found: Iterable[Difference]) -> ExitCode:
-    """The exit code for these findings: somebody must act, or wait, or all is well."""
-    severities = {difference.severity for difference in found}
-    if "fault" in severities:
-        return ExitCode.BAD_CONFIG
-    return ExitCode.TRY_LATER if "passing" in severities else ExitCode.OK
-
-
-def migration_files() -> list[Path]:
-    """The migrations in the order of their numbers."""
-    return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
 
 
 def sqlstate(exc: DbError) -> str | None:

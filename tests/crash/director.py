@@ -38,7 +38,8 @@ class Director:
         self._changed = threading.Condition()
         self._point: Point | None = None
         self._place = 0
-        self._under_way = 0
+        self._under_way: dict[int, str] = {}
+        """{thread: kind of its request}."""
         self._marked: int | None = None
         """The thread whose request is to be held after its effect."""
         self._late: int | None = None
@@ -67,8 +68,10 @@ class Director:
     def settle(self, seconds: float = 60.0) -> None:
         """Until all that was under way has come to its end, but for the late one."""
         with self._changed:
-            is_quiet = self._changed.wait_for(lambda: self._under_way <= (self._late is not None), seconds)
-            assert is_quiet, "a request does not come to its end"
+            is_quiet = self._changed.wait_for(
+                lambda: len(self._under_way) <= (self._late is not None), seconds
+            )
+            assert is_quiet, f"requests do not come to their end: {sorted(self._under_way.values())}"
 
     @property
     def has_late_one(self) -> bool:
@@ -92,7 +95,7 @@ class Director:
 
     def before(self, kind: str) -> bool:
         with self._changed:
-            self._under_way += 1
+            self._under_way[threading.get_ident()] = kind
             self.total += 1
             self.seen[kind] += 1
             number, place = self.seen[kind], self.total
@@ -136,5 +139,5 @@ class Director:
         return self._late is not None and self._late_at is not None and self.total >= self._late_at
 
     def _end(self) -> None:
-        self._under_way -= 1
+        del self._under_way[threading.get_ident()]
         self._changed.notify_all()

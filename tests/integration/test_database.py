@@ -17,9 +17,10 @@ import pytest
 
 from shared.base.errors import DbError
 from shared.base.values import Attempt, OpenUpload
-from shared.database import UPLOADER_LOCK, Database, migration_files
+from shared.database import UPLOADER_LOCK, Database
 from shared.report.figures import Figures
 from shared.rules.alerts import HEALING_PATIENCE
+from shared.upkeep.schema import Schema, migration_files
 from shared.upload.buckets import Buckets
 from shared.upload.lasting_errors import LastingErrors
 from shared.upload.ledger import Ledger
@@ -180,7 +181,7 @@ def test_migrations__twice_by_psql_and_on_a_filled_table(
     assert columns_of(empty_database_url) == first
     with Database(empty_database_url) as database:
         assert database.row("SELECT pg_relation_filenode('campaign_status')") == before, "not rewritten"
-        assert database.pending_migrations() == []
+        assert Schema(database).pending() == []
         assert database.increment_a1_retry("c1", "C-1", "Summer", "empty").number == 1
 
 

@@ -17,7 +17,7 @@ from shared.base.env_file import read_env_file
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say, say_table, shown
-from shared.database import ORCHESTRATOR_LOCK, Database, readiness
+from shared.database import ORCHESTRATOR_LOCK, Database
 from shared.loop.orchestrator import Orchestrator
 from shared.loop.signals import STOPS
 from shared.loop.tasks import Task, tasks_with
@@ -37,6 +37,7 @@ from shared.settings import (
     read_environment,
     source_of,
 )
+from shared.upkeep.schema import Schema, readiness
 
 logger = logging.getLogger("script")
 
@@ -227,10 +228,11 @@ def _check_database(settings: Settings) -> ExitCode:
     """Print what differs from what the product needs. Raises ConfigError for pending migrations."""
     dsn = settings.database.dsn
     with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
-        found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        schema, dam = Schema(database), settings.dam
+        found = schema.differences(status_a1=dam.status_a1, status_a2=dam.status_a2)
         for difference in found:
             say(f"{difference}\n")
-        database.ensure_migrated(settings.commands)
+        schema.ensure_migrated(settings.commands)
         ready = readiness(found)
         if ready is not ExitCode.OK:
             return ready

@@ -24,6 +24,7 @@ from shared.rules.cadence import timeline
 from shared.rules.retry import RetryPolicy
 from shared.rules.simulation import Event, Kind, Stuck, simulate
 from shared.settings import DAY_NAMES, OperatorSettings, PolicySettings
+from shared.upkeep.schema import Schema
 
 UPLOADER = TASKS[0].name
 
@@ -115,7 +116,7 @@ def campaigns_in_a1(settings: OperatorSettings, since: datetime) -> tuple[Stuck,
     Raises ConfigError when migrations are pending.
     """
     with Database(settings.database.dsn, application_name="a1_to_a2 simulate") as database:
-        database.ensure_migrated(settings.commands)
+        Schema(database).ensure_migrated(settings.commands)
         ids = [row[0] for row in database.rows(A1_CAMPAIGNS, {"status_a1": settings.status_a1})]
         states = database.get_a1_retry_states(ids)
     return tuple(Stuck(states[one], since) for one in ids if one in states)

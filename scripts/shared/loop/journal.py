@@ -19,6 +19,7 @@ from shared.loop.memory import Memory, TaskRun
 from shared.notices.outbox import Outbox
 from shared.rules.alerts import Alerts
 from shared.rules.cadence import LastRun
+from shared.upkeep.schema import Schema
 from shared.upkeep.totals import Total, Totals, task_run
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Journal:
     def _connect(self) -> Database:
         database = self._open_database()
         try:
-            database.ensure_migrated(self._commands)
+            Schema(database).ensure_migrated(self._commands)
         except (DbError, ConfigError):
             database.close()
             raise

@@ -13,6 +13,7 @@ from shared.base.errors import DbError
 from shared.page.app_context import database, here
 from shared.page.faults import DATABASE_RETRY_SECONDS
 from shared.report.metrics import CONTENT_TYPE, exposition
+from shared.upkeep.schema import Schema
 
 logger = logging.getLogger("page")
 
@@ -29,7 +30,7 @@ def healthz() -> Response:
 def readyz() -> Response:
     """200 when the database answers and all migrations are applied; else 503, with a line for each fault."""
     try:
-        missing = [f"the migration {path.stem} is not applied" for path in database().pending_migrations()]
+        missing = [f"the migration {path.stem} is not applied" for path in Schema(database()).pending()]
     except DbError as exc:
         missing = [_words(exc)]
     return _plain("\n".join(missing), 503) if missing else _plain("ready", 200)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from shared.base.errors import AppError, DamError, StoppedError
 from shared.base.values import (
     GONE,
+    Attempt,
     Campaign,
     MasterAssets,
+    Notice,
     NoticeKind,
     Outcome,
     Overtaken,
@@ -233,23 +235,32 @@ def _about(campaign: Campaign) -> Iterator[None]:
 def _empty(
     context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus, action: Action
 ) -> Arrival:
-    """Handle an empty or missing folder: count an attempt and queue its notice, in one transaction, unless it
-    is too early to count, or files are promised.
+    """Handle an empty or missing folder: count an attempt, unless it is too early to count, or files are
+    promised.
     """
-    settings, database, composer = context.settings, context.database, context.composer
-    limit = settings.retry.limit(retry)
-    if action is not Action.COUNT_ATTEMPT:
+    policy = context.settings.retry
+    if action is Action.COUNT_ATTEMPT:
         if not context.is_dry_run:
-            LastingErrors(database).clear(
-                campaign.id
-            )  # the folder could be listed, so earlier errors are over
-        outcome = Outcome.SNOOZED if action is Action.SNOOZE else Outcome.WAITING
-        return Arrival(campaign, outcome, retry.retry_count, limit)
-    outcome = Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
-    if context.is_dry_run:
-        return Arrival(campaign, outcome, count(retry, settings.retry, context.began)[1].number, limit)
+            return _count_attempt(context, campaign, found, retry)
+        _, would_be = count(retry, policy, context.began)
+        return Arrival(campaign, _empty_outcome(found), would_be.number, policy.limit(retry))
+    if not context.is_dry_run:
+        # The folder could be listed, so earlier errors are over.
+        LastingErrors(context.database).clear(campaign.id)
+    outcome = Outcome.SNOOZED if action is Action.SNOOZE else Outcome.WAITING
+    return Arrival(campaign, outcome, retry.retry_count, policy.limit(retry))
+
+
+def _empty_outcome(found: MasterAssets) -> Outcome:
+    return Outcome.FOLDER_MISSING if found.folder_id is None else Outcome.EMPTY
+
+
+def _count_attempt(context: Context, campaign: Campaign, found: MasterAssets, retry: RetryStatus) -> Arrival:
+    """Count an attempt and queue its notice, in one transaction. PostgreSQL decides whether it counts: a
+    person may have reset or snoozed the campaign since the run read its state.
+    """
+    settings, database, now = context.settings, context.database, context.clock()
     reason = reason_for(found, settings.dam.master_assets_folder)
-    now = context.clock()
     expected, _ = count(retry, settings.retry, context.began)
     ahead = _attempts_ahead(context, expected)  # it may take a moment, so not while the row is locked
     with database.transaction():
@@ -264,50 +275,60 @@ def _empty(
         LastingErrors(database).clear(campaign.id)
         kind = notice_for(attempt)
         if kind is None:
-            outcome = Outcome.SNOOZED
-            if attempt.permanently_failed:
-                outcome = Outcome.SKIPPED_PERMANENTLY_FAILED
+            is_failed = attempt.permanently_failed
+            outcome = Outcome.SKIPPED_PERMANENTLY_FAILED if is_failed else Outcome.SNOOZED
             return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
-        overtaken = Outbox(database).overtaken(
-            kind, campaign.id, composer.error_recipients, cycle=attempt.cycle
-        )
-        if attempt.permanently_failed:
-            outcome = Outcome.PERMANENTLY_FAILED
-            notice = composer.permanent(
-                campaign,
-                attempt,
-                reason=reason,
-                again_at=auto_reset_at(replace(expected, permanently_failed=True), settings.retry),
-                overtaken=overtaken,
-                now=now,
-            )
-        else:
-            planned = next_run(
-                A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours
-            )
-            notice = composer.retry(
-                campaign,
-                attempt,
-                reason=reason,
-                next_run_at=planned.at,
-                ahead=ahead if attempt.number == expected.retry_count else (),
-                again_days=days_until_again(retry, settings.retry),
-                overtaken=overtaken,
-                now=now,
-            )
+        notice = _empty_notice(context, campaign, kind, attempt, expected, ahead, reason=reason, now=now)
         Outbox(database).queue(notice)
         if context.hooks and attempt.permanently_failed:
             context.hooks.permanently_failed(
                 database,
                 campaign,
                 attempt=attempt.number,
-                max_attempts=attempt.max_attempts or limit,
+                max_attempts=attempt.max_attempts or settings.retry.limit(retry),
                 cycle=attempt.cycle,
                 reason=reason,
                 now=now,
             )
     context.on_notice()
+    outcome = Outcome.PERMANENTLY_FAILED if attempt.permanently_failed else _empty_outcome(found)
     return Arrival(campaign, outcome, attempt.number, attempt.max_attempts)
+
+
+def _empty_notice(
+    context: Context,
+    campaign: Campaign,
+    kind: NoticeKind,
+    attempt: Attempt,
+    expected: RetryStatus,
+    ahead: Sequence[datetime],
+    *,
+    reason: str,
+    now: datetime,
+) -> Notice:
+    """The notice of an attempt, in the transaction that counts it. expected: the campaign's state as the run
+    thought the attempt would leave it; ahead: when its remaining attempts would then count.
+    """
+    settings, composer = context.settings, context.composer
+    overtaken = Outbox(context.database).overtaken(
+        kind, campaign.id, composer.error_recipients, cycle=attempt.cycle
+    )
+    if kind is NoticeKind.PERMANENT:
+        again_at = auto_reset_at(replace(expected, permanently_failed=True), settings.retry)
+        return composer.permanent(
+            campaign, attempt, reason=reason, again_at=again_at, overtaken=overtaken, now=now
+        )
+    planned = next_run(A1_TO_A2_INTERVAL_MINUTES, context.began, settings.timezone, settings.off_hours)
+    return composer.retry(
+        campaign,
+        attempt,
+        reason=reason,
+        next_run_at=planned.at,
+        ahead=ahead if attempt.number == expected.retry_count else (),
+        again_days=days_until_again(expected, settings.retry),
+        overtaken=overtaken,
+        now=now,
+    )
 
 
 def _attempts_ahead(context: Context, status: RetryStatus) -> tuple[datetime, ...]:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from shared.database import Database, migration_files
+from shared.database import Database
+from shared.upkeep.schema import Schema, migration_files
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 from world import REPOSITORY, World
 
@@ -223,7 +224,7 @@ def test_old_table__that_is_large_is_left_and_named(
     assert "in a quiet hour: ALTER TABLE campaign_status ALTER COLUMN a1_last_retry_at" in said
     assert "CREATE UNIQUE INDEX CONCURRENTLY ON campaign_status (campaign_id)" in said
     with Database(old.database_url) as database:
-        told = " ".join(one.what for one in database.differences(status_a1="A1", status_a2="A2"))
+        told = " ".join(one.what for one in Schema(database).differences(status_a1="A1", status_a2="A2"))
     assert "campaign_status.a1_last_retry_at is timestamp" in told
     assert "no unique key over campaign_id" in told
     assert "campaign_number" not in told, "a varchar becomes text however large the table"

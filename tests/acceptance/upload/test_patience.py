@@ -7,7 +7,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from shared.database import migration_files
+from shared.upkeep.schema import migration_files
 from world import World
 
 EVENTS = """

@@ -34,12 +34,13 @@ from shared.base.values import (
     RetryStatus,
     UploadTotals,
 )
-from shared.database import Database, migration_files
+from shared.database import Database
 from shared.notices.delivery import CROWD, GIVE_UP_AFTER, deliver_due_notices, late_notices
 from shared.notices.digest import DIGEST_LINES
 from shared.notices.outbox import Outbox
 from shared.notifier import Composer, Mailer
 from shared.upkeep.migrator import Migrator
+from shared.upkeep.schema import migration_files
 from simulators.mail import MailSink, Received
 
 ROME = ZoneInfo("Europe/Rome")

@@ -14,8 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from page import Page, open_page
-from shared.database import Database, migration_files
+from shared.database import Database
 from shared.report.metrics import exposition
+from shared.upkeep.schema import migration_files
 from simulators.postgres import EmbeddedPostgres
 
 

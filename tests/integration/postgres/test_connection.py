@@ -25,6 +25,7 @@ from shared.postgres import connection as connection_module
 from shared.postgres.connection import Connection
 from shared.settings import load_operator_settings
 from shared.upkeep.migrator import Migrator
+from shared.upkeep.schema import Schema
 from shared.upload.standing import Standing
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
@@ -211,7 +212,7 @@ def test_table__that_somebody_holds_ends_a_run_with_75(
     monkeypatch.setattr(connection_module, "LOCK_SECONDS", 1.0)
     with Database(database_url) as database, held(database_url, "LOCK TABLE schema_migrations") as pid:
         with pytest.raises(DbError, match=f"server process {pid}") as failure:
-            database.pending_migrations()
+            Schema(database).pending()
         assert failure.value.exit_code == 75
         assert "(schema_migrations)" in failure.value.message
 
@@ -475,7 +476,7 @@ def odd_database(postgres: PostgresServer, worker: str) -> Iterator[Any]:
         )
         made.append(name)
         with Database(postgres.url_for(name)) as database:
-            for path in database.pending_migrations():
+            for path in Schema(database).pending():
                 Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "0" * 64)
         return postgres.url_for(name)
 

@@ -18,8 +18,9 @@ import psycopg2.errors
 import pytest
 
 from shared.base.errors import DbError
-from shared.database import Database, migration_files
+from shared.database import Database
 from shared.upkeep.migrator import Migrator
+from shared.upkeep.schema import Schema, migration_files
 from shared.upkeep.statements import LOCK_PATIENCE, index_of, statements
 from simulators.postgres import PostgresServer
 
@@ -240,14 +241,14 @@ def test_runner__stopped_after_any_statement_is_begun_again(
         monkeypatch.setattr(Database, "execute", counted)
         with Database(empty_database_url) as database:
             try:
-                for path in database.pending_migrations():
+                for path in Schema(database).pending():
                     Migrator(database).apply(path.read_text(encoding="utf-8"), path.stem, "x")
             except KilledError:
                 continue
     monkeypatch.undo()
     assert shape_of(postgres, empty_database_url) == shape_by_psql(postgres, worker)
     with Database(empty_database_url) as database:
-        assert database.pending_migrations() == []
+        assert Schema(database).pending() == []
 
 
 def shape_of(postgres: PostgresServer, url: str) -> list[tuple[object, ...]]:

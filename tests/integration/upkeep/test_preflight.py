@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from conftest import PASSWORD, _temporary_folder
-from shared.database import Database, Difference
+from shared.database import Database
+from shared.upkeep.schema import Difference, Schema
 from simulators.postgres import EmbeddedPostgres, PostgresServer
 
 PREFLIGHT = Path(__file__).resolve().parents[3] / "database" / "queries" / "preflight.sql"
@@ -39,7 +40,7 @@ def changed(database: Database, *statements: str) -> Iterator[None]:
 
 
 def differences(database: Database) -> list[Difference]:
-    return database.differences(status_a1="A1", status_a2="A2")
+    return Schema(database).differences(status_a1="A1", status_a2="A2")
 
 
 def by_psql(postgres: PostgresServer, url: str, *arguments: str) -> list[Difference]:
@@ -63,7 +64,7 @@ def migrated_url(postgres: PostgresServer, template_database: str, worker: str) 
 def test_preflight__is_silent_where_all_is_well(postgres: PostgresServer, database_url: str) -> None:
     with Database(database_url) as database:
         assert differences(database) == []
-        assert database.differences(status_a1="X-1", status_a2="X-2") == []
+        assert Schema(database).differences(status_a1="X-1", status_a2="X-2") == []
     assert by_psql(postgres, database_url) == []
     assert by_psql(postgres, database_url, "-v", "status_a1=X-1", "-v", "max_retries=9") == []
 
