@@ -19,15 +19,13 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
 
-from shared.http.connections import LARGE_PIECE, OPTIONS, GuardedHttp, GuardedHttps
-from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, root_of
+from shared.http.connections import LARGE_PIECE, OPTIONS, GuardedHttp, GuardedHttps, ask
+from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, root_of, target_of
 from shared.http.proxies import proxy_for
 from shared.http.trust import default_context, load_system_authorities, shows_unknown_authority
 
 AGENT = {"User-Agent": "a1-to-a2"}
-NO_RETRY = Retry(total=False, redirect=False)
 
 T = TypeVar("T")
 Pieces = Sequence[bytes | memoryview]
@@ -77,17 +75,7 @@ class Http:
 
     def _open(self, method: str, url: str, headers: Any, body: Any) -> BaseHTTPResponse:
         pool, target = self._way(url)
-        return pool.urlopen(
-            method,
-            target,
-            body=body,
-            headers=headers,
-            retries=NO_RETRY,
-            redirect=False,
-            assert_same_host=False,
-            preload_content=False,
-            decode_content=False,
-        )
+        return ask(pool, method, target, headers, body)
 
     def connect(self, url: str) -> None:
         """Open a connection before the request needs it. Raises what `call` raises."""
@@ -123,7 +111,7 @@ class Http:
                 pool = self._pools[origin] = self._pool(url, is_tls=parts.scheme == "https")
         if pool.proxy and pool.scheme == "http":
             return pool, url
-        return pool, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return pool, target_of(parts)
 
     def _pool(self, url: str, *, is_tls: bool) -> HTTPConnectionPool:
         options: dict[str, Any] = {**OPTIONS, "timeout": self._timeout_seconds}

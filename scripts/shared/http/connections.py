@@ -7,8 +7,11 @@ import socket
 import ssl
 from typing import Any
 
+from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from shared.http.guards import Answer, root_of
 from shared.http.proxies import fault_of
@@ -21,6 +24,25 @@ OPTIONS = {
     # urllib3 sets none with a proxy, which costs 40 ms per call
     "socket_options": HTTPConnection.default_socket_options,
 }
+
+NO_RETRY = Retry(total=False, redirect=False)
+
+
+def ask(pool: HTTPConnectionPool, method: str, target: str, headers: Any, body: Any) -> BaseHTTPResponse:
+    """Send one request, and return its answer, whose body is not read yet. No redirection is followed,
+    nothing is repeated, nothing unpacked.
+    """
+    return pool.urlopen(
+        method,
+        target,
+        body=body,
+        headers=headers,
+        retries=NO_RETRY,
+        redirect=False,
+        assert_same_host=False,
+        preload_content=False,
+        decode_content=False,
+    )
 
 
 class GuardedHttp(HTTPConnection):

@@ -202,6 +202,11 @@ def checked(url: str) -> SplitResult:
     return parts
 
 
+def target_of(parts: SplitResult) -> str:
+    """The path and the query of an address, as they stand in a request."""
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
 def origin_of(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) of an address. Raises UnfitError when it has no host."""
     parts = checked(url)

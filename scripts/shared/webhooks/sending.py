@@ -25,9 +25,9 @@ from urllib3.exceptions import TimeoutError as SlowError
 
 from shared.base.errors import WebhookError
 from shared.base.redaction import redact, spellings
-from shared.http.client import AGENT, NO_RETRY, Http
-from shared.http.connections import OPTIONS, GuardedHttp, GuardedHttps
-from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, json_object, root_of
+from shared.http.client import AGENT, Http
+from shared.http.connections import OPTIONS, GuardedHttp, GuardedHttps, ask
+from shared.http.guards import NoAnswerError, Reply, UnfitError, checked, json_object, root_of, target_of
 from shared.http.patience import retry_after_seconds
 from shared.http.proxies import proxy_for
 from shared.http.trust import default_context
@@ -89,19 +89,7 @@ class Receiver:
         return _first_answer(
             parts,
             self._addresses(parts),
-            lambda pool: Reply(
-                pool.urlopen(
-                    method,
-                    (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-                    body=body,
-                    headers=sent,
-                    retries=NO_RETRY,
-                    redirect=False,
-                    assert_same_host=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-            ),
+            lambda pool: Reply(ask(pool, method, target_of(parts), sent, body)),
             self.trust,
         )
 
