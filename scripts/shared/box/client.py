@@ -92,6 +92,12 @@ class BoxClient:
         """Open a connection ahead of an upload. Raises BoxError, ConfigError."""
         self._session.calls.connect(self._uploads)
 
+    def read_user(self) -> str:
+        """The id of the user who makes our calls. Raises BoxError, also when we may not act for the user."""
+        what = "reading our user in Box"
+        answer = self._session.call("GET", f"{self._api}/users/me?fields=id", what=what)
+        return id_in(answer.mapping, "id", what)
+
     # Folders
 
     def folder_exists(self, folder_id: str) -> bool:
