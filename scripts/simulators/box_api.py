@@ -601,6 +601,15 @@ class Api:
         page = [self._show(call, item, []) for item in items[:DEFAULT_PAGE]]
         return _collection(page, len(items), 0, DEFAULT_PAGE)
 
+    def _permissions(self, call: Call) -> Json:
+        """What the caller may do with a folder."""
+        is_editor = self._accounts.may_upload(call.user_id)
+        names = ("delete", "invite_collaborator", "rename", "set_share_access", "share")
+        return dict.fromkeys((f"can_{name}" for name in names), is_editor) | {
+            "can_download": True,
+            "can_upload": is_editor and self._options.can_upload,
+        }
+
     def _user(self, user_id: str) -> Json:
         """A user; the service account for what a test put into the world."""
         account = self._accounts
@@ -674,10 +683,7 @@ _ITEM_FIELDS: dict[str, Getter] = {
 _FOLDER_FIELDS: dict[str, Getter] = {
     "folder_upload_email": _nothing,
     "item_collection": lambda api, call, item: api._item_collection(call, item),
-    "permissions": lambda api, call, _item: {
-        "can_download": True,
-        "can_upload": api._options.can_upload and api._accounts.may_upload(call.user_id),
-    },
+    "permissions": lambda api, call, _item: api._permissions(call),
 }
 _FILE_FIELDS: dict[str, Getter] = {
     "file_version": lambda api, call, item: api._file_version(call, item),
