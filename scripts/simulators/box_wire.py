@@ -94,7 +94,10 @@ class Body:
 
 @dataclass
 class Call:
-    """One request as it stands on the wire. `path` is without the query, header names are in lower case."""
+    """One request as it stands on the wire. `path` is without the query, header names are in lower case.
+
+    user_id: who makes the call, once the gate has let it in.
+    """
 
     method: str
     path: str
@@ -104,6 +107,7 @@ class Call:
     base_url: str
     buffer: memoryview
     notes: dict[str, bool] = field(default_factory=dict)
+    user_id: str = ""
 
     @property
     def target(self) -> str:

@@ -13,6 +13,7 @@ from bench.sets import FileSet, SourceFile, read_once
 from bench.stage import BENCH, Cost, Stage, WrongResultError
 
 RUN_LIMIT_SECONDS = 1800
+FIRST_USER = 27000000002
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Task:
     """TRANSFER_WORKERS."""
     uploads_per_minute: int = 0
     calls_per_minute: int = 0
+    users: int = 0
+    """Users in BOX_USERS, each with these limits."""
     upload_s: float = 0.0
     part_size: int = 8 * 1024 * 1024
     has_current_openssl: bool = False
@@ -98,6 +101,7 @@ def run_ours(stage: Stage, task: Task) -> Cost:
         "TRANSFER_WORKERS": str(task.workers),
         "BOX_UPLOADS_PER_MINUTE": str(task.uploads_per_minute),
         "BOX_CALLS_PER_MINUTE": str(task.calls_per_minute),
+        "BOX_USERS": ",".join(str(FIRST_USER + number) for number in range(task.users)),
     }
     if task.has_current_openssl:
         assert stage.current_openssl is not None

@@ -333,7 +333,7 @@ class Pass:
         for upload in Ledger(self._database).stale_uploads(self._settings.dam.status_a1):
             try:
                 held = self._database.take_campaign(upload.campaign_id)
-                self._copier_for(held).box.abort(upload.session_id)
+                self._copier_for(held).box.of(upload.asset_id).abort(upload.session_id)
                 Ledger(held).forget_upload(upload.session_id)
             except StoppedError:
                 return
