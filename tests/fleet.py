@@ -80,6 +80,15 @@ class Fleet:
         """How many jobs wait or are in work."""
         return sum(status in ("todo", "doing") for _, status in self.jobs)
 
+    def hurry_recovery(self, worker: Worker) -> None:
+        """Let a worker's last sign of life be a minute old, as if we had waited."""
+        self.world.sql(
+            "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute' WHERE id IN"
+            " (SELECT worker_id FROM procrastinate_jobs WHERE status = 'doing');"
+            " UPDATE workers SET seen_at = now() - interval '1 minute' WHERE worker LIKE %s",
+            f"%:{worker.process.pid}",
+        )
+
     def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Until no job waits or is in work."""
         wait_for(lambda: not self.live, seconds)
