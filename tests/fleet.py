@@ -60,6 +60,13 @@ class Fleet:
         assert process.poll() is None, worker.text
         return worker
 
+    def end(self) -> None:
+        """Kill the workers that are left."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
     @property
     def names(self) -> list[str]:
         """The workers with a row, in the order of their start."""
@@ -110,7 +117,4 @@ def open_fleet(world: World, postgres: PostgresServer) -> Iterator[Fleet]:
     try:
         yield fleet
     finally:
-        for worker in fleet.workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-                worker.process.wait()
+        fleet.end()
