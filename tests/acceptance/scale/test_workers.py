@@ -155,10 +155,13 @@ def test_trouble_of_a_whole_system__is_the_runs_exit_code(fleet: Fleet) -> None:
     assert world.subjects == []
     worker.stop()
     assert fleet.tick().exit_code == 75, "it waits, and no worker runs"
+    world.sql("UPDATE procrastinate_jobs SET status = 'doing'")
+    assert fleet.tick().exit_code == 75, "nor does anything free it"
     fleet.worker()
+    fleet.wait_until_idle()  # the worker frees it
+    assert fleet.tick().exit_code == 0
     fleet.wait_until_idle()
     assert world.dam.status(campaign) == "A2"
-    assert fleet.tick().exit_code == 0
 
 
 def test_totals__have_what_workers_did(fleet: Fleet) -> None:
