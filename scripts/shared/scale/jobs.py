@@ -93,7 +93,7 @@ class Jobs:
         ]
         if waiting:
             text = (
-                f"{waiting} campaigns wait, and no worker has been seen for a minute; start one:"
+                f"{waiting} campaigns are queued, and no worker has been seen for a minute; start one:"
                 f" systemctl start a1-to-a2-worker@1, or {commands.run('a1_worker.py')}"
             )
             found.append(Concern(text, ExitCode.TRY_LATER))

@@ -15,7 +15,7 @@ def test_run__queues_and_two_workers_upload(fleet: Fleet) -> None:
     campaigns = [world.add_full_campaign(f"Summer {n}", f"C-{n}") for n in range(6)]
     run = fleet.tick()
     assert run.exit_code == 75
-    assert "6 campaigns wait, and no worker has been seen for a minute" in run.report["error"]
+    assert "6 campaigns are queued, and no worker has been seen for a minute" in run.report["error"]
     assert run.outcomes == dict.fromkeys(campaigns, "queued")
     assert fleet.jobs == [(f"campaign:{campaign}", "todo") for campaign in campaigns]
     for _ in range(2):
