@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webhooks": {"base", "rules", "http", "database", "notices"},
     "report": {"base", "rules", "database", "upkeep", "notices"},
     "notifier": {"base", "rules", "notices", "report"},
-    "upload": {*_CLIENTS, "settings", "database", "notices", "webhooks", "notifier"},
+    "upload": {*_CLIENTS, "settings", "database", "upkeep", "notices", "webhooks", "notifier"},
     "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "webhooks", "notifier"},
+    "scale": {"base", "dam", "settings", "database", "upkeep", "notices", "upload", "loop"},
     "page": {"base", "rules", "settings", "database", "upkeep", "notices", "report", "loop"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import
@@ -78,6 +79,15 @@ def test_wing__imports_only_what_stands_above_it(wing: str) -> None:
         assert not others & ours_outside, path
         if wing in PACKAGES:
             assert others <= sys.stdlib_module_names | PACKAGES[wing], path
+
+
+def test_engine__is_imported_by_one_module_only() -> None:
+    importing = [
+        path.name
+        for path in [*SHARED.rglob("*.py"), *SCRIPTS.glob("*.py")]
+        if imports_of(path.read_text(encoding="utf-8"))[1] & {"procrastinate", "psycopg", "psycopg_pool"}
+    ]
+    assert importing == ["engine.py"]
 
 
 @pytest.mark.parametrize("wing", sorted(WITHOUT_ENVIRONMENT))

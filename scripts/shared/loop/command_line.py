@@ -37,6 +37,7 @@ from shared.settings import (
     read_environment,
     source_of,
 )
+from shared.upkeep.engine import engine_differences
 from shared.upkeep.schema import Schema, readiness
 
 logger = logging.getLogger("script")
@@ -230,6 +231,8 @@ def _check_database(settings: Settings) -> ExitCode:
     with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
         schema, dam = Schema(database), settings.dam
         found = schema.differences(status_a1=dam.status_a1, status_a2=dam.status_a2)
+        if not settings.engine.is_local:
+            found += engine_differences(database)
         for difference in found:
             say(f"{difference}\n")
         schema.ensure_migrated(settings.commands)

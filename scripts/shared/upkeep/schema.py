@@ -11,7 +11,7 @@ from shared.base.errors import ConfigError, DbError, ExitCode
 from shared.base.redaction import escape_line
 from shared.database import Database, sqlstate
 
-MIGRATIONS = Path(__file__).resolve().parents[3] / "database" / "migrations"
+DATABASE_FOLDER = Path(__file__).resolve().parents[3] / "database"
 
 APPLIED_MIGRATIONS = "SELECT name, sha256 FROM schema_migrations"
 
@@ -93,4 +93,4 @@ def readiness(found: Iterable[Difference]) -> ExitCode:
 
 def migration_files() -> list[Path]:
     """The migrations in the order of their numbers."""
-    return sorted(MIGRATIONS.glob("[0-9][0-9][0-9]_*.sql"))
+    return sorted((DATABASE_FOLDER / "migrations").glob("[0-9][0-9][0-9]_*.sql"))
