@@ -352,6 +352,9 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('workers', 'campaigns_at_once', 'integer', 4, 'value', ''),
     ('workers', 'drain_asked_at', 'timestamp with time zone', NULL, 'null', ''),
     ('workers', 'drain_asked_by', 'text', 255, 'null', ''),
+    ('workers', 'trouble', 'text', NULL, 'null', ''),
+    ('workers', 'trouble_code', 'integer', 2, 'null', ''),
+    ('workers', 'trouble_at', 'timestamp with time zone', NULL, 'null', ''),
     ('worker_campaigns', 'campaign_id', 'text', 40, 'value', ''),
     ('worker_campaigns', 'worker', 'text', 63, 'value', ''),
     ('worker_campaigns', 'since', 'timestamp with time zone', NULL, 'value', '')
