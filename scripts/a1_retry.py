@@ -230,6 +230,8 @@ def _worker(one: Worker) -> Row:
         "campaigns_at_once": one.at_once,
         "drain_asked_at": one.drain_asked_at,
         "drain_asked_by": one.drain_asked_by,
+        "trouble": one.trouble,
+        "trouble_at": one.trouble_at,
         "campaigns": [
             {
                 "campaign_id": held.campaign_id,

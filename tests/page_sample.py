@@ -397,6 +397,8 @@ def _workers(sample: Sample) -> None:
         host = f"dam-loader-{number}"
         worker = f"a1_to_a2 worker {host}:41{number}"
         by = {"drain_asked_at": now - MINUTE, "drain_asked_by": "olga@admin-1"} if asked else {}
+        if number == 1:
+            by = {"trouble": "the DAM refused the login", "trouble_at": now - 7 * MINUTE}
         sample.add(
             "workers", worker=worker, host=host, started_at=now - number * DAY, seen_at=now - seen * MINUTE,
             campaigns_at_once=16, **by,

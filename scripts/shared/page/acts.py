@@ -402,7 +402,7 @@ class Acts:
                 )
             return str(limit)
         if act in (Act.RESEND, Act.DRAIN):
-            raise RefusedError("this is not an act on campaigns")
+            raise RefusedError(f"{act.value} changes a notice or a worker, not a campaign")
         return ""
 
     def _change(self, request: _Request, targets: Sequence[str] | Filter) -> Counter[str | None]:

@@ -13,6 +13,7 @@ from shared.database import Database
 from shared.notices.wording import moment, one_line
 
 LONGEST_NAME = 80
+LONGEST_TROUBLE = 300
 
 
 class WorkerState(StrEnum):
@@ -38,7 +39,9 @@ class InHand:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker. worker: the name of its connections. at_once: how many campaigns it works on at once."""
+    """One worker. worker: the name of its connections. at_once: how many campaigns it works on at once.
+    trouble: why it could work on no campaign lately.
+    """
 
     worker: str
     host: str
@@ -48,6 +51,8 @@ class Worker:
     at_once: int
     drain_asked_at: datetime | None
     drain_asked_by: str | None
+    trouble: str | None = None
+    trouble_at: datetime | None = None
     campaigns: tuple[InHand, ...] = ()
 
     @property
@@ -56,13 +61,17 @@ class Worker:
         return len(self.campaigns)
 
     def words(self, zone: tzinfo) -> str:
-        """Its state in words."""
+        """Its state in words, and its trouble."""
+        said = self.state.value
         if self.state is WorkerState.LOST:
-            return f"lost, last seen {moment(self.seen_at, zone)}"
-        if self.drain_asked_at is not None:
+            said = f"lost, last seen {moment(self.seen_at, zone)}"
+        elif self.drain_asked_at is not None:
             by = one_line(self.drain_asked_by or "?", LONGEST_NAME)
-            return f"draining, asked by {by} {moment(self.drain_asked_at, zone)}"
-        return "working"
+            said = f"draining, asked by {by} {moment(self.drain_asked_at, zone)}"
+        if self.trouble is None or self.trouble_at is None:
+            return said
+        trouble = one_line(self.trouble, LONGEST_TROUBLE)
+        return f"{said}; no campaign could be worked on {moment(self.trouble_at, zone)}: {trouble}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +90,15 @@ class Holder:
             return said
         if self.worker.state is WorkerState.DRAINING:
             who = one_line(self.worker.drain_asked_by or "?", LONGEST_NAME)
-            return f"{said}; {who} asked it to stop, so it finishes the files in hand{self._then()}"
-        return f"{said}, but is lost: it was last seen {moment(self.worker.seen_at, zone)}{self._after()}"
+            return f"{said}; {who} asked it to stop: it finishes the files in hand, {self._then('the rest')}"
+        seen = moment(self.worker.seen_at, zone)
+        return f"{said}, but is lost: it was last seen {seen}; after at most 90 s {self._then('it')}"
 
-    def _then(self) -> str:
-        rest = "another worker does the rest" if self.has_others else "the rest waits for another worker"
-        return f", and {rest}"
-
-    def _after(self) -> str:
+    def _then(self, what: str) -> str:
+        """What becomes of a campaign that the worker does not finish."""
         if self.has_others:
-            return "; another worker takes over within 90 s, or after the next run"
-        return "; no other worker is running, so nothing happens until one starts"
+            return f"the next run gives {what} to another worker"
+        return f"the next run queues {what}, which waits until another worker starts"
 
 
 def workers_of(database: Database) -> list[Worker]:
@@ -114,6 +121,8 @@ def _worker(rows: Sequence[dict[str, Any]]) -> Worker:
         one["campaigns_at_once"],
         one["drain_asked_at"],
         one["drain_asked_by"],
+        one["trouble"],
+        one["trouble_at"],
         tuple(InHand(*(row[name] for name in names)) for row in rows if row["campaign_id"] is not None),
     )
 

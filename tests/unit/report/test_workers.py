@@ -28,7 +28,7 @@ MINUTE = timedelta(minutes=1)
 SINCE = "Mon 2026-11-30 10:06 CET"
 WORKING = Worker(
     "a1_to_a2 worker b:7", "b", WorkerState.WORKING, NOW - 60 * MINUTE, NOW, 16, None, None,
-    (InHand("c1", "C-1", "Easter", NOW - 10 * MINUTE), InHand("c2", None, None, NOW)),
+    campaigns=(InHand("c1", "C-1", "Easter", NOW - 10 * MINUTE), InHand("c2", None, None, NOW)),
 )  # fmt: skip
 DRAINING = replace(
     WORKING, state=WorkerState.DRAINING, drain_asked_at=NOW - MINUTE, drain_asked_by="olga@admin"
@@ -46,23 +46,23 @@ HAS = f"worker a1_to_a2 worker b:7 on host b has had it since {SINCE}"
         pytest.param(WORKING, (), HAS, id="working"),
         pytest.param(
             DRAINING, (),
-            f"{HAS}; olga@admin asked it to stop, so it finishes the files in hand, and the rest waits for"
-            " another worker", id="draining, the only one",
+            f"{HAS}; olga@admin asked it to stop: it finishes the files in hand, the next run queues the"
+            " rest, which waits until another worker starts", id="draining, the only one",
         ),
         pytest.param(
             DRAINING, (OTHER,),
-            f"{HAS}; olga@admin asked it to stop, so it finishes the files in hand, and another worker does"
-            " the rest", id="draining",
+            f"{HAS}; olga@admin asked it to stop: it finishes the files in hand, the next run gives the rest"
+            " to another worker", id="draining",
         ),
         pytest.param(
             LOST, (OTHER,),
-            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; another worker takes over within"
-            " 90 s, or after the next run", id="lost",
+            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; after at most 90 s the next run"
+            " gives it to another worker", id="lost",
         ),
         pytest.param(
             LOST, (replace(DRAINING, worker="d"), replace(LOST, worker="e")),
-            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; no other worker is running, so"
-            " nothing happens until one starts", id="lost, and the others accept nothing",
+            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; after at most 90 s the next run"
+            " queues it, which waits until another worker starts", id="lost, and the others accept nothing",
         ),
     ],
 )  # fmt: skip
@@ -101,6 +101,10 @@ def test_table__fits_a_terminal_and_shows_who_has_what() -> None:
     assert "lost, last seen Mon 2026-11-30 10:11 CET" in listing.workers([LOST], RULES)
     assert "a1_to_a2 worker b:7, lost" in listing.in_hand([LOST], RULES)
     assert listing.in_hand([OTHER], RULES) == ""
+    troubled = replace(OTHER, trouble="the DAM refused\nthe login", trouble_at=NOW)
+    assert troubled.words(ROME) == (
+        "working; no campaign could be worked on Mon 2026-11-30 10:16 CET: the DAM refused the login"
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
