@@ -216,7 +216,10 @@ def _no_worker(settings: OperatorSettings) -> str:
     if settings.engine.is_local:
         return "No worker is running. None is needed: with ENGINE=local, runs work by themselves.\n"
     start = settings.commands.run("a1_worker.py")
-    return f"No worker is running: campaigns wait in the queue until one starts. On any host:\n{start}\n"
+    return (
+        "No worker is running: campaigns wait in the queue until one starts. On any host:\n"
+        f"systemctl start a1-to-a2-worker@1\nor: {start}\n"
+    )
 
 
 def _worker(one: Worker) -> Row:

@@ -111,7 +111,9 @@ FROM (SELECT min(coalesce(d.owed_since, n.created_at)) FILTER (WHERE d.channel =
 HAS_QUEUE = """
 SELECT coalesce(has_table_privilege(to_regclass('procrastinate_jobs'), 'SELECT'), FALSE)
 """
-QUEUED = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND lock IS NOT NULL"
+QUEUED = """
+SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock LIKE 'campaign:%%'
+"""
 
 
 @dataclass(frozen=True, slots=True)
