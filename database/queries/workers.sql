@@ -10,5 +10,6 @@ SELECT w.worker, w.host,
        c.campaign_id, s.campaign_number, s.campaign_name, c.since
 FROM workers w
 LEFT JOIN worker_campaigns c ON c.worker = w.worker
-LEFT JOIN campaign_status s ON s.campaign_id = c.campaign_id
+LEFT JOIN LATERAL (SELECT campaign_number, campaign_name FROM campaign_status
+                   WHERE campaign_id = c.campaign_id LIMIT 1) s ON TRUE
 ORDER BY w.host, w.started_at, w.worker, c.since, c.campaign_id;
