@@ -38,6 +38,7 @@ from shared.settings import (
     read_environment,
     source_of,
 )
+from shared.upkeep.engine import engine_differences
 
 logger = logging.getLogger("script")
 
@@ -229,6 +230,8 @@ def _check_database(settings: Settings) -> ExitCode:
     dsn = settings.database.dsn
     with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        if not settings.engine.is_local:
+            found += engine_differences(database)
         for difference in found:
             say(f"{difference}\n")
         database.ensure_migrated(settings.commands)

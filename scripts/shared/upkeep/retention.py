@@ -123,8 +123,8 @@ DELETE FROM page_sessions WHERE ctid = ANY (ARRAY(
     ORDER BY expires_at LIMIT %(limit)s))
 """
 
-# Of workers that were killed: a clean end removes the row, and each worker that runs updates its own every few
-# seconds. Both tables are small.
+# Of workers that were killed: a clean end removes the row, and each worker that runs updates its own every
+# few seconds. Both tables are small.
 WORKERS = """
 DELETE FROM workers WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM workers WHERE seen_at < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
