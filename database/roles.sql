@@ -122,9 +122,6 @@ GRANT SELECT, INSERT ON page_acts, page_act_campaigns TO :"page_role";
 GRANT UPDATE (done, skipped, undone_at, undone_by, undone_from, undo_reason, undo_done, undo_skipped) ON page_acts
     TO :"page_role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON page_sessions TO :"page_role";
--- How many campaigns wait in the queue of ENGINE=procrastinate, for the metrics.
-SELECT format('GRANT SELECT ON procrastinate_jobs TO %I', :'page_role')
-WHERE to_regclass('procrastinate_jobs') IS NOT NULL \gexec
 \endif
 
 DO $$

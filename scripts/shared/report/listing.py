@@ -26,10 +26,10 @@ _UNSENT = (
     Column("why", "wrap"),
 )
 _WORKERS = (
-    *(Column("worker", most=34), Column("host", "cut"), Column("state", "wrap"), Column("since")),
+    *(Column("worker", most=48), Column("host", "cut"), Column("state", "wrap"), Column("since")),
     Column("in hand"),
 )
-_IN_HAND = (_NUMBER, _NAME, Column("worker", most=34), Column("since"))
+_IN_HAND = (_NUMBER, _NAME, Column("worker", most=48), Column("since"))
 _TOLD = (_NUMBER, _NAME, Column("attempt"), Column("what", "wrap"), Column("to", "cut"), Column("sent"))
 
 

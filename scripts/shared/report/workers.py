@@ -90,9 +90,13 @@ class Holder:
             return said
         if self.worker.state is WorkerState.DRAINING:
             who = one_line(self.worker.drain_asked_by or "?", LONGEST_NAME)
-            return f"{said}; {who} asked it to stop: it finishes the files in hand, {self._then('the rest')}"
+            rest = self._then("the rest")
+            return f"{said}; {who} asked it to stop: it finishes the files in hand, {rest}"
         seen = moment(self.worker.seen_at, zone)
-        return f"{said}, but is lost: it was last seen {seen}; after at most 90 s {self._then('it')}"
+        return (
+            f"{said}, but is lost: it was last seen {seen}; within 90 s it is free again, and"
+            f" {self._then('it')}"
+        )
 
     def _then(self, what: str) -> str:
         """What becomes of a campaign that the worker does not finish."""

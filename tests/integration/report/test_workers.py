@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fleet import add_engine
 from shared.database import Database
 from shared.report.facts import facts_of
-from shared.report.metrics import read_standings
+from shared.report.metrics import QUEUED, read_standings
 from shared.report.workers import WorkerState, holders_of, workers_of
 from shared.rules.retry import RetryPolicy
+from shared.scale.jobs import LOCK, Jobs
+from simulators.postgres import PostgresServer
 
 SECOND = timedelta(seconds=1)
 
@@ -69,6 +72,21 @@ def test_explain__knows_who_has_a_campaign(database: Database) -> None:
     assert facts_of(database, "c2", now).worker is None
     database.execute("DELETE FROM workers")  # by the removal of old rows, a day later
     assert facts_of(database, "c1", now).worker is None
+
+
+def test_metrics__count_what_is_queued_where_there_is_a_queue(
+    database: Database, database_url: str, postgres: PostgresServer
+) -> None:
+    def queued() -> int:
+        return read_standings(database, RetryPolicy(), "A1", datetime.now(UTC)).queued
+
+    assert queued() == 0
+    add_engine(postgres, database_url)
+    Jobs(database).put(["c1", "c2", "c3"])
+    database.execute("UPDATE procrastinate_jobs SET status = 'doing' WHERE lock = 'campaign:c2'")
+    database.execute("INSERT INTO procrastinate_jobs (queue_name, task_name) VALUES ('default', 'other')")
+    assert queued() == 2
+    assert f"'{LOCK}%%'" in QUEUED
 
 
 def test_metrics__count_workers_and_what_they_have(database: Database) -> None:

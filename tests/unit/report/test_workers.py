@@ -56,13 +56,14 @@ HAS = f"worker a1_to_a2 worker b:7 on host b has had it since {SINCE}"
         ),
         pytest.param(
             LOST, (OTHER,),
-            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; after at most 90 s the next run"
-            " gives it to another worker", id="lost",
+            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; within 90 s it is"
+            " free again, and the next run gives it to another worker", id="lost",
         ),
         pytest.param(
             LOST, (replace(DRAINING, worker="d"), replace(LOST, worker="e")),
-            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; after at most 90 s the next run"
-            " queues it, which waits until another worker starts", id="lost, and the others accept nothing",
+            f"{HAS}, but is lost: it was last seen Mon 2026-11-30 10:11 CET; within 90 s it is"
+            " free again, and the next run queues it, which waits until another worker starts",
+            id="lost, and the others accept nothing",
         ),
     ],
 )  # fmt: skip
