@@ -53,6 +53,18 @@ def test_workers__are_lost_after_two_minutes_by_the_clock_of_the_server(database
     assert {one: held.worker.worker for one, held in holders.items()} == {"c1": "w1", "c2": "w1", "c3": "w3"}
 
 
+def test_worker__that_was_lost_is_forgotten_when_its_host_has_a_newer_one(database: Database) -> None:
+    add(database, "w1", "a", "c1", unseen=300 * SECOND)
+    add(database, "w2", "a")  # older: it began an hour ago
+    add(database, "w3", "b")
+    assert states(database) == {"w1": "lost", "w2": "working", "w3": "working"}
+    database.execute("UPDATE workers SET started_at = now() - interval '1 minute' WHERE worker = 'w3'")
+    assert "w1" in states(database), "of another host"
+    database.execute("UPDATE workers SET started_at = now() - interval '1 minute' WHERE worker = 'w2'")
+    assert states(database) == {"w2": "working", "w3": "working"}
+    assert holders_of(workers_of(database)) == {}
+
+
 def test_drain__asks_the_workers_of_a_host_once(database: Database) -> None:
     for worker, host in (("w1", "a"), ("w2", "a"), ("w3", "b")):
         add(database, worker, host)
