@@ -14,5 +14,6 @@ LEFT JOIN worker_campaigns c ON c.worker = w.worker
 LEFT JOIN LATERAL (SELECT campaign_number, campaign_name FROM campaign_status
                    WHERE campaign_id = c.campaign_id LIMIT 1) s ON TRUE
 WHERE NOT (w.seen_at < now() - interval '2 minutes'
-           AND EXISTS (SELECT FROM workers n WHERE n.host = w.host AND n.started_at > w.seen_at))
+           AND EXISTS (SELECT FROM workers n
+                       WHERE n.host = w.host AND n.worker <> w.worker AND n.started_at > w.seen_at))
 ORDER BY w.host, w.started_at, w.worker, c.since, c.campaign_id;

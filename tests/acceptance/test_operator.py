@@ -453,7 +453,7 @@ def test_acts__by_psql_are_the_same_statements(world: World, postgres: PostgresS
 
 def add_worker(world: World, worker: str, host: str, *campaigns: str, unseen: int = 0) -> None:
     world.sql(
-        "INSERT INTO workers VALUES (%s, %s, now(), now() - %s * interval '1 second', 16)",
+        "INSERT INTO workers VALUES (%s, %s, now() - interval '1 day', now() - %s * interval '1 second', 16)",
         worker, host, unseen,
     )  # fmt: skip
     for campaign in campaigns:

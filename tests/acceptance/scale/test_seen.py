@@ -13,6 +13,7 @@ from world import wait_for
 
 TOOL = "a1_retry.py"
 HOST = socket.gethostname()
+IN_HAND = "SELECT worker FROM worker_campaigns JOIN campaign_status USING (campaign_id)"
 WARNING = "warning  no worker is running: with ENGINE=procrastinate, campaigns wait until one starts; cure:"
 
 
@@ -42,7 +43,7 @@ def test_campaign__is_seen_in_the_hand_of_a_worker_until_it_has_drained(fleet: F
 
     world.box.fail(r"POST .*/files/content", delay=5, times=2)
     worker = fleet.worker(WORKER_CAMPAIGNS_AT_ONCE="1")
-    wait_for(lambda: world.sql("SELECT worker FROM worker_campaigns"))
+    wait_for(lambda: world.sql(IN_HAND))
     worker.freeze()  # so that it has the campaign as long as we look
     (one,) = workers(fleet)
     (held,) = one["campaigns"]
@@ -75,7 +76,7 @@ def test_worker__that_was_killed_is_called_lost(fleet: Fleet, tmp_path: Path) ->
     world.box.fail(r"POST .*/files/content", delay=30, times=2)
     worker = fleet.worker()
     fleet.tick()
-    wait_for(lambda: world.sql("SELECT worker FROM worker_campaigns"))
+    wait_for(lambda: world.sql(IN_HAND))
     worker.stop(signal.SIGKILL)
     assert workers(fleet)[0]["state"] == "working", "it was seen a moment ago"
     world.sql("UPDATE workers SET seen_at = now() - interval '121 seconds'")  # as after two minutes
