@@ -116,6 +116,8 @@ GRANT UPDATE (a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failur
 -- Sending an e-mail again.
 GRANT UPDATE (tries, doubts, next_try_at, gave_up_at, owed_since, late_told_at) ON notice_deliveries
     TO :"page_role";
+-- Asking a worker to stop.
+GRANT UPDATE (drain_asked_at, drain_asked_by) ON workers TO :"page_role";
 GRANT SELECT, INSERT ON page_acts, page_act_campaigns TO :"page_role";
 GRANT UPDATE (done, skipped, undone_at, undone_by, undone_from, undo_reason, undo_done, undo_skipped) ON page_acts
     TO :"page_role";

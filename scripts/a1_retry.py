@@ -34,11 +34,12 @@ from shared.database import Database
 from shared.report import listing
 from shared.report.events import events_of, in_words
 from shared.report.explain import Installation, Live, explain
-from shared.report.explain_text import as_json, as_text
+from shared.report.explain_text import as_json, as_object, as_text
 from shared.report.facts import facts_of
 from shared.report.find import Meant, find
 from shared.report.listing import named
 from shared.report.states import Rules, retry_status
+from shared.report.workers import Holder, Worker, WorkerState, holders_of, workers_of
 from shared.rules.cadence import LastRun, is_off_hours
 from shared.rules.outlook import coming_run
 from shared.rules.snooze import snooze_end
@@ -57,6 +58,7 @@ Answer = tuple[list[str], list[tuple[Any, ...]]]
 Row = dict[str, Any]
 Action = Callable[[Database, argparse.Namespace, OperatorSettings], int]
 
+TOOL = "a1_retry.py"
 MOST_RETRIES = 1000
 LEFT_OUT = ("skipped", "unread")
 """Outcomes of a campaign that a command could not change."""
@@ -124,13 +126,16 @@ def _rules(settings: OperatorSettings) -> Rules:
 
 
 def show_status(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
-    rules = _rules(settings)
+    rules, workers = _rules(settings), workers_of(database)
     if arguments.campaign_ids:
         chosen = choose(database, arguments.campaign_ids, rules)
-        _say_states(arguments, chosen.rows, rules, _facts)
+        _say_states(arguments, _with_holders(chosen.rows, workers), rules, _facts)
         return chosen.exit_code
     rows = _objects(database.run_query("status_all", {}))
-    _say_states(arguments, rows, rules, listing.standings)
+    _say_states(arguments, _with_holders(rows, workers), rules, listing.standings)
+    held = "" if arguments.json else listing.in_hand(workers, rules)
+    if held:
+        say(f"\nCampaigns that workers have now:\n{held}")
     if rows and not arguments.json:
         say(
             "\n"
@@ -138,6 +143,12 @@ def show_status(database: Database, arguments: argparse.Namespace, settings: Ope
             + "\n"
         )
     return ExitCode.OK
+
+
+def _with_holders(rows: Iterable[Row], workers: Iterable[Worker]) -> list[Row]:
+    """The rows, each with the worker that has its campaign."""
+    holders = holders_of(workers)
+    return [{**row, "worker": holders.get(row["campaign_id"])} for row in rows]
 
 
 def _facts(rows: Sequence[Row], rules: Rules) -> str:
@@ -189,6 +200,90 @@ def show_told(database: Database, arguments: argparse.Namespace, settings: Opera
     return ExitCode.OK
 
 
+# The workers
+
+
+def show_workers(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    workers = workers_of(database)
+    if arguments.json:
+        _say_json(map(_worker, workers))
+    else:
+        say(listing.workers(workers, _rules(settings)) if workers else _no_worker(settings))
+    return ExitCode.OK
+
+
+def _no_worker(settings: OperatorSettings) -> str:
+    """What to say, and what to do, when no worker runs."""
+    if settings.engine.is_local:
+        return "No worker is running. None is needed: with ENGINE=local, runs work by themselves.\n"
+    start = settings.commands.run("a1_worker.py")
+    return (
+        "No worker is running: campaigns wait in the queue until one starts. On any host:\n"
+        f"systemctl start a1-to-a2-worker@1\nor: {start}\n"
+    )
+
+
+def _worker(one: Worker) -> Row:
+    """A worker for JSON."""
+    return {
+        "worker": one.worker,
+        "host": one.host,
+        "state": one.state,
+        "started_at": one.started_at,
+        "seen_at": one.seen_at,
+        "campaigns_at_once": one.at_once,
+        "drain_asked_at": one.drain_asked_at,
+        "drain_asked_by": one.drain_asked_by,
+        "trouble": one.trouble,
+        "trouble_at": one.trouble_at,
+        "campaigns": [
+            {
+                "campaign_id": held.campaign_id,
+                "campaign_number": held.campaign_number,
+                "campaign_name": held.campaign_name,
+                "since": _plain(held.since),
+            }
+            for held in one.campaigns
+        ],
+    }
+
+
+def drain(database: Database, arguments: argparse.Namespace, settings: OperatorSettings) -> int:
+    """Ask a worker, or all workers of a host, to stop; exit code 2 when there is none by this name."""
+    values = {"name": arguments.host, "who": arguments.by}
+    with database.transaction():  # no worker's row goes away in between
+        asked = {row["worker"] for row in _objects(database.run_query("drain", values))}
+        workers = workers_of(database)
+    meant = [one for one in workers if arguments.host in (one.worker, one.host)]
+    if not meant:
+        known = "; ".join(escape_line(f"{one.worker} on host {one.host}") for one in workers)
+        logger.error(
+            "%s is neither a worker nor a host with workers; known: %s", arguments.host, known or "none"
+        )
+        return ExitCode.BAD_CONFIG
+    done = [_drained(one, is_new=one.worker in asked, rules=_rules(settings)) for one in meant]
+    if arguments.json:
+        _say_json(
+            {**_worker(one), "outcome": outcome, "text": said}
+            for one, (outcome, said) in zip(meant, done, strict=True)
+        )
+    else:
+        say("".join(f"{escape_line(said)}\n" for _, said in done))
+        say(f"they have stopped when this no longer lists them: {settings.commands.run(TOOL, 'workers')}\n")
+    return ExitCode.OK
+
+
+def _drained(one: Worker, *, is_new: bool, rules: Rules) -> tuple[str, str]:
+    """The outcome for `--json`, and a sentence that names the worker."""
+    name = f"{one.worker} on host {one.host}"
+    if one.state is WorkerState.LOST:
+        return "lost", f"{name} is {one.words(rules.zone)}: it cannot be asked"
+    has = f"it has {one.in_hand} campaign{'' if one.in_hand == 1 else 's'} in hand"
+    if is_new:
+        return "asked", f"asked {name} to stop: {has}, finishes the files in hand and gives the rest back"
+    return "nothing_to_do", f"{name} was asked before: {one.words(rules.zone)}; {has}"
+
+
 # Acting
 
 
@@ -218,7 +313,7 @@ def _tell(arguments: argparse.Namespace, done: Sequence[Done]) -> None:
 
 def _actor(arguments: argparse.Namespace) -> dict[str, str]:
     """Who acts, with what and why, for the history (migration 023)."""
-    return {"who": arguments.by, "source": "a1_retry.py", "reason": arguments.reason}
+    return {"who": arguments.by, "source": TOOL, "reason": arguments.reason}
 
 
 def _act(
@@ -562,6 +657,8 @@ def _by_id(answer: Answer) -> dict[str, Row]:
 
 
 def _plain(cell: object) -> object:
+    if isinstance(cell, Holder):
+        return as_object(cell)
     return cell.isoformat(timespec="seconds") if isinstance(cell, datetime) else cell
 
 
@@ -597,7 +694,7 @@ def _attempts(argument: str) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="a1_retry.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+        prog=TOOL, description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     env_file: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "read the settings from this file"}
     parser.add_argument("--env-file", **env_file)
@@ -607,10 +704,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # before the command or after it
     common = argparse.ArgumentParser(add_help=False, parents=[by_file])
     common.add_argument("--json", action="store_true", help="print a JSON list instead of text")
+    by: dict[str, Any] = {
+        "type": replace_unstorable, "default": _user_name(), "metavar": "NAME",
+        "help": "who acts; default: you",
+    }  # fmt: skip
     acting = argparse.ArgumentParser(add_help=False)
-    acting.add_argument(
-        "--by", type=replace_unstorable, default=_user_name(), metavar="NAME", help="who acts; default: you"
-    )
+    acting.add_argument("--by", **by)
     acting.add_argument(
         "--reason", type=replace_unstorable, default="", metavar="TEXT", help="why; shown in the history"
     )
@@ -666,6 +765,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"1 to {MOST_RETRIES}, or default: the same as all campaigns",
     )
+    add("workers", show_workers, "the workers of all hosts, and the campaigns that each has, since when")
+    stop = add("drain", drain, "ask the workers of a host to finish the files in hand and to stop")
+    stop.add_argument(
+        "host", type=replace_unstorable, metavar="HOST", help="a host, or the name of one worker"
+    )
+    stop.add_argument("--by", **by)
     hook = commands.add_parser("webhook", help="test a webhook's target, or send a message again")
     hooks = hook.add_subparsers(required=True, metavar="COMMAND")
     test = hooks.add_parser("test", parents=[common], help="send a test to a target, which turns it on again")

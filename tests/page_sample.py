@@ -197,7 +197,12 @@ class Sample:
 
 
 def fill(
-    database_url: str, now: datetime, *, is_calm: bool = False, last_run: timedelta = 2 * MINUTE
+    database_url: str,
+    now: datetime,
+    *,
+    is_calm: bool = False,
+    last_run: timedelta = 2 * MINUTE,
+    has_workers: bool = True,
 ) -> Sample:
     """Write the sample; returns what was written. is_calm: nothing is stuck and all mails went out. last_run:
     how long ago the loop last ran the upload.
@@ -208,6 +213,8 @@ def fill(
         _stuck(sample)
         _in_retry(sample)
         _acts(sample)
+        if has_workers:
+            _workers(sample)
     _runs(sample, last_run)
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         for table in _TRIGGERS:
@@ -386,6 +393,26 @@ def _acts(sample: Sample) -> None:
         attempts=3,
         next_cycle=2,
     )
+
+
+def _workers(sample: Sample) -> None:
+    """The workers of three hosts: one works, one is asked to stop, one is lost."""
+    now = sample.now
+    free = [row["campaign_id"] for row in sample.rows["campaign_status"] if row["status"] == "A1"][-3:]
+    for number, (seen, asked) in enumerate(((0, False), (0, True), (9, False)), 1):
+        host = f"dam-loader-{number}"
+        worker = f"a1_to_a2 worker {number:012x} {host}:41{number}"
+        by = {"drain_asked_at": now - MINUTE, "drain_asked_by": "olga@admin-1"} if asked else {}
+        if number == 1:
+            by = {"trouble": "the DAM refused the login", "trouble_at": now - 7 * MINUTE}
+        sample.add(
+            "workers", worker=worker, host=host, started_at=now - number * DAY, seen_at=now - seen * MINUTE,
+            campaigns_at_once=16, **by,
+        )  # fmt: skip
+        if not asked:
+            sample.add(
+                "worker_campaigns", worker=worker, campaign_id=free[number - 1], since=now - 20 * MINUTE
+            )
 
 
 def _runs(sample: Sample, last_run: timedelta) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from page import PASSWORD, Browser
 from shared.base.errors import ExitCode
-from shared.page.acts import CHANGED, LOCKED, NOT_READ, TOO_MANY, UNKNOWN, UNTOUCHED
+from shared.page.acts import CHANGED, ENDED, LOCKED, NOT_READ, TOO_MANY, UNKNOWN, UNTOUCHED
 from shared.page.app import create_app
 from shared.page.app_context import EXTENSION
 from shared.page.filters import STATES
@@ -240,7 +240,7 @@ def test_operators_page__tells_each_filter_and_each_reason_to_skip() -> None:
     text = OPERATORS_PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:`(\w+)`|\(none\)) \| ([^|]+) \|", text.partition("`state=`")[2], re.MULTILINE)
     assert rows[: len(STATES)] == list(STATES.items())
-    for why in (CHANGED, LOCKED, TOO_MANY, NOT_READ, UNKNOWN, UNTOUCHED):
+    for why in (CHANGED, LOCKED, TOO_MANY, NOT_READ, UNKNOWN, UNTOUCHED, ENDED):
         assert f"| {why}" in text, why
 
 

@@ -448,6 +448,113 @@ def test_acts__by_psql_are_the_same_statements(world: World, postgres: PostgresS
         assert len(shown.stdout.splitlines()) == {"find": 1, "history": 7}[file], shown.stdout
 
 
+# --- workers ------------------------------------------------------------------------------------------------
+
+
+def add_worker(world: World, worker: str, host: str, *campaigns: str, unseen: int = 0) -> None:
+    world.sql(
+        "INSERT INTO workers VALUES (%s, %s, now() - interval '1 day', now() - %s * interval '1 second', 16)",
+        worker, host, unseen,
+    )  # fmt: skip
+    for campaign in campaigns:
+        world.sql("INSERT INTO worker_campaigns VALUES (%s, %s, now())", campaign, worker)
+
+
+def test_workers__are_listed_with_what_they_have(world: World) -> None:
+    add(world, "c1", "C-1", "Easter")
+    add(world, "c2", "C-2", "Summer", attempts=0)
+    add_worker(world, "a1_to_a2 worker loader-1:17", "loader-1", "c1")
+    add_worker(world, "a1_to_a2 worker loader-2:18", "loader-2", "c2", unseen=300)
+    shown = world.run(TOOL, "workers").stdout
+    assert max(map(len, shown.splitlines())) <= 100
+    assert re.search(r"loader-1:17 +loader-1 +working +\S+ \S+ \S+ +1 of 16\n", shown)
+    assert re.search(r"loader-2:18 +loader-2 +lost, last seen", shown)
+    assert re.search(r"C-1 +Easter +a1_to_a2 worker loader-1:17 +\S+", shown)
+    first, second = json.loads(world.run(TOOL, "workers", "--json").stdout)
+    assert [first["state"], second["state"]] == ["working", "lost"]
+    assert (first["host"], first["campaigns_at_once"]) == ("loader-1", 16)
+    (held,) = first["campaigns"]
+    assert (held["campaign_id"], held["campaign_number"], held["campaign_name"]) == ("c1", "C-1", "Easter")
+    datetime.fromisoformat(held["since"])
+
+
+def test_status__names_the_worker_that_has_a_campaign(world: World) -> None:
+    add(world, "c1", "C-1", "Easter")
+    add(world, "c2", "C-2", "Summer", attempts=0)
+    before = world.run(TOOL, "status").stdout
+    assert "worker" not in before
+    (alone,) = json.loads(world.run(TOOL, "status", "--json").stdout)
+    assert alone["worker"] is None
+    add_worker(world, "w1", "loader-1", "c1")
+    add_worker(world, "w2", "loader-2", "c2", unseen=300)
+    has = "worker w1 on host loader-1 has had it since"
+    assert has in " ".join(world.run(TOOL, "status", "C-1").stdout.split())
+    assert has in " ".join(world.run(TOOL, "explain", "C-1").stdout.split())
+    lost = " ".join(world.run(TOOL, "explain", "C-2").stdout.split())
+    assert "worker w2 on host loader-2 has had it since" in lost
+    assert "but is lost: it was last seen" in lost
+    assert "within 90 s it is free again, and the next run gives it to another worker" in lost
+    listed = world.run(TOOL, "status").stdout
+    assert re.search(r"Campaigns that workers have now:\nnumber.*\nC-1 +Easter +w1 .*\nC-2 +Summer", listed)
+    (row,) = json.loads(world.run(TOOL, "status", "--json").stdout)
+    assert (row["worker"]["worker"], row["worker"]["host"], row["worker"]["state"]) == (
+        "w1", "loader-1", "working",
+    )  # fmt: skip
+    told = json.loads(world.run(TOOL, "explain", "C-2", "--json").stdout)
+    assert (told["worker"]["worker"], told["worker"]["state"]) == ("w2", "lost")
+
+
+def test_drain__asks_all_workers_of_a_host_and_says_who_asked(world: World) -> None:
+    add_worker(world, "w1", "loader-1", "c1", "c2")
+    add_worker(world, "w2", "loader-1")
+    add_worker(world, "w3", "loader-2")
+    add_worker(world, "w4", "loader-2", unseen=300)
+    done = world.run(TOOL, "drain", "loader-1", "--by", "olga")
+    assert done.exit_code == 0, done.stderr
+    assert "asked w1 on host loader-1 to stop: it has 2 campaigns in hand" in done.stdout
+    assert "asked w2 on host loader-1 to stop: it has 0 campaigns in hand" in done.stdout
+    assert re.search(r"they have stopped when this no longer lists them: .*a1_retry.py workers", done.stdout)
+    asked = "SELECT worker, drain_asked_by FROM workers WHERE drain_asked_at IS NOT NULL ORDER BY 1"
+    assert [tuple(row.values()) for row in world.sql(asked)] == [("w1", "olga"), ("w2", "olga")]
+    again = json.loads(world.run(TOOL, "drain", "w1", "--by", "ben", "--json").stdout)
+    assert [(row["worker"], row["outcome"], row["drain_asked_by"]) for row in again] == [
+        ("w1", "nothing_to_do", "olga")
+    ]
+    other = json.loads(world.run(TOOL, "drain", "loader-2", "--json").stdout)
+    assert [(row["worker"], row["outcome"]) for row in other] == [("w3", "asked"), ("w4", "lost")]
+    assert "@" in other[0]["drain_asked_by"]
+
+
+def test_drain__of_nobody_lists_those_that_run(world: World) -> None:
+    nobody = world.run(TOOL, "drain", "loader-9")
+    assert (nobody.exit_code, nobody.stdout) == (2, "")
+    assert "loader-9 is neither a worker nor a host with workers; known: none" in nobody.stderr
+    add_worker(world, "w1", "loader-1")
+    run = world.run(TOOL, "drain", "loader-9")
+    assert "known: w1 on host loader-1" in run.stderr
+    assert world.sql("SELECT worker FROM workers WHERE drain_asked_at IS NOT NULL") == []
+
+
+def test_drain__by_psql_is_the_same_statement(world: World, postgres: PostgresServer) -> None:
+    add_worker(world, "w1", "loader-1")
+    name, queries = world.database_url.rsplit("/", 1)[1], REPOSITORY / "database" / "queries"
+    for file, values in (("drain", ("-v", "name=loader-1", "-v", "who=anna")), ("workers", ())):
+        done = postgres.psql(
+            "-v", "ON_ERROR_STOP=1", "-tA", *values, "-f", queries / f"{file}.sql", database=name
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("w1|loader-1|draining|")
+    assert "|anna|" in done.stdout
+
+
+def test_no_worker__is_needed_with_the_local_engine(world: World) -> None:
+    done = world.run(TOOL, "workers")
+    said = "No worker is running. None is needed: with ENGINE=local, runs work by themselves.\n"
+    assert (done.exit_code, done.stdout) == (0, said)
+    assert json.loads(world.run(TOOL, "workers", "--json").stdout) == []
+    assert "worker" not in world.run("orchestrator-prod.py", "--check").stdout
+
+
 # --- history and tables -------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def installation(folder: Path) -> Iterator[tuple[str, Sample]]:
         url = server.create_database("page_test")
         for file in sorted(MIGRATIONS.glob("*.sql")):
             server.psql("--quiet", "-f", file, database="page_test").check_returncode()
-        sample = fill(url, NOW)
+        sample = fill(url, NOW, has_workers=False)
         links = {
             "DAM_WEB_URL": "https://dam.example.com/folders/{campaign_id}",
             "BOX_WEB_URL": "https://app.box.com/folder/{folder_id}",

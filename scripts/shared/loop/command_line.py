@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from shared.base.commands import Commands
 from shared.base.env_file import read_env_file
 from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging
@@ -38,7 +39,7 @@ from shared.settings import (
     source_of,
 )
 from shared.upkeep.engine import engine_differences
-from shared.upkeep.schema import Schema, readiness
+from shared.upkeep.schema import Difference, Schema, readiness
 
 logger = logging.getLogger("script")
 
@@ -242,7 +243,20 @@ def _check_database(settings: Settings) -> ExitCode:
         say("ok  database and its migrations\n")
         holder = database.lock_or_holder(ORCHESTRATOR_LOCK)
         say(f"ok  {'no orchestrator is running' if holder is None else f'orchestrator running: {holder}'}\n")
+        if not settings.engine.is_local:
+            say(f"{_at_work(database, settings.commands)}\n")
     return ExitCode.OK
+
+
+def _at_work(database: Database, commands: Commands) -> str:
+    """How many workers accept campaigns; a warning when none does."""
+    columns, rows = database.run_query("workers", {})
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    working = len({row["worker"] for row in named if row["state"] == "working"})
+    if working:
+        return f"ok  {working} worker{'' if working == 1 else 's'} running"
+    what = "no worker is running: with ENGINE=procrastinate, campaigns wait until one starts"
+    return str(Difference("warning", what, f"on any host: {commands.run('a1_worker.py')}"))
 
 
 def _hours(text: str) -> float:

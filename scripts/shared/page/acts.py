@@ -1,4 +1,4 @@
-"""What people do on the page: reset, snooze, wake, limit, resend; and the undo.
+"""What people do on the page: reset, snooze, wake, limit, resend, drain; and the undo.
 
 Each act is one transaction, and the database keeps it under the request's id: the same request sent again
 does nothing and gets the same answer. An act skips a campaign that has changed since the page was drawn, that
@@ -40,6 +40,7 @@ TOO_MANY = f"not among the first {MOST_AT_ONCE:,}: do it again for the rest"
 NOT_READ = "no run has been able to read it yet"
 UNKNOWN = "unknown campaign"
 UNTOUCHED = "nothing to change"
+ENDED = "it has ended, or was asked before"
 
 
 class RefusedError(Exception):
@@ -54,6 +55,7 @@ class Act(StrEnum):
     WAKE = "wake"
     LIMIT = "limit"
     RESEND = "resend"
+    DRAIN = "drain"
 
 
 CAN_BE_UNDONE = frozenset({Act.RESET, Act.SNOOZE, Act.WAKE, Act.LIMIT})
@@ -245,7 +247,7 @@ class Asked:
 class Outcome:
     """What an act did. done: how many it changed. skipped: {why: how many}. value: the end of a
     snooze (ISO), a limit, or "". filter: of an act on a filter; {"chosen": how many} for selected ones;
-    {"notice": id, "recipient": …} or {"notices": "given up"} for a resend.
+    {"notice": id, "recipient": …} or {"notices": "given up"} for a resend; {"worker": name} for a drain.
 
     undone: how many the undo restored; left_alone: {why: how many it did not}.
     """
@@ -326,6 +328,12 @@ class Acts:
         request = _Request(Act.RESEND, _clean(asked), which, "", _digest([Act.RESEND, which]))
         return self._once(request, lambda: self._send(request, notice_id, recipient))
 
+    def drain(self, worker: str, asked: Asked) -> Outcome:
+        """Ask a worker to finish the files in hand and to stop. Raises RefusedError."""
+        which = {"worker": replace_unstorable(worker)}
+        request = _Request(Act.DRAIN, _clean(asked), which, "", _digest([Act.DRAIN, which]))
+        return self._once(request, lambda: self._drain(request))
+
     def outcome(self, act_id: str) -> Outcome | None:
         """What an act did; None when no act has this id."""
         try:
@@ -393,8 +401,8 @@ class Acts:
                     f"a limit is a number from 1 to {MOST_ATTEMPTS}, or 0 for the limit of all campaigns"
                 )
             return str(limit)
-        if act is Act.RESEND:
-            raise RefusedError("only a notice can be sent again, not a campaign")
+        if act in (Act.RESEND, Act.DRAIN):
+            raise RefusedError(f"{act.value} changes a notice or a worker, not a campaign")
         return ""
 
     def _change(self, request: _Request, targets: Sequence[str] | Filter) -> Counter[str | None]:
@@ -449,6 +457,11 @@ class Acts:
             why = "a later notice took its place" if found and found[0][0] else "it has no recipients"
             counted[why if found else "unknown notice"] = 1
         return counted
+
+    def _drain(self, request: _Request) -> Counter[str | None]:
+        values = {"name": request.filter["worker"], "who": request.asked.person}
+        _, rows = self.database.run_query("drain", values)
+        return Counter({None: len(rows)} if rows else {ENDED: 1})
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,17 @@ def resend() -> ResponseReturnValue:
     return redirect(way_back(form.get("back", ""), outcome.act_id), 303)
 
 
+@blueprint.post("/drain")
+@acting
+def drain() -> ResponseReturnValue:
+    """Ask a worker to finish the files in hand and to stop."""
+    try:
+        outcome = acts(here().now()).drain(request.form.get("worker", ""), asked())
+    except RefusedError as exc:
+        raise _refused(exc) from exc
+    return redirect(way_back(request.form.get("back", ""), outcome.act_id), 303)
+
+
 def asked() -> Asked:
     """Who sent this form, and when it was drawn."""
     form = request.form

@@ -17,6 +17,7 @@ from shared.page.filters import STATES, Filter
 from shared.report.events import NOTICES, Event, in_words
 from shared.report.explain_text import HEADS
 from shared.report.state import State
+from shared.report.workers import WorkerState
 
 NAME_LIMIT = 120
 TEXT_LIMIT = 500
@@ -32,6 +33,17 @@ _TONES: Mapping[State, str] = {
     State.DUE: "blue",
     State.UPLOADED: "green",
     State.LOCK_DOUBTFUL: "green",
+}
+_DID: Mapping[str, str] = {
+    "reset": "Reset",
+    "wake": "Snooze ended",
+    "resend": "To be sent again",
+    "drain": "Asked to stop",
+}
+_WORKER_TONES: Mapping[WorkerState, str] = {
+    WorkerState.WORKING: "green",
+    WorkerState.DRAINING: "blue",
+    WorkerState.LOST: "red",
 }
 # What a path cannot contain: a browser resolves "." and "..", and a router reads "//" as one slash.
 _NO_PATH = re.compile(r"(^|/)\.{0,2}(/|$)")
@@ -117,6 +129,9 @@ class Shown:
         """The colour of a state; "" for none."""
         return _TONES.get(state, "")
 
+    def worker_tone(self, state: WorkerState) -> str:
+        return _WORKER_TONES[state]
+
     def head(self, state: State) -> str:
         """The first words of an explanation."""
         return HEADS.get(state, "NOT TRIED")
@@ -133,12 +148,18 @@ class Shown:
             return f"Snoozed until {self._instant(value)}"
         if act == "limit":
             return f"Limit {value}" if value not in ("", "0") else "Limit back to the one for all campaigns"
-        return {"reset": "Reset", "wake": "Snooze ended", "resend": "To be sent again"}.get(act, act)
+        return _DID.get(act, act)
+
+    def thing(self, act: str) -> str:
+        """What an act of the page changes."""
+        return {"resend": "notice", "drain": "worker"}.get(act, "campaign")
 
     def targets(self, targets: Mapping[str, str]) -> str:
         """What an act changed, in words. targets: as page_acts keeps it."""
         if "chosen" in targets:
             return self.count(int(targets["chosen"]), "selected campaign")
+        if "worker" in targets:
+            return f"the worker {self.line(targets['worker'], NAME_LIMIT)}"
         if "notices" in targets:
             return "all notices that were given up"
         if "notice" in targets:

@@ -15,6 +15,7 @@ from shared.page.overview import first_of_days
 from shared.page.pictures import DAYS_SHOWN, monday_of, strip, week_of
 from shared.page.records import NOTICE_STATES, SEARCHED, NoticeRecords, page_number
 from shared.page.records import runs as runs_of
+from shared.report.workers import workers_of
 
 __all__ = ["blueprint", "campaign_views"]
 
@@ -45,6 +46,7 @@ def start() -> str:
         sections=sections,
         tasks=overview.tasks(schedules, zone, window),
         window=window,
+        workers=workers_of(database()),
         mails=overview.mails(),
         days=days,
         today=today,
@@ -67,7 +69,7 @@ def counters() -> Response:
 
 @blueprint.get("/runs")
 def runs() -> str:
-    """The runs that the loop started."""
+    """The workers, if there are any, and the runs that the loop started."""
     by, only_failed = desk(), request.args.get("only") == "failed"
     names = [task.name for task in tasks_with(cadence().digest)]
     task = request.args.get("task", "")
@@ -75,7 +77,15 @@ def runs() -> str:
         raise nothing_here("There is no task with this name.")
     number = page_number(request.args.get("page", ""))
     listed = runs_of(database(), task, number, by.now, only_failed=only_failed)
-    return draw("runs.html.j2", by, listed=listed, task=task, tasks=names, only_failed=only_failed)
+    return draw(
+        "runs.html.j2",
+        by,
+        workers=workers_of(database()),
+        listed=listed,
+        task=task,
+        tasks=names,
+        only_failed=only_failed,
+    )
 
 
 @blueprint.get("/notices")

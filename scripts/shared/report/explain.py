@@ -527,7 +527,9 @@ class _View:
             yield mail_said(mail)
         if self.state is State.PERMANENTLY_FAILED and facts.left_search_at:
             yield f"the DAM's search did not show it at {self.said(facts.left_search_at)}"
-        if self.state is State.UPLOADING and facts.holder and facts.taken_at:
+        if facts.worker is not None:
+            yield facts.worker.words(self.by.zone)
+        elif self.state is State.UPLOADING and facts.holder and facts.taken_at:
             yield f"{one_line(facts.holder, 80)} last worked on it, from {self.said(facts.taken_at)}"
 
     def _told_of_error(self) -> str:

@@ -22,6 +22,7 @@ from shared.report.explain import (
 )
 from shared.report.facts import SHOWN, Act, AttemptFact, ErrorFact, Mail, UploadFact
 from shared.report.state import State
+from shared.report.workers import Holder
 from shared.rules.outlook import ComingRun
 
 WIDTH = 100
@@ -181,6 +182,7 @@ def as_json(explanation: Explanation, by: Installation) -> str:
             {"target": one.target, "ticket": one.ticket, "state": one.state} for one in facts.webhooks
         ],
         "last_reset": facts.last_reset and _act(facts.last_reset),
+        "worker": facts.worker and as_object(facts.worker),
         "upload": facts.upload and _upload(facts.upload),
         "next_run": run and _run(run),
         "as_of": _iso(explanation.now),
@@ -220,6 +222,18 @@ def _error(error: ErrorFact) -> dict[str, Any]:
         "began_at": _iso(error.began_at),
         "last_seen_at": _iso(error.last_seen_at),
         "told_at": _iso(error.told_at),
+    }
+
+
+def as_object(holder: Holder) -> dict[str, Any]:
+    """The worker that has a campaign, for JSON."""
+    worker = holder.worker
+    return {
+        "worker": worker.worker,
+        "host": worker.host,
+        "state": worker.state,
+        "since": _iso(holder.since),
+        "seen_at": _iso(worker.seen_at),
     }
 
 

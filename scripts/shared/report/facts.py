@@ -1,4 +1,4 @@
-"""Reads what the database knows about one campaign, for `explain`: in one snapshot, by five statements."""
+"""Reads what the database knows about one campaign, for `explain`: in one snapshot, by six statements."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from shared.base.values import NoticeKind, RetryStatus
 from shared.database import Database
 from shared.report.events import Event, without_undone
+from shared.report.workers import Holder, holders_of, workers_of
 from shared.rules.cadence import LastRun
 
 SHOWN = 20
@@ -17,7 +18,7 @@ ATTEMPT_MAILS = [NoticeKind.RETRY.value, NoticeKind.PERMANENT.value]
 RECENT_EVENTS = 2000
 """The most events of a campaign that are read: the latest."""
 
-# All four statements see the same state, whatever a run does in between.
+# All statements see the same state, whatever a run does in between.
 ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 # Always exactly one row. The first twelve columns are those of a RetryStatus.
@@ -188,8 +189,8 @@ class CampaignFacts:
     """Everything about one campaign. row: None when no run has seen it.
 
     attempts: of the row's cycle, the latest. status_at: when the row's status last changed; in_a1_at: when it
-    last became A1. holder, taken_at: the run that last began to work on it. last_run: the last run of the
-    uploader that the orchestrator started.
+    last became A1. holder, taken_at: the run that last began to work on it. worker: the one that has it now.
+    last_run: the last run of the uploader that the orchestrator started.
     """
 
     campaign_id: str
@@ -211,6 +212,7 @@ class CampaignFacts:
     progress: ProgressFact = ProgressFact()
     holder: str | None = None
     taken_at: datetime | None = None
+    worker: Holder | None = None
     error_mail: Mail | None = None
     success_mail: Mail | None = None
     webhooks: tuple[WebhookFact, ...] = ()
@@ -234,6 +236,7 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         events = without_undone(Event(*row) for row in history)
         mails = [Mail(*row) for row in database.rows(MAILS, {**asked, **kinds, "limit": SHOWN})]
         webhooks = tuple(WebhookFact(*row) for row in database.rows(WEBHOOKS, asked))
+        worker = holders_of(workers_of(database)).get(campaign_id)
     created_at, updated_at, a2_requested_at, lock_doubted_at, left_search_at, box_folder_id = found[12:18]
     status, upload, progress, last_run = found[:12], found[18:22], found[22:28], found[30:]
     holder, taken_at = found[28:30]
@@ -258,6 +261,7 @@ def facts_of(database: Database, campaign_id: str, now: datetime, *, status_a1: 
         progress=ProgressFact(*progress),
         holder=holder,
         taken_at=taken_at,
+        worker=worker,
         error_mail=_mail(mails, NoticeKind.ERROR),
         success_mail=_mail(mails, NoticeKind.SUCCESS),
         webhooks=webhooks,

@@ -12,6 +12,7 @@ from shared.base.redaction import escape_line
 from shared.base.tables import Column, table
 from shared.report.events import Event, in_words
 from shared.report.states import Rules, retry_status
+from shared.report.workers import Worker, WorkerState
 
 Row = Mapping[str, Any]
 
@@ -24,6 +25,11 @@ _UNSENT = (
     *(Column("since"), Column("to", "cut"), Column("what", "cut"), Column("tries"), Column("next try")),
     Column("why", "wrap"),
 )
+_WORKERS = (
+    *(Column("worker", most=48), Column("host", "cut"), Column("state", "wrap"), Column("since")),
+    Column("in hand"),
+)
+_IN_HAND = (_NUMBER, _NAME, Column("worker", most=48), Column("since"))
 _TOLD = (_NUMBER, _NAME, Column("attempt"), Column("what", "wrap"), Column("to", "cut"), Column("sent"))
 
 
@@ -64,7 +70,7 @@ def candidates(rows: Sequence[Row], rules: Rules) -> str:
 
 
 def facts(row: Row, rules: Rules) -> str:
-    """Everything known about one campaign. row: of status_all.sql."""
+    """Everything known about one campaign. row: of status_all.sql, and `worker`: the Holder, or None."""
     known = [fact for fact in _facts(row, rules) if fact[1]]
     return table((Column("campaign"), Column(named(row), "wrap")), known)
 
@@ -74,6 +80,7 @@ def _facts(row: Row, rules: Rules) -> Iterator[tuple[str, str]]:
     yield "state", standing.words
     yield "since", rules.at(standing.since)
     yield "next", standing.coming
+    yield "worker", row["worker"].words(rules.zone) if row["worker"] else ""
     yield "in the DAM", retry.status or "not seen yet"
     yield "attempts", f"{retry.retry_count} of {rules.policy.limit(retry)}" if row["a1_cycle"] else ""
     yield "why", retry.failure_reason or ""
@@ -83,6 +90,36 @@ def _facts(row: Row, rules: Rules) -> Iterator[tuple[str, str]]:
         reason = f": {row['snooze_reason']}" if row["snooze_reason"] else ""
         yield "snoozed", f"until {rules.at(until)} by {row['snoozed_by'] or '?'}{reason}"
     yield "cycle", str(row["a1_cycle"] or "")
+
+
+def workers(rows: Sequence[Worker], rules: Rules) -> str:
+    """The workers, and the campaigns that they have."""
+    cells = [
+        (
+            one.worker,
+            one.host,
+            one.words(rules.zone),
+            rules.at(one.started_at),
+            f"{one.in_hand} of {one.at_once}",
+        )
+        for one in rows
+    ]
+    return "\n".join(filter(None, (table(_WORKERS, cells), in_hand(rows, rules))))
+
+
+def in_hand(rows: Sequence[Worker], rules: Rules) -> str:
+    """The campaigns that workers have, since when; "" for none."""
+    cells = [
+        (
+            one.campaign_number or one.campaign_id,
+            one.campaign_name or "",
+            f"{worker.worker}, lost" if worker.state is WorkerState.LOST else worker.worker,
+            rules.at(one.since),
+        )
+        for worker in rows
+        for one in worker.campaigns
+    ]
+    return table(_IN_HAND, cells) if cells else ""
 
 
 def history(events: Sequence[Event], rules: Rules) -> str:

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from shared.database import Database
 from shared.report.state import State
+from shared.report.workers import WorkerState, workers_of
 from shared.rules.retry import RetryPolicy
 from shared.upkeep.totals import (
     ATTEMPTS,
@@ -106,6 +107,14 @@ FROM (SELECT min(coalesce(d.owed_since, n.created_at)) FILTER (WHERE d.channel =
       WHERE d.sent_at IS NULL AND d.gave_up_at IS NULL) owed
 """
 
+# The engine's table exists only where ENGINE=procrastinate was set up.
+HAS_QUEUE = """
+SELECT coalesce(has_table_privilege(to_regclass('procrastinate_jobs'), 'SELECT'), FALSE)
+"""
+QUEUED = """
+SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock LIKE 'campaign:%%'
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskTimes:
@@ -122,6 +131,7 @@ class TaskTimes:
 class Standings:
     """The values of the metrics. campaigns: {state: how many}. oldest_pending_seconds: {channel: seconds}.
     given_up: e-mails, within GIVEN_UP_WITHIN. webhooks_dead: those given up, as long as they are kept.
+    workers: {state: how many}. in_hand: campaigns that workers have. queued: those that wait for a worker.
     """
 
     campaigns: Mapping[State, int]
@@ -131,6 +141,9 @@ class Standings:
     given_up: int
     webhooks_dead: int
     totals: Mapping[Total, int]
+    workers: Mapping[WorkerState, int]
+    in_hand: int
+    queued: int
 
 
 def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now: datetime) -> Standings:
@@ -144,6 +157,8 @@ def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now:
     }
     counted = database.rows(CAMPAIGNS, values)
     counts = {state: count for state, count, _ in counted}
+    workers = workers_of(database)
+    (has_queue,) = database.row(HAS_QUEUE)
     mail_seconds, webhook_seconds, given_up, webhooks_dead = database.row(NOTICES, values)
     return Standings(
         campaigns={state: counts.get(state.value, 0) for state in STATES},
@@ -153,6 +168,9 @@ def read_standings(database: Database, policy: RetryPolicy, status_a1: str, now:
         given_up=given_up,
         webhooks_dead=webhooks_dead,
         totals=Totals(database).read(),
+        workers={state: sum(worker.state is state for worker in workers) for state in WorkerState},
+        in_hand=sum(len(worker.campaigns) for worker in workers),
+        queued=database.row(QUEUED)[0] if has_queue else 0,
     )
 
 
@@ -199,6 +217,22 @@ class MetricsCollector(Collector):
             "a1_to_a2_webhooks_dead",
             "Webhooks that were given up and have not been sent again, one for each target.",
             now.webhooks_dead,
+        )
+        yield from self._workers()
+
+    def _workers(self) -> Iterable[Metric]:
+        now = self._standings
+        workers = GaugeMetricFamily(
+            "a1_to_a2_workers", "Workers of ENGINE=procrastinate, by state.", labels=["state"]
+        )
+        for state, count in now.workers.items():
+            workers.add_metric([state.value], count)
+        yield workers
+        yield GaugeMetricFamily(
+            "a1_to_a2_worker_campaigns", "Campaigns that workers have in hand.", now.in_hand
+        )
+        yield GaugeMetricFamily(
+            "a1_to_a2_queued_campaigns", "Campaigns that wait in the queue for a worker.", now.queued
         )
 
     def _tasks(self) -> Iterable[Metric]:

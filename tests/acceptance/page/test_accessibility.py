@@ -42,6 +42,7 @@ TEXTS = {
     "campaign_events": ("actor", "source", "reason"),
     "page_acts": ("person", "peer", "reason"),
     "orchestrator_task_runs": ("ending", "host"),
+    "workers": ("host", "drain_asked_by", "trouble"),
 }
 """{table: its columns with texts from outside}"""
 

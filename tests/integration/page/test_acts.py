@@ -167,6 +167,7 @@ def test_act__tells_each_that_it_leaves_alone_and_why(database: Database, databa
         (Act.LIMIT, {"limit": 1001}, "from 1 to 1000"),
         (Act.LIMIT, {}, "from 1 to 1000"),
         (Act.RESEND, {}, "not a campaign"),
+        (Act.DRAIN, {}, "not a campaign"),
     ],
 )
 def test_act__says_what_is_wrong(database: Database, act: Act, value: dict[str, Any], said: str) -> None:
@@ -394,6 +395,9 @@ UPDATE notice_deliveries SET sent_at = now()
 INSERT INTO campaign_epochs VALUES ('a', 1, 'x', now())
 UPDATE run_epochs SET epoch = 9
 SELECT hold_run(1, 1) FROM run_epochs FOR UPDATE
+UPDATE workers SET seen_at = now()
+DELETE FROM workers
+INSERT INTO worker_campaigns VALUES ('a', 'w', now())
 CREATE TABLE mine ()
 """.strip().splitlines()
 
@@ -402,6 +406,7 @@ def test_page_role__is_enough_for_every_act_and_for_nothing_else(database: Datab
     failed(database, "a", "b")
     name = queue(database, 1, "a@x")
     database.execute("UPDATE notice_deliveries SET gave_up_at = now()")
+    database.execute("INSERT INTO workers VALUES ('w', 'h', now(), now(), 16)")
     end = (datetime.now(UTC) + DAY).isoformat()
     with Database(page_url) as page:
         done: list[Outcome] = [
@@ -410,8 +415,9 @@ def test_page_role__is_enough_for_every_act_and_for_nothing_else(database: Datab
             acts(page).do(Act.WAKE, ["a"], drawn(page)),
             acts(page).do(Act.LIMIT, ["a"], drawn(page), limit=5),
             acts(page).resend(name, drawn(page)),
+            acts(page).drain("w", drawn(page)),
         ]
-        assert [one.done for one in done] == [2, 1, 1, 1, 1]
+        assert [one.done for one in done] == [2, 1, 1, 1, 1, 1]
         assert acts(page).undo(done[0].act_id, drawn(page)).undone == 1
         assert facts_of(page, "a", NOW).retry.max_retries == 5
         page.execute("INSERT INTO page_sessions VALUES ('hash', 'anna', 'print', now(), now())")

@@ -176,4 +176,4 @@ def test_older__counts_from_the_last_change_or_the_beginning_of_the_trouble(data
 
 
 def test_acts__have_a_condition_each() -> None:
-    assert {*POSSIBLE, Act.RESEND} == set(Act)
+    assert {*POSSIBLE, Act.RESEND, Act.DRAIN} == set(Act)

@@ -201,6 +201,11 @@ def test_hostile_text__is_escaped_on_every_page(installed: Installation) -> None
             *(f"x{number}", text, text),
         )
         installed.sql(
+            "INSERT INTO workers VALUES (%s, %s, now(), now(), 1, now(), %s, %s, 75, now())",
+            *(f"{number} {text}", text, text, text),
+        )
+        installed.sql("INSERT INTO worker_campaigns VALUES (%s, %s, now())", campaign_id, f"{number} {text}")
+        installed.sql(
             "INSERT INTO campaign_events (campaign_id, kind, actor, source, reason, detail)"
             " VALUES (%s, 'reset', %s, %s, %s, jsonb_build_object('notice_id', %s::text))",
             *(campaign_id, text, text, text, text),
@@ -489,6 +494,48 @@ def test_given_up__are_sent_again_by_one_button(installed: Installation) -> None
     text = get(browser, send(browser, form))
     assert "To be sent again: 1 notice." in text
     assert "There are none." in text
+
+
+# Workers
+
+
+def test_workers__are_shown_with_what_each_has(installed: Installation) -> None:
+    browser = installed.page.browser(READER)
+    assert "3 workers with 2 campaigns in hand, 1 draining, 1 lost." in words(get(browser, "/"))
+    text = get(browser, "/runs")
+    shown = words(text)
+    assert "dam-loader-1 working No campaign could be worked on" in shown
+    assert ": the DAM refused the login" in shown
+    assert "dam-loader-2 draining asked by olga@admin-1" in shown
+    assert "dam-loader-3 lost last seen" in shown
+    assert [one["action"] for one in Parsed(text).forms] == ["/logout"]
+    for held in installed.sample.rows["worker_campaigns"]:
+        assert f"worker {held['worker']} on host dam-loader" in words(
+            get(browser, f"/campaigns/{held['campaign_id']}")
+        )
+    installed.sql("DELETE FROM workers")
+    assert "worker" not in words(get(browser, "/"))
+    assert "orker" not in words(get(browser, "/runs"))
+
+
+def test_drain__asks_a_worker_once_and_is_on_record(installed: Installation) -> None:
+    browser = installed.page.browser(OPERATOR)
+    forms = [one for one in Parsed(get(browser, "/runs")).forms if one["action"] == "/drain"]
+    (worker,) = [one["fields"]["worker"][0] for one in forms]
+    text = get(browser, send(browser, forms[0]))
+    assert "Asked to stop: 1 worker." in text
+    assert f"asked by {OPERATOR}" in words(text)
+    assert 'action="/undo/' not in text
+    assert "Asked to stop: 1 worker." in get(browser, send(browser, forms[0])), "the same request"
+    assert "/drain" not in text, "it has been asked"
+    audit = words(get(browser, "/audit"))
+    assert f"Asked to stop: 1 worker drain Outcome and undo the worker {worker}" in audit
+    again = {**forms[0]["fields"], "request": [str(uuid4())]}
+    skipped = get(browser, send(browser, {**forms[0], "fields": again}))
+    assert "1: it has ended, or was asked before" in words(skipped)
+    reader = installed.page.browser(READER)
+    drawn = {"request": str(uuid4()), "drawn": datetime.now(UTC).isoformat()}
+    assert reader.post("/drain", worker=worker, **drawn).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from shared.report.metrics import (
     write_metrics_file,
 )
 from shared.report.state import State
+from shared.report.workers import WorkerState
 from shared.upkeep.totals import ATTEMPTS, BOX_THROTTLED, TRANSFERRED_BYTES, Total, task_run
 from world import REPOSITORY, SCRIPTS
 
@@ -40,7 +41,7 @@ def standings(**changes: Any) -> Standings:
     values: dict[str, Any] = {
         "campaigns": dict.fromkeys(STATES, 0), "near_failure": 0, "tasks": (),
         "oldest_pending_seconds": {"email": 0.0, "webhook": 0.0}, "webhooks_dead": 0,
-        "given_up": 0, "totals": {},
+        "given_up": 0, "totals": {}, "workers": dict.fromkeys(WorkerState, 0), "in_hand": 0, "queued": 0,
     }  # fmt: skip
     return Standings(**{**values, **changes})
 
@@ -52,6 +53,9 @@ FULL = standings(
     oldest_pending_seconds={"email": 61.5, "webhook": 5.0},
     webhooks_dead=2,
     given_up=2,
+    workers={WorkerState.WORKING: 3, WorkerState.DRAINING: 1, WorkerState.LOST: 2},
+    in_hand=17,
+    queued=40,
     totals={
         ATTEMPTS: 12, TRANSFERRED_BYTES: 10**13, BOX_THROTTLED: 3, task_run("a1_to_a2", 0): 40,
         task_run("gone/task", 4): 1,
@@ -82,7 +86,10 @@ def test_text__has_the_names_that_alerts_and_dashboards_count_on() -> None:
         "a1_to_a2_campaigns_near_failure": (),
         "a1_to_a2_notices_given_up": ("channel",),
         "a1_to_a2_notices_oldest_pending_seconds": ("channel",),
+        "a1_to_a2_queued_campaigns": (),
         "a1_to_a2_webhooks_dead": (),
+        "a1_to_a2_worker_campaigns": (),
+        "a1_to_a2_workers": ("state",),
         "a1_to_a2_task_last_run_timestamp_seconds": ("task",),
         "a1_to_a2_task_last_success_timestamp_seconds": ("task",),
         "a1_to_a2_task_runs_total": ("outcome", "task"),
@@ -90,6 +97,9 @@ def test_text__has_the_names_that_alerts_and_dashboards_count_on() -> None:
     }
     assert "_created" not in text
     assert text.count("# TYPE a1_to_a2_task_runs_total counter") == 1
+    assert found["a1_to_a2_workers", (("state", "lost"),)] == 2
+    assert found["a1_to_a2_worker_campaigns", ()] == 17
+    assert found["a1_to_a2_queued_campaigns", ()] == 40
     assert found["a1_to_a2_transferred_bytes_total", ()] == 10**13
     assert found["a1_to_a2_task_runs_total", (("outcome", "done"), ("task", "a1_to_a2"))] == 40
     assert found["a1_to_a2_task_runs_total", (("outcome", "some_failed"), ("task", "gone/task"))] == 1
@@ -100,6 +110,7 @@ def test_text__has_the_names_that_alerts_and_dashboards_count_on() -> None:
 def test_text__of_an_empty_installation_says_0_and_not_nothing() -> None:
     found = samples(text_of(standings(tasks=(TaskTimes("a1_to_a2", 1.0, None),))))
     assert found["a1_to_a2_attempts_total", ()] == 0
+    assert [found["a1_to_a2_workers", (("state", state),)] for state in WorkerState] == [0, 0, 0]
     assert found["a1_to_a2_notices_oldest_pending_seconds", (("channel", "email"),)] == 0
     outcomes = {dict(labels)["outcome"] for name, labels in found if name == "a1_to_a2_task_runs_total"}
     assert outcomes == {"done", "some_failed", "try_later", "bad_config", "bug", "killed"}
@@ -199,7 +210,7 @@ def test_rules__ask_for_what_is_exported_and_say_what_to_do() -> None:
     for name, expression in zip(names, expressions, strict=True):
         assert metrics_in(expression), name
         assert metrics_in(expression) <= exported(), name
-        assert states_in(expression) <= {state.value for state in STATES}, name
+        assert states_in(expression) <= {*STATES, *WorkerState}, name
     described = re.findall(r"description: >-\n(.*?)(?=\n\n|\Z)", text, re.DOTALL)
     assert len(described) == len(names)
     command = re.compile(r"journalctl|systemctl|a1_retry\.py|orchestrator-prod\.py|BOX_CALLS_PER_MINUTE")
@@ -229,7 +240,7 @@ def test_dashboard__asks_for_what_is_exported_of_the_chosen_instances() -> None:
     for expression in expressions:
         assert metrics_in(expression), expression
         assert metrics_in(expression) <= exported(), expression
-        assert states_in(expression) <= {state.value for state in STATES}, expression
+        assert states_in(expression) <= {*STATES, *WorkerState}, expression
         assert 'instance=~"$instance"' in expression, expression
         assert "now()" not in expression, "PromQL has no now()"
     shown = set().union(*map(metrics_in, expressions))
