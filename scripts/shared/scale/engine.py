@@ -83,7 +83,7 @@ WHERE NOT EXISTS (SELECT FROM workers w WHERE w.worker = c.worker
 
 
 class _Worker(Worker):
-    """Also shows what only the engine knows: why it takes no more jobs, and which it has in hand."""
+    """Also shows what only the engine knows: why it stopped fetching jobs, and which it has in hand."""
 
     failure: DbError | None = None
 
