@@ -62,19 +62,27 @@ def test_killed__another_worker_takes_over_within_90_seconds(fleet: Fleet) -> No
     assert world.sql("SELECT * FROM worker_campaigns") == []
 
 
+LARGE = [("0.bin", bytes(25 * 1024 * 1024)), *FILES[1:]]
+"""The first one is uploaded in parts."""
+FURTHER = pytest.mark.scale  # `make test-scale` only
 AT = [
-    pytest.param("dam", r"GET .*/contents", id="downloading"),
-    pytest.param("box", r"POST .*/files/content", id="uploading"),
-    pytest.param("dam", r"PUT .*/state", id="locking"),
-    pytest.param("dam", r"PATCH ", id="setting A2"),
+    pytest.param("dam", r"GET .*/contents", FILES, id="downloading"),
+    pytest.param("box", r"POST .*/folders", FILES, id="making the folder", marks=FURTHER),
+    pytest.param("box", r"POST .*/files/content", FILES, id="uploading"),
+    pytest.param("box", r"POST .*/upload_sessions$", LARGE, id="opening an upload session", marks=FURTHER),
+    pytest.param("box", r"POST .*/commit$", LARGE, id="committing", marks=FURTHER),
+    pytest.param("dam", r"PUT .*/state", FILES, id="locking"),
+    pytest.param("dam", r"PATCH ", FILES, id="setting A2"),
 ]
 
 
-@pytest.mark.parametrize(("system", "match"), AT)
-def test_frozen__woken_does_nothing_more(fleet: Fleet, system: str, match: str) -> None:
+@pytest.mark.parametrize(("system", "match", "files"), AT)
+def test_frozen__woken_does_nothing_more(
+    fleet: Fleet, system: str, match: str, files: list[tuple[str, bytes]]
+) -> None:
     """One campaign and one thread: nothing is on its way but the call at which the worker is frozen."""
     world = fleet.world
-    campaign = world.add_full_campaign("F", "F", FILES)
+    campaign = world.add_full_campaign("F", "F", files)
     simulator = getattr(world, system)
     fault = simulator.fail(match, delay=0.5, times=1)
     frozen = fleet.worker(**ALONE)

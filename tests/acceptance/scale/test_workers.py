@@ -58,7 +58,7 @@ def test_empty__three_ticks_send_two_retries_and_one_permanent(fleet: Fleet) -> 
         assert fleet.tick().exit_code == 0
         fleet.wait_until_idle()
         assert world.row(campaign)["a1_retry_count"] == attempt
-        wait_for(lambda: len(world.subjects) == attempt)  # noqa: B023 - called here and now
+        wait_for(lambda: len(world.subjects) == attempt, 90)  # noqa: B023 - called here and now
     last = fleet.tick()
     assert last.outcomes == {campaign: "skipped_permanently_failed"}
     assert fleet.jobs == []
