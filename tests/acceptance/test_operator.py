@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import a1_retry
-from shared.base.prerequisites import PACKAGES, PAGE_PACKAGES
+from shared.base.prerequisites import PACKAGES, PAGE_PACKAGES, SCALE_PACKAGES
 from shared.database import Database
 from shared.rules.cadence import LastRun, OffHours
 from shared.settings import CadenceSettings, load_operator_settings
@@ -919,4 +919,5 @@ def test_python__packages_that_are_looked_for_are_those_that_are_imported() -> N
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             imported |= {name.split(".")[0] for name in names}
-    assert imported - ours - sys.stdlib_module_names == {*PACKAGES, *PAGE_PACKAGES}
+    needed_by_workers = {*SCALE_PACKAGES} - {"psycopg_pool"}  # the engine imports it, through psycopg
+    assert imported - ours - sys.stdlib_module_names == {*PACKAGES, *PAGE_PACKAGES, *needed_by_workers}

@@ -229,7 +229,7 @@ def test_operators__queries_and_tool_agree(database_url: str, postgres: Postgres
             "max_retries=3",
             "-v",
             f"mail={UUID(int=0)}",
-            *("-v", "ids={near}", "-v", "until=tomorrow", "-v", "words={near}"),
+            *("-v", "ids={near}", "-v", "until=tomorrow", "-v", "words={near}", "-v", "name=nobody"),
             "-f",
             file,
             database=name,
