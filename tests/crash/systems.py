@@ -42,9 +42,8 @@ class Systems:
     database outlive a scene.
     """
 
-    def __init__(self, database_url: str, *, host: str = "127.0.0.1") -> None:
-        self.host = host
-        self.mail = MailSink(host=host)
+    def __init__(self, database_url: str, mail: MailSink | None = None) -> None:
+        self.mail = mail or MailSink()
         self.mail.start()
         self.dam: DamSimulator
         self.box: BoxSimulator
@@ -81,11 +80,11 @@ class Systems:
 
     def new_dam(self) -> DamSimulator:
         """A DAM that is not started yet."""
-        return DamSimulator(host=self.host)
+        return DamSimulator()
 
     def new_box(self) -> BoxSimulator:
         """A Box that is not started yet."""
-        return BoxSimulator(host=self.host)
+        return BoxSimulator()
 
     @contextmanager
     def cleared(self, **env: str) -> Iterator[None]:
