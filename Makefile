@@ -93,14 +93,17 @@ audit: $(INSTALLED) ## look up the pinned packages in the database of known vuln
 			"nothing was looked up."; \
 	else \
 		$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION) && \
-		$(VENV_PYTHON) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.txt -r requirements-page.txt; \
+		$(VENV_PYTHON) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.txt -r requirements-page.txt \
+			-r requirements-scale.txt; \
 	fi
 
 pins: $(INSTALLED) ## make the lists of requirements again from pyproject.toml: exact versions and hashes, for every platform
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(call compiled,requirements.txt,pyproject.toml)
 	$(call compiled,requirements-page.txt,--group page --constraint requirements.txt)
-	$(call compiled,requirements-dev.txt,--group dev --constraint requirements.txt --constraint requirements-page.txt)
+	$(call compiled,requirements-scale.txt,--group scale --constraint requirements.txt)
+	$(call compiled,requirements-dev.txt,--group dev --constraint requirements.txt --constraint requirements-page.txt \
+		--constraint requirements-scale.txt)
 
 # A list keeps the words at its head.
 define compiled
@@ -121,7 +124,7 @@ clean: ## remove the virtual environment and the tools' caches
 	find scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Made again when it is missing or no longer runs (for example, because its Python was removed).
-$(INSTALLED): requirements.txt requirements-page.txt requirements-dev.txt
+$(INSTALLED): requirements.txt requirements-page.txt requirements-scale.txt requirements-dev.txt
 	@if ! $(VENV_PYTHON) -c 'import pip' >/dev/null 2>&1; then \
 		if [ -z "$(PYTHON)" ] && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 			echo "Python cannot make virtual environments here: install python3-venv (Debian: apt-get install python3-venv)." >&2; exit 1; \
@@ -133,6 +136,7 @@ $(INSTALLED): requirements.txt requirements-page.txt requirements-dev.txt
 	fi
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-page.txt
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-scale.txt
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $(INSTALLED)
 

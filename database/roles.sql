@@ -65,7 +65,7 @@ GRANT SELECT ON schema_migrations TO :"role";
 GRANT SELECT, INSERT, UPDATE ON campaign_status, campaign_assets, rate_buckets, notice_deliveries,
     campaign_uploads, run_epochs, campaign_epochs, metric_totals, webhook_targets TO :"role";
 GRANT SELECT, INSERT, UPDATE, DELETE ON campaign_errors, upload_sessions, orchestrator_task_runs,
-    orchestrator_task_alerts TO :"role";
+    orchestrator_task_alerts, workers, worker_campaigns TO :"role";
 -- Rows that are never changed.
 GRANT SELECT, INSERT ON notices, daily_reports TO :"role";
 -- Old rows are removed (scripts/shared/upkeep/retention.py); deliveries are removed with their notice.
@@ -80,6 +80,11 @@ GRANT SELECT, DELETE ON page_acts, page_act_campaigns, page_sessions TO :"role";
 
 -- Needed if default privileges do not grant it to everybody.
 GRANT EXECUTE ON FUNCTION hold_run(INTEGER, BIGINT), hold_campaign(TEXT, BIGINT) TO :"role";
+
+-- The tables of the engine, if database/engine/ has been applied: workers use them, and the page may read the queue.
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON procrastinate_jobs, procrastinate_events, procrastinate_workers,'
+              ' procrastinate_periodic_defers TO %I', :'role')
+WHERE to_regclass('procrastinate_jobs') IS NOT NULL \gexec
 
 -- The sequences that fill columns of these tables, for example an id SERIAL that is older than the product.
 SELECT DISTINCT format('GRANT USAGE ON SEQUENCE %s TO %I', s.oid::regclass, :'role')
@@ -102,7 +107,9 @@ SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', current_schema(),
 GRANT SELECT ON schema_migrations, campaign_status, campaign_assets, campaign_uploads, campaign_errors,
     campaign_events, campaign_epochs, upload_sessions, notices, notice_deliveries, orchestrator_task_runs,
     orchestrator_task_alerts, daily_reports, rate_buckets, run_epochs, metric_totals,
-    webhook_targets TO :"page_role";
+    webhook_targets, workers, worker_campaigns TO :"page_role";
+SELECT format('GRANT SELECT ON procrastinate_jobs, procrastinate_events TO %I', :'page_role')
+WHERE to_regclass('procrastinate_jobs') IS NOT NULL \gexec
 -- Reset, snooze, wake, limit, and the undo of each.
 GRANT UPDATE (a1_retry_count, a1_last_retry_at, a1_permanently_failed, a1_failure_reason, a1_max_retries,
               a1_snoozed_until, a1_cycle, a1_auto_resets, updated_at) ON campaign_status TO :"page_role";

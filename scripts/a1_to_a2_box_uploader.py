@@ -15,27 +15,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.base.errors import AppError, ConfigError, DbError, ExitCode, gravest
+from shared.base.errors import AppError, ConfigError, ExitCode, gravest
 from shared.base.logs import configure_logging, new_run_id
 from shared.base.script import prepare_streams, say
-from shared.base.values import Origin
 from shared.http.ahead import quietly
 from shared.settings import Settings, load_settings, read_environment, source_of
 from shared.upload.progress import Progress
 from shared.upload.run_report import Report
 
 if TYPE_CHECKING:
+    from shared.base.commands import Commands
     from shared.dam.client import DamClient
     from shared.database import Database
-    from shared.notices.delivery import Delivery
+    from shared.scale.jobs import Jobs
     from shared.upload.road import Clock
-    from shared.upload.webhook_side import WebhookSide
 
 logger = logging.getLogger("uploader")
 
@@ -85,8 +84,7 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         connecting.start()  # it takes round trips; we import and read the database at the same time
 
         from shared.database import Database
-        from shared.notices.delivery import Delivery
-        from shared.notifier import Mailer
+        from shared.upload.outgoing import Outgoing
         from shared.upload.uploader import Pass
 
         database = resources.enter_context(
@@ -100,6 +98,8 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
         database.ensure_migrated(settings.commands)
         if arguments.verify is None and not arguments.dry_run:
             take_lock(database)
+        works_itself = settings.engine.is_local or arguments.dry_run or arguments.verify is not None
+        jobs = None if works_itself else queue_of(database)
         connecting.join()
         if arguments.verify is not None:
             return verify(arguments.verify, settings, database, dam, report, progress)
@@ -109,86 +109,57 @@ def run_pass(arguments: argparse.Namespace, report: Report, clock: "Clock") -> E
                 database
             )
 
-        delivery = Delivery(
-            connect_beside,
-            lambda: Mailer(settings.mail.server),
-            clock,
-            settings.timezone,
-            settings.commands,
-            settings.links,
-            Origin(socket.gethostname(), report.run_id),
-        )
-        report.delivered = delivery.counts
-        webhooks = webhook_side(settings, connect_beside, clock, report.run_id)
+        outgoing = Outgoing(settings, connect_beside, clock, report.run_id)
+        report.delivered = outgoing.counts
         single = Pass(
             settings, database, dam, report, clock=clock, is_dry_run=arguments.dry_run,
             is_stopping=stop.is_set, progress=progress,
             open_ledger=lambda: Database(
                 settings.database.dsn, application_name=name, waits_for_disk=False, is_stopping=stop.is_set
             ),
-            deliver_beside=lambda: begin(delivery, webhooks), hooks=webhooks.hooks if webhooks else None,
+            deliver_beside=outgoing.begin, hooks=outgoing.hooks, queue=jobs,
         )  # fmt: skip
         try:
-            return single.run(arguments.campaign)
+            exit_code = single.run(arguments.campaign)
+            if jobs is None or arguments.campaign:
+                return exit_code
+            return with_concerns(exit_code, jobs, report, settings.commands)
         finally:
             report.transfer = progress.figures
-            delivery.stop()
+            outgoing.stop()
             if not arguments.dry_run and not database.is_closed:
-                finish(database, delivery, webhooks)
+                outgoing.finish(database)
                 keep_metrics(settings, database, report, clock())
 
 
-def webhook_side(
-    settings: Settings, open_database: Callable[[], "Database"], clock: "Clock", run_id: str
-) -> "WebhookSide | None":
-    """The run's webhooks; None, and nothing is loaded, where no target is in the settings."""
-    if not settings.webhooks.targets:
-        return None
-    from shared.upload.webhook_side import WebhookSide
+def queue_of(database: "Database") -> "Jobs":
+    """The engine's queue. Raises ConfigError when the engine's tables are missing."""
+    from shared.scale.jobs import Jobs
+    from shared.upkeep.engine import ensure_engine
 
-    return WebhookSide(settings, open_database, clock, run_id)
+    ensure_engine(database)
+    return Jobs(database)
 
 
-def begin(delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
-    """Deliver during the transfers."""
-    delivery.begin()
-    if webhooks is not None:
-        webhooks.begin()
-
-
-def finish(database: "Database", delivery: "Delivery", webhooks: "WebhookSide | None") -> None:
-    """Deliver what is left. Webhooks and e-mails go out at the same time; neither waits for the other."""
-    if webhooks is not None:
-        webhooks.owe_acts(database)
-    delivery.finish(database)
-    if webhooks is not None:
-        webhooks.finish(database, delivery.counts.faults)
+def with_concerns(exit_code: ExitCode, jobs: "Jobs", report: Report, commands: "Commands") -> ExitCode:
+    """The exit code of a run whose campaigns are with the workers: theirs counts too. Raises DbError."""
+    concerns = jobs.concerns(commands)
+    for concern in concerns:
+        logger.error("%s", concern.text, extra={"action": "workers_troubled"})
+        report.error = report.error or concern.text
+    return ExitCode(gravest((exit_code, *(concern.exit_code for concern in concerns))))
 
 
 def keep_metrics(settings: Settings, database: "Database", report: Report, now: datetime) -> None:
     """Add what this run did to the totals, and write METRICS_FILE. A failure is only logged."""
     with only_logged("this run is missing in the totals of the metrics"):
-        add_totals(database, report)
+        report.add_totals(database)
     if settings.metrics_file is not None:
         with only_logged("METRICS_FILE could not be written"):
             from shared.report.metrics import exposition, write_metrics_file
 
             content = exposition(database, settings.retry, settings.dam.status_a1, now)
             write_metrics_file(settings.metrics_file, content)
-
-
-def add_totals(database: "Database", report: Report) -> None:
-    """Add this run's work to the totals; an idle run sends no query. Raises DbError."""
-    done = (report.attempts, report.transfer.bytes, report.transfer.times_throttled)
-    if not any(done):
-        return
-    from shared.upkeep.totals import ATTEMPTS, BOX_THROTTLED, TRANSFERRED_BYTES, Totals
-
-    amounts = zip((ATTEMPTS, TRANSFERRED_BYTES, BOX_THROTTLED), done, strict=True)
-    held = Totals(database).add({total: amount for total, amount in amounts if amount})
-    if held:
-        names = ", ".join(total.name for total in held)
-        raise DbError(f"another transaction has locked the totals {names}", kind="row_locked")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from shared.base.logs import configure_logging
 from shared.base.script import exit_code_of, prepare_streams, say
 from shared.database import MIGRATION_LOCK, Database, Difference, migration_files, readiness
 from shared.settings import OperatorSettings, load_operator_settings, read_environment
+from shared.upkeep.engine import engine_differences
 from shared.upkeep.migrator import Migrator
 
 logger = logging.getLogger("migrate")
@@ -37,7 +38,8 @@ def show_status(database: Database, settings: OperatorSettings) -> int:
 
 
 def _differences(database: Database, settings: OperatorSettings) -> list[Difference]:
-    return database.differences(status_a1=settings.status_a1, status_a2=settings.status_a2)
+    found = database.differences(status_a1=settings.status_a1, status_a2=settings.status_a2)
+    return found if settings.engine.is_local else [*found, *engine_differences(database)]
 
 
 def apply_pending(database: Database, settings: OperatorSettings) -> int:

@@ -172,7 +172,9 @@ WITH needed_tables (name, migration, rights) AS (VALUES
     ('page_act_campaigns', '024_create_page_acts', 'SELECT, DELETE'),
     ('page_sessions', '024_create_page_acts', 'SELECT, DELETE'),
     ('metric_totals', '025_create_metric_totals', 'SELECT, INSERT, UPDATE'),
-    ('webhook_targets', '027_create_webhook_targets', 'SELECT, INSERT, UPDATE')
+    ('webhook_targets', '027_create_webhook_targets', 'SELECT, INSERT, UPDATE'),
+    ('workers', '028_create_workers', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('worker_campaigns', '028_create_workers', 'SELECT, INSERT, UPDATE, DELETE')
 ),
 
 -- Every column, as the migrations make it.
@@ -342,7 +344,20 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('webhook_targets', 'begun_at', 'timestamp with time zone', NULL, 'value', ''),
     ('webhook_targets', 'wait_until', 'timestamp with time zone', NULL, 'null', ''),
     ('webhook_targets', 'off_at', 'timestamp with time zone', NULL, 'null', ''),
-    ('webhook_targets', 'off_why', 'text', 200, 'null', '')
+    ('webhook_targets', 'off_why', 'text', 200, 'null', ''),
+    ('workers', 'worker', 'text', 63, 'value', ''),
+    ('workers', 'host', 'text', 255, 'value', ''),
+    ('workers', 'started_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('workers', 'seen_at', 'timestamp with time zone', NULL, 'value', ''),
+    ('workers', 'campaigns_at_once', 'integer', 4, 'value', ''),
+    ('workers', 'drain_asked_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('workers', 'drain_asked_by', 'text', 255, 'null', ''),
+    ('workers', 'trouble', 'text', NULL, 'null', ''),
+    ('workers', 'trouble_code', 'integer', 2, 'null', ''),
+    ('workers', 'trouble_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('worker_campaigns', 'campaign_id', 'text', 40, 'value', ''),
+    ('worker_campaigns', 'worker', 'text', 63, 'value', ''),
+    ('worker_campaigns', 'since', 'timestamp with time zone', NULL, 'value', '')
 ),
 
 -- Unique keys: for each ON CONFLICT, and others that the code needs.
@@ -367,7 +382,9 @@ needed_keys (table_name, columns, condition) AS (VALUES
     ('page_act_campaigns', '{act_id,campaign_id}', ''),
     ('page_sessions', '{token_hash}', ''),
     ('metric_totals', '{name,label}', ''),
-    ('webhook_targets', '{name}', '')
+    ('webhook_targets', '{name}', ''),
+    ('workers', '{worker}', ''),
+    ('worker_campaigns', '{campaign_id}', '')
 ),
 
 -- The functions that a run calls before each write.

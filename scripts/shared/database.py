@@ -136,8 +136,9 @@ class Database:
     dsn: a libpq connection string or postgresql:// URL. max_retries: A1_MAX_RETRIES. waits_for_disk: False
     for data that may be lost when the server itself crashes, because we would find it out again; a later
     commit that does wait writes it to disk too. answer_seconds: how long the server may work on a statement;
-    None: no limit. is_stopping: whether the process was asked to stop; then we wait for an answer only a few
-    seconds longer. Raises DbError for every refusal of PostgreSQL; retryable when it was out of reach.
+    None: no limit. idle_seconds: after which the server ends a transaction in which we do nothing; None:
+    never. is_stopping: whether the process was asked to stop; then we wait for an answer only a few seconds
+    longer. Raises DbError for every refusal of PostgreSQL; retryable when it was out of reach.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Database:
         application_name: str = "a1_to_a2",
         waits_for_disk: bool = True,
         answer_seconds: float | None = ANSWER_SECONDS,
+        idle_seconds: float | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.max_retries = max_retries
@@ -159,6 +161,7 @@ class Database:
             application_name=application_name,
             answer_seconds=answer_seconds,
             waits_for_disk=waits_for_disk,
+            idle_seconds=idle_seconds,
             is_stopping=is_stopping,
         )
 

@@ -43,7 +43,7 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
 OUR_PREFIXES = (
     *("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_", "ADMIN_"),
-    "WEBHOOK_",
+    *("WEBHOOK_", "ENGINE_", "WORKER_"),
 )
 WEBHOOK_VARIABLES = ("WEBHOOK_NAME_URL", "WEBHOOK_NAME_SECRET", "WEBHOOK_NAME_KIND", "WEBHOOK_NAME_EVENTS")
 """Of each webhook target, whose name is in the place of NAME."""
@@ -95,6 +95,28 @@ class CadenceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Who works on the campaigns: the run itself (`local`), or workers on any number of hosts, to which an
+    engine gives them (MARKDOWN_DOCS/SCALE_OUT.md).
+
+    dsn: the engine's own way to the same database, for example through a pooler; "": as all others.
+    listens: whether PostgreSQL notifies the workers of a new job; else they ask every few seconds.
+    campaigns_at_once: of one worker. stop_seconds: how long a worker may take to stop; after that, what it
+    still does is given up, and the next run starts it again.
+    """
+
+    name: Literal["local", "procrastinate"] = "local"
+    dsn: str = field(default="", repr=False)
+    listens: bool = True
+    campaigns_at_once: int = 16
+    stop_seconds: float = 300
+
+    @property
+    def is_local(self) -> bool:
+        return self.name == "local"
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """When runs happen and how they count: everything that a forecast needs."""
 
@@ -116,6 +138,7 @@ class Settings:
     retry: RetryPolicy
     timezone: ZoneInfo
     off_hours: OffHours
+    engine: EngineSettings
     metrics_file: Path | None
     commands: Commands
     links: Links
@@ -152,6 +175,7 @@ class OperatorSettings:
     links: Links
     master_assets_folder: str
     status_a2: str
+    engine: EngineSettings
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -370,6 +394,7 @@ def _read(kind: type[T], reader: Reader, **given: object) -> T:
         "alert_after_failures": lambda reader: reader.whole_number("ALERT_AFTER_FAILURES", 3, 1, 1000),
         "heartbeat_url": _heartbeat_url,
         "stop_seconds": lambda reader: reader.seconds("ORCHESTRATOR_STOP_SECONDS", 300),
+        "engine": _engine,
         "metrics_file": _metrics_file,
         "commands": _commands,
         "links": _links,
@@ -458,6 +483,17 @@ def _metrics_file(reader: Reader) -> Path | None:
     return path
 
 
+def _engine(reader: Reader) -> EngineSettings:
+    usual = EngineSettings()
+    return EngineSettings(
+        name=reader.choice("ENGINE", usual.name, ("local", "procrastinate")),
+        dsn=_database_url(reader, "ENGINE_DATABASE_URL") or "",
+        listens=reader.boolean("ENGINE_LISTEN", default=usual.listens),
+        campaigns_at_once=reader.whole_number("WORKER_CAMPAIGNS_AT_ONCE", usual.campaigns_at_once, 1, 64),
+        stop_seconds=reader.seconds("WORKER_STOP_SECONDS", usual.stop_seconds),
+    )
+
+
 # The retry rule
 
 
@@ -530,7 +566,7 @@ def _heartbeat_url(reader: Reader) -> str:
 
 
 def _database(reader: Reader) -> DatabaseSettings:
-    url = reader.secret("DATABASE_URL")
+    url = _database_url(reader, "DATABASE_URL")
     words = {
         "host": reader.text("DB_HOST", "localhost"),
         "port": str(reader.whole_number("DB_PORT", 5437, 1, 65535)),
@@ -539,14 +575,22 @@ def _database(reader: Reader) -> DatabaseSettings:
         "password": reader.secret("DB_PASSWORD") or "",
     }
     if url is not None:
-        hosts, options = _read_database_url(reader, url)
-        query = urlencode(_checks_of_server(reader, hosts, options), quote_via=quote)
-        joint = "&" if "?" in url else "?"
-        return DatabaseSettings(url.strip() + (joint + query if query else ""))
+        return DatabaseSettings(url)
     if not words["password"]:
         reader.fault("DB_PASSWORD", "missing (or give DATABASE_URL)")
     words |= _checks_of_server(reader, words["host"].split(","), {})
     return DatabaseSettings(" ".join(f"{key}={_quote_libpq(value)}" for key, value in words.items()))
+
+
+def _database_url(reader: Reader, name: str) -> str | None:
+    """The URL in this variable, with the options for verifying the server; None when it is not set."""
+    url = reader.secret(name)
+    if url is None:
+        return None
+    hosts, options = _read_database_url(reader, name, url)
+    query = urlencode(_checks_of_server(reader, hosts, options), quote_via=quote)
+    joint = "&" if "?" in url else "?"
+    return url.strip() + (joint + query if query else "")
 
 
 def _checks_of_server(reader: Reader, hosts: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
@@ -579,24 +623,24 @@ def _is_this_host(host: str) -> bool:
     return host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@"))
 
 
-def _read_database_url(reader: Reader, url: str) -> tuple[list[str], dict[str, str]]:
+def _read_database_url(reader: Reader, name: str, url: str) -> tuple[list[str], dict[str, str]]:
     """The hosts and the options of a URL, as libpq reads them; refuses a URL that libpq would read in an
     unexpected way. The message quotes nothing of it: what looks like a host may be a piece of the password.
     """
     found = re.fullmatch(_DATABASE_URL, url.strip(), re.VERBOSE)
     if found is None:
         reader.fault(
-            "DATABASE_URL",
+            name,
             "expected postgresql://user:password@host:port/name; a password's @ / ? # % are written"
             " %40 %2F %3F %23 %25",
         )
         return [], {}
     pairs = [pair.partition("=")[::2] for pair in (found["query"] or "").split("&") if pair]
-    given = [value for name, value in pairs if name in ("password", "sslpassword")]
+    given = [value for key, value in pairs if key in ("password", "sslpassword")]
     for secret in ((found["login"] or "").partition(":")[2], *given):
         reader.remember_secret(secret)
         reader.remember_secret(unquote(secret))
-    options = {unquote(name): unquote(value) for name, value in pairs}
+    options = {unquote(key): unquote(value) for key, value in pairs}
     return _hosts_of_url(reader, found["hosts"], options), options
 
 

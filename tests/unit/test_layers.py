@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webhooks": {"base", "rules", "http", "database", "notices"},
     "report": {"base", "rules", "database", "upkeep", "notices"},
     "notifier": {"base", "rules", "notices", "report"},
-    "upload": {*_CLIENTS, "settings", "database", "notices", "webhooks", "notifier"},
+    "upload": {*_CLIENTS, "settings", "database", "upkeep", "notices", "webhooks", "notifier"},
     "loop": {*_CLIENTS, "settings", "database", "upkeep", "notices", "webhooks", "notifier"},
+    "scale": {"base", "dam", "settings", "database", "upkeep", "notices", "upload", "loop"},
     "page": {"base", "rules", "settings", "database", "upkeep", "notices", "report", "loop"},
 }
 """{wing, or module that belongs to none: those it may import besides itself}. What stands lower may import

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import tomllib
+from itertools import combinations
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,6 +34,7 @@ def test_requirements__are_pinned_by_hash_and_agree_with_pyproject() -> None:
     for file, names in (
         ("requirements.txt", project["project"]["dependencies"]),
         ("requirements-page.txt", project["dependency-groups"]["page"]),
+        ("requirements-scale.txt", project["dependency-groups"]["scale"]),
         ("requirements-dev.txt", project["dependency-groups"]["dev"]),
     ):
         found, wanted = pins(file), directly_wanted(names)
@@ -40,8 +42,8 @@ def test_requirements__are_pinned_by_hash_and_agree_with_pyproject() -> None:
     production, development = pins(), pins("requirements-dev.txt")
     # Compiled packages come as one file a platform and version of Python.
     assert all(production[name][2] > 20 for name in ("cffi", "cryptography", "markupsafe", "psycopg2-binary"))
-    page = pins("requirements-page.txt")
-    for one, other in ((production, page), (production, development), (page, development)):
+    lists = [production, pins("requirements-page.txt"), pins("requirements-scale.txt"), development]
+    for one, other in combinations(lists, 2):
         both = one.keys() & other.keys()
         assert {name: one[name][0] for name in both} == {name: other[name][0] for name in both}
 
@@ -55,7 +57,8 @@ def test_makefile__installs_by_hash_and_production_before_the_rest() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     installed = re.findall(r"-m pip install.* -r (requirements\S*)", makefile)
     by_hash = re.findall(r"-m pip install.* --require-hashes -r (requirements\S*)", makefile)
-    assert installed == by_hash == ["requirements.txt", "requirements-page.txt", "requirements-dev.txt"]
+    wanted = ["requirements.txt", "requirements-page.txt", "requirements-scale.txt", "requirements-dev.txt"]
+    assert installed == by_hash == wanted
 
 
 def test_license__is_there_and_named() -> None:

@@ -21,6 +21,8 @@ PACKAGES = (
 """The packages of requirements.txt that the scripts import."""
 PAGE_PACKAGES = ("flask", "markupsafe", "waitress", "werkzeug")
 """The packages of requirements-page.txt that admin_page.py imports."""
+SCALE_PACKAGES = ("procrastinate", "psycopg", "psycopg_pool")
+"""The packages of requirements-scale.txt that a1_worker.py imports."""
 
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
 

@@ -332,6 +332,7 @@ class Outcome(StrEnum):
     NOT_A1 = "not_a1"
     NOT_FOUND = "not_found"
     INTERRUPTED = "interrupted"
+    QUEUED = "queued"
 
 
 @dataclass(frozen=True, slots=True)

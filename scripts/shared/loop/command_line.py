@@ -37,6 +37,7 @@ from shared.settings import (
     read_environment,
     source_of,
 )
+from shared.upkeep.engine import engine_differences
 
 logger = logging.getLogger("script")
 
@@ -228,6 +229,8 @@ def _check_database(settings: Settings) -> ExitCode:
     dsn = settings.database.dsn
     with Database(dsn, settings.retry.max_retries, application_name="a1_to_a2 check") as database:
         found = database.differences(status_a1=settings.dam.status_a1, status_a2=settings.dam.status_a2)
+        if not settings.engine.is_local:
+            found += engine_differences(database)
         for difference in found:
             say(f"{difference}\n")
         database.ensure_migrated(settings.commands)

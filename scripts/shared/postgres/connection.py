@@ -49,7 +49,6 @@ TRIES = 4
 # The settings of our session, whatever the defaults of the role or the server. When one of our hosts
 # disappears with a lock (power, network), the server notices within a minute; its own default is hours.
 _SESSION = {
-    "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
     "tcp_keepalives_idle": "20",
     "tcp_keepalives_interval": "5",
@@ -115,7 +114,7 @@ class Connection:
     """A session of PostgreSQL, in autocommit, for one thread at a time.
 
     answer_seconds: how long the server may work on a statement; None: no limit.
-    waits_for_disk: see Database. is_stopping: whether the process was asked to stop.
+    waits_for_disk, idle_seconds: see Database. is_stopping: whether the process was asked to stop.
     Raises DbError: login_refused, out_of_reach, …; ConfigError for a connection string that libpq refuses.
     """
 
@@ -126,6 +125,7 @@ class Connection:
         application_name: str,
         answer_seconds: float | None = ANSWER_SECONDS,
         waits_for_disk: bool = True,
+        idle_seconds: float | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         connect_seconds: float | None = None,
     ) -> None:
@@ -149,6 +149,7 @@ class Connection:
         session = {
             "lock_timeout": f"{LOCK_SECONDS:.0f}s",
             "statement_timeout": f"{(answer_seconds or 0) * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{(idle_seconds or 0) * 1000:.0f}",
             **_SESSION,
         }
         for version, settings in _SESSION_SINCE.items():

@@ -123,6 +123,21 @@ DELETE FROM page_sessions WHERE ctid = ANY (ARRAY(
     ORDER BY expires_at LIMIT %(limit)s))
 """
 
+# Of workers that were killed: a clean end removes the row, and each worker that runs updates its own every
+# few seconds. Both tables are small.
+WORKERS = """
+DELETE FROM workers WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM workers WHERE seen_at < least(now(), %(now)s) - %(kept)s LIMIT %(limit)s))
+"""
+
+WORKER_CAMPAIGNS = """
+DELETE FROM worker_campaigns WHERE ctid = ANY (ARRAY(
+    SELECT c.ctid FROM worker_campaigns c
+    WHERE c.since < least(now(), %(now)s) - %(kept)s
+      AND NOT EXISTS (SELECT FROM workers w WHERE w.worker = c.worker OFFSET 0)
+    LIMIT %(limit)s))
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Life:
@@ -145,6 +160,8 @@ LIVES: Mapping[str, Life] = MappingProxyType(
         "page_act_campaigns": Life(timedelta(days=30), PAGE_ACT_CAMPAIGNS),
         "page_acts": Life(timedelta(days=730), PAGE_ACTS),
         "page_sessions": Life(timedelta(), PAGE_SESSIONS),
+        "workers": Life(timedelta(days=1), WORKERS),
+        "worker_campaigns": Life(timedelta(days=1), WORKER_CAMPAIGNS),
     }
 )
 """{table: life}, in the order of removal: a table comes after the tables that refer to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -30,13 +31,15 @@ class Failure:
 
 @dataclass(slots=True)
 class Failures:
-    """The failures of a run, from all threads.
+    """The failures of a run, or of some time of a worker, from all threads.
 
-    A failure of a whole system waits for the end of the run: only then is it clear whether the system
-    answered for other campaigns.
+    A failure of a whole system waits for the end: only then is it clear whether the system answered for
+    other campaigns.
     """
 
     waiting: list[Failure] = field(default_factory=list)
+    systemic: list[AppError] = field(default_factory=list)
+    """After the end: those of a whole system."""
     has_failed: bool = False
     has_bug: bool = False
 
@@ -59,26 +62,27 @@ class Failures:
             if failure.error.system == "Box" and not has_brought:
                 raise failure.error
 
-    def conclude(self, *, is_interrupted: bool, has_brought: bool) -> ExitCode:
-        """The exit code of the run. has_brought: Box has accepted a file; the DAM has always answered here.
+    def conclude(self, *, is_interrupted: bool, answered: Collection[str]) -> ExitCode:
+        """The exit code of the run. answered: the systems that have answered for some campaign.
 
         A DAM or Box that failed for every campaign is not a campaign's fault, so no campaign gets an e-mail.
         The exit code reports it, and the loop sends an e-mail when it continues.
         """
-        answered = {"DAM", "Box"} if has_brought else {"DAM"}
-        systemic: list[AppError] = []
-        for failure in self.waiting:
+        while self.waiting:
+            failure = self.waiting.pop(0)
             error = failure.error
             if error.is_out_of_reach and error.system in answered:
                 self._report(failure)
             else:
-                systemic.append(error)
+                self.systemic.append(error)
         if self.has_bug:
             return ExitCode.BUG
         if self.has_failed:
             return ExitCode.SOME_FAILED
-        if systemic:
-            return max((error.exit_code for error in systemic), key=lambda code: code is ExitCode.BAD_CONFIG)
+        if self.systemic:
+            return max(
+                (error.exit_code for error in self.systemic), key=lambda code: code is ExitCode.BAD_CONFIG
+            )
         return ExitCode.TRY_LATER if is_interrupted else ExitCode.OK
 
     def _report(self, failure: Failure) -> Outcome:

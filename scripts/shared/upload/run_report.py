@@ -6,11 +6,15 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from shared.base.errors import ExitCode
+from shared.base.errors import DbError, ExitCode
 from shared.base.redaction import escape_json, redact, spellings
 from shared.base.values import CampaignResult, DeliveryCounts, Outcome
 from shared.upload.progress import Figures
+
+if TYPE_CHECKING:
+    from shared.database import Database
 
 COUNTED = (Outcome.EMPTY, Outcome.FOLDER_MISSING, Outcome.PERMANENTLY_FAILED)
 """The outcomes that spent an attempt."""
@@ -41,6 +45,19 @@ class Report:
         """Sort the campaigns into this order; others come after them."""
         places = {campaign_id: place for place, campaign_id in enumerate(campaign_ids)}
         self.campaigns.sort(key=lambda result: places.get(result.campaign_id, len(places)))
+
+    def add_totals(self, database: Database) -> None:
+        """Add the work to the totals of the metrics; an idle run sends no query. Raises DbError."""
+        done = (self.attempts, self.transfer.bytes, self.transfer.times_throttled)
+        if not any(done):
+            return
+        from shared.upkeep.totals import ATTEMPTS, BOX_THROTTLED, TRANSFERRED_BYTES, Totals
+
+        amounts = zip((ATTEMPTS, TRANSFERRED_BYTES, BOX_THROTTLED), done, strict=True)
+        held = Totals(database).add({total: amount for total, amount in amounts if amount})
+        if held:
+            names = ", ".join(total.name for total in held)
+            raise DbError(f"another transaction has locked the totals {names}", kind="row_locked")
 
     def to_json(self, exit_code: ExitCode, duration_seconds: float) -> str:
         document: dict[str, object] = {

@@ -1,0 +1,107 @@
+"""Workers of ENGINE=procrastinate over a `World`, and the ways in which they end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from simulators.postgres import PostgresServer
+from world import REPOSITORY, Run, World, wait_for
+
+SCHEMA = REPOSITORY / "database" / "engine" / "001_procrastinate_3_10_0.sql"
+
+
+@dataclass
+class Worker:
+    """A worker's process. log: the file of its standard error."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and wait for the end; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class Fleet:
+    """An installation whose runs leave their campaigns to workers."""
+
+    world: World
+    workers: list[Worker] = field(default_factory=list)
+
+    def worker(self, **changes: str) -> Worker:
+        """A new worker, which has given its first sign of life."""
+        log = self.world.folder / f"worker-{len(self.workers)}.log"
+        seen = len(self.names)
+        with log.open("w", encoding="utf-8") as stream:
+            process = self.world.start(
+                "a1_worker.py", "--auth-pfx-v2", stdout=stream, stderr=stream, **changes
+            )
+        worker = Worker(process, log)
+        self.workers.append(worker)
+        wait_for(lambda: len(self.names) > seen or process.poll() is not None)
+        assert process.poll() is None, worker.text
+        return worker
+
+    @property
+    def names(self) -> list[str]:
+        """The workers with a row, in the order of their start."""
+        return [row["worker"] for row in self.world.sql("SELECT worker FROM workers ORDER BY started_at")]
+
+    def tick(self, *arguments: str, **changes: str) -> Run:
+        """One run, as the loop starts it."""
+        return self.world.upload(*arguments, **changes)
+
+    @property
+    def jobs(self) -> list[tuple[str, str]]:
+        """(lock, status) of every job in the engine's table."""
+        rows = self.world.sql("SELECT lock, status::text FROM procrastinate_jobs ORDER BY id")
+        return [(row["lock"], row["status"]) for row in rows]
+
+    @property
+    def live(self) -> int:
+        """How many jobs wait or are in work."""
+        return sum(status in ("todo", "doing") for _, status in self.jobs)
+
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
+        """Until no job waits or is in work."""
+        wait_for(lambda: not self.live, seconds)
+
+
+def add_engine(postgres: PostgresServer, database_url: str) -> None:
+    """Make the engine's tables, as an operator does."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    done = postgres.psql("--quiet", "-v", "ON_ERROR_STOP=1", "-f", SCHEMA, database=name)
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def open_fleet(world: World, postgres: PostgresServer) -> Iterator[Fleet]:
+    """Workers end with it, however they are."""
+    add_engine(postgres, world.database_url)
+    world.changes["ENGINE"] = "procrastinate"
+    fleet = Fleet(world)
+    try:
+        yield fleet
+    finally:
+        for worker in fleet.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
