@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import MIGRATIONS, PASSWORD, Tls
+from fleet import SCHEMA
 from scale.hosts import Network, NoHostsError
 from scale.play import Play
 from scale.systems import HostedSystems
@@ -36,7 +37,7 @@ def play(network: Network, tls: Tls, request: pytest.FixtureRequest) -> Iterator
     folder.chmod(0o711)
     with EmbeddedPostgres(folder / "postgres", password=PASSWORD, host=network.address) as server:
         url = server.create_database(DATABASE)
-        for file in sorted(MIGRATIONS.glob("*.sql")):
+        for file in (*sorted(MIGRATIONS.glob("*.sql")), SCHEMA):
             done = server.psql("--quiet", "-f", file, database=DATABASE)
             assert done.returncode == 0, done.stderr
         systems = HostedSystems(url, network.address, tls.ca, folder)

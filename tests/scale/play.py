@@ -419,8 +419,8 @@ class Play:
                 process.wait()
 
     def _allow(self) -> None:
-        """What a disturbance may leave behind: an e-mail that went out and was not noted, for each process that
-        was sending one, and an upload session that Box opened without anybody knowing.
+        """What disturbances may leave behind: for each process that was sending one, an e-mail that went out
+        and was not noted; and an upload session that Box opened and nobody knows.
         """
         count = self.tally.disturbances
         restarts = count["PostgreSQL restarted"] * (len(self._workers) + 1)

@@ -26,11 +26,12 @@ from simulators.mail import MailSink
 ASSET_ID = re.compile(r"\b[0-9a-f]{40}\b")
 SESSION = re.compile(r"/upload_sessions/(\w+)")
 
-# Who took which campaign, and when, which is in campaign_epochs only until the next one takes it; and who counted
-# which attempt, and when, because the history has the time at which its run began.
+# Who took which campaign, and when: campaign_epochs has only the newest. And who counted which attempt, and
+# when: the history has the time at which its run began.
 RECORDS = """
 CREATE TABLE proof_takes (
-    id BIGINT GENERATED ALWAYS AS IDENTITY, campaign_id TEXT, holder TEXT, host TEXT, at TIMESTAMP WITH TIME ZONE
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    campaign_id TEXT, holder TEXT, host TEXT, at TIMESTAMP WITH TIME ZONE
 );
 CREATE TABLE proof_attempts (LIKE proof_takes INCLUDING ALL);
 CREATE FUNCTION proof_note() RETURNS TRIGGER LANGUAGE plpgsql AS $$
@@ -177,9 +178,8 @@ class HostedSystems(Systems):
         return self._notes("proof_attempts")
 
     def _notes(self, table: str) -> list[Note]:
-        rows = self.rows(
-            f"SELECT extract(epoch FROM at)::float, host, campaign_id, holder FROM {table} ORDER BY id"
-        )
+        columns = "extract(epoch FROM at)::float, host, campaign_id, holder"
+        rows = self.rows(f"SELECT {columns} FROM {table} ORDER BY id")  # noqa: S608 - one of our two
         return [Note(*row) for row in rows]
 
     def held_by(self, host: str) -> set[str]:
