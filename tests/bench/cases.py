@@ -15,6 +15,9 @@ BOX_CALLS_PER_MINUTE = 1000
 DELAY_MS = 40
 FAST_WORKERS = 16
 LIMITED_COUNT = 480
+SCALE_CAMPAIGNS = 160
+SCALE_FILES = FileSet("10 × 20 KB", ((10, 20_000),))
+IDLE_WORKERS = 3
 OPENSSL_DECIDES = ("big-tls-40ms", "big-tls-0ms")
 
 
@@ -70,6 +73,67 @@ def ratio(field: str, ours: str, peer: str) -> Callable[[Costs], float]:
 def rate_share(files: FileSet, per_second: float, field: str = "wall_s") -> Callable[[Costs], float]:
     """Files a second ÷ a rate: of the whole run, from its start to its end, unless `field` says otherwise."""
     return lambda costs: files.count / _median(costs, "ours", field) / per_second
+
+
+def speed_up(more: str, fewer: str) -> Callable[[Costs], float]:
+    """How many times as fast."""
+    return lambda costs: _median(costs, fewer, "wall_s") / _median(costs, more, "wall_s")
+
+
+def _scale_cases(divisor: int) -> tuple[Case, ...]:
+    """Campaigns among 1, 2 and 4 workers, and workers without work."""
+    campaigns = max(8, SCALE_CAMPAIGNS // divisor)
+    task = Task(SCALE_FILES, campaigns=campaigns, delay_ms=DELAY_MS)
+    small = replace(task, workers=4, campaigns_at_once=2)  # little enough that four of them fit on two cores
+
+    def entries(of: Task) -> tuple[Entry, ...]:
+        labels = ((1, "1 worker"), (2, "2 workers"), (4, "4 workers"))
+        return tuple(Entry(label, "workers", replace(of, engine_workers=count)) for count, label in labels)
+
+    title = f"{campaigns} campaigns × {SCALE_FILES.name}, 40 ms"
+    idle = Entry("idle", "idle workers", Task(NOTHING, engine_workers=IDLE_WORKERS))
+    return (
+        Case(
+            "scale",
+            f"{title}, 2 campaigns at once",
+            entries(small),
+            (
+                Bar("2 workers ÷ 1 worker", 1.8, speed_up("2 workers", "1 worker"), is_minimum=True),
+                Bar("4 workers ÷ 1 worker", 3.4, speed_up("4 workers", "1 worker"), is_minimum=True),
+            ),
+            rounds=3,
+            note="six times the files/s is campaigns a minute; peak memory is of the largest worker",
+        ),
+        Case(
+            "scale-full",
+            f"{title}, 16 campaigns at once",
+            entries(task),
+            (),
+            rounds=3,
+            is_default=False,
+            note="shown only: workers as they are by default, which keep the cores of this machine busy",
+        ),
+        Case(
+            "scale-idle",
+            f"{IDLE_WORKERS} workers without work for 60 s",
+            (idle,),
+            (
+                Bar(
+                    "CPU of a worker, share of a core",
+                    0.02,
+                    lambda costs: _median(costs, "idle", "cpu_s") / 60,
+                ),
+                Bar("CPU of PostgreSQL, s", 1.0, lambda costs: _median(costs, "idle", "postgres_cpu_s")),
+                Bar("connections of a worker", 5, lambda costs: _median(costs, "idle", "connections")),
+                Bar(
+                    "peak memory of a worker, MB",
+                    100,
+                    lambda costs: _median(costs, "idle", "peak_bytes") / 1e6,
+                ),
+            ),
+            rounds=1,
+        ),
+    )
 
 
 def share_of_429(costs: Costs) -> float:
@@ -215,6 +279,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1, other_openss
             (Bar("CPU ÷ import requests, psycopg2", 1.8, ratio("cpu_s", "ours", "imports")),),
             rounds=15,
         ),
+        *_scale_cases(divisor),
         Case(
             "medium-40ms",
             "200 × 1 MB, TLS, 40 ms",

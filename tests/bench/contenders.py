@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.box_sink import RECEIPT_NAME, Behaviour
+from bench.fleet import run_idle_workers, run_workers
 from bench.sets import FileSet, SourceFile, read_once
 from bench.stage import BENCH, Cost, Stage, WrongResultError
 
@@ -28,8 +29,19 @@ class Task:
     calls_per_minute: int = 0
     upload_s: float = 0.0
     part_size: int = 8 * 1024 * 1024
+    campaigns: int = 1
+    """Each with these files."""
+    engine_workers: int = 0
+    """Workers of ENGINE=procrastinate."""
+    campaigns_at_once: int = 16
+    """WORKER_CAMPAIGNS_AT_ONCE."""
     has_current_openssl: bool = False
     """Whether Python takes the stage's in place of its own."""
+
+    @property
+    def file_count(self) -> int:
+        """Of all campaigns together."""
+        return self.files.count * self.campaigns
 
     @property
     def behaviour(self) -> Behaviour:
@@ -181,4 +193,6 @@ CONTENDERS: dict[str, Contender] = {
     "bare loop": _peer(sys.executable, BENCH / "peers" / "bare_loop.py"),
     "pipe": _peer("bash", BENCH / "peers" / "pipe.sh"),
     "imports": run_bare_imports,
+    "workers": run_workers,
+    "idle workers": run_idle_workers,
 }
