@@ -60,6 +60,13 @@ class Fleet:
         assert process.poll() is None, worker.text
         return worker
 
+    def end(self) -> None:
+        """Kill the workers that are left."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
     @property
     def names(self) -> list[str]:
         """The workers with a row, in the order of their start."""
@@ -79,6 +86,15 @@ class Fleet:
     def live(self) -> int:
         """How many jobs wait or are in work."""
         return sum(status in ("todo", "doing") for _, status in self.jobs)
+
+    def hurry_recovery(self, worker: Worker) -> None:
+        """Let a worker's last sign of life be a minute old, as if we had waited."""
+        self.world.sql(
+            "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute' WHERE id IN"
+            " (SELECT worker_id FROM procrastinate_jobs WHERE status = 'doing');"
+            " UPDATE workers SET seen_at = now() - interval '1 minute' WHERE worker LIKE %s",
+            f"%:{worker.process.pid}",
+        )
 
     def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Until no job waits or is in work."""
@@ -101,7 +117,4 @@ def open_fleet(world: World, postgres: PostgresServer) -> Iterator[Fleet]:
     try:
         yield fleet
     finally:
-        for worker in fleet.workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-                worker.process.wait()
+        fleet.end()

@@ -46,7 +46,7 @@ WHERE status = 'todo' AND queue_name = %(queue)s
 """
 
 TROUBLES = """
-SELECT worker, host, trouble, trouble_code FROM workers
+SELECT worker, trouble, trouble_code FROM workers
 WHERE trouble IS NOT NULL AND seen_at > now() - interval '1 minute'
   AND trouble_at > now() - interval '2 hours'
 ORDER BY worker
@@ -87,8 +87,8 @@ class Jobs:
         """What keeps workers from the campaigns: that none runs, or what each of them reports."""
         waiting = self._database.row(UNATTENDED, {"queue": QUEUE})[0]
         found = [
-            Concern(f"worker {worker}: {trouble}", ExitCode(code))
-            for worker, _, trouble, code in self._database.rows(TROUBLES)
+            Concern(f"{worker}: {trouble}", ExitCode(code))
+            for worker, trouble, code in self._database.rows(TROUBLES)
         ]
         if waiting:
             text = (

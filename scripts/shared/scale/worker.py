@@ -1,7 +1,7 @@
 """Runs one worker: works on the campaigns that the engine gives it, until it is asked to stop or to drain.
 
 Each campaign goes the same road as in a run (`upload/road.py`), at one `Workplace`. What a run does at its
-end, a worker does every half a minute (`_Shift.settle`): it decides which failures are a whole system's,
+end, a worker does several times a minute (`_Shift.settle`): it decides which failures are a whole system's,
 adds to the totals of the metrics, and sends notices.
 """
 
@@ -33,7 +33,7 @@ from shared.upload.workplace import Workplace
 
 logger = logging.getLogger("worker")
 
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 15.0
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Before the database is tried again, after one failure, two, …; the last one repeats."""
 GOOD_SECONDS = 120.0
@@ -263,6 +263,7 @@ class _Shift:
     def _settle_regularly(self) -> None:
         while not self._is_over.wait(SETTLE_SECONDS):
             try:
+                self._database.ensure_alive()  # before the next campaign finds out
                 self.settle()
             except AppError as exc:
                 if exc.ends_run:

@@ -33,7 +33,7 @@ def test_idle_run__loads_only_what_it_needs() -> None:
         "shared.dam.client shared.database shared.notices.delivery shared.upload.uploader shared.loop.teller"
     )
     late = "box_sdk_gen jinja2 smtplib cryptography shared.box shared.report shared.upload.copier"
-    late += " shared.webhooks shared.upload.webhook_side"
+    late += " shared.webhooks shared.upload.webhook_side shared.scale procrastinate psycopg"
     assert loaded(idle, late) == []
 
 
