@@ -15,7 +15,7 @@ BOX_CALLS_PER_MINUTE = 1000
 DELAY_MS = 40
 FAST_WORKERS = 16
 LIMITED_COUNT = 480
-SCALE_CAMPAIGNS = 160
+SCALE_CAMPAIGNS = 240
 SCALE_FILES = FileSet("10 × 20 KB", ((10, 20_000),))
 IDLE_WORKERS = 3
 OPENSSL_DECIDES = ("big-tls-40ms", "big-tls-0ms")
@@ -84,52 +84,36 @@ def _scale_cases(divisor: int) -> tuple[Case, ...]:
     """Campaigns among 1, 2 and 4 workers, and workers without work."""
     campaigns = max(8, SCALE_CAMPAIGNS // divisor)
     task = Task(SCALE_FILES, campaigns=campaigns, delay_ms=DELAY_MS)
-    small = replace(task, workers=4, campaigns_at_once=2)  # little enough that four of them fit on two cores
-
-    def entries(of: Task) -> tuple[Entry, ...]:
-        labels = ((1, "1 worker"), (2, "2 workers"), (4, "4 workers"))
-        return tuple(Entry(label, "workers", replace(of, engine_workers=count)) for count, label in labels)
-
-    title = f"{campaigns} campaigns × {SCALE_FILES.name}, 40 ms"
+    one, two, four = (
+        Entry(f"{count} worker{'s' if count > 1 else ''}", "workers", replace(task, engine_workers=count))
+        for count in (1, 2, 4)
+    )
     idle = Entry("idle", "idle workers", Task(NOTHING, engine_workers=IDLE_WORKERS))
+
+    def of_idle(field: str, divided_by: float = 1.0) -> Callable[[Costs], float]:
+        return lambda costs: _median(costs, idle.label, field) / divided_by
+
     return (
         Case(
             "scale",
-            f"{title}, 2 campaigns at once",
-            entries(small),
+            f"{campaigns} campaigns × {SCALE_FILES.name}, 40 ms",
+            (one, two, four),
             (
-                Bar("2 workers ÷ 1 worker", 1.8, speed_up("2 workers", "1 worker"), is_minimum=True),
-                Bar("4 workers ÷ 1 worker", 3.4, speed_up("4 workers", "1 worker"), is_minimum=True),
+                Bar("speed of 2 workers ÷ 1", 1.8, speed_up(two.label, one.label), is_minimum=True),
+                Bar("speed of 4 workers ÷ 1", 3.4, speed_up(four.label, one.label), is_minimum=True),
             ),
             rounds=3,
             note="six times the files/s is campaigns a minute; peak memory is of the largest worker",
-        ),
-        Case(
-            "scale-full",
-            f"{title}, 16 campaigns at once",
-            entries(task),
-            (),
-            rounds=3,
-            is_default=False,
-            note="shown only: workers as they are by default, which keep the cores of this machine busy",
         ),
         Case(
             "scale-idle",
             f"{IDLE_WORKERS} workers without work for 60 s",
             (idle,),
             (
-                Bar(
-                    "CPU of a worker, share of a core",
-                    0.02,
-                    lambda costs: _median(costs, "idle", "cpu_s") / 60,
-                ),
-                Bar("CPU of PostgreSQL, s", 1.0, lambda costs: _median(costs, "idle", "postgres_cpu_s")),
-                Bar("connections of a worker", 5, lambda costs: _median(costs, "idle", "connections")),
-                Bar(
-                    "peak memory of a worker, MB",
-                    100,
-                    lambda costs: _median(costs, "idle", "peak_bytes") / 1e6,
-                ),
+                Bar("CPU of a worker, share of a core", 0.02, of_idle("cpu_s", 60)),
+                Bar("CPU of PostgreSQL, s", 1.0, of_idle("postgres_cpu_s")),
+                Bar("connections of a worker", 5, of_idle("connections")),
+                Bar("peak memory of a worker, MB", 100, of_idle("peak_bytes", 1e6)),
             ),
             rounds=1,
         ),

@@ -33,8 +33,6 @@ class Task:
     """Each with these files."""
     engine_workers: int = 0
     """Workers of ENGINE=procrastinate."""
-    campaigns_at_once: int = 16
-    """WORKER_CAMPAIGNS_AT_ONCE."""
     has_current_openssl: bool = False
     """Whether Python takes the stage's in place of its own."""
 

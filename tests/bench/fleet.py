@@ -26,7 +26,7 @@ READY_SECONDS = 60.0
 SETTLED_SECONDS = 10.0
 """After this long a worker that has nothing to do is as idle as it gets."""
 IDLE_SECONDS = 60.0
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'a1_to_a2 worker %'"
 
@@ -44,6 +44,7 @@ def run_workers(stage: Stage, task: Task) -> Cost:
             for campaign in campaigns:
                 dam.set_status(campaign, "A1")
             load, before, began = Load.now(), _cpu_seconds(workers), time.monotonic()
+            postgres = seconds_below(stage.postgres_pid)
             command = [sys.executable, stage.uploader, "--auth-password", "--json"]
             cost = stage.run(command, environment, LIMIT_SECONDS)
             _wait(lambda: all(dam.status(campaign) == "A2" for campaign in campaigns), workers)
@@ -53,6 +54,7 @@ def run_workers(stage: Stage, task: Task) -> Cost:
                 cpu_s=cost.cpu_s + _cpu_seconds(workers) - before,
                 peak_bytes=max(_peak_bytes(worker.pid) for worker in workers),
                 foreign=Load.now().foreign_since(load),
+                postgres_cpu_s=seconds_below(stage.postgres_pid) - postgres,
             )
         _check(stage, task)
     finally:
@@ -82,7 +84,6 @@ def run_idle_workers(stage: Stage, task: Task) -> Cost:
 def _environment(stage: Stage, task: Task) -> dict[str, str]:
     return stage.uploader_environment(tls=task.tls, delay_ms=task.delay_ms) | {
         "ENGINE": "procrastinate",
-        "WORKER_CAMPAIGNS_AT_ONCE": str(task.campaigns_at_once),
         "TRANSFER_WORKERS": str(task.workers),
         "BOX_UPLOADS_PER_MINUTE": str(task.uploads_per_minute),
         "BOX_CALLS_PER_MINUTE": str(task.calls_per_minute),
