@@ -37,8 +37,8 @@ ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | expand -t 18
 
-# On a server. PREFIX, PAGE=1, DRY_RUN=1, PURGE=1 and the owner's DB_USER and DB_PASSWORD are passed to the script.
-install: ## on a server, as root: users, folders, /opt/a1-to-a2, units, the command a1-to-a2; DRY_RUN=1 shows it, PAGE=1
+# On a server. PREFIX, PAGE=1, WORKERS=1, DRY_RUN=1, PURGE=1 and the owner's DB_USER and DB_PASSWORD are passed to the script.
+install: ## on a server, as root: users, folders, /opt/a1-to-a2, units, the command a1-to-a2; DRY_RUN=1 shows it, PAGE=1, WORKERS=1
 	@bash scripts/deployment/install.sh install
 
 upgrade: ## on a server, as root, from the new checkout: DB_USER=OWNER DB_PASSWORD=... make upgrade; goes back if it fails

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from simulators.postgres import PostgresServer
-from world import REPOSITORY, Run, World, wait_for
+from world import REPOSITORY, SCRIPTS, Run, World, wait_for
 
 SCHEMA = REPOSITORY / "database" / "engine" / "001_procrastinate_3_10_0.sql"
 
@@ -46,13 +47,21 @@ class Fleet:
     world: World
     workers: list[Worker] = field(default_factory=list)
 
-    def worker(self, **changes: str) -> Worker:
-        """A new worker, which has given its first sign of life."""
+    def worker(self, *, before: Sequence[str] = (), **changes: str) -> Worker:
+        """A new worker, which has given its first sign of life. before: the words of a program that starts
+        it.
+        """
         log = self.world.folder / f"worker-{len(self.workers)}.log"
         seen = len(self.names)
         with log.open("w", encoding="utf-8") as stream:
-            process = self.world.start(
-                "a1_worker.py", "--auth-pfx-v2", stdout=stream, stderr=stream, **changes
+            process = subprocess.Popen(
+                [*before, sys.executable, SCRIPTS / "a1_worker.py", "--auth-pfx-v2"],
+                cwd=self.world.folder,
+                env=self.world.environment(**changes),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                text=True,
             )
         worker = Worker(process, log)
         self.workers.append(worker)

@@ -5,6 +5,7 @@
 #
 # PREFIX=/opt/a1-to-a2   where the product goes
 # PAGE=1                 also install the operator's page
+# WORKERS=1              also install what workers of ENGINE=procrastinate need
 # DRY_RUN=1              print each step, change nothing
 # PURGE=1                uninstall: also remove the settings, the log folder and the users
 # PYTHON=python3.12      the Python for the virtual environment
@@ -18,6 +19,7 @@ umask 022
 PREFIX=${PREFIX:-/opt/a1-to-a2}
 DESTDIR=${DESTDIR:-}
 PAGE=${PAGE:-}
+WORKERS=${WORKERS:-}
 PURGE=${PURGE:-}
 DRY_RUN=${DRY_RUN:-}
 USER_NAME=a1-to-a2
@@ -27,8 +29,8 @@ COMMAND=/usr/local/bin/a1-to-a2
 UNITS=/etc/systemd/system
 CRONTAB=/etc/cron.d/a1-to-a2
 # The parts that run, and the documents that people read on the server.
-PARTS="scripts database requirements.txt requirements-page.txt .env.example MARKDOWN_DOCS README.md RUN_ORCHESTRATOR.md \
-CHANGELOG.md LICENSE"
+PARTS="scripts database requirements.txt requirements-page.txt requirements-scale.txt .env.example MARKDOWN_DOCS README.md \
+RUN_ORCHESTRATOR.md CHANGELOG.md LICENSE"
 # How many seconds a run may take to finish the current file and end.
 PATIENCE=420
 
@@ -48,8 +50,13 @@ step() {
 
 has_systemd() { [ -z "$DESTDIR" ] && [ -d /run/systemd/system ] && command -v systemctl >/dev/null; }
 has_page() { [ "$PAGE" = 1 ] || [ -e "$DESTDIR$UNITS/a1-to-a2-page.service" ]; }
+has_workers() { [ "$WORKERS" = 1 ] || [ -e "$DESTDIR$UNITS/a1-to-a2-worker@.service" ]; }
 is_ours() { [ -e "$1/scripts/orchestrator-prod.py" ]; }
 is_active() { has_systemd && systemctl is-active --quiet "$1"; }
+active_workers() { # the units of the workers that run on this host
+    has_systemd || return 0
+    systemctl list-units --plain --no-legend --state=active 'a1-to-a2-worker@*.service' | cut -d ' ' -f 1
+}
 has_user() { getent passwd "$1" >/dev/null; }
 
 # The files of a tree and their digests: the same for the same version.
@@ -90,7 +97,8 @@ build() {
     step "$python" -m venv "$new/.venv"
     step "$new/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
         -r "$new/requirements.txt"
-    if has_page; then add_page_packages "$new"; fi
+    if has_page; then add_packages "$new" page; fi
+    if has_workers; then add_packages "$new" scale; fi
     if [ -n "$DRY_RUN" ]; then return 0; fi
     find "$new/.venv/bin" "$new/.venv/pyvenv.cfg" -type f -exec grep -qI -F "$new" {} \; -exec sed -i "s|$new|$PREFIX|g" {} \;
     # The service may not write here, so Python's compiled files are made now.
@@ -100,9 +108,9 @@ build() {
     version >"$new/VERSION"
 }
 
-add_page_packages() {
+add_packages() { # tree, list
     step "$1/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
-        -r "$1/requirements-page.txt"
+        -r "$1/requirements-$2.txt"
 }
 
 version() {
@@ -149,6 +157,7 @@ system_files() { # tree
     put "$1" a1-to-a2.logrotate /etc/logrotate.d/a1-to-a2
     put "$1" a1-to-a2.tmpfiles /etc/tmpfiles.d/a1-to-a2.conf
     if has_page; then put "$1" a1-to-a2-page.service $UNITS/a1-to-a2-page.service; fi
+    if has_workers; then put "$1" a1-to-a2-worker@.service "$UNITS/a1-to-a2-worker@.service"; fi
     target=$PREFIX/scripts/deployment/a1-to-a2
     if [ "$(readlink "$DESTDIR$COMMAND" 2>/dev/null || :)" != "$target" ]; then
         [ ! -e "$DESTDIR$COMMAND" ] || [ -L "$DESTDIR$COMMAND" ] || die "$COMMAND exists and is not ours: move it away"
@@ -198,7 +207,10 @@ install_all() {
         step mv "$DESTDIR$PREFIX.new" "$DESTDIR$PREFIX"
     fi
     if has_page && [ -z "$DRY_RUN" ] && ! "$DESTDIR$PREFIX/.venv/bin/python" -c 'import flask, waitress' 2>/dev/null; then
-        add_page_packages "$DESTDIR$PREFIX"
+        add_packages "$DESTDIR$PREFIX" page
+    fi
+    if has_workers && [ -z "$DRY_RUN" ] && ! "$DESTDIR$PREFIX/.venv/bin/python" -c 'import procrastinate' 2>/dev/null; then
+        add_packages "$DESTDIR$PREFIX" scale
     fi
     system_files "$source"
     if [ "$changes" = 0 ]; then say "nothing to do: this version is installed in $PREFIX"; return 0; fi
@@ -212,6 +224,7 @@ install_all() {
     say "  4. systemctl enable --now a1-to-a2"
     if has_page; then say "  5. fill in $SETTINGS/page.env; a1-to-a2 page-user NAME; a1-to-a2 page-check;" \
         "systemctl enable --now a1-to-a2-page"; fi
+    if has_workers; then say "  workers: MARKDOWN_DOCS/SCALE_OUT.md; then systemctl enable --now a1-to-a2-worker@1"; fi
     has_systemd || say "systemd is not running here: its files are installed, but nothing was loaded or started."
 }
 
@@ -221,6 +234,7 @@ is_at_work() {
         [ "$(stat -c %U "$process" 2>/dev/null || :)" = $USER_NAME ] || continue
         case $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null || :) in
             *scripts/orchestrator-prod.py*|*scripts/a1_to_a2_box_uploader.py*|*scripts/daily_report.py*) return 0 ;;
+            *scripts/a1_worker.py*) return 0 ;;
         esac
     done
     return 1
@@ -231,8 +245,8 @@ cron_is_held=""
 is_swapped=""
 
 stop_all() {
-    for unit in a1-to-a2-page a1-to-a2; do
-        if is_active $unit; then was_active="$unit $was_active"; step systemctl stop $unit; fi
+    for unit in a1-to-a2-page $(active_workers) a1-to-a2; do
+        if is_active "$unit"; then was_active="$unit $was_active"; step systemctl stop "$unit"; fi
     done
     if [ -e $CRONTAB ]; then step mv $CRONTAB $CRONTAB.held; cron_is_held=1; fi
     wait_for_runs
@@ -324,6 +338,8 @@ upgrade() {
 }
 
 uninstall() {
+    for unit in $(active_workers); do step systemctl disable --now "$unit"; done
+    [ ! -e "$DESTDIR$UNITS/a1-to-a2-worker@.service" ] || step rm -f "$DESTDIR$UNITS/a1-to-a2-worker@.service"
     for unit in a1-to-a2-page a1-to-a2; do
         [ -e "$DESTDIR$UNITS/$unit.service" ] || continue
         if has_systemd; then step systemctl disable --now $unit; fi
@@ -342,7 +358,8 @@ uninstall() {
         if [ -e "$DESTDIR$tree/.installed" ]; then step rm -rf "$DESTDIR$tree"
         else say "kept: $tree, which make install did not make"; fi
     done
-    for place in $SETTINGS /var/log/a1-to-a2 /var/lib/a1-to-a2 $UNITS/a1-to-a2.service.d $UNITS/a1-to-a2-page.service.d; do
+    for place in $SETTINGS /var/log/a1-to-a2 /var/lib/a1-to-a2 $UNITS/a1-to-a2.service.d $UNITS/a1-to-a2-page.service.d \
+        "$UNITS/a1-to-a2-worker@.service.d"; do
         [ -e "$DESTDIR$place" ] || continue
         if [ "$PURGE" = 1 ]; then step rm -rf "$DESTDIR$place"; else say "kept: $place"; fi
     done

@@ -79,6 +79,22 @@ def test_install__with_the_page_has_its_settings_without_secrets(tmp_path: Path,
     assert "nothing to do" in install("install", **place)
 
 
+def test_install__with_workers_has_their_packages_and_unit(tmp_path: Path, python: str) -> None:
+    root = tmp_path / "root"
+    unit = root / "etc/systemd/system/a1-to-a2-worker@.service"
+    place = {"DESTDIR": str(root), "PYTHON": python}
+    install("install", **place)
+    assert not unit.exists()
+    said = install("install", **place, WORKERS="1")
+    assert f"ExecStart={PREFIX}/.venv/bin/python" in unit.read_text(encoding="utf-8")
+    assert "a1-to-a2-worker@1" in said
+    assert "nothing to do" in install("install", **place), "and it remembers them"
+    (root / PREFIX[1:]).rename(tmp_path / "gone")
+    assert "requirements-scale.txt" in install("install", **place)
+    install("uninstall", **place)
+    assert not unit.exists()
+
+
 def test_dry_run__prints_and_changes_nothing(tmp_path: Path, python: str) -> None:
     (tmp_path / "root").mkdir()
     said = install("install --dry-run", DESTDIR=str(tmp_path / "root"), PYTHON=python, PAGE="1")

@@ -326,3 +326,14 @@ def test_increment__of_one_that_was_snoozed_meanwhile_counts_nothing(database_ur
         assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty") == Attempt(1, False, False, 3)
         database.execute("UPDATE campaign_status SET a1_snoozed_until = now() - interval '1 day'")
         assert database.increment_a1_retry(CAMPAIGN, "C-1", "Summer", "empty").number == 2
+
+
+def test_idle_transaction__is_ended_so_that_its_row_is_free(database_url: str) -> None:
+    """A worker that is frozen in a transaction must not block the one that replaces it."""
+    with Database(database_url, idle_seconds=0.3) as frozen, Database(database_url) as other:
+        other.increment_a1_retry("c", "C-1", "Summer", "empty")
+        with pytest.raises(DbError), frozen.transaction():
+            frozen.execute("UPDATE campaign_status SET status = 'A1'")
+            assert other.execute("UPDATE campaign_status SET status = 'A2'") == 1, "it waited for the end"
+            frozen.execute("UPDATE campaign_status SET status = 'A3'")
+        assert other.row("SELECT status FROM campaign_status")[0] == "A2"

@@ -81,6 +81,15 @@ def test_wing__imports_only_what_stands_above_it(wing: str) -> None:
             assert others <= sys.stdlib_module_names | PACKAGES[wing], path
 
 
+def test_engine__is_imported_by_one_module_only() -> None:
+    importing = [
+        path.name
+        for path in [*SHARED.rglob("*.py"), *SCRIPTS.glob("*.py")]
+        if imports_of(path.read_text(encoding="utf-8"))[1] & {"procrastinate", "psycopg", "psycopg_pool"}
+    ]
+    assert importing == ["engine.py"]
+
+
 @pytest.mark.parametrize("wing", sorted(WITHOUT_ENVIRONMENT))
 def test_wing__reads_no_environment(wing: str) -> None:
     for path in files_of(wing):

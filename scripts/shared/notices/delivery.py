@@ -254,13 +254,15 @@ class Delivery:
         if self._thread is not None:
             self._thread.join()
 
-    def finish(self, database: Database) -> None:
-        """Deliver the rest, by the run's own connection, and report late notices."""
+    def finish(self, database: Database, *, is_run: bool = True) -> None:
+        """Deliver the rest, by the run's own connection. A run also reports late notices, each one once: its
+        exit code makes the loop tell people.
+        """
         self.stop()
         is_due = Outbox(database).is_due(self.clock())
         if is_due:
             self._deliver(database, is_stopping=lambda: False)
-        if is_due is not None:
+        if is_due is not None and is_run:
             self.counts.faults += late_notices(database, self.clock(), self.timezone, self.commands)
 
     def _deliver(self, database: Database, *, is_stopping: Callable[[], bool]) -> None:

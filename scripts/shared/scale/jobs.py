@@ -38,10 +38,11 @@ LIVE = """
 SELECT lock FROM procrastinate_jobs WHERE status IN ('todo', 'doing') AND lock = ANY(%(locks)s)
 """
 
-# How many campaigns wait while no worker has been seen for a minute.
+# How many campaigns are in the queue while no worker has been seen for a minute: not even one that would free
+# those of a killed worker.
 UNATTENDED = """
 SELECT count(*) FROM procrastinate_jobs
-WHERE status = 'todo' AND queue_name = %(queue)s
+WHERE status IN ('todo', 'doing') AND queue_name = %(queue)s
   AND NOT EXISTS (SELECT FROM workers WHERE seen_at > now() - interval '1 minute')
 """
 
@@ -92,7 +93,7 @@ class Jobs:
         ]
         if waiting:
             text = (
-                f"{waiting} campaigns wait, and no worker has been seen for a minute; start one:"
+                f"{waiting} campaigns are queued, and no worker has been seen for a minute; start one:"
                 f" systemctl start a1-to-a2-worker@1, or {commands.run('a1_worker.py')}"
             )
             found.append(Concern(text, ExitCode.TRY_LATER))

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 
-from shared.base.errors import AppError, DbError, ExitCode
+from shared.base.errors import AppError, DbError, ExitCode, gravest
 from shared.base.values import CampaignResult, Outcome
 from shared.dam.client import DamClient
 from shared.database import Database
@@ -87,6 +87,7 @@ class CampaignWorker:
 
         Raises AppError for what only a person can change.
         """
+        self._service.ready()  # also while the database is away
         failures = 0
         while not self._stop.is_set():
             began_at = time.monotonic()
@@ -207,11 +208,10 @@ class _Shift:
         with suppress(DbError):
             self.settle()
             if self._stop.is_set():
-                self._outgoing.finish(self._database)
+                self._outgoing.finish(self._database, is_run=False)
                 self._database.execute(LEAVE, {"worker": self._identity.name})
 
     def _on_sign(self) -> None:
-        self._service.ready()
         self._service.feed_watchdog()
         busy = self._progress.view().in_hand
         self._service.status(f"{len(busy)} files in hand" if busy else "waiting for campaigns")
@@ -282,28 +282,33 @@ class _Shift:
                 self._outgoing.begin()
         if not done and not failures.has_bug:
             return
-        code = failures.conclude(
+        failures.conclude(
             is_interrupted=False,
             answered=_answered(done, [one.error.system for one in failures.waiting], brought),
         )
-        texts = [str(error) for error in failures.systemic]
-        if failures.has_bug:
-            texts.insert(0, f"a bug; see the log of {self._identity.host}")
-        failures.systemic.clear()
-        failures.has_bug = failures.has_failed = False
-        trouble = texts[0] if texts else None
-        if trouble:
-            logger.error("%s", trouble, extra={"action": "worker_troubled"})
-        self._database.execute(
-            SET_TROUBLE,
-            {"worker": self._identity.name, "text": trouble, "code": int(code) if trouble else None},
-        )
+        self._report_trouble()
         moved = Figures(
             bytes=figures.bytes - self._settled.bytes,
             times_throttled=figures.times_throttled - self._settled.times_throttled,
         )
         self._settled = figures
         Report(report.run_id, report.started_at, campaigns=done, transfer=moved).add_totals(self._database)
+
+    def _report_trouble(self) -> None:
+        """Let the next run report what no campaign is to blame for, or that this is over."""
+        failures = self.place.failures
+        troubles = [(str(error), int(error.exit_code)) for error in failures.systemic]
+        if failures.has_bug:
+            troubles.append((f"a bug; see the log of {self._identity.host}", int(ExitCode.BUG)))
+        failures.systemic.clear()
+        failures.has_bug = failures.has_failed = False
+        code = gravest(code for _, code in troubles)
+        text = next((text for text, of_text in troubles if of_text == code), None)
+        if text:
+            logger.error("%s", text, extra={"action": "worker_troubled"})
+        self._database.execute(
+            SET_TROUBLE, {"worker": self._identity.name, "text": text, "code": code if text else None}
+        )
 
 
 def _answered(done: list[CampaignResult], failing: list[str], brought: int) -> set[str]:

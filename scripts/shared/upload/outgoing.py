@@ -62,10 +62,13 @@ class Outgoing:
         """End the delivery of e-mails; the current one is finished."""
         self._delivery.stop()
 
-    def finish(self, database: Database) -> None:
-        """Deliver what is left. Webhooks and e-mails go out at the same time; neither waits for the other."""
+    def finish(self, database: Database, *, is_run: bool = True) -> None:
+        """Deliver what is left. Webhooks and e-mails go out at the same time; neither waits for the other.
+
+        is_run: see Delivery.finish.
+        """
         if self._webhooks is not None:
             self._webhooks.owe_acts(database)
-        self._delivery.finish(database)
+        self._delivery.finish(database, is_run=is_run)
         if self._webhooks is not None:
             self._webhooks.finish(database, self._delivery.counts.faults)

@@ -15,7 +15,7 @@ def test_run__queues_and_two_workers_upload(fleet: Fleet) -> None:
     campaigns = [world.add_full_campaign(f"Summer {n}", f"C-{n}") for n in range(6)]
     run = fleet.tick()
     assert run.exit_code == 75
-    assert "6 campaigns wait, and no worker has been seen for a minute" in run.report["error"]
+    assert "6 campaigns are queued, and no worker has been seen for a minute" in run.report["error"]
     assert run.outcomes == dict.fromkeys(campaigns, "queued")
     assert fleet.jobs == [(f"campaign:{campaign}", "todo") for campaign in campaigns]
     for _ in range(2):
@@ -155,10 +155,13 @@ def test_trouble_of_a_whole_system__is_the_runs_exit_code(fleet: Fleet) -> None:
     assert world.subjects == []
     worker.stop()
     assert fleet.tick().exit_code == 75, "it waits, and no worker runs"
+    world.sql("UPDATE procrastinate_jobs SET status = 'doing'")
+    assert fleet.tick().exit_code == 75, "nor does anything free it"
     fleet.worker()
+    fleet.wait_until_idle()  # the worker frees it
+    assert fleet.tick().exit_code == 0
     fleet.wait_until_idle()
     assert world.dam.status(campaign) == "A2"
-    assert fleet.tick().exit_code == 0
 
 
 def test_totals__have_what_workers_did(fleet: Fleet) -> None:
