@@ -191,10 +191,9 @@ def verify(
     progress: Progress,
 ) -> ExitCode:
     """Read a campaign's assets in the DAM and in Box again and report each difference; writes nothing."""
-    from shared.box.client import BoxClient
+    from shared.upload.box_users import open_box
     from shared.upload.buckets import Buckets
     from shared.upload.ledger import Ledger
-    from shared.upload.limiter import BoxGate
     from shared.upload.receipt import Sides, compare
 
     ledger = Ledger(database)
@@ -204,16 +203,11 @@ def verify(
     elif folder_id is None:
         report.differences = [f"campaign {campaign_id} has no folder in Box on record"]
     else:
-        limits = settings.transfer
-        gate = BoxGate(
-            Buckets(database),
-            uploads_per_minute=limits.uploads_per_minute,
-            calls_per_minute=limits.calls_per_minute,
-        )
         found = dam.list_master_assets(campaign_id)
         sides = Sides(campaign_id, found, folder_id, ledger.uploaded_assets(campaign_id))
-        with closing(BoxClient(settings.box, gate)) as box:
-            report.differences = compare(dam, box, sides, progress, workers=limits.workers)
+        limits = settings.transfer
+        with closing(open_box(settings.box, limits, Buckets(database))) as box:
+            report.differences = compare(dam, box.of(campaign_id), sides, progress, workers=limits.workers)
         logger.info("campaign %s: read %d assets in the DAM and in Box", campaign_id, len(found.assets))
     for text in report.differences:
         logger.error("%s", text, extra={"action": "difference", "campaign_id": campaign_id})

@@ -37,6 +37,7 @@ DamAuth = Literal["pfx-v2", "password"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MOST_DELAY_MINUTES = 7 * 24 * 60
+MOST_BOX_USERS = 50
 DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's modes, from weak to strong. `default`: verify-full for another host, prefer on this one."""
@@ -784,7 +785,31 @@ def _box(reader: Reader) -> BoxSettings:
         ca_bundle=reader.ca_bundle("BOX_CA_BUNDLE"),
         parts_count_as_uploads=reader.boolean("BOX_PARTS_COUNT_AS_UPLOADS", default=False),
         timeout_seconds=reader.seconds("BOX_TIMEOUT_SECONDS", 120),
+        users=_box_users(reader, root_folder_id),
     )
+
+
+def _box_users(reader: Reader, root_folder_id: str) -> tuple[str, ...]:
+    """The ids in Box of the users who share the work."""
+    users = reader.items("BOX_USERS", "")
+    for user in users:
+        if not re.fullmatch("[1-9][0-9]{0,19}", user):
+            reader.fault(
+                "BOX_USERS",
+                f"expected the ids of users in Box (digits, not names or logins), separated by commas,"
+                f" got {user!a:.80}",
+            )
+        elif users.count(user) > 1:
+            reader.fault("BOX_USERS", f"{user} is listed {users.count(user)} times; list each user once")
+    if len(users) > MOST_BOX_USERS:
+        reader.fault("BOX_USERS", f"at most {MOST_BOX_USERS} users, got {len(users)}")
+    if users and root_folder_id == "0":
+        reader.fault(
+            "BOX_ROOT_FOLDER_ID",
+            "0 is each user's own root folder, so the users of BOX_USERS would not see one another's folders;"
+            " set the id of a folder in which all of them are editors",
+        )
+    return users
 
 
 def _transfer(reader: Reader) -> TransferSettings:

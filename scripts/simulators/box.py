@@ -40,6 +40,7 @@ from simulators.box_api import DOWNLOAD_PREFIX, Api, error_answer
 from simulators.box_gate import (
     DEFAULT_CODES,
     TOKEN_PATH,
+    Access,
     Accounts,
     Drop,
     Fault,
@@ -60,7 +61,9 @@ STORING = re.compile(r"POST \S*/files(/\d+)?/content|PUT \S*/upload_sessions/")
 
 @dataclass(frozen=True)
 class BoxFile:
-    """A file as a test sees it. `path` is '/'-joined from the root, without the root."""
+    """A file as a test sees it. `path` is '/'-joined from the root, without the root. `created_by` is the id
+    of the user who made it, "" for a test's own.
+    """
 
     id: str
     name: str
@@ -70,6 +73,7 @@ class BoxFile:
     sha1: str
     etag: str
     versions: int
+    created_by: str
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,14 @@ class BoxSimulator:
         """The service account's user id."""
         return self._accounts.user_id
 
+    def add_user(self, access: Access = "editor") -> str:
+        """A user that the application may act for, with this right everywhere; its id."""
+        return self._accounts.add_user(access)
+
+    def set_access(self, user_id: str, access: Access) -> None:
+        """Change what such a user may do."""
+        self._accounts.set_access(user_id, access)
+
     @property
     def token_lifetime(self) -> float:
         """How long a token lives from its grant, in seconds."""
@@ -250,6 +262,7 @@ class BoxSimulator:
                     file.content.sha1,
                     str(file.etag),
                     file.versions,
+                    file.created_by,
                 )
                 for file in self._store.files()
             ]
@@ -435,7 +448,9 @@ class BoxSimulator:
         if call.path.startswith(DOWNLOAD_PREFIX):
             return self._api.download(call)
         self._accounts.check_bearer(call)
+        call.user_id = self._accounts.user_of(call, may_act=self.options.may_act_as_users)
         self._limits.check(call)
+        self._accounts.check_access(call)
         if self.options.upload_delay and STORING.search(call.target):
             self._stopping.wait(self.options.upload_delay)
         return self._api.answer(call)

@@ -15,7 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from simulators.box_gate import Accounts
 from simulators.box_store import (
@@ -52,6 +52,7 @@ FOLDER_STANDARD = [*COMMON_STANDARD, "folder_upload_email", "item_collection"]
 DOWNLOAD_PREFIX = "/download/"
 
 Handler = Callable[["Api", Call, str], Answer]
+Made = TypeVar("Made", bound=Item)
 _ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
@@ -131,7 +132,7 @@ class Api:
     @_route("GET", "/users/me")
     def _get_me(self, call: Call, _: str) -> Answer:
         stamp = _stamp(self._store.folder(ROOT_ID).created_at)
-        user = self._user() | {
+        user = self._user(call.user_id) | {
             "created_at": stamp,
             "modified_at": stamp,
             "language": "en",
@@ -182,7 +183,7 @@ class Api:
         if "name" not in body:
             raise _missing("name")
         with self._store.lock:
-            folder = self._store.create_folder(_parent_id(body), body["name"])
+            folder = _made(call, self._store.create_folder(_parent_id(body), body["name"]))
             return Answer.of_json(201, self._show(call, folder, _fields(call), FOLDER_STANDARD))
 
     @_route("PUT", "/folders/{id}")
@@ -284,7 +285,7 @@ class Api:
                     _parent_id(attributes), attributes.get("name"), content, _times(attributes)
                 ),
             )
-            return self._files(call, file, 201)
+            return self._files(call, _made(call, file), 201)
 
     @_upload_route("POST", "/files/{id}/content")
     def _upload_version(self, call: Call, file_id: str) -> Answer:
@@ -301,6 +302,7 @@ class Api:
                     file_id, content, name=attributes.get("name"), if_match=if_match, times=_times(attributes)
                 ),
             )
+            file.modified_by = call.user_id
             return self._files(call, file, 200)
 
     # --- upload sessions
@@ -318,7 +320,9 @@ class Api:
             parent = self._store.folder(folder_id)
             name = self._store.check_name(body.get("file_name"))
             self._store.check_free(parent, name)
-        session = self._uploads.create(file_size=file_size, file_name=name, folder_id=parent.id)
+        session = self._uploads.create(
+            owner=call.user_id, file_size=file_size, file_name=name, folder_id=parent.id
+        )
         return Answer.of_json(201, self._show_session(call, session))
 
     @_upload_route("POST", "/files/{id}/upload_sessions")
@@ -331,12 +335,14 @@ class Api:
             if name is not None:
                 name = self._store.check_name(name)
                 self._store.check_free(self._store.folder(file.parent_id), name, besides=file)
-        session = self._uploads.create(file_size=file_size, file_name=name, file_id=file.id)
+        session = self._uploads.create(
+            owner=call.user_id, file_size=file_size, file_name=name, file_id=file.id
+        )
         return Answer.of_json(201, self._show_session(call, session))
 
     @_upload_route("PUT", "/files/upload_sessions/{id}")
     def _upload_part(self, call: Call, session_id: str) -> Answer:
-        session = self._uploads.session(session_id, to_write=True)
+        session = self._uploads.session(session_id, call.user_id, to_write=True)
         digest = _digest(call, also_sha512=True)
         offset, size = _content_range(call, session)
         if call.body.length not in {None, size}:
@@ -346,11 +352,11 @@ class Api:
 
     @_upload_route("GET", "/files/upload_sessions/{id}")
     def _get_session(self, call: Call, session_id: str) -> Answer:
-        return Answer.of_json(200, self._show_session(call, self._uploads.session(session_id)))
+        return Answer.of_json(200, self._show_session(call, self._uploads.session(session_id, call.user_id)))
 
     @_upload_route("GET", "/files/upload_sessions/{id}/parts")
     def _list_parts(self, call: Call, session_id: str) -> Answer:
-        parts = self._uploads.session(session_id).parts()
+        parts = self._uploads.session(session_id, call.user_id).parts()
         offset, limit = _offset(call), self._limit(call)
         page = [_show_part(part) for part in parts[offset : offset + limit]]
         return Answer.of_json(
@@ -359,20 +365,20 @@ class Api:
 
     @_upload_route("DELETE", "/files/upload_sessions/{id}")
     def _abort_session(self, call: Call, session_id: str) -> Answer:
-        session = self._uploads.session(session_id)
+        session = self._uploads.session(session_id, call.user_id)
         self._uploads.remove(session)
         session.close()
         return Answer(204)
 
     @_upload_route("POST", "/files/upload_sessions/{id}/log")
     def _log_event(self, call: Call, session_id: str) -> Answer:
-        self._uploads.session(session_id)
+        self._uploads.session(session_id, call.user_id)
         return Answer(204)
 
     @_upload_route("POST", "/files/upload_sessions/{id}/plan")
     def _plan(self, call: Call, session_id: str) -> Answer:
         """Which parts of a new version the file's present version already has, at the same place."""
-        session = self._uploads.session(session_id, to_write=True)
+        session = self._uploads.session(session_id, call.user_id, to_write=True)
         asked = call.json().get("parts")
         if not isinstance(asked, list):
             raise _missing("parts")
@@ -395,7 +401,7 @@ class Api:
 
     @_upload_route("POST", "/files/upload_sessions/{id}/commit")
     def _commit(self, call: Call, session_id: str) -> Answer:
-        session = self._uploads.session(session_id, to_write=True)
+        session = self._uploads.session(session_id, call.user_id, to_write=True)
         digest = _digest(call)
         body = call.json()
         listed = body.get("parts")
@@ -421,7 +427,7 @@ class Api:
             parent = self._store.folder(session.folder_id)
             self._store.check_free(parent, self._store.check_name(name))
             self._uploads.remove(session)
-            file = self._store.create_file(parent.id, name, session.finish(), times)
+            file = _made(call, self._store.create_file(parent.id, name, session.finish(), times))
         else:
             if_match = call.headers.get("if-match")
             file = self._store.file(session.file_id)
@@ -432,6 +438,7 @@ class Api:
                 )
             self._uploads.remove(session)
             self._store.add_version(file.id, session.finish(), name=name, if_match=if_match, times=times)
+            file.modified_by = call.user_id
         if attributes.get("description") is not None:
             file.description = str(attributes["description"])
         return file
@@ -594,13 +601,23 @@ class Api:
         page = [self._show(call, item, []) for item in items[:DEFAULT_PAGE]]
         return _collection(page, len(items), 0, DEFAULT_PAGE)
 
-    def _user(self) -> Json:
-        return {
-            "type": "user",
-            "id": self._accounts.user_id,
-            "name": "A1 to A2",
-            "login": f"AutomationUser_{self._accounts.client_id}@boxdevedition.com",
+    def _permissions(self, call: Call) -> Json:
+        """What the caller may do with a folder."""
+        is_editor = self._accounts.may_upload(call.user_id)
+        names = ("delete", "invite_collaborator", "rename", "set_share_access", "share")
+        return dict.fromkeys((f"can_{name}" for name in names), is_editor) | {
+            "can_download": True,
+            "can_upload": is_editor and self._options.can_upload,
         }
+
+    def _user(self, user_id: str) -> Json:
+        """A user; the service account for what a test put into the world."""
+        account = self._accounts
+        if user_id in ("", account.user_id):
+            name, login = "A1 to A2", f"AutomationUser_{account.client_id}@boxdevedition.com"
+        else:
+            name, login = f"User {user_id}", f"AppUser_{account.client_id}_{user_id}@boxdevedition.com"
+        return {"type": "user", "id": user_id or account.user_id, "name": name, "login": login}
 
     def _upload_url(self, call: Call, path: str) -> Answer:
         return Answer.of_json(
@@ -628,6 +645,12 @@ class Api:
         }
 
 
+def _made(call: Call, item: Made) -> Made:
+    """A new item, signed by the user who made it."""
+    item.created_by = item.modified_by = call.user_id
+    return item
+
+
 Getter = Callable[[Api, Call, Any], Any]
 
 
@@ -650,9 +673,9 @@ _ITEM_FIELDS: dict[str, Getter] = {
     "purged_at": _nothing,
     "content_created_at": lambda _api, _call, item: _own_stamp(item, item.content_created_at),
     "content_modified_at": lambda _api, _call, item: _own_stamp(item, item.content_modified_at),
-    "created_by": lambda api, _call, _item: api._user(),
-    "modified_by": lambda api, _call, _item: api._user(),
-    "owned_by": lambda api, _call, _item: api._user(),
+    "created_by": lambda api, _call, item: api._user(item.created_by),
+    "modified_by": lambda api, _call, item: api._user(item.modified_by),
+    "owned_by": lambda api, _call, _item: api._user(""),
     "shared_link": _nothing,
     "parent": lambda api, _call, item: api._parent(item),
     "item_status": lambda _api, _call, _item: "active",
@@ -660,7 +683,7 @@ _ITEM_FIELDS: dict[str, Getter] = {
 _FOLDER_FIELDS: dict[str, Getter] = {
     "folder_upload_email": _nothing,
     "item_collection": lambda api, call, item: api._item_collection(call, item),
-    "permissions": lambda api, _call, _item: {"can_download": True, "can_upload": api._options.can_upload},
+    "permissions": lambda api, call, _item: api._permissions(call),
 }
 _FILE_FIELDS: dict[str, Getter] = {
     "file_version": lambda api, call, item: api._file_version(call, item),

@@ -1,6 +1,7 @@
 """What stands before the Box simulator's API: tokens, rate limits and the faults a test asks for.
 
-Facts: "Box OpenAPI" (POST /oauth2/token), "Box guide authentication/jwt", "Box guide rate-limits".
+Facts: "Box OpenAPI" (POST /oauth2/token), "Box guide authentication/jwt" (also as-user), "Box guide
+rate-limits".
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import secrets
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from email.utils import format_datetime
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from simulators.box_store import Options, RefusedError
+from simulators.box_store import Options, RefusedError, denied
 from simulators.box_wire import Answer, Call
 
 TOKEN_PATH = "/oauth2/token"  # noqa: S105  # nosec B105 - a path
@@ -31,6 +32,7 @@ UPLOAD_PATH = re.compile(r"/files(/\d+)?/(content|upload_sessions)/?$")
 JTI_LENGTHS = range(16, 129)
 
 Drop = Literal["before", "after"]
+Access = Literal["editor", "viewer", "none"]
 
 DEFAULT_CODES = {
     400: "bad_request",
@@ -121,7 +123,9 @@ class GrantError(Exception):
 
 @dataclass
 class Accounts:
-    """The one application, its enterprise and its service account; `token_lifetime` in seconds."""
+    """The one application, its enterprise, its service account, and the users that it may act for with the
+    header `As-User`; `token_lifetime` in seconds.
+    """
 
     client_id: str
     client_secret: str
@@ -132,6 +136,7 @@ class Accounts:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _tokens: dict[str, float] = field(default_factory=dict)
     _used_jtis: set[str] = field(default_factory=set)
+    _users: dict[str, Access] = field(default_factory=dict)
     _jwt_config: dict[str, Any] | None = None
     _public_key: Any = None
 
@@ -174,6 +179,59 @@ class Accounts:
                 'error_description="The access token provided is invalid."'
             )
             raise RefusedError(401, "unauthorized", "Unauthorized", headers={"WWW-Authenticate": challenge})
+
+    # --- users
+
+    def add_user(self, access: Access) -> str:
+        """A user that the application may act for; its id."""
+        with self._lock:
+            user_id = str(int(self.user_id) + 1 + len(self._users))
+            self._users[user_id] = access
+        return user_id
+
+    def set_access(self, user_id: str, access: Access) -> None:
+        """Change what a user may do."""
+        with self._lock:
+            self._users[user_id] = access
+
+    def user_of(self, call: Call, *, may_act: bool) -> str:
+        """Who makes a call that has a live token: the service account, or the user of the header `As-User`.
+
+        Refused with 403: an application that is not set up to act for users (as people report it), the id of
+        the service account itself (the guide), and a user that the application may not act for, which is what
+        an unknown id gets as well (the code is inferred).
+        """
+        user_id = call.headers.get("as-user", "").strip()
+        if not user_id:
+            return self.user_id
+        if not may_act:
+            challenge = (
+                'Bearer realm="Service", error="insufficient_scope", error_description="The request requires '
+                'higher privileges than provided by the access token."'
+            )
+            raise RefusedError(403, "insufficient_scope", "", headers={"WWW-Authenticate": challenge})
+        with self._lock:
+            if user_id not in self._users:
+                raise denied()
+        return user_id
+
+    def check_access(self, call: Call) -> None:
+        """Refuse what the user may not do with folders and files, here the same for all of them: without
+        access everything is 404, and a viewer changes nothing.
+        """
+        with self._lock:
+            access = self._users.get(call.user_id, "editor")
+        if call.path.rstrip("/").endswith("/users/me"):
+            return
+        if access == "none":
+            raise RefusedError(404, "not_found", "Not Found")
+        if access == "viewer" and call.method != "GET":
+            raise denied()
+
+    def may_upload(self, user_id: str) -> bool:
+        """Whether a user may write."""
+        with self._lock:
+            return self._users.get(user_id, "editor") == "editor"
 
     def expire_tokens(self) -> None:
         """Every token granted so far is worthless from now on."""
@@ -285,21 +343,21 @@ def read_form(call: Call) -> dict[str, str]:
 
 
 class RateLimits:
-    """Calls and uploads in the last 60 seconds, against the options' limits."""
+    """Each user's calls and uploads in the last 60 seconds, against the options' limits."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._lock = threading.Lock()
-        self._calls: deque[float] = deque()
-        self._uploads: deque[float] = deque()
+        self._calls: dict[str, deque[float]] = defaultdict(deque)
+        self._uploads: dict[str, deque[float]] = defaultdict(deque)
 
     def check(self, call: Call) -> None:
         """Count the call; 429 with Retry-After when it is one too many."""
         is_upload = call.method == "POST" and UPLOAD_PATH.search(call.path)
         with self._lock:
-            self._count(self._calls, self._options.calls_per_minute)
+            self._count(self._calls[call.user_id], self._options.calls_per_minute)
             if is_upload:
-                self._count(self._uploads, self._options.uploads_per_minute)
+                self._count(self._uploads[call.user_id], self._options.uploads_per_minute)
 
     def _count(self, recent: deque[float], limit: int | None) -> None:
         if limit is None:

@@ -34,7 +34,7 @@ class Options:
     page_limit_cap: the longest page any list answers, whatever `limit` asks for.
     nfkc_names: names are compared after Unicode NFKC; strict_names: `< > : | ? *` are refused too.
     calls_per_minute, uploads_per_minute: above them 429 with Retry-After; None means no limit. Box's own
-        are 1,000 and 240 a user.
+        are 1,000 and 240. They are for each user.
     retry_after_as_date: the 429s of these limits carry an HTTP date in place of seconds.
     upload_delay: how long each file and each part takes to be stored.
     commit_202: the first N commits of each session answer 202 with `Retry-After: 0`.
@@ -42,7 +42,9 @@ class Options:
     wrong_sha1: answers that show a file carry a wrong SHA-1; wrong_sha1_times bounds how many answers do.
     next_marker_style: how the last page says that it is the last.
     keep_content_below: bytes of files up to this size are kept; larger ones are hashed and forgotten.
-    can_upload: what `permissions` of every folder says.
+    can_upload: what `permissions` of every folder says, for those who may write at all.
+    may_act_as_users: whether the application may use the header `As-User`.
+    foreign_session_status: the answer to a user about another user's upload session, 403 or 404.
     content_dir: a folder that mirrors every file's current bytes under its Box path.
     """
 
@@ -64,6 +66,8 @@ class Options:
     next_marker_style: NextMarkerStyle = "missing"
     keep_content_below: int = MEBIBYTE
     can_upload: bool = True
+    may_act_as_users: bool = True
+    foreign_session_status: Literal[403, 404] = 403
     content_dir: Path | None = None
 
 
@@ -89,6 +93,13 @@ class RefusedError(Exception):
         self.conflict = conflict
 
 
+def denied() -> RefusedError:
+    """The refusal of what a user may not do."""
+    return RefusedError(
+        403, "access_denied_insufficient_permissions", "Access denied - insufficient permission"
+    )
+
+
 @dataclass(frozen=True)
 class Content:
     """The bytes of one file version: their size and SHA-1 (hex), and the bytes themselves where kept."""
@@ -112,6 +123,8 @@ class Item:
     content_modified_at: datetime
     description: str = ""
     etag: int = 0
+    created_by: str = ""
+    modified_by: str = ""
 
     kind = "item"
 

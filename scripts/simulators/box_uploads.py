@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from simulators.box_store import MEBIBYTE, Content, Options, RefusedError
+from simulators.box_store import MEBIBYTE, Content, Options, RefusedError, denied
 
 SPOOL_IN_MEMORY = MEBIBYTE
 
@@ -133,6 +133,7 @@ class OpenSession:
     part_size: int
     offsets: tuple[int, ...]
     expired: bool
+    owner: str
 
 
 def _overlap() -> RefusedError:
@@ -157,12 +158,14 @@ class UploadSession:
         self,
         options: Options,
         *,
+        owner: str,
         file_size: int,
         file_name: str | None,
         folder_id: str | None = None,
         file_id: str | None = None,
     ) -> None:
         self.id = secrets.token_hex(16).upper()
+        self.owner = owner
         self.file_size = file_size
         self.file_name = file_name
         self.folder_id = folder_id
@@ -354,25 +357,36 @@ class Uploads:
     def create(
         self,
         *,
+        owner: str,
         file_size: int,
         file_name: str | None,
         folder_id: str | None = None,
         file_id: str | None = None,
     ) -> UploadSession:
-        """A new session, for a new file in a folder or for a new version of a file."""
+        """A new session of a user, for a new file in a folder or for a new version of a file."""
         session = UploadSession(
-            self._options, file_size=file_size, file_name=file_name, folder_id=folder_id, file_id=file_id
+            self._options,
+            owner=owner,
+            file_size=file_size,
+            file_name=file_name,
+            folder_id=folder_id,
+            file_id=file_id,
         )
         with self._lock:
             self._sessions[session.id] = session
         return session
 
-    def session(self, session_id: str, *, to_write: bool = False) -> UploadSession:
-        """The session; 404 once it is gone; when expired 404 to readers and 410 to writers."""
+    def session(self, session_id: str, user_id: str, *, to_write: bool = False) -> UploadSession:
+        """The session; 404 once it is gone; when expired 404 to readers and 410 to writers.
+
+        It belongs to the user who opened it. Whether Box answers others 403 or 404 is not known.
+        """
         with self._lock:
             session = self._sessions.get(session_id.upper())
         if session is None:
             raise _gone()
+        if session.owner != user_id:
+            raise denied() if self._options.foreign_session_status == 403 else _gone()
         if session.is_expired and to_write:
             raise RefusedError(410, "session_expired", "The upload session has expired")
         if session.is_expired:
@@ -404,6 +418,7 @@ class Uploads:
                 session.part_size,
                 tuple(part.offset for part in session.parts()),
                 session.is_expired,
+                session.owner,
             )
             for session in sessions
         ]

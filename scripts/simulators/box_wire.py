@@ -96,7 +96,7 @@ class Body:
 class Call:
     """One request as it stands on the wire. `path` is without the query, header names are in lower case.
 
-    client: the address and port that it came from.
+    client: the address and port that it came from. user_id: who makes the call, once the gate has let it in.
     """
 
     method: str
@@ -108,6 +108,7 @@ class Call:
     buffer: memoryview
     client: tuple[str, int]
     notes: dict[str, bool] = field(default_factory=dict)
+    user_id: str = ""
 
     @property
     def target(self) -> str:

@@ -306,7 +306,9 @@ class Service:
         steps = [unquote(step) for step in request.path.removeprefix("/api").strip("/").split("/")]
         kind = f"{request.method} {'/'.join('*' if re.search('[0-9]', step) else step for step in steps[1:])}"
         try:
-            state.limits.check(cast("Call", SimpleNamespace(method=request.method, path=request.path)))
+            user_id = request.headers.get("as-user", "")
+            call = SimpleNamespace(method=request.method, path=request.path, user_id=user_id)
+            state.limits.check(cast("Call", call))
             answer = self._answer(state, request, steps, f"{scheme}://{request.headers.get('host')}/api/2.0")
         except RefusalError as exc:
             answer = exc.answer

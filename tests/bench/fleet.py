@@ -82,11 +82,10 @@ def run_idle_workers(stage: Stage, task: Task) -> Cost:
 
 
 def _environment(stage: Stage, task: Task) -> dict[str, str]:
-    return stage.uploader_environment(tls=task.tls, delay_ms=task.delay_ms) | {
+    environment = stage.uploader_environment(tls=task.tls, delay_ms=task.delay_ms) | task.settings
+    return environment | {
         "ENGINE": "procrastinate",
-        "TRANSFER_WORKERS": str(task.workers),
-        "BOX_UPLOADS_PER_MINUTE": str(task.uploads_per_minute),
-        "BOX_CALLS_PER_MINUTE": str(task.calls_per_minute),
+        "WORKER_CAMPAIGNS_AT_ONCE": str(task.campaigns_at_once),
     }
 
 

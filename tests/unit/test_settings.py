@@ -237,6 +237,39 @@ def test_file_name__may_begin_at_home_and_its_fault_is_told_once(
             assert fault.startswith(f"{name}: cannot read ")
 
 
+def test_box_users__as_a_person_lists_them(least: dict[str, str]) -> None:
+    shared = least | {"BOX_ROOT_FOLDER_ID": "123"}
+    assert load_settings(shared).box.users == ()
+    assert load_settings(shared | {"BOX_USERS": " 27000000002, 27000000003,"}).box.users == (
+        *("27000000002", "27000000003"),
+    )
+    fifty = ",".join(str(27000000000 + number) for number in range(50))
+    assert len(load_settings(shared | {"BOX_USERS": fifty}).box.users) == 50
+
+
+@pytest.mark.parametrize(
+    ("users", "fault"),
+    [
+        ("27000000002,robot@example.com", "separated by commas, got 'robot@example.com'"),
+        ("27000000002 27000000003", "separated by commas, got '27000000002 27000000003'"),
+        ("027000000002", "separated by commas, got '027000000002'"),
+        ("٢٧٠٠٠", r"separated by commas, got '\u0662"),
+        ("0", "separated by commas, got '0'"),
+        ("27000000002,27000000003,27000000002", "27000000002 is listed 2 times; list each user once"),
+        (",".join(map(str, range(1, 52))), "at most 50 users, got 51"),
+    ],
+)
+def test_box_users__that_cannot_work_are_refused(least: dict[str, str], users: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=f"^BOX_USERS: .*{re.escape(fault)}"):
+        load_settings(least | {"BOX_ROOT_FOLDER_ID": "123", "BOX_USERS": users})
+
+
+def test_box_users__cannot_share_the_root_of_all(least: dict[str, str]) -> None:
+    """Box shows each user another folder 0."""
+    with pytest.raises(ConfigError, match=r"^BOX_ROOT_FOLDER_ID: 0 is each user's own root folder"):
+        load_settings(least | {"BOX_USERS": "27000000002"})
+
+
 # --- what is said of the rest -------------------------------------------------------------------------------
 
 

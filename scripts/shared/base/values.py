@@ -412,7 +412,10 @@ class TransferSettings:
 
 @dataclass(frozen=True, slots=True)
 class BoxSettings:
-    """How to reach Box: client credentials, or the JWT file from Box's developer console."""
+    """How to reach Box: client credentials, or the JWT file from Box's developer console.
+
+    users: ids of the users in Box who share the work; none: the service account does all of it.
+    """
 
     client_id: str
     client_secret: str | None = field(repr=False)
@@ -424,3 +427,4 @@ class BoxSettings:
     ca_bundle: str | None
     parts_count_as_uploads: bool
     timeout_seconds: float
+    users: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from http.client import HTTPMessage
 from typing import Any, Protocol
@@ -24,13 +25,13 @@ MOST_TRIES = 4
 
 
 class Gate(Protocol):
-    """Keeps our calls within Box's limits, for all threads and runs together."""
+    """Keeps the calls of one user within Box's limits, for all threads and runs together."""
 
     def wait(self, *, is_upload: bool) -> None:
         """Return when one call may be made."""
 
     def pause(self, seconds: float) -> None:
-        """Pause all calls, because Box asked for it."""
+        """Pause the user's calls, because Box asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,12 @@ class BoxCalls:
         self.settings = settings
         self.gate = gate
         self.sleep = sleep
+
+    def within(self, gate: Gate) -> BoxCalls:
+        """The same connections, for the calls of another user."""
+        twin = copy(self)
+        twin.gate = gate
+        return twin
 
     def close(self) -> None:
         """Drop the connections."""
@@ -124,7 +131,7 @@ class BoxCalls:
         return Answer(reply.status, reply.headers, reply.read(request.limit))
 
     def _wait(self, answer: Answer | None, tries: int, what: str) -> None:
-        """Wait before the next try; after a 429 all runs wait, because Box counts all calls of our user."""
+        """Wait before the next try; after a 429 all runs wait, because Box counts all calls of a user."""
         wait = wait_seconds(answer.headers if answer else None, tries)
         status = answer.status if answer else 0
         logger.debug("%s: HTTP %d, try %d; waiting %.1f s", what, status, tries, wait)

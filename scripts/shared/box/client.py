@@ -69,6 +69,15 @@ class BoxClient:
         twin._session = self._session.guarded(ensure_held)
         return twin
 
+    def as_user(self, user: str, gate: Gate) -> BoxClient:
+        """The same client, but a user of Box makes the calls. user: its id in Box; gate: keeps its limits.
+
+        They share connections and login: the app's service account acts for the user (header `As-User`).
+        """
+        twin = copy(self)
+        twin._session = self._session.as_user(user, gate)
+        return twin
+
     def close(self) -> None:
         """Drop the connections."""
         self._session.calls.close()
@@ -82,6 +91,12 @@ class BoxClient:
     def connect(self) -> None:
         """Open a connection ahead of an upload. Raises BoxError, ConfigError."""
         self._session.calls.connect(self._uploads)
+
+    def read_user(self) -> str:
+        """The id of the user who makes our calls. Raises BoxError, also when we may not act for the user."""
+        what = "reading our user in Box"
+        answer = self._session.call("GET", f"{self._api}/users/me?fields=id", what=what)
+        return id_in(answer.mapping, "id", what)
 
     # Folders
 
@@ -236,10 +251,17 @@ class BoxClient:
         return self._upload_session(answer.mapping, what)
 
     def read_session(self, session_id: str) -> UploadSession | None:
-        """An upload session that was opened before; None when it has ended."""
+        """An upload session that was opened before; None when it has ended, or when it is not ours: only the
+        user who opened a session may use it.
+        """
         what = f"reading the upload session {session_id}"
-        found = self._read_or_none(f"{self._uploads}/files/upload_sessions/{in_path(session_id)}", what)
-        return None if found is None else self._upload_session(found, what)
+        url = f"{self._uploads}/files/upload_sessions/{in_path(session_id)}"
+        try:
+            return self._upload_session(self._session.call("GET", url, what=what).mapping, what)
+        except BoxError as exc:
+            if not _is_over(exc):
+                raise
+            return None
 
     def list_parts(self, session: UploadSession) -> dict[int, Part]:
         """{offset: part} of the parts that Box has of a session."""
@@ -326,12 +348,14 @@ class BoxClient:
             self._session.calls.sleep(1)
 
     def abort(self, session_id: str) -> None:
-        """Abort a session; it is not an error when the session has already ended."""
+        """Abort a session; it is not an error when the session has already ended, or when another user of Box
+        opened it: Box then ends it after 7 days.
+        """
         url = f"{self._uploads}/files/upload_sessions/{in_path(session_id)}"
         try:
             self._session.call("DELETE", url, what=f"aborting the upload session {session_id}")
         except BoxError as exc:
-            if exc.status_code not in (404, 410):
+            if not _is_over(exc):
                 raise
 
     def _upload_session(self, found: Mapping[str, Any], what: str) -> UploadSession:
@@ -344,3 +368,8 @@ class BoxClient:
             if exc.status_code in (404, 410):
                 return None
             raise
+
+
+def _is_over(error: BoxError) -> bool:
+    """Whether we cannot use an upload session any more: it has ended, or is another user's."""
+    return error.status_code in (403, 404, 410) and not error.heals_by_itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.base.errors import BoxError
@@ -43,9 +43,10 @@ class NameTakenError(BoxError):
         self.folder_id = existing_id if item_type == "folder" else None
 
 
-def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
+def error_of(answer: Answer, what: str, secrets: Sequence[str], user: str = "") -> BoxError:
     """An error answer as BoxError, with Box's own code as its kind: error notices are limited per kind, so a
-    text that does not look like a code is not used. secrets: texts that must not appear in a message.
+    text that does not look like a code is not used. secrets: texts that must not appear in a message. user:
+    the id of the user who made the call; "": the service account.
     """
     status = answer.status
     code = code_of(answer.mapping)
@@ -54,6 +55,8 @@ def error_of(answer: Answer, what: str, secrets: Sequence[str]) -> BoxError:
     if code in LOGIN_CODES:
         return _login_refused(answer, code, what, secrets)
     refusal = _refusal(status, code)
+    if user:
+        refusal = refusal.for_user(user)
     said = f"{what}: {_shown(answer, code, refusal.words)}"
     if status == 409 and code == "item_name_in_use":
         return _name_taken(answer, said)
@@ -123,7 +126,13 @@ class Refusal:
     words: str
     cure: str
 
+    def for_user(self, user: str) -> Refusal:
+        """The same, of a user that we act for."""
+        who = f"Box user {user}"
+        return replace(self, words=self.words.replace(US, who), cure=self.cure.replace(US, who))
 
+
+US = "our service account"
 REFUSALS = (
     Refusal(
         "temporar",
@@ -146,7 +155,7 @@ REFUSALS = (
     Refusal(
         "policy",
         "a security policy in Box (for example Shield) does not allow it",
-        "ask the Box administrator to allow it to our service account",
+        f"ask the Box administrator to allow it to {US}",
     ),
     Refusal(
         "storage_limit_exceeded",
@@ -166,14 +175,14 @@ REFUSALS = (
 )
 FORBIDDEN = Refusal(
     "",
-    "our service account may not do that",
-    "ask the owner of the folder in Box to make our service account an editor there, or ask the Box"
+    f"{US} may not do that",
+    f"ask the owner of the folder in Box to make {US} an editor there, or ask the Box"
     " administrator to look for a setting that forbids it",
 )
 GONE = Refusal(
     "",
-    "it no longer exists, or our service account may not see it",
-    "restore it in Box, or make our service account an editor of the folder",
+    f"it no longer exists, or {US} may not see it",
+    f"restore it in Box, or make {US} an editor of the folder",
 )
 UNEXPLAINED = Refusal("", "", "")
 WITHOUT_MARK = {403: FORBIDDEN, 404: GONE, 410: GONE}

@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import replace
 
 from shared.base.errors import BoxError
-from shared.box.calls import Answer, BoxCalls, Request
+from shared.box.calls import Answer, BoxCalls, Gate, Request
 from shared.box.login import BoxLogin
 from shared.box.refusals import error_of, may_pass
 from shared.http.client import Pieces
@@ -33,11 +33,19 @@ class BoxSession:
         self.calls = calls
         self.login = BoxLogin(calls)
         self._ensure_held: Callable[[], None] = lambda: None
+        self._user = ""
 
     def guarded(self, ensure_held: Callable[[], None]) -> BoxSession:
         """The same session. ensure_held is called before each call; if it raises, the call is not made."""
         twin = copy(self)
         twin._ensure_held = ensure_held
+        return twin
+
+    def as_user(self, user: str, gate: Gate) -> BoxSession:
+        """The same login; a user of Box makes the calls, within limits of its own."""
+        twin = copy(self)
+        twin.calls = self.calls.within(gate)
+        twin._user = user
         return twin
 
     def trusts(self, url: str) -> bool:
@@ -70,6 +78,8 @@ class BoxSession:
         pieces: bytes of files, sent one after another. limit: the most bytes of an answer that are read.
         """
         sent, body = dict(headers or {}), b""
+        if self._user:
+            sent["As-User"] = self._user
         if json_body is not None:
             sent["Content-Type"] = "application/json"
             body = json.dumps(json_body).encode()
@@ -90,7 +100,7 @@ class BoxSession:
             self.login.forget(token)
         if 200 <= answer.status < 300 or answer.status == 302:
             return answer
-        raise error_of(answer, what, self.login.secrets)
+        raise error_of(answer, what, self.login.secrets, self._user)
 
     def fetch(self, url: str, *, what: str, limit: int) -> bytes:
         """Read an address to which Box redirected; it does not get our token, and it must be https."""

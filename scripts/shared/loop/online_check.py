@@ -169,7 +169,9 @@ class _OpenGate:
 
 
 def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
-    """Check the login, the root folder and the right to write there, and the host for uploads."""
+    """Check the login, the host for uploads, and the root folder and the right to write there: of the service
+    account, or of each user of BOX_USERS.
+    """
     try:
         box = BoxClient(settings, _OpenGate())
     except ConfigError as exc:
@@ -181,35 +183,65 @@ def look_at_box(settings: BoxSettings) -> Iterator[Finding]:
         yield _look(f"uploads to Box {settings.upload_url}", "BOX_UPLOAD_URL", box.connect)
         if login.error is not None:
             return
-        root = settings.root_folder_id
-        rights: list[bool | None] = []
-        folder = _look(
-            f"Box folder {root}",
-            "BOX_ROOT_FOLDER_ID",
-            lambda: rights.append(_box_rights(box, root)),
-            address="BOX_API_URL",
-        )
-        yield folder
-        if rights == [None]:
-            yield Finding("BOX_ROOT_FOLDER_ID: Box does not say whether we may write there", is_open=True)
+        for user in settings.users or ("",):
+            client = box.as_user(user, _OpenGate()) if user else box
+            yield from _look_at_root(client, settings.root_folder_id, user)
 
 
-def _box_rights(box: BoxClient, folder_id: str) -> bool | None:
+def _look_at_root(box: BoxClient, folder_id: str, user: str) -> Iterator[Finding]:
+    """Check that the root folder can be used. user: one of BOX_USERS; "": the service account."""
+    rights: list[bool | None] = []
+    variable, subject = "BOX_ROOT_FOLDER_ID", f"Box folder {folder_id}"
+    if user:
+        variable, subject = "BOX_USERS", f"{subject}, as Box user {user}"
+    yield _look(
+        subject, variable, lambda: rights.append(_box_rights(box, folder_id, user)), address="BOX_API_URL"
+    )
+    if rights == [None]:
+        who = f"Box user {user}" if user else "we"
+        yield Finding(f"{variable}: Box does not say whether {who} may write there", is_open=True)
+
+
+def _box_rights(box: BoxClient, folder_id: str, user: str) -> bool | None:
+    variable, who, whom = "BOX_ROOT_FOLDER_ID", "the service account", "the account"
+    if user:
+        _act_for(box, user)
+        variable, who = "BOX_USERS", f"Box user {user}"
+        whom = who
     try:
         can_upload = box.may_upload_to(folder_id)
     except BoxError as exc:
         if exc.status_code not in (403, 404):
             raise
         raise ConfigError(
-            f"BOX_ROOT_FOLDER_ID: the service account cannot see a folder {folder_id} in Box; check the id,"
-            " and invite the account there as an editor"
+            f"{variable}: {who} cannot see a folder {folder_id} in Box; check the id,"
+            f" and invite {whom} there as an editor"
         ) from exc
     if can_upload is False:
         raise ConfigError(
-            f"BOX_ROOT_FOLDER_ID: the service account may not write to Box folder {folder_id};"
-            " make it an editor there"
+            f"{variable}: {who} may not write to Box folder {folder_id}; make it an editor there"
         )
     return can_upload
+
+
+def _act_for(box: BoxClient, user: str) -> None:
+    """Raises ConfigError when the calls of this client are not made as the user."""
+    try:
+        shown = box.read_user()
+    except BoxError as exc:
+        if exc.status_code not in (400, 403, 404):
+            raise
+        raise ConfigError(
+            f"BOX_USERS: Box does not let our app act for user {user}; check the id (not the service"
+            " account's own), switch on 'Make API calls using the as-user header' in the app's configuration,"
+            " and 'App + Enterprise Access' unless the app made the user; then let the Box administrator"
+            " authorise the app again"
+        ) from exc
+    if shown != user:
+        raise ConfigError(
+            f"BOX_USERS: a call for user {user} was made as user {shown}; let the gateway in front of Box"
+            " pass the header As-User"
+        )
 
 
 # The mail server

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Self
 
 from shared.base.values import BoxSettings, TransferSettings
-from shared.box.client import BoxClient
 from shared.database import Database
 from shared.http.ahead import quietly
+from shared.upload.box_users import open_box
 from shared.upload.buckets import Buckets
 from shared.upload.copier import Copier
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Source
 from shared.upload.ledger import Ledger
-from shared.upload.limiter import BoxGate, stoppable_sleep
+from shared.upload.limiter import stoppable_sleep
 from shared.upload.progress import Progress
 from shared.upload.workers import Job, Pool
 
@@ -44,19 +44,20 @@ class BoxSide:
         self._is_stopping = is_stopping
         with ExitStack() as resources:
             self._ledger = resources.enter_context(open_ledger())
-            sleep = stoppable_sleep(is_stopping)
-            gate = BoxGate(
+            users = open_box(
+                box,
+                limits,
                 Buckets(self._ledger.holding(database)),
-                uploads_per_minute=limits.uploads_per_minute,
-                calls_per_minute=limits.calls_per_minute,
-                sleep=sleep,
+                sleep=stoppable_sleep(is_stopping),
                 on_pause=progress.throttled,
             )
-            self._box = resources.enter_context(closing(BoxClient(box, gate, sleep)))
+            self._box = resources.enter_context(closing(users))
             pool = Pool(limits.workers, limits.memory_bytes, reserve_bytes=DIRECT_UPLOAD_LIMIT)
             self._pool = resources.enter_context(pool)
             self._resources = resources.pop_all()  # from here on `__exit__` closes them
-        self._pool.submit("", Job(0, partial(quietly, self._box.log_in)))  # at the same time as other work
+        self._pool.submit(
+            "", Job(0, partial(quietly, self._box.account.log_in))
+        )  # at the same time as other work
 
     def __enter__(self) -> Self:
         return self

@@ -16,9 +16,9 @@ from typing import Protocol
 from shared.base.errors import AppError, BoxError, DamError, StoppedError
 from shared.base.values import Asset, BoxFile, Campaign, LedgerEntry, OpenUpload
 from shared.box.answers import Part, UploadSession
-from shared.box.client import BoxClient
 from shared.box.refusals import MOST_CONFLICTS, NameTakenError
 from shared.rules.names import other_names, strict_name
+from shared.upload.box_users import BoxUsers
 from shared.upload.download import DIRECT_UPLOAD_LIMIT, Download, Source, read_sha1
 from shared.upload.folders import NAME_REFUSALS
 from shared.upload.ledger import Ledger
@@ -76,11 +76,12 @@ class Errand:
 class Copier:
     """Copies one campaign's assets to Box. Every method may be called by any thread.
 
-    box, ledger: their calls and writes check that we still hold the campaign.
+    box, ledger: their calls and writes check that we still hold the campaign. One user of Box does everything
+    for an asset, in every run: only the user who began an upload session can continue it.
     """
 
     dam: Source
-    box: BoxClient
+    box: BoxUsers
     ledger: Ledger
     pool: Pool
     progress: Progress
@@ -91,7 +92,7 @@ class Copier:
         """Make sure that the asset is in Box, and record it. Raises AppError, StoppedError."""
         asset = errand.asset
         if errand.entry is not None:
-            file = self.box.read_file(errand.entry.box_file_id)  # a person may have moved it
+            file = self.box.of(asset.id).read_file(errand.entry.box_file_id)  # a person may have moved it
             if file is not None and errand.is_recorded(file):
                 self.progress.skip(asset)
                 return file
@@ -141,7 +142,7 @@ class Copier:
                 conflicts += 1
                 if exc.file_id is None or conflicts == MOST_CONFLICTS:
                     raise
-                existing = self.box.read_file(exc.file_id)
+                existing = self.box.of(asset.id).read_file(exc.file_id)
             except (BoxError, DamError) as exc:
                 tries += 1
                 mismatches += exc.kind in MISMATCHES
@@ -180,7 +181,7 @@ class _Copy:
     def __init__(self, copier: Copier, errand: Errand, moving: Moving) -> None:
         self._copier = copier
         self._moving = moving
-        self._box = copier.box
+        self._box = copier.box.of(errand.asset.id)
         self._errand = errand
         self._asset = errand.asset
         self._dam = copier.dam
@@ -295,10 +296,9 @@ class _Copy:
                 session = self._box.read_session(left.session_id)
                 if session is not None:
                     return session, self._box.list_parts(session)
-                logger.info("asset %s: the upload session of an earlier run has ended", asset.id)
-            self._box.abort(
-                left.session_id
-            )  # even when Box says that it has ended: nothing looks for it again
+                logger.info("asset %s: the upload session of an earlier run cannot be continued", asset.id)
+            # Even when Box says that it has ended: nothing looks for it again.
+            self._box.abort(left.session_id)
             ledger.forget_upload(left.session_id)
         session = self._box.open_session(folder_id, name, asset.size_bytes, replaces=replaces)
         ledger.remember_upload(replace(wanted, session_id=session.id), self._copier.run_id)

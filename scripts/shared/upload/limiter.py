@@ -46,15 +46,21 @@ class RateLedger(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Permissions that were taken: how many calls, and until when they are valid (monotonic seconds)."""
+    """Permissions that were taken: how many calls, and until when they are valid (monotonic seconds).
 
+    bucket: where the ledger counts them.
+    """
+
+    bucket: str
     limit: int
     count: int = 0
     good_until: float = 0.0
 
 
 class BoxGate:
-    """Keeps all calls to Box within two limits per minute: uploads, and calls of every kind. 0: no limit."""
+    """Keeps all calls of one user of Box within two limits per minute: uploads, and calls of every kind.
+    0: no limit.
+    """
 
     def __init__(
         self,
@@ -62,11 +68,14 @@ class BoxGate:
         *,
         uploads_per_minute: int,
         calls_per_minute: int,
+        user: str = "",
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         on_pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_pause: called each time Box asks for a pause."""
+        """user: the id in Box of the user whose calls they are; "": the service account. on_pause: called
+        each time Box asks for a pause.
+        """
         self._ledger = ledger
         self._on_pause = on_pause
         self._sleep = sleep
@@ -74,7 +83,7 @@ class BoxGate:
         self._lock = threading.Lock()
         self._paused_until = 0.0
         self._batches = {
-            name: _Batch(limit)
+            name: _Batch(f"{name}:{user}" if user else name, limit)
             for name, limit in ((UPLOADS, uploads_per_minute), (CALLS, calls_per_minute))
             if limit
         }
@@ -96,12 +105,12 @@ class BoxGate:
             self._sleep(pause)
 
     def pause(self, seconds: float) -> None:
-        """Pause the calls of all runs, because Box asked for it. Raises DbError."""
+        """Pause the user's calls in all runs, because Box asked for it. Raises DbError."""
         self._on_pause()
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
-        for name in self._batches:
-            self._ledger.pause_calls(name, seconds)
+        for batch in self._batches.values():
+            self._ledger.pause_calls(batch.bucket, seconds)
 
     def _wait_for(self, name: str) -> None:
         """Use one permission of the batch, or get a new batch. Waiting threads share one queue."""
@@ -115,7 +124,7 @@ class BoxGate:
                         batch.count -= 1
                         return
                     wanted = max(1, min(self._waiting, batch.limit // BATCHES_PER_LIMIT))
-                    grant = self._ledger.take_calls(name, wanted, batch.limit)
+                    grant = self._ledger.take_calls(batch.bucket, wanted, batch.limit)
                     batch.count, batch.good_until = grant.count, self._clock() + USE_WITHIN_SECONDS
                 if not grant.count:
                     # A little longer than necessary, so that the next second has begun.

@@ -42,7 +42,8 @@ class CampaignTransfer:
         self.done: dict[str, tuple[Asset, BoxFile]] = {}
         self.root: Place | None = None
         self._copier = copier
-        self._folders = CampaignFolders(copier.box, copier.ledger, campaign, root_folder_id)
+        self._box = copier.box.of(campaign.id)
+        self._folders = CampaignFolders(self._box, copier.ledger, campaign, root_folder_id)
         self._changed = threading.Condition()
         self._pending = 0
         self._is_stopped = False
@@ -187,7 +188,7 @@ class CampaignTransfer:
         entries = self._entries()
         content = receipt(self.campaign, entries, run_id=run_id, now=now)
         file_ids = {entry.box_id for entry in entries}
-        write_receipt(self._copier.box, self.root, self.campaign.id, content, file_ids)
+        write_receipt(self._box, self.root, self.campaign.id, content, file_ids)
 
     def first_difference(self, again: MasterAssets) -> str:
         """An asset that a later listing shows differently from how it was copied."""

@@ -226,7 +226,7 @@ class Pass:
                 continue
             try:
                 held = self._database.take_campaign(upload.campaign_id)
-                self._workplace.copier(held).box.abort(upload.session_id)
+                self._workplace.copier(held).box.of(upload.asset_id).abort(upload.session_id)
                 Ledger(held).forget_upload(upload.session_id)
             except StoppedError:
                 return

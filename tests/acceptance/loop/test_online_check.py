@@ -111,6 +111,42 @@ def test_online_check__a_root_folder_that_may_not_be_written(world: World) -> No
     assert "BOX_ROOT_FOLDER_ID: the service account may not write" in done.stderr
 
 
+def test_online_check__looks_at_each_user_of_box(world: World) -> None:
+    users = [world.box.add_user() for _ in range(2)]
+    done = look(world, BOX_USERS=",".join(users))
+    assert done.exit_code == 0, done.stderr
+    for user in users:
+        assert f"Box folder {world.box_root}, as Box user {user}" in done.stdout
+    assert {call.method for call in world.box.requests if call.path != "/oauth2/token"} == {"GET"}
+
+    viewer, stranger = world.box.add_user("viewer"), world.box.add_user("none")
+    done = look(world, BOX_USERS=",".join([users[0], viewer, stranger, "27999999999", world.box.user_id]))
+    assert done.exit_code == 2
+    for wanted in (
+        f"BOX_USERS: Box user {viewer} may not write to Box folder {world.box_root}; make it an editor",
+        f"BOX_USERS: Box user {stranger} cannot see a folder {world.box_root} in Box; check the id, and"
+        f" invite Box user {stranger} there as an editor",
+        "BOX_USERS: Box does not let our app act for user 27999999999; check the id",
+        f"BOX_USERS: Box does not let our app act for user {world.box.user_id}; check the id",
+    ):
+        assert wanted in done.stderr
+    assert users[0] not in done.stderr
+
+    world.box.options.may_act_as_users = False
+    done = look(world, BOX_USERS=users[0])
+    assert done.exit_code == 2
+    assert "'Make API calls using the as-user header'" in done.stderr
+
+
+def test_online_check__finds_a_gateway_that_drops_the_user(world: World) -> None:
+    """All calls would be made, and counted, as one user."""
+    world.box.fail("GET .*/users/me", status=200, body={"type": "user", "id": world.box.user_id})
+    user = world.box.add_user()
+    done = look(world, BOX_USERS=user)
+    assert done.exit_code == 2
+    assert f"a call for user {user} was made as user {world.box.user_id}; let the gateway" in done.stderr
+
+
 def test_online_check__out_of_reach_alone_is_75(world: World) -> None:
     world.box.stop()
     world.mail.stop()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -20,6 +20,7 @@ from shared.base.values import BoxSettings
 from shared.box.client import BoxClient
 from shared.box.refusals import NameTakenError
 from simulators.box import BoxSimulator
+from simulators.box_gate import Access
 
 if TYPE_CHECKING:
     from conftest import Tls
@@ -234,3 +235,74 @@ def test_certificate__of_another_name_or_time_is_told_as_what_it_is(tls: Tls) ->
             with pytest.raises(error, match=said):
                 client.log_in()
             client.close()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several users
+
+
+def test_as_user__only_the_header_differs(box: BoxSimulator, client: BoxClient) -> None:
+    """One login for all; Box's own host for downloads learns nothing."""
+    user = box.add_user()
+    acting = client.as_user(user, OpenGate())
+    assert (client.read_user(), acting.read_user()) == (box.user_id, user)
+    folder = client.create_folder(box.root_id, "Summer")
+    file = acting.upload_file(folder, "a.bin", CONTENT, SHA1, replaces=None)
+    assert acting.read_content(file.id) == CONTENT
+    assert client.list_folder(folder).files == (file,)
+    sent = [(f"{call.method} {call.path}", call.headers.get("as-user")) for call in box.requests]
+    assert sent == [
+        ("POST /oauth2/token", None),
+        ("GET /2.0/users/me", None),
+        ("GET /2.0/users/me", user),
+        ("POST /2.0/folders", None),
+        ("POST /api/2.0/files/content", user),
+        (f"GET /2.0/files/{file.id}/content", user),
+        (f"GET /download/{file.id}", None),
+        (f"GET /2.0/folders/{folder}/items", None),
+    ]
+
+
+def test_as_user__a_429_pauses_that_user_only(box: BoxSimulator) -> None:
+    gates = [OpenGate(), OpenGate(), OpenGate()]
+    client = BoxClient(settings_for(box), gates[0])
+    acting = [client.as_user(box.add_user(), gate) for gate in gates[1:]]
+    box.fail("GET .*/users/me", status=429, retry_after=0, times=1)
+    for one in (*acting, client):
+        one.read_user()
+    assert [gate.pauses for gate in gates] == [[], [0], []]
+    client.close()
+
+
+@pytest.mark.parametrize("access", ["none", "viewer"])
+def test_as_user__a_refusal_names_the_user(box: BoxSimulator, client: BoxClient, access: Access) -> None:
+    user = box.add_user(access)
+    with pytest.raises(BoxError, match=f"Box user {user} may not") as caught:
+        client.as_user(user, OpenGate()).upload_file(box.root_id, "a.bin", CONTENT, SHA1, replaces=None)
+    assert f"make Box user {user} an editor" in caught.value.hint
+    assert "service account" not in str(caught.value)
+    box.fail("POST .*/files/content", status=403, times=1)
+    with pytest.raises(BoxError, match="our service account may not do that"):
+        client.upload_file(box.root_id, "a.bin", CONTENT, SHA1, replaces=None)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_upload_session__of_another_user_counts_as_ended(
+    box: BoxSimulator, client: BoxClient, status: Literal[403, 404]
+) -> None:
+    box.options.foreign_session_status = status
+    owner, other = (client.as_user(box.add_user(), OpenGate()) for _ in range(2))
+    session = owner.open_session(box.root_id, "film.mp4", 24_000_000, replaces=None)
+    for stranger in (other, client):
+        assert stranger.read_session(session.id) is None
+        stranger.abort(session.id)
+    assert [left.id for left in box.open_sessions()] == [session.id]
+    assert owner.read_session(session.id) == session
+    box.fail("(GET|DELETE) .*/upload_sessions/", status=403, code="operation_blocked_temporary")
+    with pytest.raises(BoxError, match="busy"):
+        owner.read_session(session.id)
+    with pytest.raises(BoxError, match="busy"):
+        owner.abort(session.id)
+    box.clear_faults()
+    owner.abort(session.id)
+    assert not box.open_sessions()

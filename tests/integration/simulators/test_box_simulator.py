@@ -938,3 +938,86 @@ def test_sessions__can_be_brought_to_their_end(sim: BoxSimulator, box: BoxClient
         box.chunked_uploads.get_file_upload_session_by_id(session.id)
     assert caught.value.response_info.status_code == 404
     assert [left.expired for left in sim.open_sessions()] == [True]
+
+
+# --- users
+
+
+def test_as_user__the_sdk_acts_for_a_user(box: BoxClient, sim: BoxSimulator) -> None:
+    user_id = sim.add_user()
+    acting = box.with_as_user_header(user_id)
+    assert [client.users.get_user_me().id for client in (box, acting)] == [sim.user_id, user_id]
+    folder = box.folders.create_folder("Summer", CreateFolderParent(id=sim.root_id))
+    parent = UploadFileAttributesParentField(id=folder.id)
+    made = acting.uploads.upload_file(UploadFileAttributes(name="a", parent=parent), io.BytesIO(b"abc"))
+    assert made.entries is not None
+    shown = box.files.get_file_by_id(made.entries[0].id)
+    assert shown.created_by is not None
+    assert shown.modified_by is not None
+    assert (shown.created_by.id, shown.modified_by.id) == (user_id, user_id)
+    changes = UploadFileVersionAttributes(name="a")
+    box.uploads.upload_file_version(shown.id, changes, io.BytesIO(b"abcd"))
+    shown = box.files.get_file_by_id(shown.id)
+    assert shown.created_by is not None
+    assert shown.modified_by is not None
+    assert (shown.created_by.id, shown.modified_by.id) == (user_id, sim.user_id)
+    assert [file.created_by for file in sim.files()] == [user_id]
+
+
+def test_as_user__who_is_refused(raw: requests.Session, sim: BoxSimulator) -> None:
+    user_id = sim.add_user()
+    url = f"{sim.url}/2.0/users/me"
+    for stranger in ("27999999999", sim.user_id, "robot@example.com"):
+        answer = raw.get(url, headers={"As-User": stranger})
+        assert error(answer) == (403, "access_denied_insufficient_permissions"), stranger
+    assert raw.get(url, headers={"As-User": user_id}).json()["id"] == user_id
+    sim.options.may_act_as_users = False
+    answer = raw.get(url, headers={"As-User": user_id})
+    assert answer.status_code == 403
+    assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+    assert raw.get(url).status_code == 200
+
+
+def test_as_user__rights_are_those_of_the_user(box: BoxClient, sim: BoxSimulator) -> None:
+    folder_id = sim.add_folder("0", "Summer")
+    shown: list[tuple[int, bool | None]] = []
+    for access in ("editor", "viewer", "none"):
+        acting = box.with_as_user_header(sim.add_user(access))
+        try:
+            found = acting.folders.get_folder_by_id(folder_id, fields=["permissions"])
+            assert found.permissions is not None
+            shown.append((200, found.permissions.can_upload))
+        except BoxAPIError as exc:
+            shown.append((exc.response_info.status_code, None))
+        if access != "editor":
+            with pytest.raises(BoxAPIError):
+                acting.folders.create_folder(access, CreateFolderParent(id=folder_id))
+    assert shown == [(200, True), (200, False), (404, None)]
+    assert [folder.name for folder in sim.folders()] == ["Summer"]
+
+
+def test_as_user__each_has_limits_of_its_own(raw: requests.Session, sim: BoxSimulator) -> None:
+    sim.options.calls_per_minute = 1
+    url = f"{sim.url}/2.0/users/me"
+    for headers in ({}, {"As-User": sim.add_user()}, {"As-User": sim.add_user()}):
+        assert [raw.get(url, headers=headers).status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_as_user__sessions_belong_to_the_one_who_opened_them(
+    box: BoxClient, sim: BoxSimulator, status: Any
+) -> None:
+    sim.options.foreign_session_status = status
+    user_id, other_id = sim.add_user(), sim.add_user()
+    owner, other = box.with_as_user_header(user_id), box.with_as_user_header(other_id)
+    session = owner.chunked_uploads.create_file_upload_session(sim.root_id, 2 * 1024 * 1024, "a.bin")
+    assert session.id is not None
+    for stranger in (box, other):
+        chunks = stranger.chunked_uploads
+        for use in (chunks.get_file_upload_session_by_id, chunks.delete_file_upload_session_by_id):
+            with pytest.raises(BoxAPIError) as caught:
+                use(session.id)
+            assert caught.value.response_info.status_code == status
+    assert [left.owner for left in sim.open_sessions()] == [user_id]
+    owner.chunked_uploads.delete_file_upload_session_by_id(session.id)
+    assert not sim.open_sessions()

@@ -131,3 +131,26 @@ def test_gate__pause_holds_up_the_next_call() -> None:
     gate.pause(7)
     gate.wait(is_upload=False)
     assert slept == [7]
+
+
+def test_gate__each_user_has_limits_and_pauses_of_its_own() -> None:
+    """Without a user the names are those of earlier versions: the runs of an upgrade share the counts."""
+    ledger, slept = PureLedger(), []
+    gates = {
+        user: BoxGate(ledger, uploads_per_minute=240, calls_per_minute=1000, user=user, sleep=slept.append)
+        for user in ("", "27000000002", "27000000003")
+    }
+    for _ in range(120):  # all that may go at once
+        gates["27000000002"].wait(is_upload=True)
+    gates["27000000003"].wait(is_upload=True)
+    gates[""].wait(is_upload=True)
+    assert not slept
+    assert ledger.buckets.keys() == {
+        *("box_uploads", "box_calls", "box_uploads:27000000002", "box_calls:27000000002"),
+        *("box_uploads:27000000003", "box_calls:27000000003"),
+    }
+    gates["27000000002"].pause(7)
+    paused = {bucket for bucket, state in ledger.buckets.items() if state.paused_until}
+    assert paused == {"box_uploads:27000000002", "box_calls:27000000002"}
+    gates["27000000003"].wait(is_upload=True)
+    assert not slept
