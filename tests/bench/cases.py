@@ -132,7 +132,7 @@ def _scale_cases(divisor: int) -> tuple[Case, ...]:
         ),
         Case(
             "scale-users",
-            f"{USER_FILES:,} × 2 KB for each worker and its user of Box, {USER_UPLOADS_PER_MINUTE} a minute each",
+            f"{USER_FILES:,} × 2 KB and {USER_UPLOADS_PER_MINUTE} uploads a minute for each worker and user",
             (one_user, four_users),
             (
                 Bar("files/s of 4 workers ÷ 1", 3.4, rate_ratio(four_users, one_user), is_minimum=True),
