@@ -40,6 +40,9 @@ CALM_TICKS = 4
 DELAY_SECONDS = 0.03
 """What each call to the DAM and Box takes."""
 TRANSFER_WORKERS = 2
+BOX_USERS = 2
+UPLOADS_PER_MINUTE = 400
+"""Of each user of Box, over all hosts."""
 NOT_YET = "A0"
 
 KINDS = (
@@ -139,6 +142,9 @@ class Play:
         plan = list(islice(cycle(KINDS), disturbances))
         self._rng.shuffle(plan)
         with self.systems.cleared(**self._settings()):
+            self.systems.box.options.uploads_per_minute = UPLOADS_PER_MINUTE
+            users = [self.systems.box.add_user() for _ in range(BOX_USERS)]
+            self.systems.env["BOX_USERS"] = ",".join(users)
             self._fill(campaigns, assets)
             self.checker = ScaleChecker(self.systems, on_their_way=TRANSFER_WORKERS + 1)
             try:
@@ -150,6 +156,7 @@ class Play:
             self._allow()
             self.tally.failures += self.checker.at_the_end()
             self.assets = sum(len(one.files) for one in self.systems.wanted.values())
+            self.refused = Counter(call.status for call in self.systems.box.requests)[429]
             self.by_host = Counter(effect.host for effect in self.systems.effects())
         self.tally.seconds = time.monotonic() - started
 
@@ -159,6 +166,7 @@ class Play:
             "WORKER_CAMPAIGNS_AT_ONCE": "6",
             "WORKER_STOP_SECONDS": "60",
             "TRANSFER_WORKERS": str(TRANSFER_WORKERS),
+            "BOX_UPLOADS_PER_MINUTE": str(UPLOADS_PER_MINUTE),
             "DAM_TIMEOUT_SECONDS": "10",
             "BOX_TIMEOUT_SECONDS": "10",
         }
@@ -441,6 +449,7 @@ class Play:
             yield f"{name:<32}{count:>6}"
         for name, count in sorted(self.checker.late.items()):
             yield f"on its way when it was lost: {name:<32}{count:>6}"
+        yield f"{'Box answered 429':<32}{self.refused:>6}"
         for host, count in sorted(self.by_host.items()):
             yield f"effects by {host:<21}{count:>6}"
         yield (

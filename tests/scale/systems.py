@@ -105,9 +105,8 @@ class RecordingBox(BoxSimulator):
 
     def _campaign_of_session(self, session_id: str) -> str:
         """Whose file an upload session is for; "" when it is gone."""
-        try:
-            session = self._uploads.session(session_id)
-        except RefusedError:
+        session = next((one for one in self.open_sessions() if one.id == session_id.upper()), None)
+        if session is None:
             return ""
         if session.file_id:
             return self._campaign_of("file", session.file_id)
