@@ -103,11 +103,12 @@ def pytest_report_header() -> list[str]:
 # Environment
 
 OUR_VARIABLES = (
-    *("DATABASE_URL", "MAIL_FROM", "LOG_FORMAT", "LOG_LEVEL", "METRICS_FILE"),
+    *("DATABASE_URL", "MAIL_FROM", "LOG_FORMAT", "LOG_LEVEL", "METRICS_FILE", "ENGINE"),
     *("ERROR_NOTIFICATION_EMAILS", "SUCCESS_NOTIFICATION_EMAILS", "REPORT_EMAILS", "ALERT_EMAILS"),
 )
 OUR_PREFIXES = (
     *("DB_", "DAM_", "BOX_", "SMTP_", "A1_", "ORCHESTRATOR_", "OFF_HOURS_", "TRANSFER_", "ADMIN_"),
+    *("ENGINE_", "WORKER_"),
 )
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -82,6 +82,24 @@ WHERE NOT EXISTS (SELECT FROM workers w WHERE w.worker = c.worker
 """
 
 
+class _Worker(Worker):
+    """Also shows what only the engine knows: why it stopped fetching jobs, and which it has in hand."""
+
+    failure: DbError | None = None
+
+    async def _fetch_and_process_jobs(self) -> None:
+        try:
+            await super()._fetch_and_process_jobs()  # type: ignore[no-untyped-call]
+        except ConnectorException as exc:
+            self.failure = out_of_reach(f"the engine could not fetch a job: {exc.__cause__ or exc}")
+            self.stop()  # type: ignore[no-untyped-call]
+
+    @property
+    def in_hand(self) -> set[int | None]:
+        """The ids of the jobs that it fetched, until their end is written or failed to be."""
+        return {context.job.id for context in self._running_jobs.values()}
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """name: the application_name of the worker's connections."""
@@ -116,6 +134,8 @@ class Engine:
         self._is_stopping = is_stopping
         self._on_sign = on_sign
         self._on_end = on_end
+        self._orphans: set[int | None] = set()
+        """Our jobs of which the engine knew nothing at the last look."""
         for name in ("procrastinate", "psycopg.pool"):
             logging.getLogger(name).setLevel(logging.ERROR)  # each job has its line in our own log
         self._app = App(
@@ -139,7 +159,7 @@ class Engine:
         Raises DbError, when the database is out of reach, or another worker took this one for dead.
         """
         async with _told(), self._app.open_async():
-            worker = Worker(
+            worker = _Worker(
                 self._app,
                 queues=[QUEUE],
                 name=self._identity.name,
@@ -151,16 +171,18 @@ class Engine:
                 update_heartbeat_interval=NEVER,
                 stalled_worker_timeout=STALLED_SECONDS,
             )
+            self._orphans = set()
             working = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]
             await asyncio.sleep(0)  # it has begun: a stop before that would be lost
             lost = await self._attend(worker, working)
             await working
+            lost = lost or worker.failure
             if lost is not None:
                 raise lost
             if not self._is_stopping():
                 raise out_of_reach("the engine ended by itself; its lines in the log say why")
 
-    async def _attend(self, worker: Worker, working: asyncio.Task[None]) -> DbError | None:
+    async def _attend(self, worker: _Worker, working: asyncio.Task[None]) -> DbError | None:
         """Write signs of life and recover jobs until the worker has ended; returns why the database was
         lost.
         """
@@ -177,7 +199,7 @@ class Engine:
                             is_drain = await self._sign(worker)
                             if now >= recovery_at and not is_ending:
                                 recovery_at = now + RECOVERY_SECONDS
-                                await self._recover()
+                                await self._recover(worker)
                             if now >= removal_at and not is_ending:
                                 removal_at = now + 3600
                                 await self._remove_old()
@@ -186,6 +208,7 @@ class Engine:
                             exc if isinstance(exc, DbError) else out_of_reach("no answer to the sign of life")
                         )
                 self._on_sign()
+            lost = lost or worker.failure
             if not is_ending and (lost is not None or is_drain or self._is_stopping()):
                 is_ending = True
                 worker.stop()  # type: ignore[no-untyped-call]
@@ -208,19 +231,28 @@ class Engine:
             raise out_of_reach("another worker took this one for dead: it gave no sign of life")
         return bool(row["is_drain"])
 
-    async def _recover(self) -> None:
-        """End the jobs of workers without a sign of life; the next run queues their campaigns again."""
+    async def _recover(self, worker: _Worker) -> None:
+        """End the jobs of workers without a sign of life; the next run queues their campaigns again.
+
+        Also our own whose end could not be written: the engine forgets them.
+        """
         manager = self._app.job_manager
-        for job in await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=STALLED_SECONDS):
+        lost = list(await manager.get_stalled_jobs(queue=QUEUE, seconds_since_heartbeat=STALLED_SECONDS))
+        if worker.worker_id is not None:
+            ours = await manager.list_jobs_async(queue=QUEUE, status="doing", worker_id=worker.worker_id)
+            orphans = {job.id: job for job in ours if job.id not in worker.in_hand}
+            # Twice: between two looks, a job that is being fetched is in hand.
+            lost += [job for job_id, job in orphans.items() if job_id in self._orphans]
+            self._orphans = set(orphans)
+        for job in lost:
             try:
                 await manager.finish_job(job, status=Status.FAILED, delete_job=False)
             except ConnectorException as exc:  # another worker was first, or the job has just ended
                 logger.debug("job %s was not ended: %s", job.id, exc)
                 continue
             logger.warning(
-                "ended the job of campaign %s: its worker gave no sign of life for %.0f s; the next run"
-                " queues it again",
-                job.task_kwargs.get("campaign_id"), STALLED_SECONDS, extra={"action": "job_recovered"},
+                "ended the job of campaign %s: no worker has it any more; the next run queues it again",
+                job.task_kwargs.get("campaign_id"), extra={"action": "job_recovered"},
             )  # fmt: skip
         await self._app.connector.execute_query_async(FORGET_LOST, stalled=STALLED_SECONDS)
 

@@ -2,7 +2,7 @@
 
 Each campaign goes the same road as in a run (`upload/road.py`), at one `Workplace`. What a run does at its
 end, a worker does several times a minute (`_Shift.settle`): it decides which failures are a whole system's,
-adds to the totals of the metrics, and sends notices.
+and adds to the totals of the metrics.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Shift:
                 settings.database.dsn, application_name=identity.name, waits_for_disk=False,
                 idle_seconds=IDLE_SECONDS, is_stopping=stop.is_set,
             ),
-            deliver_beside=self._outgoing.begin, hooks=self._outgoing.hooks,
+            deliver_beside=self._outgoing.begin, hooks=self._outgoing.hooks, has_end=False,
         )  # fmt: skip
 
     def work(self) -> None:
@@ -276,10 +276,8 @@ class _Shift:
         done = [report.campaigns.pop(0) for _ in range(len(report.campaigns))]
         figures = replace(self._progress.figures)
         brought = figures.files - self._settled.files
-        if report.queued:
-            report.queued = 0
-            if not self._outgoing.counts.faults:  # else the runs deliver them, and report the faults
-                self._outgoing.begin()
+        if self._outgoing.counts.faults:  # many refused logins lock an account: the runs deliver, and say why
+            self._outgoing.stop()
         if not done and not failures.has_bug:
             return
         failures.conclude(

@@ -62,10 +62,13 @@ class Workplace:
         open_ledger: Callable[[], Database],
         deliver_beside: Callable[[], None],
         hooks: Hooks | None,
+        has_end: bool = True,
     ) -> None:
         """deliver_beside: delivers notices while files are copied; never waits. hooks: None when the settings
-        have no webhook.
+        have no webhook. has_end: whether the rest is delivered at the end, as in a run; else each notice is
+        delivered at once.
         """
+        self._has_end = has_end
         self._settings = settings
         self._open_ledger = open_ledger
         self._deliver_beside = deliver_beside
@@ -219,10 +222,12 @@ class Workplace:
                 self._transfers -= 1
 
     def _on_notice(self) -> None:
-        """Send a notice from the outbox at once while files are copied, instead of at the end."""
+        """Send a notice from the outbox at once, instead of at the end, while files are copied or when there
+        is no end.
+        """
         with self._lock:
             self.report.queued += 1
-            is_urgent = self._transfers > 0
+            is_urgent = self._transfers > 0 or not self._has_end
         if is_urgent:
             self._deliver_beside()
 

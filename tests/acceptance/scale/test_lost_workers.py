@@ -55,7 +55,7 @@ def test_killed__another_worker_takes_over_within_90_seconds(fleet: Fleet) -> No
     killed.stop(signal.SIGKILL)
     other = fleet.worker(**ALONE)
     tick_until_done(fleet, campaign)
-    assert "its worker gave no sign of life" in other.text
+    assert "no worker has it any more" in other.text
     assert [status for _, status in fleet.jobs] == ["failed"]
     assert other.stop() == 0
     assert_done_once(world, campaign, "K")
@@ -115,7 +115,7 @@ def test_stopped__finishes_the_file_in_hand_and_leaves_the_rest(fleet: Fleet) ->
         assert fleet.tick().outcomes == {campaign: "queued"}
     assert stopped.process.wait(60) == 0
     assert len(world.box_files()) == 1, "the file in hand, and no other"
-    assert "gave no sign of life" not in other.text
+    assert "no worker has it any more" not in other.text
     assert [name.rsplit(":", 1)[1] for name in fleet.names] == [str(other.process.pid)]
     tick_until_done(fleet, campaign)
     assert other.stop() == 0
@@ -141,3 +141,30 @@ def test_database_restarted__the_worker_begins_again(fleet: Fleet) -> None:
     tick_until_done(fleet, campaign)
     assert worker.stop() == 0
     assert_done_once(world, campaign, "D")
+
+
+def test_end_that_could_not_be_written__does_not_block_the_campaign(fleet: Fleet) -> None:
+    """The engine forgets a job whose end it could not write, and its worker lives on."""
+    world = fleet.world
+    campaign = world.add_full_campaign("E", "E", FILES)
+    fleet.tick()
+    worker = fleet.worker()
+    fleet.wait_until_idle()
+    world.dam.set_status(campaign, "A1")
+    world.sql(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args, status, worker_id)"
+        " SELECT 'a1_to_a2', 'a1_to_a2.campaign', 'campaign:' || %s, NULL, '{}', 'doing', max(id)"
+        " FROM procrastinate_workers",
+        campaign,
+    )  # fmt: skip
+    wait_for(lambda: [status for _, status in fleet.jobs] == ["failed"], 60)
+    assert "no worker has it any more" in worker.text
+    assert worker.stop() == 0
+
+
+def test_engine_that_fails__is_not_left_without_work_in_silence(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    fleet.world.sql("ALTER FUNCTION procrastinate_fetch_job_v2 RENAME TO gone")
+    assert worker.process.wait(60) == 2
+    assert "the engine could not fetch a job" in worker.text
+    assert "function procrastinate_fetch_job_v2" in worker.text

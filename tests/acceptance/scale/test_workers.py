@@ -34,6 +34,22 @@ def test_run__queues_and_two_workers_upload(fleet: Fleet) -> None:
     ]
 
 
+def test_two_workers__work_at_the_same_time(fleet: Fleet) -> None:
+    """While one has the first campaign in hand, only the other can take the second."""
+    world = fleet.world
+    for name in "ab":
+        world.add_full_campaign(name, name)
+    fault = world.box.fail(r"POST .*/files/content", delay=20, times=1)
+    for _ in range(2):
+        fleet.worker(WORKER_CAMPAIGNS_AT_ONCE="1", TRANSFER_WORKERS="1")
+    fleet.tick()
+    wait_for(lambda: fault.hits == 1)
+    wait_for(lambda: fleet.live == 1, 60)
+    fleet.wait_until_idle()
+    holders = {row["holder"] for row in world.sql("SELECT holder FROM campaign_epochs")}
+    assert holders == set(fleet.names)
+
+
 def test_empty__three_ticks_send_two_retries_and_one_permanent(fleet: Fleet) -> None:
     world = fleet.world
     campaign = world.dam.add_campaign("Summer Launch", "C-1001")
@@ -42,10 +58,10 @@ def test_empty__three_ticks_send_two_retries_and_one_permanent(fleet: Fleet) -> 
         assert fleet.tick().exit_code == 0
         fleet.wait_until_idle()
         assert world.row(campaign)["a1_retry_count"] == attempt
+        wait_for(lambda: len(world.subjects) == attempt)  # noqa: B023 - called here and now
     last = fleet.tick()
     assert last.outcomes == {campaign: "skipped_permanently_failed"}
     assert fleet.jobs == []
-    wait_for(lambda: len(world.subjects) == 3)
     assert world.subjects == [RETRY_1, RETRY_2, PERMANENT]
 
 
