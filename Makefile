@@ -13,6 +13,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 CRASH_ARGS ?=
 STORM_ARGS ?=
+SCALE_ARGS ?=
 INSTALL_ARGS ?=
 
 VENV := .venv
@@ -30,7 +31,7 @@ BROWSER := command -v chromium >/dev/null || command -v chromium-browser >/dev/n
 ASK_PYPI := import importlib.metadata as m, urllib.request as r; \
 	r.urlopen("https://pypi.org/pypi/certifi/" + m.version("certifi") + "/json", timeout=10)
 
-.PHONY: install upgrade uninstall test-install help test test-zones test-migrations test-calm test-single-run test-crash test-storm demo bench lint audit pins \
+.PHONY: install upgrade uninstall test-install help test test-zones test-migrations test-calm test-single-run test-crash test-storm test-scale demo bench lint audit pins \
 	check format clean
 
 help: ## list these targets
@@ -70,6 +71,9 @@ test-crash: $(INSTALLED) ## kill the programs 2,000 times, at every step; CRASH_
 
 test-storm: $(INSTALLED) ## 1,000 campaigns with everything failing at random; STORM_ARGS="--campaigns 50 --assets 500"
 	$(VENV_PYTHON) -m pytest -m storm tests/crash $(STORM_ARGS)
+
+test-scale: $(INSTALLED) ## as root: workers on 3 hosts, killed, frozen and cut off; SCALE_ARGS="--campaigns 30 --disturbances 8"
+	$(VENV_PYTHON) -m pytest -s -m scale tests/scale $(SCALE_ARGS)
 
 demo: $(INSTALLED) ## show the whole job on this machine, with simulated systems; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)

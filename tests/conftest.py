@@ -71,11 +71,13 @@ PASS_VARIABLES = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the long proofs are (tests/crash), and what they draw from."""
-    parser.addoption("--seed", type=int, default=1, help="of the crash proof and the storm")
+    """How long the long proofs are (tests/crash, tests/scale), and what they draw from."""
+    parser.addoption("--seed", type=int, default=1, help="of the crash proof, the storm, and the hosts")
     parser.addoption("--kills", type=int, default=2000, help="of the crash proof")
-    parser.addoption("--campaigns", type=int, default=1000, help="in the storm")
-    parser.addoption("--assets", type=int, default=10_000, help="in the storm")
+    parser.addoption("--campaigns", type=int, help="in the storm (1,000), on the hosts (300)")
+    parser.addoption("--assets", type=int, help="in the storm (10,000), on the hosts (3,000)")
+    parser.addoption("--hosts", type=int, default=3, help="that have a worker, at least 2")
+    parser.addoption("--disturbances", type=int, default=40, help="of the hosts")
 
 
 def pytest_report_header() -> list[str]:

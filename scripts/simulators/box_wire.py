@@ -96,7 +96,7 @@ class Body:
 class Call:
     """One request as it stands on the wire. `path` is without the query, header names are in lower case.
 
-    user_id: who makes the call, once the gate has let it in.
+    client: the address and port that it came from. user_id: who makes the call, once the gate has let it in.
     """
 
     method: str
@@ -106,6 +106,7 @@ class Call:
     body: Body
     base_url: str
     buffer: memoryview
+    client: tuple[str, int]
     notes: dict[str, bool] = field(default_factory=dict)
     user_id: str = ""
 
@@ -182,7 +183,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = Body(cast("BinaryIO", self.rfile), _body_length(headers))
         host = headers.get("host") or server.address
         call = Call(
-            self.command, path, query, headers, body, f"{server.scheme}://{host}", memoryview(self._buffer)
+            self.command,
+            path,
+            query,
+            headers,
+            body,
+            f"{server.scheme}://{host}",
+            memoryview(self._buffer),
+            self.client_address,
         )
         try:
             answer = server.app(call)

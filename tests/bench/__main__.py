@@ -126,9 +126,10 @@ def measure_round(stage: Stage, case: Case, number: int) -> dict[str, Cost]:
 def warm_up(stage: Stage, case: Case) -> None:
     """A small run of each contender, so that the first round does not pay for compiling modules."""
     for name in dict.fromkeys(entry.contender for entry in case.entries):
-        if name not in stage.warm:
+        if name not in stage.warm and name != "idle workers":
             groups = WARM_UP.groups[:1] if name == "sdk" else WARM_UP.groups
-            run_contender(name, stage, Task(FileSet(f"warm-up {len(groups)}", groups)))
+            files = FileSet(f"warm-up {len(groups)}", groups)
+            run_contender(name, stage, Task(files, engine_workers=int(name == "workers")))
             stage.warm.add(name)
 
 
@@ -199,7 +200,7 @@ def measure_all(given: argparse.Namespace, nginx: str, folder: Path) -> Json:
             ranges=given.ranges,
             checksums=given.checksums,
         ) as front,
-        Stage(folder, front, certificates, given.uploader, databases.fresh, openssl) as stage,
+        Stage(folder, front, certificates, given.uploader, databases.fresh, openssl, databases.pid) as stage,
     ):
         for case in cases:
             say(f"{case.key}: {case.title}")

@@ -15,6 +15,9 @@ BOX_CALLS_PER_MINUTE = 1000
 DELAY_MS = 40
 FAST_WORKERS = 16
 LIMITED_COUNT = 480
+SCALE_CAMPAIGNS = 240
+SCALE_FILES = FileSet("10 × 20 KB", ((10, 20_000),))
+IDLE_WORKERS = 3
 USER_UPLOADS_PER_MINUTE = 600
 USER_FILES = 1200
 OPENSSL_DECIDES = ("big-tls-40ms", "big-tls-0ms")
@@ -78,9 +81,80 @@ def rate_ratio(more: Entry, fewer: Entry) -> Callable[[Costs], float]:
     """Files a second ÷ files a second, from the first upload to the last."""
 
     def rate(costs: Costs, entry: Entry) -> float:
-        return entry.task.files.count / _median(costs, entry.label, "upload_span_s")
+        return entry.task.file_count / _median(costs, entry.label, "upload_span_s")
 
     return lambda costs: rate(costs, more) / rate(costs, fewer)
+
+
+def _scale_cases(divisor: int) -> tuple[Case, ...]:
+    """Campaigns among 1, 2 and 4 workers; with a user of Box for each; and workers without work."""
+    campaigns = max(8, SCALE_CAMPAIGNS // divisor)
+    task = Task(SCALE_FILES, campaigns=campaigns, campaigns_at_once=16, delay_ms=DELAY_MS)
+    light = replace(task, campaigns_at_once=4)  # so little that four of them leave two cores some time
+    tiny = FileSet("10 × 2 KB", ((10, 2_000),))
+    limited = Task(tiny, uploads_per_minute=USER_UPLOADS_PER_MINUTE, delay_ms=DELAY_MS)
+
+    def entry(of: Task, workers: int) -> Entry:
+        return Entry(
+            f"{workers} worker{'s' if workers > 1 else ''}", "workers", replace(of, engine_workers=workers)
+        )
+
+    def with_users(workers: int) -> Entry:
+        return entry(replace(limited, users=workers, campaigns=workers * USER_FILES // tiny.count), workers)
+
+    def of_idle(field: str, divided_by: float = 1.0) -> Callable[[Costs], float]:
+        return lambda costs: _median(costs, idle.label, field) / divided_by
+
+    one, two, four = (entry(light, workers) for workers in (1, 2, 4))
+    one_user, four_users = with_users(1), with_users(4)
+    idle = Entry("idle", "idle workers", Task(NOTHING, engine_workers=IDLE_WORKERS))
+    title = f"{campaigns} campaigns × {SCALE_FILES.name}, 40 ms"
+    return (
+        Case(
+            "scale",
+            f"{title}, 4 at once",
+            (one, two, four),
+            (
+                Bar("files/s of 2 workers ÷ 1", 1.8, rate_ratio(two, one), is_minimum=True),
+                Bar("files/s of 4 workers ÷ 1", 3.4, rate_ratio(four, one), is_minimum=True),
+            ),
+            rounds=3,
+            note="six times the files/s is campaigns a minute; peak memory is of the largest worker",
+        ),
+        Case(
+            "scale-full",
+            f"{title}, 16 at once",
+            tuple(entry(task, workers) for workers in (1, 2, 4)),
+            (),
+            rounds=3,
+            is_default=False,
+            note="shown only: workers as they are by default; four of them keep two cores busy",
+        ),
+        Case(
+            "scale-users",
+            f"{USER_FILES:,} × 2 KB and {USER_UPLOADS_PER_MINUTE} uploads a minute for each worker and user",
+            (one_user, four_users),
+            (
+                Bar("files/s of 4 workers ÷ 1", 3.4, rate_ratio(four_users, one_user), is_minimum=True),
+                Bar("share of 429s", 0.01, share_of_429),
+            ),
+            rounds=1,
+            is_default=False,
+            note="one round, which takes 3 minutes",
+        ),
+        Case(
+            "scale-idle",
+            f"{IDLE_WORKERS} workers without work for 60 s",
+            (idle,),
+            (
+                Bar("CPU of a worker, share of a core", 0.02, of_idle("cpu_s", 60)),
+                Bar("CPU of PostgreSQL, s", 1.0, of_idle("postgres_cpu_s")),
+                Bar("connections of a worker", 5, of_idle("connections")),
+                Bar("peak memory of a worker, MB", 100, of_idle("peak_bytes", 1e6)),
+            ),
+            rounds=1,
+        ),
+    )
 
 
 def share_of_429(costs: Costs) -> float:
@@ -261,6 +335,7 @@ def all_cases(limited_count: int = LIMITED_COUNT, divisor: int = 1, other_openss
             (Bar("CPU ÷ import requests, psycopg2", 1.8, ratio("cpu_s", "ours", "imports")),),
             rounds=15,
         ),
+        *_scale_cases(divisor),
         Case(
             "medium-40ms",
             "200 × 1 MB, TLS, 40 ms",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.box_sink import RECEIPT_NAME, Behaviour
+from bench.fleet import run_idle_workers, run_workers
 from bench.sets import FileSet, SourceFile, read_once
 from bench.stage import BENCH, Cost, Stage, WrongResultError
 
@@ -31,8 +32,29 @@ class Task:
     """Users in BOX_USERS, each with these limits."""
     upload_s: float = 0.0
     part_size: int = 8 * 1024 * 1024
+    campaigns: int = 1
+    """Each with these files."""
+    engine_workers: int = 0
+    """Workers of ENGINE=procrastinate."""
+    campaigns_at_once: int = 16
+    """WORKER_CAMPAIGNS_AT_ONCE."""
     has_current_openssl: bool = False
     """Whether Python takes the stage's in place of its own."""
+
+    @property
+    def file_count(self) -> int:
+        """Of all campaigns together."""
+        return self.files.count * self.campaigns
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The uploader's variables for it."""
+        return {
+            "TRANSFER_WORKERS": str(self.workers),
+            "BOX_UPLOADS_PER_MINUTE": str(self.uploads_per_minute),
+            "BOX_CALLS_PER_MINUTE": str(self.calls_per_minute),
+            "BOX_USERS": ",".join(str(FIRST_USER + number) for number in range(self.users)),
+        }
 
     @property
     def behaviour(self) -> Behaviour:
@@ -97,12 +119,7 @@ def run_ours(stage: Stage, task: Task) -> Cost:
     if task.files.count:
         _, sources, campaign = stage.prepare(task.files)
         dam.set_status(campaign, "A1")
-    environment = stage.uploader_environment(tls=task.tls, delay_ms=task.delay_ms) | {
-        "TRANSFER_WORKERS": str(task.workers),
-        "BOX_UPLOADS_PER_MINUTE": str(task.uploads_per_minute),
-        "BOX_CALLS_PER_MINUTE": str(task.calls_per_minute),
-        "BOX_USERS": ",".join(str(FIRST_USER + number) for number in range(task.users)),
-    }
+    environment = stage.uploader_environment(tls=task.tls, delay_ms=task.delay_ms) | task.settings
     if task.has_current_openssl:
         assert stage.current_openssl is not None
         environment |= stage.current_openssl.environment
@@ -185,4 +202,6 @@ CONTENDERS: dict[str, Contender] = {
     "bare loop": _peer(sys.executable, BENCH / "peers" / "bare_loop.py"),
     "pipe": _peer("bash", BENCH / "peers" / "pipe.sh"),
     "imports": run_bare_imports,
+    "workers": run_workers,
+    "idle workers": run_idle_workers,
 }

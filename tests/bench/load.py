@@ -29,7 +29,7 @@ class Load:
         """Interrupts are left out: they are nobody's, and many of them are our own network traffic."""
         first = (PROC / "stat").read_text(encoding="ascii").partition("\n")[0].split()[1:]
         user, nice, system, _, _, _, _, steal, *_ = map(int, first)
-        return cls(time.monotonic(), (user + nice + system + steal) / TICK, _own_seconds())
+        return cls(time.monotonic(), (user + nice + system + steal) / TICK, seconds_below(os.getpid()))
 
     def foreign_since(self, before: Load) -> float:
         """The share of all cores that others had since then; steal counts as others'."""
@@ -59,8 +59,10 @@ def wait_for_quiet(most_foreign: float, patience_s: float) -> bool:
     return False
 
 
-def _own_seconds() -> float:
-    """This process, all that live below it, and all of them that have ended and were waited for."""
+def seconds_below(pid: int) -> float:
+    """CPU seconds of this process, all that live below it, and all of them that have ended and were waited
+    for.
+    """
     seconds: dict[int, float] = {}
     children: dict[int, list[int]] = {}
     for folder in PROC.iterdir():
@@ -71,12 +73,12 @@ def _own_seconds() -> float:
         except OSError:
             continue  # it has just ended
         fields = text.rpartition(")")[2].split()
-        pid, parent = int(folder.name), int(fields[1])
-        seconds[pid] = sum(map(int, fields[11:15])) / TICK
-        children.setdefault(parent, []).append(pid)
-    total, waiting = 0.0, [os.getpid()]
+        child, parent = int(folder.name), int(fields[1])
+        seconds[child] = sum(map(int, fields[11:15])) / TICK
+        children.setdefault(parent, []).append(child)
+    total, waiting = 0.0, [pid]
     while waiting:
-        pid = waiting.pop()
-        total += seconds.get(pid, 0.0)
-        waiting += children.get(pid, [])
+        one = waiting.pop()
+        total += seconds.get(one, 0.0)
+        waiting += children.get(one, [])
     return total

@@ -77,7 +77,9 @@ def summarise(case: Case, all_costs: Costs, most_foreign: float = 1.0) -> Json:
         "left_out": len(every) - rounds,
         "disturbed": not quiet,
         "contenders": {
-            entry.label: _figures(costs[entry.label], entry.task.files.count, entry.task.files.size)
+            entry.label: _figures(
+                costs[entry.label], entry.task.file_count, entry.task.files.size * entry.task.campaigns
+            )
             for entry in case.entries
         },
         "bars": bars,

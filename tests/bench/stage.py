@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.box_sink import Behaviour
 from bench.dam_front import Front
@@ -50,6 +50,9 @@ class Cost:
     dam_calls: dict[str, int] = field(default_factory=dict)
     box_calls: dict[str, int] = field(default_factory=dict)
     box_statuses: dict[str, int] = field(default_factory=dict)
+    postgres_cpu_s: float = 0.0
+    connections: float = 0.0
+    """To PostgreSQL."""
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -122,7 +125,8 @@ class Databases:
     def __enter__(self) -> Databases:
         self._postgres.start()
         self._postgres.create_database(TEMPLATE)
-        for migration in sorted(self._migrations.glob("*.sql")):
+        engine = self._migrations.parent / "engine"
+        for migration in (*sorted(self._migrations.glob("*.sql")), *sorted(engine.glob("*.sql"))):
             done = self._postgres.psql("--quiet", "-f", migration, database=TEMPLATE)
             if done.returncode:
                 raise RuntimeError(f"psql -f {migration}: {done.stderr}")
@@ -130,6 +134,13 @@ class Databases:
 
     def __exit__(self, *_: object) -> None:
         self._postgres.stop()
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        pid = self._postgres.pid
+        assert pid is not None
+        return pid
 
     def fresh(self) -> str:
         """The URL of a database without a memory; the one before it is dropped."""
@@ -152,6 +163,7 @@ class Stage:
         uploader: Path,
         fresh_database: Callable[[], str],
         current_openssl: OpenSsl | None = None,
+        postgres_pid: int = 0,
     ) -> None:
         self.folder = folder
         self.current_openssl = current_openssl
@@ -160,9 +172,11 @@ class Stage:
         self.uploader = uploader
         self.warm: set[str] = set()
         """Contenders that have run once."""
+        self.postgres_pid = postgres_pid
         self._fresh_database = fresh_database
         self._stack = ExitStack()
         self._sets: dict[str, tuple[str, list[SourceFile], str]] = {}
+        self._campaigns: dict[str, list[str]] = {}
 
     def __enter__(self) -> Stage:
         self.mail = self._stack.enter_context(MailSink())
@@ -182,6 +196,14 @@ class Stage:
             sources = make_files(files, self.folder / "files" / name)
             self._sets[files.name] = (name, sources, self.front.publish(files, sources, files.name))
         return self._sets[files.name]
+
+    def campaigns(self, files: FileSet, count: int) -> list[str]:
+        """As many campaigns; each holds the whole set."""
+        _, sources, first = self.prepare(files)
+        made = self._campaigns.setdefault(files.name, [first])
+        while len(made) < count:
+            made.append(self.front.publish(files, sources, f"{files.name} {len(made) + 1}"))
+        return made[:count]
 
     def uploader_environment(self, *, tls: bool, delay_ms: int) -> dict[str, str]:
         """The variables of one run of the uploader, on a fresh database."""
@@ -210,17 +232,8 @@ class Stage:
         cost, out, err = (self.folder / name for name in ("cost", "stdout", "stderr"))
         cost.unlink(missing_ok=True)
         before = Load.now()
-        inherited = {name: os.environ[name] for name in UPLOADER_ENVIRONMENT if name in os.environ}
-        trust = {name: str(self.certificates.ca) for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")}
-        # Compiled modules are kept, but never in somebody's checkout.
-        compiled = {"PYTHONPYCACHEPREFIX": str(self.folder / "pycache")}
-        launcher = [sys.executable, "-I", "-S", BENCH / "launch.py"]
-        process = subprocess.Popen(
-            [str(word) for word in (*launcher, cost, out, err, *command)],
-            env={**inherited, **trust, **compiled, **environment},
-            cwd=self.folder,
-            start_new_session=True,
-        )
+        launcher = [sys.executable, "-I", "-S", BENCH / "launch.py", cost, out, err]
+        process = self._start([*launcher, *command], environment)
         try:
             process.wait(limit_s)
         except BaseException as exc:
@@ -237,6 +250,30 @@ class Stage:
             raise WrongResultError(f"{' '.join(map(str, command))[:300]} ended with {code}: {tail}")
         foreign = Load.now().foreign_since(before)
         return Cost(float(wall), float(cpu), int(peak), foreign)
+
+    def begin(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start a program that goes on beside others; what it says goes into the log."""
+        with log.open("wb") as output:
+            return self._start(command, environment, output)
+
+    def _start(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], output: IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        inherited = {name: os.environ[name] for name in UPLOADER_ENVIRONMENT if name in os.environ}
+        trust = {name: str(self.certificates.ca) for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")}
+        # Compiled modules are kept, but never in somebody's checkout.
+        compiled = {"PYTHONPYCACHEPREFIX": str(self.folder / "pycache")}
+        return subprocess.Popen(
+            [str(word) for word in command],
+            env={**inherited, **trust, **compiled, **environment},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL if output else None,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     @property
     def stdout(self) -> str:

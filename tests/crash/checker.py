@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from crash.stage import MAX_ATTEMPTS, Played, Stage
+from crash.stage import Played
+from crash.systems import MAX_ATTEMPTS, Systems
 
 RECEIPT = "_manifest.json"
 DIGEST_LINE = r"^- .* \| "
@@ -23,7 +24,7 @@ RECOVERED = "a1_to_a2_recovered"
 class Checker:
     """Follows one scene from run to run. Each check yields a sentence for whatever is wrong."""
 
-    def __init__(self, stage: Stage, *, may_fail: bool = False) -> None:
+    def __init__(self, stage: Systems, *, may_fail: bool = False) -> None:
         """may_fail: campaigns may meet failures that are told by error notices."""
         self._stage = stage
         self._may_fail = may_fail
@@ -98,6 +99,8 @@ class Checker:
 
     def _bytes(self, *, is_settled: bool) -> Iterator[str]:
         """Nothing in Box but what belongs there, and no A2 without all of it."""
+        # Before Box: a campaign that says A2 by now has all of its files there.
+        statuses = {one.id: self._stage.dam.status(one.id) for one in self._stage.wanted.values()}
         in_box = {
             path.split("/", 1)[1]: (file.size, file.sha1)
             for file in self._stage.box.files()
@@ -106,11 +109,11 @@ class Checker:
         expected: set[str] = set()
         for one in self._stage.wanted.values():
             expected |= {f"{one.folder}/{path}" for path in (*one.files, RECEIPT) if one.files}
-            is_a2 = self._stage.dam.status(one.id) == "A2"
+            is_a2 = statuses[one.id] == "A2"
             if is_a2 and not one.files:
                 yield f"{one.folder}: A2, and it is empty"
             if is_settled and one.files and not is_a2:
-                yield f"{one.folder}: still {self._stage.dam.status(one.id)!r}"
+                yield f"{one.folder}: still {statuses[one.id]!r}"
             for path, content in one.files.items():
                 there = in_box.get(f"{one.folder}/{path}")
                 if there is not None and there != content:

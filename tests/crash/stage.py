@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Self
-
-import psycopg2
-import psycopg2.extensions
+from typing import IO, Literal, Self
 
 from crash.director import Director, Point
 from crash.gates import GatedBox, GatedDam, MailProxy, PostgresProxy, Watch, address_of, through
-from simulators.box import environment as box_environment
-from simulators.dam import GeneratedContent
-from simulators.dam import environment as dam_environment
-from simulators.mail import MailSink
+from crash.systems import MEBIBYTE, Systems
+from simulators.box import BoxSimulator
+from simulators.dam import DamSimulator, GeneratedContent
 from world import SCRIPTS, wait_for
 
-MEBIBYTE = 1024 * 1024
 UPLOADER = ("a1_to_a2_box_uploader.py", "--auth-password", "--json")
 ONCE = ("orchestrator-prod.py", "--once")
 LOOP = ("orchestrator-prod.py",)
 RUN_SECONDS = 100.0
 LOOP_SECONDS = 5.0
 """A loop that has not come to the point by then has no more to do."""
-MAX_ATTEMPTS = 3
 
 Victim = Literal["all", "parent", "child"]
 """Who dies: the process that was started and its children, or one of the two alone."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A campaign, and what is to become of it. files: {path in its Box folder: (size, SHA-1)}."""
-
-    id: str
-    folder: str
-    files: dict[str, tuple[int, str]]
-    listed_folder: str
-    """The folder whose empty listing is the proof."""
-    attempts: int = 0
-    is_failed: bool = False
 
 
 @dataclass
@@ -116,118 +96,39 @@ class Launcher:
         return Process(int(self._answers.readline()), self._answers)
 
 
-class Stage:
-    """The systems behind gates, with campaigns in them; the mail server and PostgreSQL outlive a scene."""
+class Stage(Systems):
+    """The systems behind gates, and the product's processes, one at a time."""
 
     def __init__(self, database_url: str, folder: Path, watch: Watch) -> None:
+        super().__init__(database_url)
         self.watch = watch
         self.folder = folder
-        self.mail = MailSink()
         self._stack = ExitStack()
-        self._stack.enter_context(self.mail)
+        self._stack.callback(super().close)
         self._launcher = self._stack.enter_context(Launcher())
         self.database_proxy = self._stack.enter_context(PostgresProxy(*address_of(database_url), watch))
         self.mail_proxy = self._stack.enter_context(MailProxy("127.0.0.1", self.mail.port, watch))
-        self._real_url = database_url
-        self._url = through(database_url, self.database_proxy)
-        self._connection = self._connect()
-        self._tables = [
-            row[0]
-            for row in self.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-            if row[0] != "schema_migrations"
-        ]
-        self.dam: GatedDam
-        self.box: GatedBox
-        self.wanted: dict[str, Wanted] = {}
-        self.env: dict[str, str] = {}
         self.clock_off_seconds = 0
         """How far the clock of the processes is ahead of PostgreSQL's and everybody else's."""
 
     def close(self) -> None:
-        self._connection.close()
         self._stack.close()
 
-    def _connect(self) -> psycopg2.extensions.connection:
-        connection = psycopg2.connect(self._real_url)
-        connection.autocommit = True
-        return connection
+    def new_dam(self) -> DamSimulator:
+        dam = GatedDam()
+        dam.watch = self.watch
+        return dam
 
-    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """One statement beside the product, by a connection of its own."""
-        if self._connection.closed:
-            self._connection = self._connect()
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+    def new_box(self) -> BoxSimulator:
+        box = GatedBox()
+        box.watch = self.watch
+        return box
 
-    # Campaigns
-
-    @contextmanager
-    def cleared(self, **env: str) -> Iterator[None]:
-        """New systems, without anything in them. env: settings besides the usual ones."""
-        in_order = sorted(self._tables, key=lambda table: (table == "notices", table))
-        self.rows("; ".join(f"DELETE FROM {table}" for table in in_order))  # noqa: S608 - from pg_tables
-        self.mail.reset()
-        self.dam, self.box = GatedDam(), GatedBox()
-        self.dam.watch = self.box.watch = self.watch
-        self.wanted = {}
-        with self.dam, self.box:
-            self.box.options.part_size = 7 * MEBIBYTE
-            self.env = self._environment() | env
-            yield
-
-    def add(
-        self,
-        name: str,
-        files: Mapping[str, bytes | GeneratedContent],
-        *,
-        has_folder: bool = True,
-        attempts: int = 0,
-        is_failed: bool = False,
-    ) -> None:
-        number = f"C-{len(self.wanted) + 1}"
-        campaign = self.dam.add_campaign(name, number, master_assets=has_folder)
-        folder = self.dam.master_assets_folder(campaign)
-        below: dict[str, str] = {"": folder or ""}
-        wanted: dict[str, tuple[int, str]] = {}
-        for path, content in files.items():
-            parent, _, file = path.rpartition("/")
-            if parent not in below:
-                below[parent] = self.dam.add_folder(below[""], parent)
-            self.dam.add_asset(below[parent], file, content)
-            wanted[path] = figures_of(content)
-        self.wanted[campaign] = Wanted(
-            campaign, f"{number} - {name}", wanted, folder or campaign, attempts, is_failed
-        )
-        if attempts:
-            self.rows(
-                "INSERT INTO campaign_status (campaign_id, campaign_number, campaign_name, status,"
-                " a1_retry_count, a1_last_retry_at, a1_permanently_failed)"
-                " VALUES (%s, %s, %s, 'A1', %s, now(), %s)",
-                campaign, number, name, attempts, is_failed,
-            )  # fmt: skip
-
-    def _environment(self) -> dict[str, str]:
-        root = self.box.add_folder(self.box.root_id, "Agency")
-        return {
-            "DATABASE_URL": self._url,
-            **dam_environment(self.dam),
-            **box_environment(self.box),
-            "BOX_ROOT_FOLDER_ID": root,
-            "BOX_UPLOADS_PER_MINUTE": "0",
-            "BOX_CALLS_PER_MINUTE": "0",
-            "TRANSFER_WORKERS": "2",
-            "SMTP_HOST": "127.0.0.1",
+    def environment(self) -> dict[str, str]:
+        """By way of the proxies."""
+        return super().environment() | {
+            "DATABASE_URL": through(self._database_url, self.database_proxy),
             "SMTP_PORT": str(self.mail_proxy.port),
-            "SMTP_SECURITY": "none",
-            "MAIL_FROM": "a1-to-a2@example.com",
-            "ERROR_NOTIFICATION_EMAILS": "support@example.com",
-            "SUCCESS_NOTIFICATION_EMAILS": "done@example.com",
-            "REPORT_EMAILS": "report@example.com",
-            "DIGEST_DAY": "none",  # a test must not depend on the day it is run on
-            "ORCHESTRATOR_TIMEZONE": "Europe/Rome",
-            "OFF_HOURS_ENABLED": "false",
-            "A1_MAX_RETRIES": str(MAX_ATTEMPTS),
         }
 
     # Runs
@@ -371,10 +272,3 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def figures_of(content: bytes | GeneratedContent) -> tuple[int, str]:
-    """Size and SHA-1."""
-    if isinstance(content, GeneratedContent):
-        return content.size, content.sha1()
-    return len(content), hashlib.sha1(content, usedforsecurity=False).hexdigest()

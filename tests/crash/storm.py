@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from crash.checker import Checker
-from crash.stage import MEBIBYTE, UPLOADER, Played, Stage, figures_of
+from crash.stage import UPLOADER, Played, Stage
+from crash.systems import MEBIBYTE, figures_of
 from simulators.box_gate import Fault as BoxFault
 from simulators.box_gate import Faults as BoxFaults
 from simulators.dam import GeneratedContent
@@ -242,7 +243,7 @@ class StormStage(Stage):
         """In the thread that started the server: its end would be the server's."""
         if self.weather.restart_asked.is_set():
             self._server.restart("immediate")
-            self._connection.close()  # ours is gone with all others
+            self.forget_connection()
             self.weather.restart_asked.clear()
             self.weather.restarted.set()
 

@@ -36,7 +36,8 @@ def test_storm__leaves_everything_as_it_should_be(storm: StormStage) -> None:
 @pytest.mark.storm
 @pytest.mark.timeout(0)
 def test_great_storm(storm: StormStage, seed: int, request: pytest.FixtureRequest) -> None:
-    campaigns, assets = (int(request.config.getoption(name)) for name in ("--campaigns", "--assets"))
+    option = request.config.getoption
+    campaigns, assets = option("--campaigns") or 1000, option("--assets") or 10_000
     storm.page_sizes = (20, 50, 200, None)  # with shorter ones a thousand campaigns take an hour
     play_storm(storm, campaigns, assets, stormy_runs=12, strength=0.025)
     lines = "\n".join([*storm.failures, *storm.lines()])

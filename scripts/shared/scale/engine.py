@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
+from procrastinate.job_context import JobContext
 from procrastinate.jobs import DeleteJobCondition, Status
 from procrastinate.worker import Worker
 
@@ -93,6 +94,13 @@ class _Worker(Worker):
         except ConnectorException as exc:
             self.failure = out_of_reach(f"the engine could not fetch a job: {exc.__cause__ or exc}")
             self.stop()  # type: ignore[no-untyped-call]
+
+    async def _process_job(self, context: JobContext) -> None:
+        """The end of a job cannot be written when another worker has ended it, or the database is away."""
+        try:
+            await super()._process_job(context)
+        except ConnectorException as exc:
+            logger.info("the end of job %s was not written: %s", context.job.id, exc.__cause__ or exc)
 
     @property
     def in_hand(self) -> set[int | None]:
