@@ -73,7 +73,7 @@ test-storm: $(INSTALLED) ## 1,000 campaigns with everything failing at random; S
 	$(VENV_PYTHON) -m pytest -m storm tests/crash $(STORM_ARGS)
 
 test-scale: $(INSTALLED) ## as root: workers on 3 hosts, killed, frozen and cut off; SCALE_ARGS="--campaigns 30 --disturbances 8"
-	$(VENV_PYTHON) -m pytest -s -m scale tests/scale $(SCALE_ARGS)
+	$(VENV_PYTHON) -m pytest -s -m scale tests/scale tests/acceptance/scale $(SCALE_ARGS)
 
 demo: $(INSTALLED) ## show the whole job on this machine, with simulated systems; DEMO_ARGS="--help" for its options
 	$(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
