@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -84,10 +85,11 @@ def test_frozen__woken_does_nothing_more(
     world = fleet.world
     campaign = world.add_full_campaign("F", "F", files)
     simulator = getattr(world, system)
-    fault = simulator.fail(match, delay=0.5, times=1)
+    fault = simulator.fail(match, delay=2, times=1)
     frozen = fleet.worker(**ALONE)
     fleet.tick()
     wait_for(lambda: fault.hits == 1)
+    time.sleep(0.5)  # the simulator has seen the head; the body must be on its way, too
     frozen.freeze()
     # What is on its way cannot be called back: it is carried out before the next worker begins.
     wait_for(lambda: any(re.search(match, f"{call.method} {call.path}") and call.status

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -101,11 +102,12 @@ def test_frozen_and_cut__continued_has_no_further_effect(world: World, system: s
     """One worker and one campaign, so that nothing is on its way but the call at which the run is frozen."""
     campaigns, empty = add_work(world, letters="a")
     simulator = getattr(world, system)
-    fault = simulator.fail(match, delay=0.5, times=1)
+    fault = simulator.fail(match, delay=2, times=1)
     # Without limits nothing but the question itself is asked before a call to Box.
     alone = {"BOX_UPLOADS_PER_MINUTE": "0", "BOX_CALLS_PER_MINUTE": "0", "TRANSFER_WORKERS": "1"}
     frozen = start(world, 1, **alone)[0]
     wait_for(lambda: fault.hits == 1)
+    time.sleep(0.5)  # the simulator has seen the head; the body must be on its way, too
     frozen.send_signal(signal.SIGSTOP)
     # What is on its way cannot be called back: it is carried out before the next run begins.
     wait_for(lambda: any(re.search(match, f"{call.method} {call.path}") and call.status
