@@ -76,7 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2000, help="of the crash proof")
     parser.addoption("--campaigns", type=int, help="in the storm (1,000), on the hosts (300)")
     parser.addoption("--assets", type=int, help="in the storm (10,000), on the hosts (3,000)")
-    parser.addoption("--hosts", type=int, default=3, help="that have a worker, at least 2")
+    parser.addoption("--hosts", type=int, default=3, help="that have a worker, 2 to 9")
     parser.addoption("--disturbances", type=int, default=40, help="of the hosts")
 
 

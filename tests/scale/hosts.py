@@ -57,10 +57,12 @@ class Host:
 class Network:
     """A bridge and hosts; a context manager. Raises NoHostsError where that cannot be.
 
-    address: the bridge's, for all that the hosts use.
+    address: the bridge's, for all that the hosts use. hosts: from 2, because somebody has to take over, to 9.
     """
 
     def __init__(self, hosts: int) -> None:
+        if not 2 <= hosts <= 9:
+            raise NoHostsError(f"--hosts is {hosts}: give a number from 2 to 9")
         pid = os.getpid()
         # 198.18.0.0/15 is for measurements (RFC 2544): no real network has it.
         self._prefix = f"198.18.{pid % 256}"
