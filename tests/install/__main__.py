@@ -189,6 +189,33 @@ def add_the_page(root: Root, outside: Outside, checkout: str) -> str:
     return asked
 
 
+def add_workers(root: Root, outside: Outside, checkout: str) -> None:
+    """Let a worker take a campaign to Box, drain it, and let runs work by themselves again."""
+    tables, install, commands = blocks("MARKDOWN_DOCS/SCALE_OUT.md", "Set it up")
+    as_owner(root, outside, tables, "")
+    root.run(f"cd {checkout}\n{install}")
+    state = root.state()
+    assert "nothing to do" in root.run(f"cd {checkout}\n{install}")
+    assert root.state() == state
+    root.settle("/etc/a1-to-a2/env", {"ENGINE": "procrastinate"})
+    assert "no worker is running" in root.run("a1-to-a2 check")
+    root.run(commands)
+    campaign = outside.campaign("Winter Lights", "C-1004", "visual.png")
+    wait_for(
+        "a campaign that a worker took to Box",
+        lambda: outside.is_in_box(campaign, "Winter Lights", "visual.png"),
+    )
+    (holder,) = outside.sql(f"SELECT holder FROM campaign_epochs WHERE campaign_id = '{campaign}'")[0]
+    assert str(holder).startswith("a1_to_a2 worker ")
+    assert "1 worker running" in root.run("a1-to-a2 check")
+    root.run("a1-to-a2 workers")
+    root.run("a1-to-a2 drain $(hostname)")
+    is_active = "systemctl is-active a1-to-a2-worker@1 || :"
+    wait_for("the end of the worker that was drained", lambda: root.ask(is_active) == "inactive\n")
+    root.settle("/etc/a1-to-a2/env", {"ENGINE": "local"})
+    root.run("systemctl disable a1-to-a2-worker@1\nsystemctl reload a1-to-a2")
+
+
 def upgrade(root: Root, outside: Outside, first: str, is_well: str) -> None:
     """With a migration and a file in hand; to one that fails its check; and back to the first."""
     number = max(int(path.name[:3]) for path in (REPOSITORY / "database/migrations").glob("*.sql")) + 1
@@ -283,6 +310,7 @@ def main() -> int:
             checkout = walk_through_the_readme(root, outside)
             use_the_command(root, outside)
             is_well = add_the_page(root, outside, checkout)
+            add_workers(root, outside, checkout)
             upgrade(root, outside, checkout, is_well)
             remove(root, outside, checkout)
         print(f"\n{suite}: all passed, in {time.monotonic() - started:.0f} s", flush=True)
