@@ -1,7 +1,8 @@
 -- The workers of ENGINE=procrastinate, and what each works on (MARKDOWN_DOCS/SCALE_OUT.md). Empty with ENGINE=local.
 --   workers           one row a worker that runs; a clean end removes it. seen_at: written every 5 seconds.
 --                     drain_asked_at: somebody asks it to finish what it has and to stop. trouble: why it could
---                     work on no campaign lately, with the exit code that a run would have; the next run reports it
+--                     work on no campaign lately, with the exit code that a run would have; the next run reports it,
+--                     and notes that in trouble_seen_at
 --   worker_campaigns  one row a campaign that a worker works on now
 
 SET lock_timeout = '5s';
@@ -22,7 +23,8 @@ CREATE TABLE IF NOT EXISTS workers (
     drain_asked_by    TEXT,
     trouble           TEXT,
     trouble_code      INTEGER,
-    trouble_at        TIMESTAMP WITH TIME ZONE
+    trouble_at        TIMESTAMP WITH TIME ZONE,
+    trouble_seen_at   TIMESTAMP WITH TIME ZONE
 );
 
 CREATE TABLE IF NOT EXISTS worker_campaigns (

@@ -355,6 +355,7 @@ needed_columns (table_name, name, type, least, filled, since) AS (VALUES
     ('workers', 'trouble', 'text', NULL, 'null', ''),
     ('workers', 'trouble_code', 'integer', 2, 'null', ''),
     ('workers', 'trouble_at', 'timestamp with time zone', NULL, 'null', ''),
+    ('workers', 'trouble_seen_at', 'timestamp with time zone', NULL, 'null', ''),
     ('worker_campaigns', 'campaign_id', 'text', 40, 'value', ''),
     ('worker_campaigns', 'worker', 'text', 63, 'value', ''),
     ('worker_campaigns', 'since', 'timestamp with time zone', NULL, 'value', '')

@@ -46,11 +46,14 @@ WHERE status IN ('todo', 'doing') AND queue_name = %(queue)s
   AND NOT EXISTS (SELECT FROM workers WHERE seen_at > now() - interval '1 minute')
 """
 
+# Each trouble once; again while its worker has a campaign in hand. A worker that has had nothing to do since
+# cannot show that the trouble is over.
 TROUBLES = """
-SELECT worker, trouble, trouble_code FROM workers
+UPDATE workers w SET trouble_seen_at = now()
 WHERE trouble IS NOT NULL AND seen_at > now() - interval '1 minute'
   AND trouble_at > now() - interval '2 hours'
-ORDER BY worker
+  AND (trouble_seen_at IS NULL OR EXISTS (SELECT FROM worker_campaigns c WHERE c.worker = w.worker))
+RETURNING worker, trouble, trouble_code
 """
 
 
@@ -85,11 +88,13 @@ class Jobs:
         return {row[0].removeprefix(LOCK) for row in rows}
 
     def concerns(self, commands: Commands) -> list[Concern]:
-        """What keeps workers from the campaigns: that none runs, or what each of them reports."""
+        """What keeps workers from the campaigns: that none runs, or what each of them reports. A report is
+        noted as seen.
+        """
         waiting = self._database.row(UNATTENDED, {"queue": QUEUE})[0]
         found = [
             Concern(f"{worker}: {trouble}", ExitCode(code))
-            for worker, trouble, code in self._database.rows(TROUBLES)
+            for worker, trouble, code in sorted(self._database.rows(TROUBLES))
         ]
         if waiting:
             text = (

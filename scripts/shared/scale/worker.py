@@ -57,7 +57,7 @@ DELETE FROM workers WHERE worker = %(worker)s
 """
 
 SET_TROUBLE = """
-UPDATE workers SET trouble = %(text)s, trouble_code = %(code)s,
+UPDATE workers SET trouble = %(text)s, trouble_code = %(code)s, trouble_seen_at = NULL,
                    trouble_at = CASE WHEN %(text)s IS NULL THEN NULL ELSE now() END
 WHERE worker = %(worker)s AND (trouble IS NOT NULL OR %(text)s IS NOT NULL)
 """

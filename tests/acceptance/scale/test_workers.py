@@ -169,6 +169,12 @@ def test_trouble_of_a_whole_system__is_the_runs_exit_code(fleet: Fleet) -> None:
     assert run.exit_code == 2, run.stderr
     assert run.report["error"].startswith(f"{fleet.names[0]}: logging in to Box")
     assert world.subjects == []
+    fleet.wait_until_idle()
+    world.dam.set_status(campaign, "A2")
+    wait_for(lambda: fleet.tick().exit_code == 0, 90)  # without work, it is not reported again and again
+    assert world.sql("SELECT 1 FROM workers WHERE trouble IS NOT NULL"), "people still see it"
+    world.dam.set_status(campaign, "A1")
+    fleet.tick()
     worker.stop()
     assert fleet.tick().exit_code == 75, "it waits, and no worker runs"
     world.sql("UPDATE procrastinate_jobs SET status = 'doing'")
