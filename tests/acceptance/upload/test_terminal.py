@@ -143,7 +143,7 @@ def test_terminal__that_cannot_redraw_gets_lines_only(world: World, film: str) -
 def test_ctrl_c__says_what_is_finished_and_how_to_stop_now(world: World, film: str) -> None:
     with on_terminal(world, TRANSFER_WORKERS="2") as terminal:
         wait_for(lambda: len(world.box.calls("PUT", "/api/2.0/files/upload_sessions/")) >= 3)
-        terminal.read_until("film.mp4")
+        terminal.read_until(" left")  # from then on the rate is known, and with it for how long
         world.box.options.upload_delay = 2.0
         terminal.press(CTRL_C)
         terminal.read_until("To stop now, press Ctrl-C again.")
